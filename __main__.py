@@ -1,0 +1,6 @@
+"""`python -m keras_hub_torch`."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

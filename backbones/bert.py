@@ -1,0 +1,91 @@
+"""BERT (Devlin et al., 2018, arXiv:1810.04805)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import PaddingMask, TokenIds
+from .layers.attention import padding_mask_of
+from .layers.core import (
+    Dense,
+    Dropout,
+    Embedding,
+    LayerNormalization,
+    PositionEmbedding,
+    ReversibleEmbedding,
+)
+from .layers.dtypes import DTypeLike
+from .layers.initializers import truncated_normal
+from .layers.layout import Layout, Stack
+from .layers.transformer import TransformerEncoder
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class BertBackbone(Backbone):
+    """Encoder with absolute positions and a pooled output.
+
+    `token_ids`, `segment_ids` and `padding_mask` `[batch, length]` →
+    `sequence_output` `[batch, length, hidden_dim]`, `pooled_output` `[batch, hidden_dim]`.
+    """
+
+    layout = Layout(weightless={"embeddings_add": "Add"})
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        dropout: float = 0.1,
+        max_sequence_length: int = 512,
+        num_segments: int = 2,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        init = truncated_normal(0.02)
+        self.token_embedding = ReversibleEmbedding(
+            vocabulary_size, hidden_dim, embeddings_initializer=init
+        )
+        self.position_embedding = PositionEmbedding(max_sequence_length, hidden_dim, init)
+        self.segment_embedding = Embedding(num_segments, hidden_dim, init)
+        self.embeddings_layer_norm = LayerNormalization(hidden_dim, 1e-12)
+        self.embeddings_dropout = Dropout(dropout)
+        self.transformer_layers = Stack(
+            "transformer_layer_{}",
+            (
+                TransformerEncoder(
+                    hidden_dim,
+                    intermediate_dim,
+                    num_heads,
+                    dropout,
+                    activation="gelu_approximate",
+                    layer_norm_epsilon=1e-12,
+                    kernel_initializer=init,
+                )
+                for _ in range(num_layers)
+            ),
+        )
+        self.pooled_dense = Dense(hidden_dim, hidden_dim, "tanh", kernel_initializer=init)
+
+    def forward(
+        self,
+        token_ids: TokenIds,
+        segment_ids: TokenIds | None = None,
+        padding_mask: PaddingMask | None = None,
+    ) -> dict[str, torch.Tensor]:
+        if segment_ids is None:
+            segment_ids = torch.zeros_like(token_ids)
+        x = self.token_embedding(token_ids)
+        x = x + self.position_embedding(x) + self.segment_embedding(segment_ids)
+        x = self.embeddings_dropout(self.embeddings_layer_norm(x))
+        mask = padding_mask_of(padding_mask)
+        for layer in self.transformer_layers:
+            x = layer(x, mask)
+        return {"sequence_output": x, "pooled_output": self.pooled_dense(x[:, 0])}

@@ -1,0 +1,202 @@
+"""DeBERTa V3 (He et al., 2020, arXiv:2006.03654; 2021, arXiv:2111.09543)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import PaddingMask, TokenIds
+from .layers.attention import attend, merge_heads, padding_mask_of, split_heads
+from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
+from .layers.dtypes import DTypeLike
+from .layers.initializers import truncated_normal
+from .layers.layout import Layout, Stack
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class RelativeEmbedding(nn.Module):
+    """A vector for each bucket of distances, normalized: `[2 · bucket_size, hidden_dim]`."""
+
+    layout = Layout(attributes={"rel_embeddings_layer_norm": "layer_norm"})
+
+    def __init__(self, hidden_dim: int, bucket_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(2 * bucket_size, hidden_dim))
+        truncated_normal(0.02)(self.weight, 2 * bucket_size, hidden_dim)
+        self.rel_embeddings_layer_norm = LayerNormalization(hidden_dim, 1e-7)
+
+    def forward(self) -> torch.Tensor:
+        return self.rel_embeddings_layer_norm(self.weight)
+
+
+def relative_buckets(
+    length: int, bucket_size: int, max_length: int, device: torch.device
+) -> torch.Tensor:
+    """Row of the relative embeddings for each query and key, `[length, length]`.
+
+    Distances are exact up to half a `bucket_size` and logarithmic up to `max_length`.
+    """
+    positions = torch.arange(length, device=device)
+    distance = positions[:, None] - positions
+    middle = bucket_size // 2
+    size = distance.abs().clamp(min=max(1, middle - 1)).float()
+    # In this order of operations the values rounded up are KerasHub's.
+    ratio = torch.log(size / middle) * (middle - 1)
+    ratio = ratio / torch.log(torch.tensor(max_length - 1.0, device=device) / middle)
+    far = (torch.ceil(ratio).to(distance.dtype) + middle) * distance.sign()
+    bucket = torch.where(distance.abs() <= middle, distance, far)
+    return (bucket + bucket_size).clamp(0, 2 * bucket_size - 1)
+
+
+class DisentangledSelfAttention(nn.Module):
+    """Attention by content to content, content to position and position to content."""
+
+    layout = Layout(
+        attributes={
+            "query": "_query_dense",
+            "key": "_key_dense",
+            "value": "_value_dense",
+            "position_dropout": "_position_dropout_layer",
+            "attention_output": "_output_dense",
+            "attention_dropout": "_attn_dropout_layer",
+            "attention_softmax": "_softmax",
+        },
+        weightless={"attention_dropout": "Dropout", "attention_softmax": "Softmax"},
+        unnamed=("position_dropout",),
+        built_on_call=True,
+    )
+
+    def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        head_dim = hidden_dim // num_heads
+        self.scale = 1 / math.sqrt(3 * head_dim)
+        init = truncated_normal(0.02)
+
+        def project() -> EinsumDense:
+            heads = (num_heads, head_dim)
+            return EinsumDense("abc,cde->abde", hidden_dim, heads, None, True, init)
+
+        self.query = project()
+        self.key = project()
+        self.value = project()
+        self.position_dropout = Dropout(dropout)
+        self.attention_output = EinsumDense("abc,cd->abd", hidden_dim, hidden_dim, None, True, init)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        rel_embeddings: torch.Tensor,
+        buckets: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        q = split_heads(self.query(x), self.num_heads)
+        k = split_heads(self.key(x), self.num_heads)
+        v = split_heads(self.value(x), self.num_heads)
+        positions = self.position_dropout(rel_embeddings)[None]
+        position_q = split_heads(self.query(positions), self.num_heads)
+        position_k = split_heads(self.key(positions), self.num_heads)
+        index = buckets.expand(*q.shape[:2], -1, -1)
+        content_to_position = (q @ position_k.mT).gather(-1, index)
+        position_to_content = (k @ position_q.mT).gather(-1, index.mT).mT
+        bias = (content_to_position + position_to_content) * self.scale
+        if mask is not None:
+            bias = bias.masked_fill(~mask, -torch.inf)
+        dropout = self.dropout if self.training else 0.0
+        x = attend(q, k, v, bias, scale=self.scale, dropout=dropout)
+        return self.attention_output(merge_heads(x))
+
+
+class DisentangledAttentionEncoder(nn.Module):
+    layout = Layout(
+        attributes={
+            "self_attention_layer": "_self_attention_layer",
+            "self_attention_layer_norm": "_self_attention_layer_norm",
+            "self_attention_dropout": "_self_attention_dropout",
+            "feedforward_layer_norm": "_feedforward_layer_norm",
+            "feedforward_intermediate_dense": "_feedforward_intermediate_dense",
+            "feedforward_output_dense": "_feedforward_output_dense",
+            "feedforward_dropout": "_feedforward_dropout",
+        },
+        built_on_call=True,
+    )
+
+    def __init__(
+        self, hidden_dim: int, intermediate_dim: int, num_heads: int, dropout: float
+    ) -> None:
+        super().__init__()
+        init = truncated_normal(0.02)
+        self.self_attention_layer = DisentangledSelfAttention(hidden_dim, num_heads, dropout)
+        self.self_attention_layer_norm = LayerNormalization(hidden_dim, 1e-7)
+        self.self_attention_dropout = Dropout(dropout)
+        self.feedforward_layer_norm = LayerNormalization(hidden_dim, 1e-7)
+        self.feedforward_intermediate_dense = Dense(
+            hidden_dim, intermediate_dim, "gelu", kernel_initializer=init
+        )
+        self.feedforward_output_dense = Dense(intermediate_dim, hidden_dim, kernel_initializer=init)
+        self.feedforward_dropout = Dropout(dropout)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        rel_embeddings: torch.Tensor,
+        buckets: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        y = self.self_attention_layer(x, rel_embeddings, buckets, mask)
+        x = self.self_attention_layer_norm(x + self.self_attention_dropout(y))
+        y = self.feedforward_output_dense(self.feedforward_intermediate_dense(x))
+        return self.feedforward_layer_norm(x + self.feedforward_dropout(y))
+
+
+class DebertaV3Backbone(Backbone):
+    """Encoder with disentangled attention; `max_sequence_length` is where distances stop growing.
+
+    `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        dropout: float = 0.1,
+        max_sequence_length: int = 512,
+        bucket_size: int = 256,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        self.bucket_size = bucket_size
+        self.max_sequence_length = max_sequence_length
+        self.token_embedding = ReversibleEmbedding(
+            vocabulary_size, hidden_dim, embeddings_initializer=truncated_normal(0.02)
+        )
+        self.embeddings_layer_norm = LayerNormalization(hidden_dim, 1e-7)
+        self.embeddings_dropout = Dropout(dropout)
+        self.rel_embedding = RelativeEmbedding(hidden_dim, bucket_size)
+        self.transformer_layers = Stack(
+            "disentangled_attention_encoder_layer_{}",
+            (
+                DisentangledAttentionEncoder(hidden_dim, intermediate_dim, num_heads, dropout)
+                for _ in range(num_layers)
+            ),
+        )
+
+    def forward(self, token_ids: TokenIds, padding_mask: PaddingMask | None = None) -> torch.Tensor:
+        x = self.embeddings_dropout(self.embeddings_layer_norm(self.token_embedding(token_ids)))
+        rel_embeddings = self.rel_embedding()
+        buckets = relative_buckets(x.shape[1], self.bucket_size, self.max_sequence_length, x.device)
+        mask = padding_mask_of(padding_mask)
+        for layer in self.transformer_layers:
+            x = layer(x, rel_embeddings, buckets, mask)
+        return x

@@ -1,0 +1,170 @@
+"""EdRec: an encoder-decoder of sequences of items, without positions, for recommendation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from .layers.attention import (
+    CachedMultiHeadAttention,
+    MultiHeadAttention,
+    decoder_mask,
+    padding_mask_of,
+)
+from .layers.core import Dense, Dropout, Embedding, UnitRMSNormalization
+from .layers.dtypes import DTypeLike
+from .layers.layout import Layout, Stack
+from .layers.transformer import head_dim
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class EdRecRMSNormalization(UnitRMSNormalization):
+    """`x / rms(x) · (1 + weight)`, at first twice the normed values."""
+
+    layout = Layout()
+
+    def __init__(self, dim: int, epsilon: float) -> None:
+        super().__init__(dim, epsilon)
+        nn.init.ones_(self.weight)
+
+
+class EdRecGatedFeedForward(nn.Module):
+    def __init__(self, hidden_dim: int, intermediate_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.up_proj = Dense(hidden_dim, intermediate_dim, "gelu_approximate", use_bias=False)
+        self.gate_proj = Dense(hidden_dim, intermediate_dim, use_bias=False)
+        self.down_proj = Dense(intermediate_dim, hidden_dim, use_bias=False)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.down_proj(self.up_proj(x) * self.gate_proj(x)))
+
+
+class EdRecEncoderBlock(nn.Module):
+    layout = Layout(built_on_call=True)
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float,
+        epsilon: float,
+    ) -> None:
+        super().__init__()
+        key_dim = head_dim(hidden_dim, num_heads)
+        self.pre_attention_norm = EdRecRMSNormalization(hidden_dim, epsilon)
+        self.attention = MultiHeadAttention(num_heads, hidden_dim, key_dim, use_bias=False)
+        self.dropout1 = Dropout(dropout)
+        self.pre_ffw_norm = EdRecRMSNormalization(hidden_dim, epsilon)
+        self.mlp = EdRecGatedFeedForward(hidden_dim, intermediate_dim, dropout)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        y = self.pre_attention_norm(x)
+        x = x + self.dropout1(self.attention(y, y, mask))
+        return x + self.mlp(self.pre_ffw_norm(x))
+
+
+class EdRecDecoderBlock(nn.Module):
+    layout = Layout(built_on_call=True)
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float,
+        epsilon: float,
+    ) -> None:
+        super().__init__()
+        attention = (num_heads, hidden_dim, head_dim(hidden_dim, num_heads), 0.0, False)
+        self.pre_self_attn_norm = EdRecRMSNormalization(hidden_dim, epsilon)
+        self.self_attention = CachedMultiHeadAttention(*attention)
+        self.dropout1 = Dropout(dropout)
+        self.pre_cross_attn_norm = EdRecRMSNormalization(hidden_dim, epsilon)
+        self.cross_attention = CachedMultiHeadAttention(*attention)
+        self.dropout2 = Dropout(dropout)
+        self.pre_ffw_norm = EdRecRMSNormalization(hidden_dim, epsilon)
+        self.mlp = EdRecGatedFeedForward(hidden_dim, intermediate_dim, dropout)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        encoded: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        encoded_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`mask` includes the causal one; `None` means causal and nothing else."""
+        y = self.pre_self_attn_norm(x)
+        x = x + self.dropout1(self.self_attention(y, y, mask, is_causal=mask is None))
+        y = self.pre_cross_attn_norm(x)
+        x = x + self.dropout2(self.cross_attention(y, encoded, encoded_mask))
+        return x + self.mlp(self.pre_ffw_norm(x))
+
+
+class EdRecBackbone(Backbone):
+    """Encoder-decoder without positions; both sides share the embedding.
+
+    `encoder_token_ids`, `encoder_padding_mask` `[batch, encoder_length]`, `decoder_token_ids`,
+    `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output` and
+    `decoder_sequence_output`, with `hidden_dim` as last axis.
+    """
+
+    layout = Layout(
+        inputs=(
+            "decoder_token_ids",
+            "encoder_token_ids",
+            "encoder_padding_mask",
+            "decoder_padding_mask",
+        ),
+    )
+
+    def __init__(
+        self,
+        vocab_size: int,
+        num_layers_enc: int,
+        num_layers_dec: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        epsilon: float = 1e-6,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        block = (hidden_dim, intermediate_dim, num_heads, dropout, epsilon)
+        self.embedding = Embedding(vocab_size, hidden_dim)
+        self.encoder_layers = Stack(
+            "encoder_layer_{}", (EdRecEncoderBlock(*block) for _ in range(num_layers_enc))
+        )
+        self.decoder_layers = Stack(
+            "decoder_layer_{}", (EdRecDecoderBlock(*block) for _ in range(num_layers_dec))
+        )
+
+    @property
+    def token_embedding(self) -> Embedding:
+        return self.embedding
+
+    def forward(
+        self,
+        encoder_token_ids: EncoderTokenIds,
+        decoder_token_ids: TokenIds,
+        encoder_padding_mask: EncoderPaddingMask | None = None,
+        decoder_padding_mask: PaddingMask | None = None,
+    ) -> dict[str, torch.Tensor]:
+        encoded = self.embedding(encoder_token_ids)
+        encoded_mask = padding_mask_of(encoder_padding_mask)
+        for layer in self.encoder_layers:
+            encoded = layer(encoded, encoded_mask)
+        x = self.embedding(decoder_token_ids)
+        mask = decoder_mask(decoder_padding_mask, x.shape[1], x.device)
+        for layer in self.decoder_layers:
+            x = layer(x, encoded, mask, encoded_mask)
+        return {"encoder_sequence_output": encoded, "decoder_sequence_output": x}

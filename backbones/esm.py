@@ -1,0 +1,194 @@
+"""ESM-1b (Rives et al., 2021, doi:10.1073/pnas.2016239118) and ESM-2 (Lin et al., 2023,
+doi:10.1126/science.ade2574).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import TokenIds
+from .layers.activations import ActivationLike
+from .layers.attention import attend_evenly, merge_heads, padding_mask_of, split_heads
+from .layers.core import Dense, Dropout, Embedding, LayerNormalization, PositionEmbedding
+from .layers.dtypes import DTypeLike
+from .layers.initializers import truncated_normal
+from .layers.layout import Layout, Stack
+from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Tables = tuple[torch.Tensor, torch.Tensor]
+
+
+class EsmSelfAttention(nn.Module):
+    def __init__(self, hidden_dim: int, num_heads: int, use_bias: bool, use_rotary: bool) -> None:
+        super().__init__()
+        # KerasHub makes a rotary layer of another class where none is used.
+        rotary = "ESMRotaryEmbedding" if use_rotary else "RoformrPositionalEmbedding"
+        self.layout = Layout(
+            attributes={
+                "q_dense_layer": "q_dense",
+                "k_dense_layer": "k_dense",
+                "v_dense_layer": "v_dense",
+                "o_dense_layer": "o_dense",
+            },
+            weightless={"rotary_embedding_layer": rotary},
+            unnamed=("rotary_embedding_layer",),
+            built_on_call=True,
+        )
+        self.num_heads = num_heads
+        inner_dim = hidden_dim // num_heads * num_heads
+        init = truncated_normal(0.02)
+        self.q_dense_layer = Dense(hidden_dim, inner_dim, None, use_bias, init)
+        self.k_dense_layer = Dense(hidden_dim, inner_dim, None, use_bias, init)
+        self.v_dense_layer = Dense(hidden_dim, inner_dim, None, use_bias, init)
+        self.o_dense_layer = Dense(inner_dim, inner_dim, None, use_bias, init)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, tables: Tables | None) -> torch.Tensor:
+        q = split_heads(self.q_dense_layer(x), self.num_heads)
+        k = split_heads(self.k_dense_layer(x), self.num_heads)
+        v = split_heads(self.v_dense_layer(x), self.num_heads)
+        if tables is not None:
+            q, k = rotate(q, tables), rotate(k, tables)
+        return self.o_dense_layer(merge_heads(attend_evenly(q, k, v, mask)))
+
+
+class ESMEncoder(nn.Module):
+    layout = Layout(
+        attributes={"self_attention_dropout": "dropout_layer", "ffn_norm": "feedforward_norm"},
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float,
+        activation: ActivationLike,
+        use_bias: bool,
+        layer_norm_eps: float,
+        use_rotary: bool,
+    ) -> None:
+        super().__init__()
+        init = truncated_normal(0.02)
+        self.attention_layer = EsmSelfAttention(hidden_dim, num_heads, use_bias, use_rotary)
+        self.self_attention_dropout = Dropout(dropout)
+        self.feedforward_intermediate_dense = Dense(
+            hidden_dim, intermediate_dim, activation, use_bias, init
+        )
+        self.feedforward_output_dense = Dense(intermediate_dim, hidden_dim, None, use_bias, init)
+        self.attention_norm = LayerNormalization(hidden_dim, layer_norm_eps)
+        self.ffn_norm = LayerNormalization(hidden_dim, layer_norm_eps)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, tables: Tables | None) -> torch.Tensor:
+        # KerasHub drops the inputs of the sublayers and the output of the second one.
+        y = self.attention_norm(self.self_attention_dropout(x))
+        x = x + self.attention_layer(y, mask, tables)
+        y = self.ffn_norm(self.self_attention_dropout(x))
+        y = self.feedforward_output_dense(self.feedforward_intermediate_dense(y))
+        return x + self.self_attention_dropout(y)
+
+
+class ESMBackbone(Backbone):
+    """Encoder of protein sequences with norms before the sublayers.
+
+    Positions are rotary, or learned and `absolute`; the latter are counted from `pad_token_id`.
+    Tokens with id `pad_token_id` are padding.
+
+    `token_ids` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Raises:
+        ValueError: `position_embedding_type` is neither `rotary` nor `absolute`.
+    """
+
+    # The order in which KerasHub assigns its layers; the inputs have no attribute.
+    assigned_layers = (
+        "",
+        "token_embedding",
+        "position_embedding",
+        "embeddings_add",
+        "output_layer_norm",
+        "emb_layer_norm",
+        "transformer_layers",
+    )
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        use_bias: bool = True,
+        activation: ActivationLike = "gelu",
+        dropout: float = 0.1,
+        dtype: DTypeLike = None,
+        max_sequence_length: int = 1024,
+        max_wavelength: float = 10000,
+        layer_norm_eps: float = 1e-12,
+        use_pre_layer_norm: bool = False,
+        position_embedding_type: str = "rotary",
+        pad_token_id: int = 0,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        if position_embedding_type not in ("rotary", "absolute"):
+            raise ValueError(
+                "position_embedding_type must be 'rotary' or 'absolute', "
+                f"not {position_embedding_type!r}."
+            )
+        use_rotary = position_embedding_type == "rotary"
+        self.head_size = hidden_dim // num_heads
+        self.max_wavelength = max_wavelength
+        self.pad_token_id = pad_token_id
+        init = truncated_normal(0.02)
+        self.token_embedding = Embedding(vocabulary_size, hidden_dim, init)
+        self.position_embedding = (
+            None if use_rotary else PositionEmbedding(max_sequence_length, hidden_dim, init)
+        )
+        if not use_rotary:
+            self.layout = Layout(weightless={"embeddings_add": "Add"})  # type: ignore[misc]
+        self.emb_layer_norm = (
+            LayerNormalization(hidden_dim, layer_norm_eps) if use_pre_layer_norm else None
+        )
+        self.transformer_layers = Stack(
+            "transformer_layer_{}",
+            (
+                ESMEncoder(
+                    hidden_dim,
+                    intermediate_dim,
+                    num_heads,
+                    dropout,
+                    activation,
+                    use_bias,
+                    layer_norm_eps,
+                    use_rotary,
+                )
+                for _ in range(num_layers)
+            ),
+        )
+        self.output_layer_norm = LayerNormalization(hidden_dim, layer_norm_eps)
+
+    def forward(self, token_ids: TokenIds) -> torch.Tensor:
+        x = self.token_embedding(token_ids)
+        tables = None
+        if self.position_embedding is None:
+            frequencies = rotary_frequencies(self.head_size, self.max_wavelength, x.device)
+            tables = rotary_tables(x.shape[1], frequencies, x.dtype)
+        else:
+            x = x + self.position_embedding(x, start_index=self.pad_token_id)
+        if self.emb_layer_norm is not None:
+            x = self.emb_layer_norm(x)
+        mask = padding_mask_of(token_ids != self.pad_token_id)
+        for layer in self.transformer_layers:
+            x = layer(x, mask, tables)
+        return self.output_layer_norm(x)
+
+
+ESM2Backbone = ESMBackbone

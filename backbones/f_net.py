@@ -1,0 +1,107 @@
+"""FNet (Lee-Thorp et al., 2021, arXiv:2105.03824)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import TokenIds
+from .layers.core import (
+    Dense,
+    Dropout,
+    Embedding,
+    LayerNormalization,
+    PositionEmbedding,
+    ReversibleEmbedding,
+)
+from .layers.dtypes import DTypeLike
+from .layers.initializers import random_normal
+from .layers.layout import Layout, Stack
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class FNetEncoder(nn.Module):
+    """A Fourier transform in attention's place, and a feed-forward network."""
+
+    layout = Layout(
+        attributes={
+            "mixing_layer_norm": "_mixing_layer_norm",
+            "output_layer_norm": "_output_layer_norm",
+            "intermediate_dense": "_intermediate_dense",
+            "output_dense": "_output_dense",
+            "output_dropout": "_output_dropout",
+        },
+    )
+
+    def __init__(self, hidden_dim: int, intermediate_dim: int, dropout: float) -> None:
+        super().__init__()
+        init = random_normal(0.02)
+        self.mixing_layer_norm = LayerNormalization(hidden_dim, 1e-12)
+        self.output_layer_norm = LayerNormalization(hidden_dim, 1e-12)
+        self.intermediate_dense = Dense(
+            hidden_dim, intermediate_dim, "gelu_approximate", True, init, init
+        )
+        self.output_dense = Dense(intermediate_dim, hidden_dim, None, True, init, init)
+        self.output_dropout = Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Over length and hidden dimension; most devices transform no narrower type than float32.
+        mixed = torch.fft.fft2(x.float()).real.to(x.dtype)
+        x = self.mixing_layer_norm(x + mixed)
+        y = self.output_dropout(self.output_dense(self.intermediate_dense(x)))
+        return self.output_layer_norm(x + y)
+
+
+class FNetBackbone(Backbone):
+    """Encoder without attention. It has no mask: padding is mixed in with the rest.
+
+    `token_ids` and `segment_ids` `[batch, length]` →
+    `sequence_output` `[batch, length, hidden_dim]`, `pooled_output` `[batch, hidden_dim]`.
+    """
+
+    layout = Layout(weightless={"embeddings_add": "Add"})
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        dropout: float = 0.1,
+        max_sequence_length: int = 512,
+        num_segments: int = 4,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        init = random_normal(0.02)
+        self.token_embedding = ReversibleEmbedding(
+            vocabulary_size, hidden_dim, embeddings_initializer=init
+        )
+        self.position_embedding = PositionEmbedding(max_sequence_length, hidden_dim, init)
+        self.segment_embedding = Embedding(num_segments, hidden_dim, init)
+        self.embeddings_layer_norm = LayerNormalization(hidden_dim, 1e-12)
+        self.embedding_projection = Dense(hidden_dim, hidden_dim, None, True, init, init)
+        self.embeddings_dropout = Dropout(dropout)
+        self.transformer_layers = Stack(
+            "f_net_layer_{}",
+            (FNetEncoder(hidden_dim, intermediate_dim, dropout) for _ in range(num_layers)),
+        )
+        self.pooled_dense = Dense(hidden_dim, hidden_dim, "tanh", True, init, init)
+
+    def forward(
+        self, token_ids: TokenIds, segment_ids: TokenIds | None = None
+    ) -> dict[str, torch.Tensor]:
+        if segment_ids is None:
+            segment_ids = torch.zeros_like(token_ids)
+        x = self.token_embedding(token_ids)
+        x = x + self.position_embedding(x) + self.segment_embedding(segment_ids)
+        x = self.embeddings_dropout(self.embedding_projection(self.embeddings_layer_norm(x)))
+        for layer in self.transformer_layers:
+            x = layer(x)
+        return {"sequence_output": x, "pooled_output": self.pooled_dense(x[:, 0])}

@@ -1,0 +1,245 @@
+"""The text model, with or without images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from torch.nn import functional as F
+
+from ..backbone import Backbone, BackboneOptions, inner_model
+from ..inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
+from ..layers.cache import KeyValueShape, Step
+from ..layers.core import Dense, ReversibleEmbedding, UnitRMSNormalization
+from ..layers.dtypes import DTypeLike
+from ..layers.initializers import variance_scaling
+from ..layers.layout import Layout, Stack
+from ..layers.rotary import rotary_frequencies, rotary_tables
+from .decoder import Gemma3DecoderBlock
+from .vision import Gemma3VisionEncoder, ImagesOfRows, interleave
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+VisionIndices = Annotated[torch.Tensor, Input("ids", ("batch", "vision_tokens"))]
+VisionMask = Annotated[torch.Tensor, Input("mask", ("batch", "length"))]
+LOCAL_WAVELENGTH = 1e4
+GLOBAL_WAVELENGTH = 1e6
+
+
+class Gemma3Backbone(Backbone):
+    """Decoder in which, with sliding windows, every sixth layer sees all that was before.
+
+    With a `vision_encoder` the tokens of `images` take the places `vision_indices` (padded with
+    0), and those of one image, a run of ones in `vision_mask`, see each other both ways. Both
+    belong to the first call with a cache. An embedding model looks both ways everywhere, if
+    `use_bidirectional_attention`, and pools.
+
+    As in KerasHub `query_head_dim_normalize` has no effect, and `layer_norm_epsilon` is that of
+    the last norm.
+
+    `token_ids` and `padding_mask` `[batch, length]`, `images`
+    `[batch, images, image_size, image_size, 3]`, `vision_indices` `[batch, images · tokens]` and
+    `vision_mask` `[batch, length]` → `[batch, length, hidden_dim]`; an embedding model gives this
+    as `sequence_output`, and `pooled_output` `[batch, embedding_dim]` of length 1.
+
+    Raises:
+        ValueError: an embedding model without `pooling_intermediate_dim` and `embedding_dim`;
+            images without indices or not at the start.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        image_size: int | None,
+        num_layers: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        head_dim: int,
+        query_head_dim_normalize: bool = True,
+        use_query_key_norm: bool = True,
+        use_post_ffw_norm: bool = False,
+        use_post_attention_norm: bool = False,
+        attention_logit_soft_cap: float | None = None,
+        final_logit_soft_cap: float | None = None,
+        use_sliding_window_attention: bool = False,
+        sliding_window_size: int = 1024,
+        local_rope_scaling_factor: float = 1.0,
+        global_rope_scaling_factor: float = 1.0,
+        vision_encoder: Gemma3VisionEncoder | Mapping[str, Any] | None = None,
+        layer_norm_epsilon: float = 1e-6,
+        use_bidirectional_attention: bool = False,
+        dropout: float = 0,
+        is_embedding_model: bool = False,
+        pooling_intermediate_dim: int | None = None,
+        embedding_dim: int | None = None,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        if vision_encoder is not None:
+            vision_encoder = inner_model(vision_encoder, Gemma3VisionEncoder)
+        self._arguments["vision_encoder"] = vision_encoder
+        self.hidden_dim = hidden_dim
+        self.head_dim = head_dim
+        self.soft_capped = attention_logit_soft_cap is not None
+        self.bidirectional = use_bidirectional_attention
+        self.window = sliding_window_size if use_sliding_window_attention else None
+        self.scaling_factors = (local_rope_scaling_factor, global_rope_scaling_factor)
+        self.is_local = [use_sliding_window_attention and i % 6 < 5 for i in range(num_layers)]
+        if not use_bidirectional_attention:
+            self.cache_shapes = [
+                KeyValueShape(num_key_value_heads, head_dim, self.window if local else None)
+                for local in self.is_local
+            ]
+
+        self.token_embedding = ReversibleEmbedding(
+            vocabulary_size,
+            hidden_dim,
+            embeddings_initializer=variance_scaling(1.0, "fan_in", "untruncated_normal"),
+            logit_soft_cap=final_logit_soft_cap,
+        )
+        self.vision_encoder = vision_encoder
+        self.transformer_layers = Stack(
+            "decoder_block_{}",
+            (
+                Gemma3DecoderBlock(
+                    hidden_dim,
+                    intermediate_dim,
+                    head_dim,
+                    num_query_heads,
+                    num_key_value_heads,
+                    use_query_key_norm,
+                    use_post_ffw_norm,
+                    use_post_attention_norm,
+                    attention_logit_soft_cap,
+                    dropout,
+                )
+                for _ in range(num_layers)
+            ),
+        )
+        self.final_normalization = UnitRMSNormalization(hidden_dim, layer_norm_epsilon)
+        self.is_embedding_model = is_embedding_model
+        if is_embedding_model:
+            if pooling_intermediate_dim is None or embedding_dim is None:
+                raise ValueError(
+                    "An embedding model needs pooling_intermediate_dim and embedding_dim."
+                )
+            self.pooling_dense_1 = Dense(hidden_dim, pooling_intermediate_dim, use_bias=False)
+            self.embedding_projection = Dense(
+                pooling_intermediate_dim, embedding_dim, use_bias=False
+            )
+        inputs: tuple[str, ...] = ("token_ids", "padding_mask")
+        weightless = {}
+        if vision_encoder is None:
+            self._inputs = {  # type: ignore[misc]
+                name: spec for name, spec in self._inputs.items() if name not in VISION_INPUTS
+            }
+        else:
+            inputs = ("token_ids", "images", "vision_indices", "padding_mask", "vision_mask")
+            weightless["interleave_embeddings"] = "Gemma3InterleaveEmbeddings"
+        if is_embedding_model:
+            weightless["mean_pooling"] = "Gemma3MeanPooling"
+            weightless["unit_normalization"] = "UnitNormalization"
+        self.layout = Layout(weightless=weightless, inputs=inputs)  # type: ignore[misc]
+
+    def default_lora_layer_names(self) -> list[str]:
+        names = super().default_lora_layer_names()
+        return names if self.vision_encoder is None else [*names, "query_proj", "value_proj"]
+
+    def forward(
+        self,
+        token_ids: TokenIds,
+        padding_mask: PaddingMask | None = None,
+        images: ImagesOfRows | None = None,
+        vision_indices: VisionIndices | None = None,
+        vision_mask: VisionMask | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        x = self.token_embedding(token_ids)
+        # The factor is rounded to the dtype of the embeddings, as in the original weights' code.
+        x = x * torch.tensor(self.hidden_dim**0.5, dtype=x.dtype, device=x.device)
+        step = Step(x, padding_mask, cache, cache_update_index)
+        if self.vision_encoder is not None and images is not None:
+            if vision_indices is None:
+                raise ValueError("images need vision_indices.")
+            tokens = self.vision_encoder(images).unflatten(0, images.shape[:2]).flatten(1, 2)
+            x = interleave(x, tokens, vision_indices)
+            if vision_mask is None:
+                vision_mask = torch.zeros_like(token_ids).scatter(1, vision_indices.long(), 1)
+                vision_mask[:, 0] = 0
+
+        mask, local = self._mask(step, vision_mask), self._mask(step, vision_mask, self.window)
+        tables, local_tables = (
+            rotary_tables(
+                step.positions,
+                rotary_frequencies(self.head_dim, wavelength, x.device, factor),
+                x.dtype,
+            )
+            for wavelength, factor in (
+                (GLOBAL_WAVELENGTH, self.scaling_factors[1]),
+                (LOCAL_WAVELENGTH, self.scaling_factors[0]),
+            )
+        )
+        is_causal = not self.bidirectional
+        for i, (layer, is_local) in enumerate(zip(self.transformer_layers, self.is_local)):
+            if is_local:
+                x = layer(x, local, local_tables, step.past(i), is_causal)
+            else:
+                x = layer(x, mask, tables, step.past(i), is_causal)
+        x = self.final_normalization(x)
+        if not self.is_embedding_model:
+            return x
+        return {"sequence_output": x, "pooled_output": self._pool(x, padding_mask)}
+
+    def _mask(
+        self, step: Step, vision_mask: torch.Tensor | None, window: int | None = None
+    ) -> torch.Tensor | None:
+        positions = torch.arange(step.length, device=step.device)
+        distance = positions[:, None] - positions
+        padding = step.padding_mask
+        if self.bidirectional:
+            visible = torch.ones_like(distance, dtype=torch.bool)
+            if window is not None:
+                # Of an even window one key more lies after than before.
+                after = window // 2
+                visible = (distance < window - after) & (distance >= -after)
+            if padding is None:
+                return visible[None, None]
+            return (visible & padding[:, None, :] & padding[:, :, None])[:, None]
+        if vision_mask is None:
+            return step.full_mask(window) if self.soft_capped else step.mask(window)
+        if not step.fresh:
+            raise ValueError("Images belong to the first call, with cache_update_index=0.")
+        together = same_image(vision_mask.bool())
+        if window is not None:
+            together = together & (distance.abs() < window)
+        if padding is not None:
+            together = together & padding[:, None, :]
+        return step.full_mask(window) | together[:, None]
+
+    def _pool(self, x: torch.Tensor, padding_mask: torch.Tensor | None) -> torch.Tensor:
+        """The mean of the tokens, projected twice, of length 1."""
+        if padding_mask is None:
+            mean = x.mean(1)
+        else:
+            weights = padding_mask.float()
+            total = torch.einsum("btd,bt->bd", x.float(), weights)
+            mean = (total / weights.sum(1, keepdim=True).clamp(min=1e-9)).to(x.dtype)
+        pooled = self.embedding_projection(self.pooling_dense_1(mean))
+        return F.normalize(pooled.float(), dim=-1).to(pooled.dtype)
+
+
+VISION_INPUTS = ("images", "vision_indices", "vision_mask")
+
+
+def same_image(vision_mask: torch.Tensor) -> torch.Tensor:
+    """Which tokens belong to the same image: `[batch, length]` → `[batch, length, length]`."""
+    starts = vision_mask & ~F.pad(vision_mask, (1, 0))[:, :-1]
+    image = starts.cumsum(-1)
+    both = vision_mask[:, :, None] & vision_mask[:, None, :]
+    return (image[:, :, None] == image[:, None, :]) & both

@@ -1,0 +1,215 @@
+"""Gemma 3's vision tower: SigLIP (arXiv:2303.15343), pooled and projected to the text's width."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..backbone import BackboneOptions, Component
+from ..inputs import Input
+from ..layers.activations import gelu_approximate
+from ..layers.attention import attend, merge_heads, split_heads
+from ..layers.convolution import Conv2D, channels_first
+from ..layers.core import Dense, Embedding, LayerNormalization, UnitRMSNormalization
+from ..layers.dtypes import DTypeLike, DTypePolicy
+from ..layers.initializers import random_normal
+from ..layers.layout import Layout, Stack
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+ImagesOfRows = Annotated[
+    torch.Tensor, Input("values", ("batch", "images", "height", "width", "channels"))
+]
+
+
+class Gemma3VisionEmbedding(nn.Module):
+    layout = Layout(attributes={"embedding_conv": "patch_embedding"})
+
+    def __init__(self, image_size: int, patch_size: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.embedding_conv = Conv2D(3, hidden_dim, patch_size, patch_size)
+        self.position_embedding = Embedding((image_size // patch_size) ** 2, hidden_dim)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """`[images, height, width, 3]` → `[images, patches, hidden_dim]`."""
+        size = self.image_size
+        if images.shape[1:3] != (size, size):
+            raise ValueError(
+                f"Images must be {size} × {size} pixels, not {images.shape[1]} × {images.shape[2]}."
+            )
+        patches = self.embedding_conv(channels_first(images, "channels_last"))
+        positions = torch.arange(self.position_embedding.num_embeddings, device=images.device)
+        return patches.flatten(2).mT + self.position_embedding(positions)
+
+
+class Gemma3VisionAttention(nn.Module):
+    layout = Layout(attributes={"dropout": "dropout_layer"}, weightless={"dropout": "Dropout"})
+
+    def __init__(self, hidden_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query_proj = Dense(hidden_dim, hidden_dim)
+        self.key_proj = Dense(hidden_dim, hidden_dim)
+        self.value_proj = Dense(hidden_dim, hidden_dim)
+        self.out_proj = Dense(hidden_dim, hidden_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q = split_heads(self.query_proj(x), self.num_heads)
+        k = split_heads(self.key_proj(x), self.num_heads)
+        v = split_heads(self.value_proj(x), self.num_heads)
+        return self.out_proj(merge_heads(attend(q, k, v)))
+
+
+class Gemma3VisionEncoderLayer(nn.Module):
+    layout = Layout(attributes={"multi_head_attention": "attn"}, built_on_call=True)
+
+    def __init__(self, hidden_dim: int, num_heads: int, intermediate_dim: int) -> None:
+        super().__init__()
+        self.multi_head_attention = Gemma3VisionAttention(hidden_dim, num_heads)
+        self.layer_norm_1 = LayerNormalization(hidden_dim, 1e-6)
+        self.mlp_dense_1 = Dense(hidden_dim, intermediate_dim)
+        self.mlp_dense_2 = Dense(intermediate_dim, hidden_dim)
+        self.layer_norm_2 = LayerNormalization(hidden_dim, 1e-6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.multi_head_attention(self.layer_norm_1(x))
+        y = gelu_approximate(self.mlp_dense_1(self.layer_norm_2(x)))
+        return x + self.mlp_dense_2(y)
+
+
+class Gemma3VisionEncoderBlock(nn.Module):
+    layout = Layout(attributes={"encoder_embeddings": "vision_embeddings"})
+
+    def __init__(
+        self,
+        image_size: int,
+        patch_size: int,
+        hidden_dim: int,
+        num_layers: int,
+        num_heads: int,
+        intermediate_dim: int,
+    ) -> None:
+        super().__init__()
+        self.encoder_layer_norm = LayerNormalization(hidden_dim, 1e-6)
+        self.encoder_embeddings = Gemma3VisionEmbedding(image_size, patch_size, hidden_dim)
+        self.resblocks = Stack(
+            "encoder_block_{}",
+            (
+                Gemma3VisionEncoderLayer(hidden_dim, num_heads, intermediate_dim)
+                for _ in range(num_layers)
+            ),
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.encoder_embeddings(images)
+        for block in self.resblocks:
+            x = block(x)
+        return self.encoder_layer_norm(x)
+
+
+class Gemma3VisionAveragePooling(nn.Module):
+    layout = Layout(weightless={"average_pooling": "AveragePooling2D"}, built_on_call=True)
+
+    def __init__(self, width: int, pool_size: int) -> None:
+        super().__init__()
+        self.width = width
+        self.pool_size = pool_size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[images, width · width, dim]` → `[images, tokens, dim]`."""
+        x = x.unflatten(1, (self.width, self.width)).permute(0, 3, 1, 2)
+        return F.avg_pool2d(x, self.pool_size).flatten(2).mT
+
+
+class Gemma3VisionOutput(nn.Module):
+    layout = Layout(built_on_call=True)
+
+    def __init__(self, hidden_dim: int, output_dim: int, epsilon: float) -> None:
+        super().__init__()
+        self.vision_soft_embedding_norm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.vision_input_projection = Dense(
+            hidden_dim, output_dim, use_bias=False, kernel_initializer=random_normal(0.01)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.vision_input_projection(self.vision_soft_embedding_norm(x))
+
+
+class Gemma3VisionEncoder(Component):
+    """Images → a few tokens each.
+
+    It computes in float32 where bfloat16 is asked for, and keeps its dtype within a model of
+    another one. `layer_norm_epsilon` is that of the norm before the projection.
+
+    `images` `[batch, images, image_size, image_size, 3]` → `[batch · images, tokens, output_dim]`.
+
+    Raises:
+        ValueError: `hidden_dim` is not divisible by `num_heads`; images of another size.
+    """
+
+    keras_module = "keras_hub.src.models.gemma3.gemma3_vision_encoder"
+
+    def __init__(
+        self,
+        image_size: int,
+        patch_size: int,
+        num_heads: int,
+        hidden_dim: int,
+        num_layers: int,
+        intermediate_dim: int,
+        output_dim: int,
+        pool_size: int = 14,
+        layer_norm_epsilon: float = 1e-6,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        policy = DTypePolicy.get(dtype)
+        super().__init__("float32" if policy.name == "bfloat16" else policy, **options)
+        if hidden_dim % num_heads:
+            raise ValueError(f"hidden_dim={hidden_dim} is not divisible by num_heads={num_heads}.")
+        width = image_size // patch_size
+        self.image_size = image_size
+        self.num_vision_tokens_per_image = width**2 // pool_size**2
+        self.image_encoder = Gemma3VisionEncoderBlock(
+            image_size, patch_size, hidden_dim, num_layers, num_heads, intermediate_dim
+        )
+        self.pooling = Gemma3VisionAveragePooling(width, pool_size)
+        self.vision_output_encoder = Gemma3VisionOutput(hidden_dim, output_dim, layer_norm_epsilon)
+
+    @property
+    def fixed_dtype(self) -> DTypePolicy:
+        return self._policy
+
+    def forward(self, images: ImagesOfRows) -> torch.Tensor:
+        x = self.image_encoder(images.flatten(0, 1))
+        return self.vision_output_encoder(self.pooling(x))
+
+
+def interleave(
+    text: torch.Tensor, images: torch.Tensor, vision_indices: torch.Tensor
+) -> torch.Tensor:
+    """Put the tokens of images at their places in the text.
+
+    The first position always stays text: indices are padded with 0.
+
+    Args:
+        text: `[batch, length, dim]`.
+        images: `[batch, images · tokens, dim]`, of another dtype perhaps.
+        vision_indices: `[batch, images · tokens]`.
+
+    Raises:
+        ValueError: other numbers of tokens and of indices.
+    """
+    if images.shape[1] != vision_indices.shape[1]:
+        raise ValueError(
+            f"The images give {images.shape[1]} tokens a row, but vision_indices has "
+            f"{vision_indices.shape[1]}."
+        )
+    places = vision_indices.long()[..., None].expand_as(images)
+    filled = text.scatter(1, places, images.to(text.dtype))
+    return torch.cat((text[:, :1], filled[:, 1:]), dim=1)

@@ -1,0 +1,82 @@
+"""GPT-2 (Radford et al., 2019)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.cache import KeyValueShape, Step
+from .layers.core import Dropout, LayerNormalization, PositionEmbedding, ReversibleEmbedding
+from .layers.dtypes import DTypeLike
+from .layers.initializers import random_normal
+from .layers.layout import Layout, Stack
+from .layers.transformer import TransformerDecoder, head_dim
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class GPT2Backbone(Backbone):
+    """Decoder with absolute positions and norms before the sublayers.
+
+    `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+    """
+
+    layout = Layout(weightless={"embeddings_add": "Add"})
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        dropout: float = 0.1,
+        max_sequence_length: int = 1024,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        self.cache_shapes = [KeyValueShape(num_heads, head_dim(hidden_dim, num_heads))] * num_layers
+        self.token_embedding = ReversibleEmbedding(
+            vocabulary_size, hidden_dim, embeddings_initializer=random_normal(0.01)
+        )
+        self.position_embedding = PositionEmbedding(
+            max_sequence_length, hidden_dim, random_normal(0.02)
+        )
+        self.embeddings_dropout = Dropout(dropout)
+        self.transformer_layers = Stack(
+            "transformer_layer_{}",
+            (
+                TransformerDecoder(
+                    hidden_dim,
+                    intermediate_dim,
+                    num_heads,
+                    dropout,
+                    activation="gelu_approximate",
+                    kernel_initializer=random_normal(0.02),
+                    normalize_first=True,
+                )
+                for _ in range(num_layers)
+            ),
+        )
+        self.layer_norm = LayerNormalization(hidden_dim, 1e-5)
+
+    def forward(
+        self,
+        token_ids: TokenIds,
+        padding_mask: PaddingMask | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
+    ) -> torch.Tensor:
+        x = self.token_embedding(token_ids)
+        step = Step(x, padding_mask, cache, cache_update_index)
+        x = x + self.position_embedding(x, positions=step.positions)
+        x = self.embeddings_dropout(x)
+        mask = step.mask()
+        for i, layer in enumerate(self.transformer_layers):
+            x = layer(x, mask, step.past(i))
+        return self.layer_norm(x)

@@ -1,0 +1,342 @@
+"""gpt-oss (arXiv:2508.10925)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.attention import attend, merge_heads, split_heads
+from .layers.cache import KeyValueShape, Past, Step
+from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
+from .layers.dtypes import DTypeLike
+from .layers.initializers import random_normal, zeros
+from .layers.layout import Layout, Stack
+from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.routing import Routes, expert_weights
+from .layers.transformer import head_dim as default_head_dim
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+class GptOssLayerNormalization(RMSNormalization):
+    """The RMS norm under its Keras name."""
+
+
+class GptOssAttention(nn.Module):
+    """Grouped-query attention with rotary positions and a sink in each head."""
+
+    layout = Layout(
+        attributes={
+            "query": "query_dense",
+            "key": "key_dense",
+            "value": "value_dense",
+            "attention_output": "output_dense",
+        },
+        weightless={"rotary_embedding_layer": "RotaryEmbedding"},
+        unnamed=("dropout_layer", "rotary_embedding_layer"),
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.num_query_heads = num_query_heads
+        self.num_key_value_heads = num_key_value_heads
+        query, key_value = (num_query_heads, head_dim), (num_key_value_heads, head_dim)
+        init = random_normal(0.02)
+        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, None, True, init)
+        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, None, True, init)
+        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, None, True, init)
+        self.dropout_layer = Dropout(dropout)
+        self.attention_output = EinsumDense("bquh,uhm->bqm", query, hidden_dim, None, True, init)
+        self.sinks = nn.Parameter(torch.empty(num_query_heads))
+        random_normal(0.05)(self.sinks, num_query_heads, num_query_heads)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        past: Past | None,
+    ) -> torch.Tensor:
+        q = rotate_even(split_heads(self.query(x), self.num_query_heads), tables)
+        k = rotate_even(split_heads(self.key(x), self.num_key_value_heads), tables)
+        v = split_heads(self.value(x), self.num_key_value_heads)
+        if past is not None:
+            k, v = past.extend(k, v)
+        x = attend_with_sinks(q, k, v, mask, self.sinks)
+        return self.attention_output(self.dropout_layer(merge_heads(x)))
+
+
+def rotate_even(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """As `rotate`; the last one of an odd number of dimensions stays."""
+    dim = tables[0].shape[-1]
+    return torch.cat((rotate(x[..., :dim], tables), x[..., dim:]), dim=-1)
+
+
+def attend_with_sinks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    sinks: torch.Tensor,
+) -> torch.Tensor:
+    """As `attend`; each head has one more key, whose score is its sink and whose value is zero.
+
+    Keys may serve several heads, so the sink stands in one more dimension of the queries, in which
+    the sink's key is 1 and all others are 0.
+    """
+    dim = query.shape[-1]
+    more = 8 - dim % 8  # to a multiple of eight, which the fused kernels want
+    sink = (sinks * math.sqrt(dim)).to(query.dtype)[:, None, None].expand(*query.shape[:3], 1)
+    one = F.pad(torch.ones_like(key[:, :, :1, :1]), (dim, more - 1))
+    query = F.pad(torch.cat((query, sink), dim=-1), (0, more - 1))
+    key = torch.cat((one, F.pad(key, (0, more))), dim=2)
+    value = F.pad(value, (0, more, 1, 0))
+    mask = F.pad(mask, (1, 0), value=True)
+    return attend(query, key, value, mask, scale=dim**-0.5)[..., :dim]
+
+
+class GptOssExperts(nn.Module):
+    """Gated feed-forward networks; matrices are `[experts, in, out]`.
+
+    The gates are the even outputs of the first product, what they gate the odd ones.
+    """
+
+    alpha = 1.702
+    limit = 7.0
+
+    def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
+        super().__init__()
+        init, outwards = random_normal(0.02), (num_experts, intermediate_dim, hidden_dim)
+        inwards = (num_experts, hidden_dim, 2 * intermediate_dim)
+        self.gate_up_proj = expert_weights(inwards, init)
+        self.gate_up_proj_bias = expert_weights((num_experts, 2 * intermediate_dim), zeros)
+        self.down_proj = expert_weights(outwards, init)
+        self.down_proj_bias = expert_weights((num_experts, hidden_dim), zeros)
+
+    def forward(
+        self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
+        routes = Routes(experts, self.down_proj.shape[0])
+        x = routes.product(routes.rows(x), self.gate_up_proj, self.gate_up_proj_bias)
+        gate, up = x.unflatten(-1, (-1, 2)).unbind(-1)
+        gate = gate.clamp(max=self.limit)
+        up = up.clamp(-self.limit, self.limit)
+        x = (up + 1) * gate * torch.sigmoid(self.alpha * gate)
+        x = routes.product(x, self.down_proj, self.down_proj_bias)
+        return routes.tokens(x, weights)
+
+
+class GptOssTopKRouter(nn.Module):
+    layout = Layout(built_on_call=True)
+
+    def __init__(self, hidden_dim: int, num_experts: int, top_k: int) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.router_dense = Dense(hidden_dim, num_experts, kernel_initializer=random_normal(0.02))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, experts = self.router_dense(x).float().topk(self.top_k)
+        return logits.softmax(-1), experts
+
+
+class GptOssSparseMoeBlock(nn.Module):
+    """The feed-forward networks of each token's `top_k` experts."""
+
+    layout = Layout(built_on_call=True)
+
+    def __init__(
+        self, hidden_dim: int, intermediate_dim: int, num_experts: int, top_k: int
+    ) -> None:
+        super().__init__()
+        self.router = GptOssTopKRouter(hidden_dim, num_experts, top_k)
+        self.experts = GptOssExperts(num_experts, hidden_dim, intermediate_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(0, 1)
+        weights, experts = self.router(tokens)
+        return self.experts(tokens, experts, weights).view_as(x)
+
+
+class GptOssTransformerDecoder(nn.Module):
+    layout = Layout(attributes={"self_attention": "self_attention_layer"}, built_on_call=True)
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        num_experts: int,
+        top_k: int,
+        layer_norm_epsilon: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.self_attention = GptOssAttention(
+            hidden_dim, num_query_heads, num_key_value_heads, head_dim, dropout
+        )
+        self.input_layernorm = GptOssLayerNormalization(hidden_dim, layer_norm_epsilon)
+        self.post_attention_layernorm = GptOssLayerNormalization(hidden_dim, layer_norm_epsilon)
+        self.sparse_moe_block = GptOssSparseMoeBlock(
+            hidden_dim, intermediate_dim, num_experts, top_k
+        )
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        past: Past | None,
+    ) -> torch.Tensor:
+        x = x + self.self_attention(self.input_layernorm(x), mask, tables, past)
+        return x + self.sparse_moe_block(self.post_attention_layernorm(x))
+
+
+class GptOssBackbone(Backbone):
+    """Decoder with attention sinks and a mixture of experts for the feed-forward network.
+
+    In every other layer a query sees the `sliding_window` keys before it and itself. As in KerasHub
+    these are the second, fourth, … layer; in the gpt-oss models as published they are the first,
+    third, … one, and `layer_types` says so. As in KerasHub `output_router_logits` has no effect.
+
+    `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        rope_scaling_factor: how far positions are stretched beyond 4096 (YaRN, arXiv:2309.00071).
+        layer_types: `sliding_attention` or `full_attention` for each layer. KerasHub has no such
+            argument.
+
+    Raises:
+        ValueError: `layer_types` are others, or not one for each layer.
+    """
+
+    unsaved: ClassVar = {"layer_types": (None,)}
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_query_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_key_value_heads: int,
+        num_experts: int,
+        top_k: int = 2,
+        rope_max_wavelength: float = 10000,
+        rope_scaling_factor: float = 1.0,
+        layer_norm_epsilon: float = 1e-6,
+        sliding_window: int | None = 4096,
+        head_dim: int | None = None,
+        dropout: float = 0,
+        output_router_logits: bool = False,
+        dtype: DTypeLike = None,
+        layer_types: Sequence[str] | None = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        self.head_dim = head_dim or default_head_dim(hidden_dim, num_query_heads)
+        self.rope_max_wavelength = rope_max_wavelength
+        self.rope_scaling_factor = rope_scaling_factor
+        types = layer_types or keras_layer_types(num_layers)
+        if len(types) != num_layers or not {SLIDING, FULL}.issuperset(types):
+            raise ValueError(
+                f"layer_types must be {SLIDING!r} or {FULL!r} for each of {num_layers} layers, not "
+                f"{list(types)}."
+            )
+        width = sliding_window + 1 if sliding_window else None
+        self.windows = [width if kind == SLIDING else None for kind in types]
+        self.cache_shapes = [
+            KeyValueShape(num_key_value_heads, self.head_dim, window) for window in self.windows
+        ]
+        self.token_embedding = ReversibleEmbedding(
+            vocabulary_size, hidden_dim, False, random_normal(0.01)
+        )
+        self.transformer_layers = Stack(
+            "transformer_layer_{}",
+            (
+                GptOssTransformerDecoder(
+                    hidden_dim,
+                    intermediate_dim,
+                    num_query_heads,
+                    num_key_value_heads,
+                    self.head_dim,
+                    num_experts,
+                    top_k,
+                    layer_norm_epsilon,
+                    dropout,
+                )
+                for _ in range(num_layers)
+            ),
+        )
+        self.sequence_output_layernorm = GptOssLayerNormalization(hidden_dim, layer_norm_epsilon)
+
+    def forward(
+        self,
+        token_ids: TokenIds,
+        padding_mask: PaddingMask | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
+    ) -> torch.Tensor:
+        x = self.token_embedding(token_ids)
+        step = Step(x, padding_mask, cache, cache_update_index)
+        dim = self.head_dim // 2 * 2
+        frequencies = yarn_frequencies(
+            dim, self.rope_max_wavelength, x.device, self.rope_scaling_factor
+        )
+        temperature = 0.1 * math.log(self.rope_scaling_factor) + 1
+        cos, sin = rotary_tables(step.positions, frequencies, torch.float32)
+        tables = (cos * temperature).to(x.dtype), (sin * temperature).to(x.dtype)
+        masks = {window: step.full_mask(window) for window in dict.fromkeys(self.windows)}
+        for i, layer in enumerate(self.transformer_layers):
+            x = layer(x, masks[self.windows[i]], tables, step.past(i))
+        return self.sequence_output_layernorm(x)
+
+
+def keras_layer_types(num_layers: int) -> list[str]:
+    return [SLIDING if i % 2 else FULL for i in range(num_layers)]
+
+
+def yarn_frequencies(
+    dim: int,
+    max_wavelength: float,
+    device: torch.device,
+    factor: float,
+    length: int = 4096,
+    fast: float = 32.0,
+    slow: float = 1.0,
+) -> torch.Tensor:
+    """Frequencies `[dim / 2]` for a context `factor` times the `length` of pretraining.
+
+    A wavelength that goes more than `fast` times into that length is kept, one that goes fewer
+    than `slow` times is multiplied by `factor`, and between them frequencies are interpolated.
+    """
+
+    def pair(turns: float) -> float:
+        """Which pair turns so often, a fractional index."""
+        return dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(max_wavelength))
+
+    low, high = max(pair(fast), 0.0), min(pair(slow), dim - 1.0)
+    pairs = torch.arange(dim // 2, dtype=torch.float32, device=device)
+    stretched = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
+    frequencies = rotary_frequencies(dim, max_wavelength, device)
+    return frequencies * (stretched / factor + (1 - stretched))

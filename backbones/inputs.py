@@ -1,0 +1,150 @@
+"""The inputs of backbones: what `forward` annotates and what callers pass."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+
+from .layers.cache import Cache
+
+
+@dataclass(frozen=True)
+class Input:
+    """One argument of `forward`.
+
+    Attributes:
+        kind: `ids` (integers), `mask` (nonzero is true), `values` (any real numbers), `any`, or
+            `state` for what is no input of the Keras model.
+        axes: names of the axes; axes of one name have one size.
+        required: whether `forward` has no default for it.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    required: bool = True
+
+
+TokenIds = Annotated[torch.Tensor, Input("ids", ("batch", "length"))]
+PaddingMask = Annotated[torch.Tensor, Input("mask", ("batch", "length"))]
+EncoderTokenIds = Annotated[torch.Tensor, Input("ids", ("batch", "encoder_length"))]
+EncoderPaddingMask = Annotated[torch.Tensor, Input("mask", ("batch", "encoder_length"))]
+Images = Annotated[torch.Tensor, Input("values", ("batch", "height", "width", "channels"))]
+CacheState = Annotated[Cache, Input("state", ())]
+CacheIndex = Annotated[int | torch.Tensor, Input("state", ())]
+NARROW = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32, torch.uint64)
+ANY = Input("any", ())
+
+
+def inputs_of(forward: Callable[..., Any], inherited: Mapping[str, Input]) -> dict[str, Input]:
+    """The parameters of a `forward`, in order.
+
+    Those without annotation, in a subclass elsewhere, are as `inherited` or else `any`.
+    """
+    try:
+        hints = typing.get_type_hints(forward, include_extras=True)
+    except NameError:  # hints for type checkers alone
+        hints = {}
+    found: dict[str, Input] = {}
+    for name, parameter in list(inspect.signature(forward).parameters.items())[1:]:
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            found = {**found, **inherited, **found}
+        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            spec = next(iter(_annotations(hints.get(name))), inherited.get(name, ANY))
+            required = parameter.default is inspect.Parameter.empty
+            found[name] = replace(spec, required=required)
+    return found
+
+
+def _annotations(hint: Any) -> list[Input]:
+    if typing.get_origin(hint) is Annotated:
+        return [spec for spec in typing.get_args(hint)[1:] if isinstance(spec, Input)]
+    return [spec for argument in typing.get_args(hint) for spec in _annotations(argument)]
+
+
+def check_keys(given: Mapping[str, Any], inputs: Mapping[str, Input], where: str) -> dict[str, Any]:
+    """Those of `given` that the model takes.
+
+    As in Keras, further keys are passed over where every input is there; otherwise they are taken
+    for misspellings.
+
+    Raises:
+        ValueError: a required input is missing, or a key is unknown while an input is missing.
+    """
+    wanted = [name for name, spec in inputs.items() if spec.kind != "state"]
+    missing = [name for name in wanted if inputs[name].required and given.get(name) is None]
+    unknown = [name for name in given if name not in inputs]
+    if missing or (unknown and any(name not in given for name in wanted)):
+        hints = [
+            f"{name!r} is close to {near[0]!r}"
+            for name in unknown
+            if (near := difflib.get_close_matches(str(name), inputs, 1))
+        ]
+        raise ValueError(
+            f"{where} takes the inputs {', '.join(wanted)}"
+            + (f"; missing: {', '.join(missing)}" if missing else "")
+            + (f"; unknown: {', '.join(map(str, unknown))}" if unknown else "")
+            + (f" ({'; '.join(hints)})" if hints else "")
+            + "."
+        )
+    return {name: value for name, value in given.items() if name in inputs}
+
+
+def as_tensors(
+    given: Mapping[str, Any], inputs: Mapping[str, Input], device: torch.device
+) -> dict[str, Any]:
+    """NumPy arrays as tensors on `device`, and ids of narrow types as int64.
+
+    Raises:
+        TypeError: an array of something else than numbers.
+    """
+    tensors = dict(given)
+    for name, value in given.items():
+        if hasattr(value, "__array__") and not isinstance(value, torch.Tensor):
+            array = np.asarray(value)
+            if array.dtype.kind not in "biufc":
+                raise TypeError(f"{name} must hold numbers, not {array.dtype}.")
+            # A copy, because PyTorch takes no reversed, read-only or big-endian arrays.
+            array = array.astype(array.dtype.newbyteorder("="), order="C")
+            value = torch.from_numpy(array).to(device)
+        if inputs[name].kind == "ids" and getattr(value, "dtype", None) in NARROW:
+            value = value.long()
+        tensors[name] = value
+    return tensors
+
+
+def check_tensors(given: Mapping[str, Any], inputs: Mapping[str, Input]) -> None:
+    """Refuse wrong dtypes, ranks and sizes that do not go together.
+
+    Raises:
+        TypeError: not a tensor, or ids that are no integers.
+        ValueError: a wrong rank, or two inputs that disagree about an axis.
+    """
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, spec in inputs.items():
+        tensor = given.get(name)
+        if tensor is None or spec.kind in ("any", "state"):
+            continue
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(
+                f"{name} must be a tensor or a NumPy array, not {type(tensor).__name__}."
+            )
+        if spec.kind == "ids" and tensor.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"{name} must hold integers, not {tensor.dtype}.")
+        if tensor.is_complex():
+            raise TypeError(f"{name} must hold real numbers, not {tensor.dtype}.")
+        if tensor.ndim != len(spec.axes):
+            raise ValueError(
+                f"{name} must have {len(spec.axes)} axes ({', '.join(spec.axes)}), "
+                f"not shape {tuple(tensor.shape)}."
+            )
+        for axis, size in zip(spec.axes, tensor.shape):
+            first, other = sizes.setdefault(axis, (size, name))
+            if size != first:
+                raise ValueError(f"{name} has {axis} {size}, but {other} has {axis} {first}.")

@@ -1,0 +1,97 @@
+"""Activations by Keras name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch.nn import functional as F
+
+Activation: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+# What a constructor takes: a name, Keras's serialized function, or one of the functions below.
+ActivationLike: TypeAlias = str | Mapping[str, Any] | Activation | None
+
+
+def linear(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    return F.gelu(x)
+
+
+def gelu_approximate(x: torch.Tensor) -> torch.Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def quick_gelu(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def leaky_relu(x: torch.Tensor) -> torch.Tensor:
+    return F.leaky_relu(x, 0.2)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "linear": linear,
+    "gelu": gelu,
+    "keras_hub>gelu_approximate": gelu_approximate,
+    "keras_hub>quick_gelu": quick_gelu,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "hard_sigmoid": F.hardsigmoid,
+    "hard_silu": F.hardswish,
+    "leaky_relu": leaky_relu,
+    "elu": F.elu,
+    "softplus": F.softplus,
+    "mish": F.mish,
+}
+_SYNONYMS = {
+    "swish": "silu",
+    "hard_swish": "hard_silu",
+    "gelu_approximate": "keras_hub>gelu_approximate",
+    "quick_gelu": "keras_hub>quick_gelu",
+    "keras_nlp>gelu_approximate": "keras_hub>gelu_approximate",
+    "keras_nlp>quick_gelu": "keras_hub>quick_gelu",
+}
+
+
+def activation_name(activation: ActivationLike) -> str:
+    """The registered name of an activation however it is spelled.
+
+    Raises:
+        ValueError: no such activation.
+    """
+    if activation is None:
+        return "linear"
+    if isinstance(activation, Mapping):
+        activation = activation.get("config")
+    if isinstance(activation, str):
+        name = _SYNONYMS.get(activation, activation)
+        if name in ACTIVATIONS:
+            return name
+    for name, function in ACTIVATIONS.items():
+        if function is activation:
+            return name
+    raise ValueError(f"Unknown activation {activation!r}. Known: {', '.join(ACTIVATIONS)}.")
+
+
+def get_activation(activation: ActivationLike) -> Activation:
+    return ACTIVATIONS[activation_name(activation)]
+
+
+def serialize_activation(activation: ActivationLike) -> str | dict[str, Any]:
+    """As Keras writes it: a plain name, or an object for functions that KerasHub registers."""
+    name = activation_name(activation)
+    if ">" not in name:
+        return name
+    return {
+        "module": "builtins",
+        "class_name": "function",
+        "config": name,
+        "registered_name": "function",
+    }

@@ -1,0 +1,252 @@
+"""Attention and its masks.
+
+Masks are boolean, broadcastable to `[batch, heads, queries, keys]`, true where a query may look.
+`None` means that nothing is hidden (or, with `is_causal`, nothing but the future).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .core import EinsumDense
+from .initializers import Initializer, glorot_uniform, zeros
+from .layout import Layout
+
+if TYPE_CHECKING:
+    from .cache import Past
+
+
+def padding_mask_of(padding_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """`[batch, keys]`, nonzero for real tokens → `[batch, 1, 1, keys]`."""
+    return None if padding_mask is None else padding_mask.bool()[:, None, None, :]
+
+
+def causal_mask(length: int, device: torch.device, window: int | None = None) -> torch.Tensor:
+    """`[1, 1, length, length]`: each query sees itself and before, `window` keys at most."""
+    positions = torch.arange(length, device=device)
+    distance = positions[:, None] - positions
+    visible = distance >= 0
+    if window is not None:
+        visible = visible & (distance < window)
+    return visible[None, None]
+
+
+def decoder_mask(
+    padding_mask: torch.Tensor | None,
+    length: int,
+    device: torch.device,
+    window: int | None = None,
+) -> torch.Tensor | None:
+    """Causal mask joined with the padding; `None` where `is_causal` says it all."""
+    # A window that holds everything needs no mask; compiled code serves all lengths alike.
+    if window is not None and not torch.compiler.is_compiling() and length <= window:
+        window = None
+    if padding_mask is None and window is None:
+        return None
+    visible = causal_mask(length, device, window)
+    return visible if padding_mask is None else visible & padding_mask.bool()[:, None, None, :]
+
+
+def split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """`[batch, length, heads · dim]` → `[batch, heads, length, dim]`."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: torch.Tensor) -> torch.Tensor:
+    """`[batch, heads, length, dim]` → `[batch, length, heads · dim]`."""
+    return x.transpose(1, 2).flatten(-2)
+
+
+def hide(mask: torch.Tensor) -> torch.Tensor:
+    """What is added to scores: -1e9 where nothing may be seen, float32."""
+    return (~mask).float() * -1e9
+
+
+def repeat_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Keys or values `[batch, heads, length, dim]`, each head repeated for its queries' heads."""
+    groups = num_heads // x.shape[1]
+    return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Attention over `[batch, heads, length, dim]`; keys and values may have fewer heads.
+
+    A query that sees no key gets zeros. A floating `mask` is added to the scores.
+    """
+    groups = query.shape[1] // key.shape[1]
+    if (
+        groups > 1
+        and query.shape[2] == 1
+        and not is_causal
+        and (mask is None or mask.shape[1] == 1)
+    ):
+        # One token at a time: the queries of a group stand where positions would, and nothing
+        # repeats the keys and values.
+        grouped = query.reshape(key.shape[0], key.shape[1], groups, -1)
+        x = attend(grouped, key, value, mask, scale=scale, dropout=dropout)
+        return x.reshape(query.shape[0], query.shape[1], 1, -1)
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=is_causal,
+        scale=scale,
+        enable_gqa=groups > 1,
+    )
+
+
+def attend_biased(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor,
+    scale: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """As `attend`, with a float32 `bias` added to the scores, very negative where keys are hidden.
+
+    A query that sees no key looks at all of them evenly.
+    """
+    if torch.is_grad_enabled() or query.dtype == torch.float16:
+        # The backward pass of the fused kernels, and float16, lose the rest beside such a bias.
+        key, value = repeat_heads(key, query.shape[1]), repeat_heads(value, query.shape[1])
+        weights = ((query @ key.mT).float() * scale + bias).softmax(-1)
+        return F.dropout(weights.to(value.dtype), dropout) @ value
+    return attend(query, key, value, bias.to(query.dtype), scale=scale, dropout=dropout)
+
+
+def attend_biased_soft_capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor,
+    scale: float,
+    soft_cap: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """As `attend_biased`, the scores squeezed into ±`soft_cap` by a tanh before the bias."""
+    key, value = repeat_heads(key, query.shape[1]), repeat_heads(value, query.shape[1])
+    scores = torch.tanh((query * scale) @ key.mT / soft_cap) * soft_cap
+    weights = (scores.float() + bias).softmax(-1).to(value.dtype)
+    return F.dropout(weights, dropout) @ value
+
+
+def attend_evenly(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """As `attend`, but a query that sees no key looks at all of them evenly."""
+    if query.dtype == torch.float16:  # too narrow for a bias beside which all scores vanish
+        return attend_biased(query, key, value, hide(mask), query.shape[-1] ** -0.5)
+    hidden = torch.finfo(query.dtype).min * 0.7
+    bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, hidden)
+    return attend(query, key, value, bias)
+
+
+def attend_soft_capped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    soft_cap: float,
+    scale: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """As `attend`, the scores squeezed into ±`soft_cap` by a tanh."""
+    heads, length = query.shape[1:3]
+    # The queries of a group one after the other: `[batch, key heads, group · length, dim]`.
+    query = query.reshape(query.shape[0], key.shape[1], -1, query.shape[-1])
+    scores = torch.tanh((query * scale) @ key.mT / soft_cap) * soft_cap
+    scores = scores.float().unflatten(2, (-1, length))
+    mask = mask[:, :, None]
+    scores = scores.masked_fill(~mask, torch.finfo(torch.float32).min)
+    weights = scores.softmax(-1).masked_fill(~mask, 0).to(value.dtype).flatten(2, 3)
+    return (F.dropout(weights, dropout) @ value).reshape(query.shape[0], heads, length, -1)
+
+
+class MultiHeadAttention(nn.Module):
+    """Keras's `MultiHeadAttention`.
+
+    Where its configured dropout is zero, a query that sees no key gets the mean of all values,
+    otherwise zeros: Keras takes different paths.
+    """
+
+    layout = Layout(
+        attributes={
+            "query": "query_dense",
+            "key": "key_dense",
+            "value": "value_dense",
+            "attention_output": "output_dense",
+        },
+        weightless={"_softmax": "Softmax", "_dropout_layer": "Dropout"},
+        unnamed=("_softmax", "_dropout_layer"),
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        num_heads: int,
+        hidden_dim: int,
+        key_dim: int,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = glorot_uniform,
+        bias_initializer: Initializer = zeros,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+
+        def project(equation: str, inputs: object, outputs: object) -> EinsumDense:
+            return EinsumDense(
+                equation,
+                inputs,  # type: ignore[arg-type]
+                outputs,  # type: ignore[arg-type]
+                use_bias=use_bias,
+                kernel_initializer=kernel_initializer,
+                bias_initializer=bias_initializer,
+            )
+
+        heads = (num_heads, key_dim)
+        self.query = project("abc,cde->abde", hidden_dim, heads)
+        self.key = project("abc,cde->abde", hidden_dim, heads)
+        self.value = project("abc,cde->abde", hidden_dim, heads)
+        self.attention_output = project("abcd,cde->abe", heads, hidden_dim)
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        is_causal: bool = False,
+        past: Past | None = None,
+    ) -> torch.Tensor:
+        """Queries from `query` `[batch, length, dim]`, keys and values from `value` and before."""
+        q = split_heads(self.query(query), self.num_heads)
+        k = split_heads(self.key(value), self.num_heads)
+        v = split_heads(self.value(value), self.num_heads)
+        if past is not None:
+            k, v = past.extend(k, v)
+        if mask is not None and self.dropout == 0:
+            x = attend_evenly(q, k, v, mask)
+        else:
+            dropout = self.dropout if self.training else 0.0
+            x = attend(q, k, v, mask, is_causal=is_causal, dropout=dropout)
+        return self.attention_output(merge_heads(x))
+
+
+class CachedMultiHeadAttention(MultiHeadAttention):
+    """KerasHub's `MultiHeadAttention` of decoders."""

@@ -1,0 +1,231 @@
+"""The Transformer's encoder and decoder block (Vaswani et al., 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .activations import ActivationLike
+from .attention import CachedMultiHeadAttention, MultiHeadAttention
+from .cache import Past
+from .core import Dense, Dropout, LayerNormalization
+from .initializers import Initializer, glorot_uniform, zeros
+from .layout import Layout
+
+_CHILDREN = (
+    "self_attention_layer_norm",
+    "self_attention_dropout",
+    "feedforward_layer_norm",
+    "feedforward_intermediate_dense",
+    "feedforward_output_dense",
+    "feedforward_dropout",
+)
+
+
+class FeedForward(nn.Module):
+    """The half of a block after its attention, shared by encoder and decoder."""
+
+    normalize_first: bool
+    feedforward_layer_norm: LayerNormalization
+    feedforward_intermediate_dense: Dense
+    feedforward_output_dense: Dense
+    feedforward_dropout: Dropout
+
+    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+        residual = x
+        if self.normalize_first:
+            x = self.feedforward_layer_norm(x)
+        x = self.feedforward_output_dense(self.feedforward_intermediate_dense(x))
+        x = self.feedforward_dropout(x) + residual
+        return x if self.normalize_first else self.feedforward_layer_norm(x)
+
+
+class TransformerEncoder(FeedForward):
+    layout = Layout(
+        attributes={
+            "self_attention_layer": "_self_attention_layer",
+            **{name: f"_{name}" for name in _CHILDREN},
+        },
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        activation: ActivationLike = "relu",
+        layer_norm_epsilon: float = 1e-5,
+        kernel_initializer: Initializer = glorot_uniform,
+        bias_initializer: Initializer = zeros,
+        normalize_first: bool = False,
+    ) -> None:
+        super().__init__()
+        self.normalize_first = normalize_first
+        initializers = (kernel_initializer, bias_initializer)
+        self.self_attention_layer = MultiHeadAttention(
+            num_heads, hidden_dim, head_dim(hidden_dim, num_heads), dropout, True, *initializers
+        )
+        self.self_attention_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
+        self.self_attention_dropout = Dropout(dropout)
+        self.feedforward_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
+        self.feedforward_intermediate_dense = Dense(
+            hidden_dim, intermediate_dim, activation, True, *initializers
+        )
+        self.feedforward_output_dense = Dense(
+            intermediate_dim, hidden_dim, None, True, *initializers
+        )
+        self.feedforward_dropout = Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        residual = x
+        if self.normalize_first:
+            x = self.self_attention_layer_norm(x)
+        x = self.self_attention_layer(x, x, mask)
+        x = self.self_attention_dropout(x) + residual
+        if not self.normalize_first:
+            x = self.self_attention_layer_norm(x)
+        return self.feed_forward(x)
+
+
+class TransformerDecoder(FeedForward):
+    """A decoder block without cross-attention."""
+
+    layout = Layout(
+        attributes={
+            "self_attention": "_self_attention_layer",
+            **{name: f"_{name}" for name in _CHILDREN},
+        },
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        activation: ActivationLike = "relu",
+        layer_norm_epsilon: float = 1e-5,
+        kernel_initializer: Initializer = glorot_uniform,
+        bias_initializer: Initializer = zeros,
+        normalize_first: bool = False,
+    ) -> None:
+        super().__init__()
+        self.normalize_first = normalize_first
+        initializers = (kernel_initializer, bias_initializer)
+        self.self_attention = CachedMultiHeadAttention(
+            num_heads, hidden_dim, head_dim(hidden_dim, num_heads), dropout, True, *initializers
+        )
+        self.self_attention_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
+        self.self_attention_dropout = Dropout(dropout)
+        self.feedforward_intermediate_dense = Dense(
+            hidden_dim, intermediate_dim, activation, True, *initializers
+        )
+        self.feedforward_output_dense = Dense(
+            intermediate_dim, hidden_dim, None, True, *initializers
+        )
+        self.feedforward_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
+        self.feedforward_dropout = Dropout(dropout)
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None, past: Past | None = None
+    ) -> torch.Tensor:
+        """`mask` includes the causal one; `None` means causal and nothing else."""
+        residual = x
+        if self.normalize_first:
+            x = self.self_attention_layer_norm(x)
+        x = self.self_attention(x, x, mask, is_causal=mask is None, past=past)
+        x = self.self_attention_dropout(x) + residual
+        if not self.normalize_first:
+            x = self.self_attention_layer_norm(x)
+        return self.feed_forward(x)
+
+
+class TransformerCrossDecoder(FeedForward):
+    """A decoder block that also attends to an encoder's output."""
+
+    layout = Layout(
+        class_name="TransformerDecoder",
+        attributes={
+            "self_attention": "_self_attention_layer",
+            "cross_attention": "_cross_attention_layer",
+            "cross_attention_layer_norm": "_cross_attention_layer_norm",
+            "cross_attention_dropout": "_cross_attention_dropout",
+            **{name: f"_{name}" for name in _CHILDREN},
+        },
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        activation: ActivationLike = "relu",
+        layer_norm_epsilon: float = 1e-5,
+        kernel_initializer: Initializer = glorot_uniform,
+        bias_initializer: Initializer = zeros,
+        normalize_first: bool = False,
+    ) -> None:
+        super().__init__()
+        self.normalize_first = normalize_first
+        initializers = (kernel_initializer, bias_initializer)
+        self.self_attention = CachedMultiHeadAttention(
+            num_heads, hidden_dim, head_dim(hidden_dim, num_heads), dropout, True, *initializers
+        )
+        self.self_attention_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
+        self.self_attention_dropout = Dropout(dropout)
+        self.cross_attention = CachedMultiHeadAttention(
+            num_heads, hidden_dim, head_dim(hidden_dim, num_heads), dropout, True, *initializers
+        )
+        self.cross_attention_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
+        self.cross_attention_dropout = Dropout(dropout)
+        self.feedforward_intermediate_dense = Dense(
+            hidden_dim, intermediate_dim, activation, True, *initializers
+        )
+        self.feedforward_output_dense = Dense(
+            intermediate_dim, hidden_dim, None, True, *initializers
+        )
+        self.feedforward_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
+        self.feedforward_dropout = Dropout(dropout)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        encoded: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        encoded_mask: torch.Tensor | None = None,
+        past: Past | None = None,
+    ) -> torch.Tensor:
+        """`mask` includes the causal one; `None` means causal and nothing else. `encoded_mask` is
+        that of `encoded`, the encoder's output `[batch, encoder_length, dim]`.
+        """
+        residual = x
+        if self.normalize_first:
+            x = self.self_attention_layer_norm(x)
+        x = self.self_attention(x, x, mask, is_causal=mask is None, past=past)
+        x = self.self_attention_dropout(x) + residual
+        if not self.normalize_first:
+            x = self.self_attention_layer_norm(x)
+        residual = x
+        if self.normalize_first:
+            x = self.cross_attention_layer_norm(x)
+        x = self.cross_attention(x, encoded, encoded_mask)
+        x = self.cross_attention_dropout(x) + residual
+        if not self.normalize_first:
+            x = self.cross_attention_layer_norm(x)
+        return self.feed_forward(x)
+
+
+def head_dim(hidden_dim: int, num_heads: int) -> int:
+    """Size of one head.
+
+    Raises:
+        ValueError: there are more heads than dimensions.
+    """
+    if hidden_dim < num_heads:
+        raise ValueError(f"hidden_dim={hidden_dim} is smaller than num_heads={num_heads}.")
+    return hidden_dim // num_heads

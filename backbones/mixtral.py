@@ -1,0 +1,270 @@
+"""Mixtral (arXiv:2401.04088)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.attention import attend, merge_heads, split_heads
+from .layers.cache import KeyValueShape, Past, Step
+from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
+from .layers.dtypes import DTypeLike
+from .layers.initializers import glorot_uniform, random_normal
+from .layers.layout import Layout, Stack
+from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.routing import Routes, choose_experts, expert_weights
+from .layers.transformer import head_dim
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class MixtralLayerNormalization(RMSNormalization):
+    """The RMS norm under its Keras name."""
+
+
+class CachedMixtralAttention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    layout = Layout(
+        attributes={
+            "query": "query_dense",
+            "key": "key_dense",
+            "value": "value_dense",
+            "attention_output": "output_dense",
+            "attention_softmax": "softmax",
+        },
+        weightless={
+            "attention_softmax": "Softmax",
+            "rotary_embedding_layer": "RotaryEmbedding",
+        },
+        unnamed=("dropout_layer", "rotary_embedding_layer"),
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.num_query_heads = num_query_heads
+        self.num_key_value_heads = num_key_value_heads
+        dim = head_dim(hidden_dim, num_query_heads)
+        query, key_value = (num_query_heads, dim), (num_key_value_heads, dim)
+        init = random_normal(0.02)
+        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, kernel_initializer=init)
+        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=init)
+        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=init)
+        self.dropout_layer = Dropout(dropout)
+        self.attention_output = EinsumDense(
+            "bquh,uhm->bqm", query, hidden_dim, kernel_initializer=init
+        )
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        past: Past | None,
+    ) -> torch.Tensor:
+        q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
+        k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
+        v = split_heads(self.value(x), self.num_key_value_heads)
+        if past is not None:
+            k, v = past.extend(k, v)
+        x = attend(q, k, v, mask, is_causal=mask is None)
+        return self.attention_output(self.dropout_layer(merge_heads(x)))
+
+
+class MixtralMoeExperts(nn.Module):
+    """Gated feed-forward networks; matrices are `[experts, in, out]`."""
+
+    def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
+        super().__init__()
+        inwards = (num_experts, hidden_dim, intermediate_dim)
+        self.gate = expert_weights(inwards, glorot_uniform)
+        self.intermediate = expert_weights(inwards, glorot_uniform)
+        self.output = expert_weights((num_experts, intermediate_dim, hidden_dim), glorot_uniform)
+
+    def forward(
+        self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
+        routes = Routes(experts, self.gate.shape[0])
+        x = routes.rows(x)
+        x = routes.product(x, self.intermediate) * F.silu(routes.product(x, self.gate))
+        return routes.tokens(routes.product(x, self.output), weights)
+
+
+class MixtralSparseMoeBlock(nn.Module):
+    """The feed-forward network of each token's `top_k` most probable experts."""
+
+    layout = Layout(
+        attributes={
+            "sparse_feedforward_gate_dense": "_sparse_feedforward_gate_dense",
+            "experts": "expert_bank",
+        },
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_experts: int,
+        top_k: int,
+        router_jitter_noise: float,
+    ) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.jitter = router_jitter_noise
+        self.sparse_feedforward_gate_dense = Dense(hidden_dim, num_experts, use_bias=False)
+        self.experts = MixtralMoeExperts(num_experts, hidden_dim, intermediate_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(0, 1)
+        if self.training and self.jitter > 0:
+            tokens = tokens * torch.empty_like(tokens).uniform_(1 - self.jitter, 1 + self.jitter)
+        logits = self.sparse_feedforward_gate_dense(tokens)
+        weights, experts = choose_experts(logits, self.top_k, normalize=True)
+        return self.experts(tokens, experts, weights).view_as(x)
+
+
+class MixtralTransformerDecoder(nn.Module):
+    layout = Layout(
+        attributes={
+            "self_attention": "_self_attention_layer",
+            "self_attention_layernorm": "_self_attention_layernorm",
+            "self_attention_dropout": "_self_attention_dropout",
+            "sparse_moe_block": "_sparse_moe_block",
+            "feedforward_layernorm": "_feedforward_layernorm",
+        },
+        unnamed=("sparse_moe_block",),
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        num_experts: int,
+        top_k: int,
+        router_jitter_noise: float,
+        layer_norm_epsilon: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.self_attention = CachedMixtralAttention(
+            hidden_dim, num_query_heads, num_key_value_heads, dropout
+        )
+        self.self_attention_layernorm = MixtralLayerNormalization(hidden_dim, layer_norm_epsilon)
+        self.self_attention_dropout = Dropout(dropout)
+        self.sparse_moe_block = MixtralSparseMoeBlock(
+            hidden_dim, intermediate_dim, num_experts, top_k, router_jitter_noise
+        )
+        self.feedforward_layernorm = MixtralLayerNormalization(hidden_dim, layer_norm_epsilon)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        past: Past | None,
+    ) -> torch.Tensor:
+        residual = x
+        x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)
+        x = self.self_attention_dropout(x) + residual
+        return x + self.sparse_moe_block(self.feedforward_layernorm(x))
+
+
+class MixtralBackbone(Backbone):
+    """Mistral's decoder with a mixture of experts for the feed-forward network.
+
+    A query sees `sliding_window` keys, itself included. In training tokens are multiplied with
+    1 ± `router_jitter_noise` before the experts. The loss that balances the experts, which KerasHub
+    adds with `router_aux_loss_coef`, is the training loop's: `load_balancing_loss`. As in
+    KerasHub `output_router_logits` has no effect.
+
+    `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+    """
+
+    unsaved: ClassVar = {"output_router_logits": (False, True)}
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_query_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_key_value_heads: int,
+        num_experts: int,
+        top_k: int = 2,
+        router_jitter_noise: float = 0.0,
+        rope_max_wavelength: float = 10000,
+        rope_scaling_factor: float = 1.0,
+        layer_norm_epsilon: float = 1e-6,
+        router_aux_loss_coef: float = 0.02,
+        sliding_window: int | None = 512,
+        dropout: float = 0,
+        dtype: DTypeLike = None,
+        output_router_logits: bool = False,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        self.head_dim = head_dim(hidden_dim, num_query_heads)
+        self.rope_max_wavelength = rope_max_wavelength
+        self.rope_scaling_factor = rope_scaling_factor
+        self.window = sliding_window
+        self.cache_shapes = [
+            KeyValueShape(num_key_value_heads, self.head_dim, self.window)
+        ] * num_layers
+        self.token_embedding = ReversibleEmbedding(
+            vocabulary_size, hidden_dim, False, random_normal(0.01)
+        )
+        self.transformer_layers = Stack(
+            "transformer_layer_{}",
+            (
+                MixtralTransformerDecoder(
+                    hidden_dim,
+                    intermediate_dim,
+                    num_query_heads,
+                    num_key_value_heads,
+                    num_experts,
+                    top_k,
+                    router_jitter_noise,
+                    layer_norm_epsilon,
+                    dropout,
+                )
+                for _ in range(num_layers)
+            ),
+        )
+        self.sequence_output_layernorm = MixtralLayerNormalization(hidden_dim, layer_norm_epsilon)
+
+    def forward(
+        self,
+        token_ids: TokenIds,
+        padding_mask: PaddingMask | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
+    ) -> torch.Tensor:
+        x = self.token_embedding(token_ids)
+        step = Step(x, padding_mask, cache, cache_update_index)
+        frequencies = rotary_frequencies(
+            self.head_dim, self.rope_max_wavelength, x.device, self.rope_scaling_factor
+        )
+        tables = rotary_tables(step.positions, frequencies, x.dtype)
+        mask = step.mask(self.window)
+        for i, layer in enumerate(self.transformer_layers):
+            x = layer(x, mask, tables, step.past(i))
+        return self.sequence_output_layernorm(x)

@@ -1,0 +1,381 @@
+"""Moonshine (Jeffries et al., 2024, arXiv:2410.15608)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import EncoderPaddingMask, Input, PaddingMask, TokenIds
+from .layers.attention import (
+    CachedMultiHeadAttention,
+    attend,
+    attend_evenly,
+    decoder_mask,
+    merge_heads,
+    padding_mask_of,
+    split_heads,
+)
+from .layers.convolution import Conv1D, GroupNormalization
+from .layers.core import Dense, Dropout, LayerNormalization, ReversibleEmbedding
+from .layers.dtypes import DTypeLike
+from .layers.initializers import truncated_normal
+from .layers.layout import Layout, Stack
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Audio = Annotated[torch.Tensor, Input("values", ("batch", "encoder_length", "channels"))]
+Tables = tuple[torch.Tensor, torch.Tensor]
+
+
+def padded_head_dim(hidden_dim: int, num_heads: int, multiple: int | None) -> int:
+    """Size of one head, rounded up to a multiple."""
+    size = hidden_dim // num_heads
+    return -(-size // multiple) * multiple if multiple else size
+
+
+def rotary_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tensor:
+    """Angle per position for each pair among the first `factor` of a head's dimensions.
+
+    Raises:
+        ValueError: there are none.
+    """
+    dim = int(head_dim * factor) // 2 * 2
+    if dim <= 0:
+        raise ValueError(
+            f"partial_rotary_factor={factor} of a head's {head_dim} dimensions are too few to turn."
+        )
+    return theta ** -(torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+
+
+class MoonshineRotaryEmbedding(nn.Module):
+    """The frequencies, which are stored though not trained."""
+
+    fixed_dtype = "float32"
+    inv_freq: torch.Tensor
+
+    def __init__(self, head_dim: int, theta: float, factor: float) -> None:
+        super().__init__()
+        self.register_buffer("inv_freq", rotary_frequencies(head_dim, theta, factor))
+
+    def forward(self, x: torch.Tensor) -> Tables:
+        """Cosines and sines `[length, pairs]` for `x` `[batch, length, dim]`."""
+        positions = torch.arange(x.shape[1], dtype=torch.float32, device=x.device)
+        angles = torch.outer(positions, self.inv_freq.float())
+        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+
+def rotate_pairs(x: torch.Tensor, tables: Tables) -> torch.Tensor:
+    """Turn the first dimensions of `[batch, heads, length, dim]`; each even one is paired with the
+    next.
+    """
+    cos, sin = tables
+    turned, rest = x.split((2 * cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]), dim=-1)
+    even, odd = turned.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+    return torch.cat((turned, rest), dim=-1)
+
+
+class MoonshineMultiHeadAttention(CachedMultiHeadAttention):
+    """As `MultiHeadAttention`, with positions where `tables` are given."""
+
+    def forward(  # type: ignore[override]
+        self,
+        x: torch.Tensor,
+        key_value: torch.Tensor,
+        tables: Tables | None = None,
+        mask: torch.Tensor | None = None,
+        is_causal: bool = False,
+    ) -> torch.Tensor:
+        q = split_heads(self.query(x), self.num_heads)
+        k = split_heads(self.key(key_value), self.num_heads)
+        v = split_heads(self.value(key_value), self.num_heads)
+        if tables is not None:
+            q, k = rotate_pairs(q, tables), rotate_pairs(k, tables)
+        if mask is not None and self.dropout == 0:
+            x = attend_evenly(q, k, v, mask)
+        else:
+            dropout = self.dropout if self.training else 0.0
+            x = attend(q, k, v, mask, is_causal=is_causal, dropout=dropout)
+        return self.attention_output(merge_heads(x))
+
+
+class MoonshineMLP(nn.Module):
+    layout = Layout(weightless={"activation": "Activation"})
+
+    def __init__(self, hidden_dim: int, expansion: int, initializer_range: float) -> None:
+        super().__init__()
+        init = truncated_normal(initializer_range)
+        self.dense_1 = Dense(hidden_dim, hidden_dim * expansion, "gelu", True, init)
+        self.dense_2 = Dense(hidden_dim * expansion, hidden_dim, None, True, init)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dense_2(self.dense_1(x))
+
+
+class MoonshineGatedMLP(nn.Module):
+    layout = Layout(class_name="MoonshineMLP", weightless={"activation": "Activation"})
+
+    def __init__(self, hidden_dim: int, expansion: int, initializer_range: float) -> None:
+        super().__init__()
+        init = truncated_normal(initializer_range)
+        self.dense_1 = Dense(hidden_dim, 2 * hidden_dim * expansion, None, True, init)
+        self.dense_2 = Dense(hidden_dim * expansion, hidden_dim, None, True, init)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x, gate = self.dense_1(x).chunk(2, dim=-1)
+        return self.dense_2(x * F.silu(gate))
+
+
+class MoonshineEncoderBlock(nn.Module):
+    def __init__(
+        self, attention: dict[str, Any], mlp: type[nn.Module], expansion: int, deviation: float
+    ) -> None:
+        super().__init__()
+        dim = attention["hidden_dim"]
+        self.self_attention_layer = MoonshineMultiHeadAttention(**attention)
+        self.self_attention_layer_norm = LayerNormalization(dim, 1e-5, center=False)
+        self.feedforward_layer_norm = LayerNormalization(dim, 1e-5, center=False)
+        self.feedforward = mlp(dim, expansion, deviation)
+
+    def forward(
+        self, x: torch.Tensor, tables: Tables, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        y = self.self_attention_layer_norm(x)
+        x = x + self.self_attention_layer(y, y, tables, mask)
+        return x + self.feedforward(self.feedforward_layer_norm(x))
+
+
+class MoonshineDecoderBlock(nn.Module):
+    layout = Layout(
+        unnamed=("norm1", "self_attention", "norm2", "cross_attention", "norm3", "ff"),
+    )
+
+    def __init__(
+        self, attention: dict[str, Any], mlp: type[nn.Module], expansion: int, deviation: float
+    ) -> None:
+        super().__init__()
+        dim = attention["hidden_dim"]
+        self.norm1 = LayerNormalization(dim, 1e-5, center=False)
+        self.self_attention = MoonshineMultiHeadAttention(**attention)
+        self.norm2 = LayerNormalization(dim, 1e-5, center=False)
+        self.cross_attention = MoonshineMultiHeadAttention(**attention)
+        self.norm3 = LayerNormalization(dim, 1e-5, center=False)
+        self.ff = mlp(dim, expansion, deviation)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        encoded: torch.Tensor,
+        tables: Tables,
+        mask: torch.Tensor | None = None,
+        encoded_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`mask` includes the causal one; `None` means causal and nothing else."""
+        y = self.norm1(x)
+        x = x + self.self_attention(y, y, tables, mask, is_causal=mask is None)
+        x = x + self.cross_attention(self.norm2(x), encoded, mask=encoded_mask)
+        return x + self.ff(self.norm3(x))
+
+
+class MoonshineBackbone(Backbone):
+    """Encoder of raw audio at 16 kHz, and a decoder; rotary positions in both.
+
+    `encoder_input_values` `[batch, samples, 1]`, `encoder_padding_mask` `[batch, samples]`,
+    `decoder_token_ids`, `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output`
+    `[batch, frames, hidden_dim]`, `decoder_sequence_output` `[batch, length, hidden_dim]` and
+    `encoder_attention_mask` `[batch, frames]`, boolean. There is a frame for every 384 samples
+    after the first 127.
+    """
+
+    # The order in which KerasHub assigns its layers; some have no attribute.
+    assigned_layers = (
+        "",
+        "encoder_positions",
+        "decoder_positions",
+        "compute_attention_mask",
+        "conv1",
+        "group_norm",
+        "tanh_after_conv1",
+        "conv2",
+        "gelu_after_conv2",
+        "conv3",
+        "gelu_after_conv3",
+        "token_embedding",
+        "encoder_rotary_embedding",
+        "decoder_rotary_embedding",
+        "encoder_dropout",
+        "decoder_dropout",
+        "encoder_blocks",
+        "encoder_final_layer_norm",
+        "decoder_blocks",
+        "decoder_post_norm",
+    )
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        filter_dim: int,
+        encoder_num_layers: int,
+        decoder_num_layers: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        encoder_num_heads: int,
+        decoder_num_heads: int,
+        feedforward_expansion_factor: int = 4,
+        encoder_use_swiglu_activation: bool = False,
+        decoder_use_swiglu_activation: bool = True,
+        max_position_embeddings: int = 2048,
+        pad_head_dim_to_multiple_of: int | None = None,
+        partial_rotary_factor: float = 0.62,
+        dropout: float = 0.0,
+        initializer_range: float = 0.02,
+        rope_theta: float = 10000.0,
+        attention_bias: bool = False,
+        attention_dropout: float = 0.0,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        """`intermediate_dim` and `max_position_embeddings` have no effect, as in KerasHub.
+
+        Raises:
+            ValueError: `filter_dim` is not `hidden_dim`, or heads too small for rotary positions.
+        """
+        super().__init__(dtype, **options)
+        if filter_dim != hidden_dim:
+            raise ValueError(f"filter_dim={filter_dim} must be hidden_dim={hidden_dim}.")
+        self.layout = _layout(encoder_num_layers, decoder_num_layers)  # type: ignore[misc]
+        init = truncated_normal(initializer_range)
+
+        def head_dim(num_heads: int) -> int:
+            return padded_head_dim(hidden_dim, num_heads, pad_head_dim_to_multiple_of)
+
+        def block(num_heads: int, gated: bool) -> tuple[Any, ...]:
+            attention = {
+                "num_heads": num_heads,
+                "hidden_dim": hidden_dim,
+                "key_dim": head_dim(num_heads),
+                "dropout": attention_dropout,
+                "use_bias": attention_bias,
+                "kernel_initializer": init,
+            }
+            mlp = MoonshineGatedMLP if gated else MoonshineMLP
+            return attention, mlp, feedforward_expansion_factor, initializer_range
+
+        encoder = block(encoder_num_heads, encoder_use_swiglu_activation)
+        decoder = block(decoder_num_heads, decoder_use_swiglu_activation)
+        rotary = (rope_theta, partial_rotary_factor)
+        self.conv1 = Conv1D(1, filter_dim, 127, 64, use_bias=False, kernel_initializer=init)
+        self.group_norm = GroupNormalization(1, filter_dim, 1e-5)
+        self.conv2 = Conv1D(filter_dim, 2 * filter_dim, 7, 3, kernel_initializer=init)
+        self.conv3 = Conv1D(2 * filter_dim, filter_dim, 3, 2, kernel_initializer=init)
+        self.token_embedding = ReversibleEmbedding(
+            vocabulary_size, hidden_dim, embeddings_initializer=init
+        )
+        self.encoder_rotary_embedding = MoonshineRotaryEmbedding(
+            head_dim(encoder_num_heads), *rotary
+        )
+        self.decoder_rotary_embedding = MoonshineRotaryEmbedding(
+            head_dim(decoder_num_heads), *rotary
+        )
+        self.encoder_dropout = Dropout(dropout)
+        self.decoder_dropout = Dropout(dropout)
+        self.encoder_blocks = Stack(
+            "encoder_block_{}", (MoonshineEncoderBlock(*encoder) for _ in range(encoder_num_layers))
+        )
+        self.encoder_final_layer_norm = LayerNormalization(hidden_dim, 1e-5, center=False)
+        self.decoder_blocks = Stack(
+            "decoder_block_{}", (MoonshineDecoderBlock(*decoder) for _ in range(decoder_num_layers))
+        )
+        self.decoder_post_norm = LayerNormalization(hidden_dim, 1e-5, center=False)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"dtype": self.dtype_policy.name}  # not serialized
+
+    def forward(
+        self,
+        encoder_input_values: Audio,
+        decoder_token_ids: TokenIds,
+        encoder_padding_mask: EncoderPaddingMask | None = None,
+        decoder_padding_mask: PaddingMask | None = None,
+    ) -> dict[str, torch.Tensor]:
+        x = self.group_norm(torch.tanh(self.conv1(encoder_input_values.mT)))
+        x = F.gelu(self.conv3(F.gelu(self.conv2(x)))).mT
+        if encoder_padding_mask is None:
+            frames_mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+            encoded_mask = None
+        else:
+            frames = count_frames(encoder_padding_mask.bool().sum(1))
+            frames_mask = torch.arange(x.shape[1], device=x.device) < frames[:, None]
+            encoded_mask = padding_mask_of(frames_mask)
+        tables = self.encoder_rotary_embedding(x)
+        x = self.encoder_dropout(x)
+        for block in self.encoder_blocks:
+            x = block(x, tables, encoded_mask)
+        encoded = self.encoder_final_layer_norm(x)
+
+        x = self.decoder_dropout(self.token_embedding(decoder_token_ids))
+        tables = self.decoder_rotary_embedding(x)
+        mask = decoder_mask(decoder_padding_mask, x.shape[1], x.device)
+        for block in self.decoder_blocks:
+            x = block(x, encoded, tables, mask, encoded_mask)
+        return {
+            "encoder_sequence_output": encoded,
+            "decoder_sequence_output": self.decoder_post_norm(x),
+            "encoder_attention_mask": frames_mask,
+        }
+
+
+def count_frames(samples: torch.Tensor) -> torch.Tensor:
+    """How many frames the convolutions make of so many samples."""
+    for size, stride in ((127, 64), (7, 3), (3, 2)):
+        samples = (samples - size) // stride + 1
+    return samples.clamp(min=0)
+
+
+def _layout(encoder_layers: int, decoder_layers: int) -> Layout:
+    """As in BART, Keras sorts by the distance from the last layer."""
+    e, d = encoder_layers, decoder_layers
+    distances = {
+        "conv1": d + e + 10,
+        "tanh_after_conv1": d + e + 9,
+        "group_norm": d + e + 8,
+        "conv2": d + e + 7,
+        "gelu_after_conv2": d + e + 6,
+        "conv3": d + e + 5,
+        "gelu_after_conv3": d + e + 4,
+        "encoder_positions": d + e + 3,
+        "compute_attention_mask": d + e + 2,
+        "encoder_dropout": d + e + 2,
+        "encoder_rotary_embedding": d + e + 2,
+        "token_embedding": d + 2,
+    }
+    distances |= {f"encoder_block_{i}": d + e + 1 - i for i in range(e)}
+    distances |= {
+        "decoder_positions": d + 2,
+        "decoder_dropout": d + 1,
+        "encoder_final_layer_norm": d + 1,
+        "decoder_rotary_embedding": d + 1,
+    }
+    distances |= {f"decoder_block_{i}": d - i for i in range(d)}
+    return Layout(
+        weightless={
+            "compute_attention_mask": "ComputeAttentionMask",
+            "tanh_after_conv1": "Activation",
+            "gelu_after_conv2": "Activation",
+            "gelu_after_conv3": "Activation",
+            "encoder_positions": "Arange",
+            "decoder_positions": "Arange",
+        },
+        inputs=(
+            "encoder_padding_mask",
+            "encoder_input_values",
+            "decoder_token_ids",
+            "decoder_padding_mask",
+        ),
+        order=sorted([*distances, "decoder_post_norm"], key=lambda name: -distances.get(name, 0)),
+    )

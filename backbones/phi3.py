@@ -1,0 +1,241 @@
+"""Phi-3 (arXiv:2404.14219)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.attention import attend, merge_heads, split_heads
+from .layers.cache import KeyValueShape, Past, Step
+from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
+from .layers.dtypes import DTypeLike
+from .layers.initializers import random_normal
+from .layers.layout import Layout, Stack
+from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.transformer import head_dim
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class Phi3LayerNorm(RMSNormalization):
+    """The RMS norm under its Keras name."""
+
+
+class Phi3Attention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    layout = Layout(
+        attributes={
+            "query": "query_dense",
+            "key": "key_dense",
+            "value": "value_dense",
+            "attention_output": "output_dense",
+            "attention_softmax": "softmax",
+        },
+        weightless={"attention_softmax": "Softmax", "rotary_embedding_layer": "RotaryEmbedding"},
+        unnamed=("dropout_layer", "rotary_embedding_layer"),
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        dropout: float,
+        rotary_class: str,
+    ) -> None:
+        super().__init__()
+        weightless = {**self.layout.weightless, "rotary_embedding_layer": rotary_class}
+        self.layout = replace(type(self).layout, weightless=weightless)
+        self.num_query_heads = num_query_heads
+        self.num_key_value_heads = num_key_value_heads
+        dim = head_dim(hidden_dim, num_query_heads)
+        query, key_value = (num_query_heads, dim), (num_key_value_heads, dim)
+        init = random_normal(0.02)
+        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, kernel_initializer=init)
+        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=init)
+        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=init)
+        self.dropout_layer = Dropout(dropout)
+        self.attention_output = EinsumDense(
+            "bquh,uhm->bqm", query, hidden_dim, kernel_initializer=init
+        )
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        past: Past | None,
+    ) -> torch.Tensor:
+        q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
+        k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
+        v = split_heads(self.value(x), self.num_key_value_heads)
+        if past is not None:
+            k, v = past.extend(k, v)
+        x = attend(q, k, v, mask, is_causal=mask is None)
+        return self.attention_output(self.dropout_layer(merge_heads(x)))
+
+
+class Phi3Decoder(nn.Module):
+    layout = Layout(built_on_call=True)
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        layer_norm_epsilon: float,
+        dropout: float,
+        rotary_class: str,
+    ) -> None:
+        super().__init__()
+        init = random_normal(0.02)
+        self.pre_attention_layernorm = Phi3LayerNorm(hidden_dim, layer_norm_epsilon)
+        self.attention = Phi3Attention(
+            hidden_dim, num_query_heads, num_key_value_heads, dropout, rotary_class
+        )
+        self.post_attention_layernorm = Phi3LayerNorm(hidden_dim, layer_norm_epsilon)
+        self.feedforward_intermediate_dense = Dense(
+            hidden_dim, intermediate_dim, use_bias=False, kernel_initializer=init
+        )
+        self.feedforward_gate_dense = Dense(
+            hidden_dim, intermediate_dim, use_bias=False, kernel_initializer=init
+        )
+        self.feedforward_output_dense = Dense(
+            intermediate_dim, hidden_dim, use_bias=False, kernel_initializer=init
+        )
+        self.attention_dropout = Dropout(dropout)
+        self.feedforward_dropout = Dropout(dropout)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        past: Past | None,
+    ) -> torch.Tensor:
+        residual = x
+        x = self.attention(self.pre_attention_layernorm(x), mask, tables, past)
+        x = residual = self.attention_dropout(x) + residual
+        x = self.post_attention_layernorm(x)
+        # The kernels of silu compute in float32 whatever the dtype.
+        gate = F.silu(self.feedforward_gate_dense(x))
+        x = self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate)
+        return self.feedforward_dropout(x) + residual
+
+
+class Phi3Backbone(Backbone):
+    """Llama's decoder with rotary frequencies for short and for long inputs.
+
+    With `rope_scaling_type="su"` (LongRoPE, arXiv:2402.13753) the frequencies are divided by
+    `rope_scaling_short_factor` or, beyond `pretraining_sequence_length` positions, by
+    `rope_scaling_long_factor`; each has a number for every pair of dimensions of a head.
+
+    `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Raises:
+        ValueError: another `rope_scaling_type`, or factors that are missing or of a wrong length.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        layer_norm_epsilon: float = 1e-6,
+        dropout: float = 0.0,
+        max_sequence_length: int = 4096,
+        pretraining_sequence_length: int = 4096,
+        rope_max_wavelength: float = 10000,
+        rope_scaling_type: str | None = None,
+        rope_scaling_short_factor: Sequence[float] | None = None,
+        rope_scaling_long_factor: Sequence[float] | None = None,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        self.head_dim = head_dim(hidden_dim, num_query_heads)
+        self.rope_max_wavelength = rope_max_wavelength
+        self.pretraining_length = pretraining_sequence_length
+        self.factors: tuple[Sequence[float], Sequence[float]] | None = None
+        # The rotated queries and keys grow with the length that the model is made for.
+        self.rope_magnitude = 1.0
+        if rope_scaling_type is not None:
+            if rope_scaling_type != "su":
+                raise ValueError(
+                    f'rope_scaling_type must be "su" or None, not {rope_scaling_type!r}.'
+                )
+            short, long = rope_scaling_short_factor, rope_scaling_long_factor
+            if not short or not long or not len(short) == len(long) == self.head_dim // 2:
+                raise ValueError(
+                    "rope_scaling_short_factor and rope_scaling_long_factor must have "
+                    f"{self.head_dim // 2} numbers each, half the dimensions of a head."
+                )
+            self.factors = short, long
+            growth = max(1.0, max_sequence_length / pretraining_sequence_length)
+            self.rope_magnitude = math.sqrt(
+                1 + math.log(growth) / math.log(pretraining_sequence_length)
+            )
+        self.cache_shapes = [KeyValueShape(num_key_value_heads, self.head_dim)] * num_layers
+        self.token_embedding = ReversibleEmbedding(
+            vocabulary_size, hidden_dim, False, random_normal(0.01)
+        )
+        self.transformer_layers = Stack(
+            "transformer_layer_{}",
+            (
+                Phi3Decoder(
+                    hidden_dim,
+                    intermediate_dim,
+                    num_query_heads,
+                    num_key_value_heads,
+                    layer_norm_epsilon,
+                    dropout,
+                    "RotaryEmbedding" if self.factors is None else "Phi3SuScaledRotaryEmbedding",
+                )
+                for _ in range(num_layers)
+            ),
+        )
+        self.sequence_output_layernorm = Phi3LayerNorm(hidden_dim, layer_norm_epsilon)
+
+    def forward(
+        self,
+        token_ids: TokenIds,
+        padding_mask: PaddingMask | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
+    ) -> torch.Tensor:
+        x = self.token_embedding(token_ids)
+        step = Step(x, padding_mask, cache, cache_update_index)
+        tables = self.rotary_tables(step.positions, x.dtype)
+        mask = step.mask()
+        for i, layer in enumerate(self.transformer_layers):
+            x = layer(x, mask, tables, step.past(i))
+        return self.sequence_output_layernorm(x)
+
+    def rotary_tables(
+        self, positions: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        device = positions.device
+        frequencies = rotary_frequencies(self.head_dim, self.rope_max_wavelength, device)
+        if self.factors is not None:
+            short, long = torch.tensor(self.factors, dtype=torch.float32, device=device)
+            # No branch on the length, so that one compilation serves all lengths. What a cache
+            # holds is not turned again when a sequence outgrows the short factors.
+            beyond = positions.amax(1)[:, None, None, None] >= self.pretraining_length
+            frequencies = frequencies / torch.where(beyond, long, short)
+        cos, sin = rotary_tables(positions, frequencies, torch.float32)
+        return (cos * self.rope_magnitude).to(dtype), (sin * self.rope_magnitude).to(dtype)

@@ -1,0 +1,380 @@
+"""Qwen3.5: three of four layers are Gated DeltaNets, the fourth is gated attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..backbone import Backbone, BackboneOptions, inner_model
+from ..inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
+from ..layers.attention import attend, merge_heads, split_heads
+from ..layers.cache import KeyValueShape, Past, Step
+from ..layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, UnitRMSNormalization
+from ..layers.dtypes import DTypeLike
+from ..layers.initializers import random_normal
+from ..layers.layout import Layout, Stack
+from ..layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .delta_net import Qwen3_5GatedDeltaNet
+from .vision import ImageGrid, PixelValues, Qwen3_5VisionEncoder, interleave
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+VisionEncoder = Qwen3_5VisionEncoder | Mapping[str, Any] | None
+VisionIndices = Annotated[torch.Tensor, Input("ids", ("images_batch", "vision_tokens"))]
+VISION_INPUTS = ("pixel_values", "image_grid_thw", "vision_indices")
+INIT = random_normal(0.02)
+Tables = tuple[torch.Tensor, torch.Tensor]
+
+
+class Qwen3_5LayerNorm(UnitRMSNormalization):
+    """The RMS norm under its Keras name."""
+
+    layout = Layout()
+
+
+class Qwen3_5Attention(nn.Module):
+    """Grouped-query attention with normed queries and keys, partly rotary positions and a gate."""
+
+    layout = Layout(
+        attributes={
+            "query": "_query_dense",
+            "query_norm": "_query_norm",
+            "key": "_key_dense",
+            "key_norm": "_key_norm",
+            "value": "_value_dense",
+            "attention_output": "_output_dense",
+            "attention_softmax": "_softmax",
+            "dropout_layer": "_dropout_layer",
+        },
+        weightless={
+            "attention_softmax": "Softmax",
+            "rotary_embedding_layer": "RotaryEmbedding",
+        },
+        unnamed=("dropout_layer", "rotary_embedding_layer"),
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        rotary_dim: int,
+        epsilon: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.num_query_heads = num_query_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.rotary_dim = rotary_dim
+        key_value = (num_key_value_heads, head_dim)
+        # Each head's query and its gate lie side by side.
+        self.query = EinsumDense(
+            "bqm,muh->bquh", hidden_dim, (num_query_heads, 2 * head_dim), kernel_initializer=INIT
+        )
+        self.query_norm = Qwen3_5LayerNorm(head_dim, epsilon)
+        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=INIT)
+        self.key_norm = Qwen3_5LayerNorm(head_dim, epsilon)
+        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=INIT)
+        self.dropout_layer = Dropout(dropout)
+        self.attention_output = EinsumDense(
+            "bquh,uhm->bqm", (num_query_heads, head_dim), hidden_dim, kernel_initializer=INIT
+        )
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+    ) -> torch.Tensor:
+        q, gate = split_heads(self.query(x), self.num_query_heads).chunk(2, dim=-1)
+        k = split_heads(self.key(x), self.num_key_value_heads)
+        v = split_heads(self.value(x), self.num_key_value_heads)
+        q = self.rotate(self.query_norm(q), tables)
+        k = self.rotate(self.key_norm(k), tables)
+        if past is not None:
+            k, v = past.extend(k, v)
+        x = self.dropout_layer(attend(q, k, v, mask, is_causal=mask is None))
+        return self.attention_output(merge_heads(x * gate.sigmoid()))
+
+    def rotate(self, x: torch.Tensor, tables: Tables) -> torch.Tensor:
+        turned, rest = x.tensor_split([self.rotary_dim], dim=-1)
+        return torch.cat((rotate(turned, tables), rest), dim=-1)
+
+
+Mixer = Qwen3_5Attention | Qwen3_5GatedDeltaNet
+
+
+class DecoderBlock(nn.Module):
+    """Attention or a Gated DeltaNet, with the norms around it; subclasses add the feed-forward
+    network.
+    """
+
+    layout = Layout(
+        attributes={
+            "linear_attn": "_linear_attn",
+            "self_attention": "_self_attention_layer",
+            "input_layernorm": "_input_layernorm",
+            "self_attention_dropout": "_self_attention_dropout",
+            "feedforward_gate_dense": "_feedforward_gate_dense",
+            "feedforward_intermediate_dense": "_feedforward_intermediate_dense",
+            "feedforward_output_dense": "_feedforward_output_dense",
+            "sparse_moe_block": "mlp",
+            "post_attention_layernorm": "_post_attention_layernorm",
+        },
+        built_on_call=True,
+    )
+
+    def __init__(self, mixer: Mixer, hidden_dim: int, epsilon: float, dropout: float) -> None:
+        super().__init__()
+        self.linear_attn = mixer if isinstance(mixer, Qwen3_5GatedDeltaNet) else None
+        self.self_attention = mixer if isinstance(mixer, Qwen3_5Attention) else None
+        self.input_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
+        self.self_attention_dropout = Dropout(dropout)
+
+    def mix(
+        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, step: Step, index: int
+    ) -> torch.Tensor:
+        residual = x
+        x = self.input_layernorm(x)
+        if self.linear_attn is not None:
+            x = self.linear_attn(x, step, None if step.cache is None else step.cache.layers[index])
+        elif self.self_attention is not None:
+            x = self.self_attention(x, mask, tables, step.past(index))
+        return self.self_attention_dropout(x) + residual
+
+
+class Qwen3_5TransformerDecoder(DecoderBlock):
+    def __init__(
+        self,
+        mixer: Mixer,
+        hidden_dim: int,
+        intermediate_dim: int,
+        epsilon: float,
+        dropout: float,
+    ) -> None:
+        super().__init__(mixer, hidden_dim, epsilon, dropout)
+
+        def project(inputs: int, outputs: int) -> Dense:
+            return Dense(inputs, outputs, use_bias=False, kernel_initializer=INIT)
+
+        self.feedforward_gate_dense = project(hidden_dim, intermediate_dim)
+        self.feedforward_intermediate_dense = project(hidden_dim, intermediate_dim)
+        self.feedforward_output_dense = project(intermediate_dim, hidden_dim)
+        self.post_attention_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, step: Step, index: int
+    ) -> torch.Tensor:
+        residual = self.mix(x, mask, tables, step, index)
+        x = self.post_attention_layernorm(residual)
+        # The kernels of silu compute in float32 whatever the dtype.
+        gate = F.silu(self.feedforward_gate_dense(x))
+        return (
+            self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate) + residual
+        )
+
+
+class HybridDecoder(Backbone):
+    """What the models with and without experts share.
+
+    Args:
+        blocks: with their mixers built in.
+        rotary: size, longest wavelength and scaling factor of the rotary positions.
+        keys: what attention keeps of a token.
+    """
+
+    # KerasHub's attributes, as it makes them.
+    assigned_layers = (
+        "token_embedding",
+        "transformer_layers",
+        "sequence_output_layernorm",
+        "vision_encoder",
+        "interleave_embeddings",
+        "",
+    )
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        hidden_dim: int,
+        blocks: Iterable[DecoderBlock],
+        rotary: tuple[int, float, float],
+        keys: KeyValueShape,
+        epsilon: float,
+        tie_word_embeddings: bool,
+        vision_encoder: VisionEncoder,
+        dtype: DTypeLike,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        inputs: tuple[str, ...] = ("token_ids", "padding_mask")
+        weightless = {}
+        if vision_encoder is None:
+            self._inputs = {  # type: ignore[misc]
+                name: spec for name, spec in self._inputs.items() if name not in VISION_INPUTS
+            }
+        else:
+            vision_encoder = inner_model(vision_encoder, Qwen3_5VisionEncoder)
+            inputs = ("pixel_values", "image_grid_thw", "token_ids", "vision_indices")
+            inputs = (*inputs, "padding_mask")
+            weightless["interleave_embeddings"] = "Qwen3_5InterleaveEmbeddings"
+        self._arguments["vision_encoder"] = vision_encoder
+        self.rotary_dim, self.rope_max_wavelength, self.rope_scaling_factor = rotary
+        self.window = keys.window
+        self.token_embedding = ReversibleEmbedding(
+            vocabulary_size, hidden_dim, tie_word_embeddings, random_normal(0.01)
+        )
+        self.vision_encoder = vision_encoder
+        blocks = list(blocks)
+        self.transformer_layers = Stack("transformer_layer_{}", blocks)
+        self.sequence_output_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
+        order = [f"transformer_layer_{i}" for i in range(len(blocks))]
+        order = ["token_embedding", *weightless, *order, "sequence_output_layernorm"]
+        if vision_encoder is not None:
+            order.insert(0, vision_encoder.name)
+        self.layout = Layout(  # type: ignore[misc]
+            weightless=weightless, inputs=inputs, order=order
+        )
+        self.cache_shapes = [
+            keys if block.linear_attn is None else block.linear_attn.state_shape()
+            for block in blocks
+        ]
+
+    def forward(
+        self,
+        token_ids: TokenIds,
+        padding_mask: PaddingMask | None = None,
+        pixel_values: PixelValues | None = None,
+        image_grid_thw: ImageGrid | None = None,
+        vision_indices: VisionIndices | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
+    ) -> torch.Tensor:
+        x = self.token_embedding(token_ids)
+        if self.vision_encoder is not None and pixel_values is not None and pixel_values.numel():
+            if image_grid_thw is None or vision_indices is None:
+                raise ValueError("pixel_values need image_grid_thw and vision_indices.")
+            tokens = self.vision_encoder(pixel_values, image_grid_thw)
+            x = interleave(x, tokens, vision_indices)
+        step = Step(x, padding_mask, cache, cache_update_index)
+        frequencies = rotary_frequencies(
+            self.rotary_dim, self.rope_max_wavelength, x.device, self.rope_scaling_factor
+        )
+        tables = rotary_tables(step.positions, frequencies, x.dtype)
+        mask = step.mask(self.window)
+        for i, layer in enumerate(self.transformer_layers):
+            x = layer(x, mask, tables, step, i)
+        return self.sequence_output_layernorm(x)
+
+
+class Qwen3_5Backbone(HybridDecoder):
+    """Decoder of Gated DeltaNets, and of attention where `layer_types` says `full_attention`; by
+    default that is every fourth layer.
+
+    With a `vision_encoder` the tokens of its `pixel_values` and `image_grid_thw` take the places
+    `vision_indices` in the rows of the text laid one after the other. As in KerasHub
+    `mrope_section` has no effect: images have the positions of text.
+
+    `token_ids` and `padding_mask` `[batch, length]`, `pixel_values`
+    `[images_batch, patches, temporal_patch_size, patch_size, patch_size, in_channels]`,
+    `image_grid_thw` `[images_batch, images, 3]` and `vision_indices` `[images_batch, tokens]` →
+    `[batch, length, hidden_dim]`.
+
+    Raises:
+        ValueError: unknown or too few `layer_types`; images that do not fit their grid or indices.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        layer_types: list[str] | None = None,
+        partial_rotary_factor: float = 0.25,
+        rope_max_wavelength: float = 10000,
+        rope_scaling_factor: float = 1.0,
+        layer_norm_epsilon: float = 1e-6,
+        dropout: float = 0.0,
+        tie_word_embeddings: bool = False,
+        sliding_window_size: int | None = 32768,
+        linear_num_key_heads: int = 16,
+        linear_num_value_heads: int = 32,
+        linear_key_head_dim: int = 128,
+        linear_value_head_dim: int = 128,
+        linear_conv_kernel_dim: int = 4,
+        vision_encoder: VisionEncoder = None,
+        mrope_section: list[int] | None = None,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        rotary_dim = int(head_dim * partial_rotary_factor)
+        mixers = mixers_of(
+            kinds_of_layers(num_layers, layer_types),
+            partial(
+                Qwen3_5Attention,
+                hidden_dim,
+                num_query_heads,
+                num_key_value_heads,
+                head_dim,
+                rotary_dim,
+                layer_norm_epsilon,
+                dropout,
+            ),
+            partial(
+                Qwen3_5GatedDeltaNet,
+                hidden_dim,
+                linear_num_key_heads,
+                linear_num_value_heads,
+                linear_key_head_dim,
+                linear_value_head_dim,
+                linear_conv_kernel_dim,
+                layer_norm_epsilon,
+                INIT,
+            ),
+        )
+        super().__init__(
+            vocabulary_size,
+            hidden_dim,
+            (
+                Qwen3_5TransformerDecoder(
+                    mixer, hidden_dim, intermediate_dim, layer_norm_epsilon, dropout
+                )
+                for mixer in mixers
+            ),
+            (rotary_dim, rope_max_wavelength, rope_scaling_factor),
+            KeyValueShape(num_key_value_heads, head_dim, sliding_window_size),
+            layer_norm_epsilon,
+            tie_word_embeddings,
+            vision_encoder,
+            dtype,
+            **options,
+        )
+
+
+def kinds_of_layers(num_layers: int, layer_types: list[str] | None) -> list[str]:
+    """`linear_attention` or `full_attention` for each layer."""
+    kinds = ["linear_attention", "full_attention"]
+    if layer_types is None:
+        return [kinds[(i + 1) % 4 == 0] for i in range(num_layers)]
+    if len(layer_types) < num_layers or not set(layer_types) <= set(kinds):
+        raise ValueError(
+            f"layer_types must be {num_layers} of {' and '.join(kinds)}, not {layer_types}."
+        )
+    return layer_types[:num_layers]
+
+
+def mixers_of(
+    kinds: Iterable[str],
+    attention: Callable[[], Qwen3_5Attention],
+    delta_net: Callable[[], Qwen3_5GatedDeltaNet],
+) -> list[Mixer]:
+    return [attention() if kind == "full_attention" else delta_net() for kind in kinds]

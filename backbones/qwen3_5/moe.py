@@ -1,0 +1,227 @@
+"""Qwen3.5 with a mixture of experts."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..backbone import BackboneOptions
+from ..layers.cache import KeyValueShape, Step
+from ..layers.core import Dense
+from ..layers.dtypes import DTypeLike
+from ..layers.layout import Layout
+from ..layers.routing import Routes, choose_experts, expert_weights
+from .backbone import (
+    INIT,
+    DecoderBlock,
+    HybridDecoder,
+    Mixer,
+    Qwen3_5Attention,
+    Qwen3_5LayerNorm,
+    Tables,
+    VisionEncoder,
+    kinds_of_layers,
+    mixers_of,
+)
+from .delta_net import Qwen3_5GatedDeltaNet
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class Qwen3_5MoeMLP(nn.Module):
+    """A gated feed-forward network."""
+
+    layout = Layout(
+        attributes={
+            "feedforward_gate_dense": "_feedforward_gate_dense",
+            "feedforward_intermediate_dense": "_feedforward_intermediate_dense",
+            "feedforward_output_dense": "_feedforward_output_dense",
+        },
+        built_on_call=True,
+    )
+
+    def __init__(self, hidden_dim: int, intermediate_dim: int) -> None:
+        super().__init__()
+
+        def project(inputs: int, outputs: int) -> Dense:
+            return Dense(inputs, outputs, use_bias=False, kernel_initializer=INIT)
+
+        self.feedforward_gate_dense = project(hidden_dim, intermediate_dim)
+        self.feedforward_intermediate_dense = project(hidden_dim, intermediate_dim)
+        self.feedforward_output_dense = project(intermediate_dim, hidden_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # The kernels of silu compute in float32 whatever the dtype.
+        gate = F.silu(self.feedforward_gate_dense(x))
+        return self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate)
+
+
+class Qwen3_5MoeExperts(nn.Module):
+    """Gated feed-forward networks; matrices are `[experts, in, out]`."""
+
+    def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
+        super().__init__()
+        self.gate_and_intermediate = expert_weights(
+            (num_experts, hidden_dim, 2 * intermediate_dim), INIT
+        )
+        self.output = expert_weights((num_experts, intermediate_dim, hidden_dim), INIT)
+
+    def forward(
+        self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
+        routes = Routes(experts, self.output.shape[0])
+        gate, x = routes.product(routes.rows(x), self.gate_and_intermediate).chunk(2, dim=-1)
+        return routes.tokens(routes.product(x * F.silu(gate), self.output), weights)
+
+
+class Qwen3_5MoeSparseMoeBlock(nn.Module):
+    """The networks of each token's `top_k` most probable experts, and one that all tokens share."""
+
+    layout = Layout(
+        attributes={
+            "router_gate": "_router_gate",
+            "experts": "expert_bank",
+            "shared_expert_gate": "_shared_expert_gate",
+        },
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        moe_intermediate_dim: int,
+        shared_expert_intermediate_size: int,
+        num_experts: int,
+        top_k: int,
+    ) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.router_gate = Dense(hidden_dim, num_experts, use_bias=False, kernel_initializer=INIT)
+        self.experts = Qwen3_5MoeExperts(num_experts, hidden_dim, moe_intermediate_dim)
+        self.shared_expert = Qwen3_5MoeMLP(hidden_dim, shared_expert_intermediate_size)
+        self.shared_expert_gate = Dense(hidden_dim, 1, use_bias=False, kernel_initializer=INIT)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(0, 1)
+        weights, experts = choose_experts(self.router_gate(tokens), self.top_k, normalize=True)
+        shared = self.shared_expert(x) * torch.sigmoid(self.shared_expert_gate(x))
+        return self.experts(tokens, experts, weights).view_as(x) + shared
+
+
+class Qwen3_5MoeTransformerDecoder(DecoderBlock):
+    def __init__(
+        self,
+        mixer: Mixer,
+        hidden_dim: int,
+        feed_forward: Qwen3_5MoeSparseMoeBlock,
+        epsilon: float,
+        dropout: float,
+    ) -> None:
+        super().__init__(mixer, hidden_dim, epsilon, dropout)
+        self.sparse_moe_block = feed_forward
+        self.post_attention_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, step: Step, index: int
+    ) -> torch.Tensor:
+        residual = self.mix(x, mask, tables, step, index)
+        return self.sparse_moe_block(self.post_attention_layernorm(residual)) + residual
+
+
+class Qwen3_5MoeBackbone(HybridDecoder):
+    """Qwen3.5's decoder with a mixture of experts for the feed-forward network.
+
+    The probabilities of a token's `top_k` experts are made to sum to one. The loss that balances
+    the experts, which KerasHub adds with `router_aux_loss_coefficient`, is the training loop's:
+    `load_balancing_loss`. Images, inputs and errors are `Qwen3_5Backbone`'s.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        hidden_dim: int,
+        moe_intermediate_dim: int,
+        shared_expert_intermediate_size: int,
+        num_experts: int,
+        top_k: int,
+        layer_types: list[str] | None = None,
+        partial_rotary_factor: float = 0.25,
+        rope_max_wavelength: float = 10000,
+        rope_scaling_factor: float = 1.0,
+        layer_norm_epsilon: float = 1e-6,
+        dropout: float = 0.0,
+        tie_word_embeddings: bool = False,
+        sliding_window_size: int | None = 32768,
+        linear_num_key_heads: int = 16,
+        linear_num_value_heads: int = 32,
+        linear_key_head_dim: int = 128,
+        linear_value_head_dim: int = 128,
+        linear_conv_kernel_dim: int = 4,
+        vision_encoder: VisionEncoder = None,
+        mrope_section: list[int] | None = None,
+        router_aux_loss_coefficient: float = 0.001,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        rotary_dim = int(head_dim * partial_rotary_factor)
+        mixers = mixers_of(
+            kinds_of_layers(num_layers, layer_types),
+            partial(
+                Qwen3_5Attention,
+                hidden_dim,
+                num_query_heads,
+                num_key_value_heads,
+                head_dim,
+                rotary_dim,
+                layer_norm_epsilon,
+                dropout,
+            ),
+            partial(
+                Qwen3_5GatedDeltaNet,
+                hidden_dim,
+                linear_num_key_heads,
+                linear_num_value_heads,
+                linear_key_head_dim,
+                linear_value_head_dim,
+                linear_conv_kernel_dim,
+                layer_norm_epsilon,
+                INIT,
+            ),
+        )
+
+        def feed_forward() -> Qwen3_5MoeSparseMoeBlock:
+            return Qwen3_5MoeSparseMoeBlock(
+                hidden_dim,
+                moe_intermediate_dim,
+                shared_expert_intermediate_size,
+                num_experts,
+                top_k,
+            )
+
+        super().__init__(
+            vocabulary_size,
+            hidden_dim,
+            (
+                Qwen3_5MoeTransformerDecoder(
+                    mixer, hidden_dim, feed_forward(), layer_norm_epsilon, dropout
+                )
+                for mixer in mixers
+            ),
+            (rotary_dim, rope_max_wavelength, rope_scaling_factor),
+            KeyValueShape(num_key_value_heads, head_dim, sliding_window_size),
+            layer_norm_epsilon,
+            tie_word_embeddings,
+            vision_encoder,
+            dtype,
+            **options,
+        )

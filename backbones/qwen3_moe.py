@@ -1,0 +1,307 @@
+"""Qwen3-MoE (arXiv:2505.09388)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.attention import attend, merge_heads, split_heads
+from .layers.cache import KeyValueShape, Past, Step
+from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
+from .layers.dtypes import DTypeLike
+from .layers.initializers import random_normal
+from .layers.layout import Layout, Stack
+from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.routing import Routes, choose_experts, expert_weights
+from .layers.transformer import head_dim as default_head_dim
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class Qwen3MoeLayerNorm(RMSNormalization):
+    """The RMS norm under its Keras name."""
+
+
+class Qwen3MoeAttention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    layout = Layout(
+        attributes={
+            "query": "_query_dense",
+            "query_dense_layernorm": "_query_dense_layer_norm",
+            "key": "_key_dense",
+            "key_dense_layernorm": "_key_dense_layer_norm",
+            "value": "_value_dense",
+            "attention_output": "_output_dense",
+            "dropout_layer": "_dropout_layer",
+            "attention_softmax": "_softmax",
+        },
+        weightless={
+            "attention_softmax": "Softmax",
+            "rotary_embedding_layer": "RotaryEmbedding",
+        },
+        unnamed=("dropout_layer", "rotary_embedding_layer"),
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.num_query_heads = num_query_heads
+        self.num_key_value_heads = num_key_value_heads
+        query, key_value = (num_query_heads, head_dim), (num_key_value_heads, head_dim)
+        init = random_normal(0.02)
+        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, kernel_initializer=init)
+        self.query_dense_layernorm = Qwen3MoeLayerNorm(head_dim, 1e-6)
+        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=init)
+        self.key_dense_layernorm = Qwen3MoeLayerNorm(head_dim, 1e-6)
+        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=init)
+        self.dropout_layer = Dropout(dropout)
+        self.attention_output = EinsumDense(
+            "bquh,uhm->bqm", query, hidden_dim, kernel_initializer=init
+        )
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        past: Past | None,
+    ) -> torch.Tensor:
+        q = self.query_dense_layernorm(split_heads(self.query(x), self.num_query_heads))
+        k = self.key_dense_layernorm(split_heads(self.key(x), self.num_key_value_heads))
+        v = split_heads(self.value(x), self.num_key_value_heads)
+        q, k = rotate(q, tables), rotate(k, tables)
+        if past is not None:
+            k, v = past.extend(k, v)
+        x = attend(q, k, v, mask, is_causal=mask is None)
+        return self.attention_output(self.dropout_layer(merge_heads(x)))
+
+
+class Qwen3MoeMLP(nn.Module):
+    """A gated feed-forward network."""
+
+    layout = Layout(
+        attributes={
+            "feedforward_intermediate_dense": "_feedforward_intermediate_dense",
+            "feedforward_gate_dense": "_feedforward_gate_dense",
+            "feedforward_output_dense": "_feedforward_output_dense",
+        },
+        built_on_call=True,
+    )
+
+    def __init__(self, hidden_dim: int, intermediate_dim: int) -> None:
+        super().__init__()
+        self.feedforward_intermediate_dense = Dense(hidden_dim, intermediate_dim, use_bias=False)
+        self.feedforward_gate_dense = Dense(hidden_dim, intermediate_dim, use_bias=False)
+        self.feedforward_output_dense = Dense(intermediate_dim, hidden_dim, use_bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # The kernels of silu compute in float32 whatever the dtype.
+        gate = F.silu(self.feedforward_gate_dense(x))
+        return self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate)
+
+
+class Qwen3MoeExperts(nn.Module):
+    """Gated feed-forward networks; matrices are `[experts, in, out]`."""
+
+    def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
+        super().__init__()
+        init = random_normal(0.02)
+        self.gate_and_intermediate = expert_weights(
+            (num_experts, hidden_dim, 2 * intermediate_dim), init
+        )
+        self.output = expert_weights((num_experts, intermediate_dim, hidden_dim), init)
+
+    def forward(
+        self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
+        routes = Routes(experts, self.output.shape[0])
+        gate, x = routes.product(routes.rows(x), self.gate_and_intermediate).chunk(2, dim=-1)
+        return routes.tokens(routes.product(x * F.silu(gate), self.output), weights)
+
+
+class Qwen3SparseMoeBlock(nn.Module):
+    """The feed-forward network of each token's `top_k` most probable experts."""
+
+    layout = Layout(
+        attributes={
+            "sparse_feedforward_gate_dense": "_sparse_feedforward_gate_dense",
+            "experts": "expert_bank",
+        },
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        moe_intermediate_dim: int,
+        num_experts: int,
+        top_k: int,
+        norm_top_k_prob: bool,
+    ) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.normalize = norm_top_k_prob
+        init = random_normal(0.02)
+        self.sparse_feedforward_gate_dense = Dense(
+            hidden_dim, num_experts, use_bias=False, kernel_initializer=init
+        )
+        self.experts = Qwen3MoeExperts(num_experts, hidden_dim, moe_intermediate_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(0, 1)
+        logits = self.sparse_feedforward_gate_dense(tokens)
+        weights, experts = choose_experts(logits, self.top_k, self.normalize)
+        return self.experts(tokens, experts, weights).view_as(x)
+
+
+class Qwen3MoeTransformerDecoder(nn.Module):
+    layout = Layout(
+        attributes={
+            "self_attention": "_self_attention_layer",
+            "self_attention_layernorm": "_self_attention_layernorm",
+            "self_attention_dropout": "_self_attention_dropout",
+            "feedforward_layernorm": "_feedforward_layernorm",
+        },
+        unnamed=("mlp",),
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        mlp: nn.Module,
+        layer_norm_epsilon: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.self_attention = Qwen3MoeAttention(
+            hidden_dim, num_query_heads, num_key_value_heads, head_dim, dropout
+        )
+        self.self_attention_layernorm = Qwen3MoeLayerNorm(hidden_dim, layer_norm_epsilon)
+        self.self_attention_dropout = Dropout(dropout)
+        self.mlp = mlp
+        self.feedforward_layernorm = Qwen3MoeLayerNorm(hidden_dim, layer_norm_epsilon)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        past: Past | None,
+    ) -> torch.Tensor:
+        residual = x
+        x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)
+        x = self.self_attention_dropout(x) + residual
+        return x + self.mlp(self.feedforward_layernorm(x))
+
+
+class Qwen3MoeBackbone(Backbone):
+    """Qwen3's decoder with a mixture of experts for the feed-forward network.
+
+    Every `decoder_sparse_step`-th layer has experts, unless it is one of `mlp_only_layers`. A query
+    sees `sliding_window_size` keys, itself included. (KerasHub's torch backend drops the window,
+    its other backends apply it.) As in KerasHub `layer_norm_epsilon` is not that of the norms on
+    queries and keys. The loss that balances the experts, which KerasHub adds with
+    `router_aux_loss_coefficient`, is the training loop's: `load_balancing_loss`.
+
+    `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        moe_intermediate_dim: int,
+        num_experts: int,
+        head_dim: int | None = None,
+        top_k: int = 4,
+        norm_top_k_prob: bool = False,
+        decoder_sparse_step: int = 1,
+        rope_max_wavelength: float = 10000,
+        rope_scaling_factor: float = 1.0,
+        layer_norm_epsilon: float = 1e-6,
+        dropout: float = 0,
+        dtype: DTypeLike = None,
+        tie_word_embeddings: bool = False,
+        sliding_window_size: int | None = 32768,
+        router_aux_loss_coefficient: float = 0.001,
+        mlp_only_layers: Sequence[int] = (),
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        self.head_dim = head_dim or default_head_dim(hidden_dim, num_query_heads)
+        self.rope_max_wavelength = rope_max_wavelength
+        self.rope_scaling_factor = rope_scaling_factor
+        self.window = sliding_window_size or None
+        self.cache_shapes = [
+            KeyValueShape(num_key_value_heads, self.head_dim, self.window)
+        ] * num_layers
+
+        def feed_forward(layer: int) -> nn.Module:
+            dense = num_experts == 0 or layer in (mlp_only_layers or ())
+            if dense or (layer + 1) % decoder_sparse_step:
+                return Qwen3MoeMLP(hidden_dim, intermediate_dim)
+            return Qwen3SparseMoeBlock(
+                hidden_dim, moe_intermediate_dim, num_experts, top_k, norm_top_k_prob
+            )
+
+        self.token_embedding = ReversibleEmbedding(
+            vocabulary_size, hidden_dim, tie_word_embeddings, random_normal(0.01)
+        )
+        self.transformer_layers = Stack(
+            "transformer_layer_{}",
+            (
+                Qwen3MoeTransformerDecoder(
+                    hidden_dim,
+                    num_query_heads,
+                    num_key_value_heads,
+                    self.head_dim,
+                    feed_forward(i),
+                    layer_norm_epsilon,
+                    dropout,
+                )
+                for i in range(num_layers)
+            ),
+        )
+        self.sequence_output_layernorm = Qwen3MoeLayerNorm(hidden_dim, layer_norm_epsilon)
+
+    def forward(
+        self,
+        token_ids: TokenIds,
+        padding_mask: PaddingMask | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
+    ) -> torch.Tensor:
+        x = self.token_embedding(token_ids)
+        step = Step(x, padding_mask, cache, cache_update_index)
+        frequencies = rotary_frequencies(
+            self.head_dim, self.rope_max_wavelength, x.device, self.rope_scaling_factor
+        )
+        tables = rotary_tables(step.positions, frequencies, x.dtype)
+        mask = step.mask(self.window)
+        for i, layer in enumerate(self.transformer_layers):
+            x = layer(x, mask, tables, step.past(i))
+        return self.sequence_output_layernorm(x)

@@ -1,0 +1,325 @@
+"""Qwen1.5-MoE and Qwen2-MoE (arXiv:2407.10671)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.attention import attend, merge_heads, split_heads
+from .layers.cache import KeyValueShape, Past, Step
+from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
+from .layers.dtypes import DTypeLike
+from .layers.initializers import Initializer, glorot_uniform, random_normal
+from .layers.layout import Layout, Stack
+from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.routing import Routes, choose_experts, expert_weights
+from .layers.transformer import head_dim
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class QwenMoeLayerNorm(RMSNormalization):
+    """The RMS norm under its Keras name."""
+
+
+class QwenLayerNorm(RMSNormalization):
+    """That of the end has another name."""
+
+
+class QwenMoeAttention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    layout = Layout(
+        attributes={
+            "query": "query_dense",
+            "key": "key_dense",
+            "value": "value_dense",
+            "attention_output": "_output_dense",
+            "dropout_layer": "_dropout_layer",
+            "attention_softmax": "_softmax",
+        },
+        weightless={
+            "attention_softmax": "Softmax",
+            "rotary_embedding_layer": "RotaryEmbedding",
+        },
+        unnamed=("dropout_layer", "rotary_embedding_layer"),
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.num_query_heads = num_query_heads
+        self.num_key_value_heads = num_key_value_heads
+        dim = head_dim(hidden_dim, num_query_heads)
+        query, key_value = (num_query_heads, dim), (num_key_value_heads, dim)
+        init = random_normal(0.02)
+        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, None, True, init)
+        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, None, True, init)
+        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, None, True, init)
+        self.dropout_layer = Dropout(dropout)
+        self.attention_output = EinsumDense(
+            "bquh,uhm->bqm", query, hidden_dim, kernel_initializer=init
+        )
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        past: Past | None,
+    ) -> torch.Tensor:
+        q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
+        k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
+        v = split_heads(self.value(x), self.num_key_value_heads)
+        if past is not None:
+            k, v = past.extend(k, v)
+        x = attend(q, k, v, mask, is_causal=mask is None)
+        return self.attention_output(self.dropout_layer(merge_heads(x)))
+
+
+class QwenMoeMLP(nn.Module):
+    """A gated feed-forward network."""
+
+    layout = Layout(
+        attributes={
+            "feedforward_intermediate_dense": "_feedforward_intermediate_dense",
+            "feedforward_gate_dense": "_feedforward_gate_dense",
+            "feedforward_output_dense": "_feedforward_output_dense",
+        },
+        built_on_call=True,
+    )
+
+    def __init__(
+        self, hidden_dim: int, intermediate_dim: int, initializer: Initializer = glorot_uniform
+    ) -> None:
+        super().__init__()
+        self.feedforward_intermediate_dense = Dense(
+            hidden_dim, intermediate_dim, use_bias=False, kernel_initializer=initializer
+        )
+        self.feedforward_gate_dense = Dense(
+            hidden_dim, intermediate_dim, use_bias=False, kernel_initializer=initializer
+        )
+        self.feedforward_output_dense = Dense(
+            intermediate_dim, hidden_dim, use_bias=False, kernel_initializer=initializer
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # The kernels of silu compute in float32 whatever the dtype.
+        gate = F.silu(self.feedforward_gate_dense(x))
+        return self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate)
+
+
+class QwenMoeExperts(nn.Module):
+    """Gated feed-forward networks; matrices are `[experts, in, out]`."""
+
+    def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
+        super().__init__()
+        init = random_normal(0.02)
+        self.gate_and_intermediate = expert_weights(
+            (num_experts, hidden_dim, 2 * intermediate_dim), init
+        )
+        self.output = expert_weights((num_experts, intermediate_dim, hidden_dim), init)
+
+    def forward(
+        self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
+        routes = Routes(experts, self.output.shape[0])
+        gate, x = routes.product(routes.rows(x), self.gate_and_intermediate).chunk(2, dim=-1)
+        return routes.tokens(routes.product(x * F.silu(gate), self.output), weights)
+
+
+class QwenSparseMoeBlock(nn.Module):
+    """The networks of each token's `top_k` most probable experts, and one that all tokens share."""
+
+    layout = Layout(
+        attributes={
+            "sparse_feedforward_gate_dense": "_sparse_feedforward_gate_dense",
+            "experts": "expert_bank",
+        },
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        moe_intermediate_dim: int,
+        shared_expert_intermediate_dim: int,
+        num_experts: int,
+        top_k: int,
+        norm_top_k_prob: bool,
+    ) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.normalize = norm_top_k_prob
+        init = random_normal(0.02)
+        self.sparse_feedforward_gate_dense = Dense(
+            hidden_dim, num_experts, use_bias=False, kernel_initializer=init
+        )
+        self.experts = QwenMoeExperts(num_experts, hidden_dim, moe_intermediate_dim)
+        self.shared_expert_dense = QwenMoeMLP(hidden_dim, shared_expert_intermediate_dim, init)
+        self.shared_expert_gate_dense = Dense(hidden_dim, 1, use_bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(0, 1)
+        logits = self.sparse_feedforward_gate_dense(tokens)
+        weights, experts = choose_experts(logits, self.top_k, self.normalize)
+        shared = self.shared_expert_dense(x) * torch.sigmoid(self.shared_expert_gate_dense(x))
+        return self.experts(tokens, experts, weights).view_as(x) + shared
+
+
+class QwenMoeTransformerDecoder(nn.Module):
+    layout = Layout(
+        attributes={
+            "self_attention": "_self_attention_layer",
+            "self_attention_layernorm": "_self_attention_layernorm",
+            "self_attention_dropout": "_self_attention_dropout",
+            "feedforward_layernorm": "_feedforward_layernorm",
+        },
+        unnamed=("mlp",),
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        mlp: nn.Module,
+        layer_norm_epsilon: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.self_attention = QwenMoeAttention(
+            hidden_dim, num_query_heads, num_key_value_heads, dropout
+        )
+        self.self_attention_layernorm = QwenMoeLayerNorm(hidden_dim, layer_norm_epsilon)
+        self.self_attention_dropout = Dropout(dropout)
+        self.mlp = mlp
+        self.feedforward_layernorm = QwenMoeLayerNorm(hidden_dim, layer_norm_epsilon)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        mask: torch.Tensor | None,
+        tables: tuple[torch.Tensor, torch.Tensor],
+        past: Past | None,
+    ) -> torch.Tensor:
+        residual = x
+        x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)
+        x = self.self_attention_dropout(x) + residual
+        return x + self.mlp(self.feedforward_layernorm(x))
+
+
+class QwenMoeBackbone(Backbone):
+    """Qwen's decoder with a mixture of experts for the feed-forward network.
+
+    With `use_sliding_window_attention` a query sees `sliding_window_size` keys, itself included. As
+    in KerasHub all layers are alike: with a `decoder_sparse_step` other than one, or with 0 among
+    `mlp_only_layers`, none has experts. The loss that balances the experts, which KerasHub adds
+    with `router_aux_loss_coefficient`, is the training loop's: `load_balancing_loss`. As in
+    KerasHub `output_router_logits` has no effect.
+
+    `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+    """
+
+    unsaved: ClassVar = {"router_aux_loss_coefficient": (0.001,)}
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        moe_intermediate_dim: int,
+        shared_expert_intermediate_dim: int,
+        num_experts: int,
+        top_k: int = 4,
+        norm_top_k_prob: bool = False,
+        decoder_sparse_step: int = 1,
+        rope_max_wavelength: float = 10000,
+        rope_scaling_factor: float = 1.0,
+        layer_norm_epsilon: float = 1e-6,
+        dropout: float = 0,
+        dtype: DTypeLike = None,
+        tie_word_embeddings: bool = False,
+        use_sliding_window_attention: bool = False,
+        sliding_window_size: int = 32768,
+        output_router_logits: bool = False,
+        router_aux_loss_coefficient: float = 0.001,
+        mlp_only_layers: Sequence[int] = (),
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        self.head_dim = head_dim(hidden_dim, num_query_heads)
+        self.rope_max_wavelength = rope_max_wavelength
+        self.rope_scaling_factor = rope_scaling_factor
+        self.window = sliding_window_size if use_sliding_window_attention else None
+        self.cache_shapes = [
+            KeyValueShape(num_key_value_heads, self.head_dim, self.window)
+        ] * num_layers
+        sparse = num_experts > 0 and decoder_sparse_step == 1 and 0 not in mlp_only_layers
+
+        def feed_forward() -> nn.Module:
+            if not sparse:
+                return QwenMoeMLP(hidden_dim, intermediate_dim)
+            return QwenSparseMoeBlock(
+                hidden_dim,
+                moe_intermediate_dim,
+                shared_expert_intermediate_dim,
+                num_experts,
+                top_k,
+                norm_top_k_prob,
+            )
+
+        self.token_embedding = ReversibleEmbedding(
+            vocabulary_size, hidden_dim, tie_word_embeddings, random_normal(0.01)
+        )
+        self.transformer_layers = Stack(
+            "transformer_layer_{}",
+            (
+                QwenMoeTransformerDecoder(
+                    hidden_dim,
+                    num_query_heads,
+                    num_key_value_heads,
+                    feed_forward(),
+                    layer_norm_epsilon,
+                    dropout,
+                )
+                for _ in range(num_layers)
+            ),
+        )
+        self.sequence_output_layernorm = QwenLayerNorm(hidden_dim, layer_norm_epsilon)
+
+    def forward(
+        self,
+        token_ids: TokenIds,
+        padding_mask: PaddingMask | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
+    ) -> torch.Tensor:
+        x = self.token_embedding(token_ids)
+        step = Step(x, padding_mask, cache, cache_update_index)
+        frequencies = rotary_frequencies(
+            self.head_dim, self.rope_max_wavelength, x.device, self.rope_scaling_factor
+        )
+        tables = rotary_tables(step.positions, frequencies, x.dtype)
+        mask = step.mask(self.window)
+        for i, layer in enumerate(self.transformer_layers):
+            x = layer(x, mask, tables, step.past(i))
+        return self.sequence_output_layernorm(x)

@@ -1,0 +1,162 @@
+"""RoFormer V2 (Su et al., 2021, arXiv:2104.09864; the second version is Su's, 2022)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import TokenIds
+from .layers.activations import ActivationLike
+from .layers.attention import attend_evenly, merge_heads, padding_mask_of, split_heads
+from .layers.core import Dense, Dropout, Embedding, ReversibleEmbedding, RMSNormalization
+from .layers.dtypes import DTypeLike
+from .layers.initializers import truncated_normal
+from .layers.layout import Layout, Stack
+from .layers.rotary import rotary_frequencies
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class RoformerNorm(RMSNormalization):
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, 1e-7)
+
+
+def rotate_pairs(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Turn `[batch, heads, length, dim]` by `[length, dim / 2]`; each even dimension is paired
+    with the next one.
+    """
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+
+
+class RoformerAttention(nn.Module):
+    layout = Layout(
+        attributes={
+            "q_dense_layer": "q_dense",
+            "k_dense_layer": "k_dense",
+            "v_dense_layer": "v_dense",
+            "o_dense_layer": "o_dense",
+        },
+        weightless={"rotary_embedding_layer": "RoformrPositionalEmbedding"},
+        unnamed=("rotary_embedding_layer",),
+        built_on_call=True,
+    )
+
+    def __init__(self, hidden_dim: int, num_heads: int, head_size: int, use_bias: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        inner_dim = num_heads * head_size
+        init = truncated_normal(0.02)
+        self.q_dense_layer = Dense(hidden_dim, inner_dim, None, use_bias, init)
+        self.k_dense_layer = Dense(hidden_dim, inner_dim, None, use_bias, init)
+        self.v_dense_layer = Dense(hidden_dim, inner_dim, None, use_bias, init)
+        self.o_dense_layer = Dense(inner_dim, inner_dim, None, use_bias, init)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+        q = rotate_pairs(split_heads(self.q_dense_layer(x), self.num_heads), angles)
+        k = rotate_pairs(split_heads(self.k_dense_layer(x), self.num_heads), angles)
+        v = split_heads(self.v_dense_layer(x), self.num_heads)
+        return self.o_dense_layer(merge_heads(attend_evenly(q, k, v, mask)))
+
+
+class RoformerV2Encoder(nn.Module):
+    layout = Layout(attributes={"self_attention_dropout": "dropout_layer"}, built_on_call=True)
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_heads: int,
+        head_size: int,
+        dropout: float,
+        activation: ActivationLike,
+        use_bias: bool,
+    ) -> None:
+        super().__init__()
+        init = truncated_normal(0.02)
+        self.attention_layer = RoformerAttention(hidden_dim, num_heads, head_size, use_bias)
+        self.self_attention_dropout = Dropout(dropout)
+        self.feedforward_intermediate_dense = Dense(
+            hidden_dim, intermediate_dim, activation, use_bias, init
+        )
+        self.feedforward_output_dense = Dense(intermediate_dim, hidden_dim, None, use_bias, init)
+        self.attention_norm = RoformerNorm(hidden_dim)
+        self.feedforward_norm = RoformerNorm(hidden_dim)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+        y = self.attention_layer(x, mask, angles)
+        x = self.attention_norm(x + self.self_attention_dropout(y))
+        y = self.feedforward_output_dense(self.feedforward_intermediate_dense(x))
+        return self.feedforward_norm(x + self.self_attention_dropout(y))
+
+
+class RoformerV2Backbone(Backbone):
+    """Encoder with rotary positions. Tokens with id 0 are padding.
+
+    `hidden_dim` must be `num_heads * head_size`.
+
+    `token_ids` and `segment_ids` `[batch, length]` → `[batch, length, hidden_dim]`.
+    """
+
+    layout = Layout(weightless={"embeddings_add": "Add"})
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        head_size: int,
+        use_bias: bool = False,
+        activation: ActivationLike = "relu",
+        dropout: float = 0.1,
+        num_segments: int = 2,
+        dtype: DTypeLike = None,
+        max_wavelength: float = 10000,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        self.head_size = head_size
+        self.max_wavelength = max_wavelength
+        init = truncated_normal(0.02)
+        self.token_embedding = ReversibleEmbedding(
+            vocabulary_size, hidden_dim, embeddings_initializer=init
+        )
+        self.segment_embedding = Embedding(num_segments, hidden_dim, init)
+        self.embeddings_layer_norm = RoformerNorm(hidden_dim)
+        self.embeddings_dropout = Dropout(dropout)
+        self.transformer_layers = Stack(
+            "transformer_layer_{}",
+            (
+                RoformerV2Encoder(
+                    hidden_dim,
+                    intermediate_dim,
+                    num_heads,
+                    head_size,
+                    dropout,
+                    activation,
+                    use_bias,
+                )
+                for _ in range(num_layers)
+            ),
+        )
+
+    def forward(self, token_ids: TokenIds, segment_ids: TokenIds | None = None) -> torch.Tensor:
+        if segment_ids is None:
+            segment_ids = torch.zeros_like(token_ids)
+        x = self.token_embedding(token_ids) + self.segment_embedding(segment_ids)
+        x = self.embeddings_dropout(self.embeddings_layer_norm(x))
+        positions = torch.arange(x.shape[1], device=x.device).float()
+        frequencies = rotary_frequencies(self.head_size, self.max_wavelength, x.device)
+        angles = torch.outer(positions, frequencies)
+        mask = padding_mask_of(token_ids)  # nonzero ids
+        for layer in self.transformer_layers:
+            x = layer(x, mask, angles)
+        return x

@@ -1,0 +1,255 @@
+"""T5 (Raffel et al., 2019, arXiv:1910.10683) and T5 1.1, Flan-T5."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from .layers.activations import ActivationLike
+from .layers.attention import attend_biased, causal_mask, hide, merge_heads, split_heads
+from .layers.core import Dense, Dropout, ReversibleEmbedding, RMSNormalization
+from .layers.dtypes import DTypeLike
+from .layers.initializers import random_normal, truncated_normal
+from .layers.layout import Layout, Stack
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+BUCKETS = 32
+MAX_DISTANCE = 128
+
+
+class T5LayerNorm(RMSNormalization):
+    pass
+
+
+class T5MultiHeadAttention(nn.Module):
+    """Attention without a scale; the positions come in as a bias on the scores."""
+
+    layout = Layout(weightless={"dropout_layer": "Dropout"}, unnamed=("dropout_layer",))
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        key_value_dim: int,
+        num_heads: int,
+        dropout: float,
+        is_decoder: bool,
+        use_relative_attention_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.is_decoder = is_decoder
+        inner_dim = num_heads * key_value_dim
+        init = random_normal(inner_dim**-0.5)
+        init_query = random_normal((inner_dim * key_value_dim) ** -0.5)
+        if use_relative_attention_bias:
+            self.relative_attention_bias = nn.Parameter(torch.empty(BUCKETS, num_heads))
+            init(self.relative_attention_bias, BUCKETS, num_heads)
+        self.query_projector = Dense(hidden_dim, inner_dim, None, False, init_query)
+        self.key_projector = Dense(hidden_dim, inner_dim, None, False, init)
+        self.value_projector = Dense(hidden_dim, inner_dim, None, False, init)
+        self.output_projector = Dense(inner_dim, hidden_dim, None, False, init)
+
+    def position_bias(self, length: int) -> torch.Tensor:
+        """`[1, heads, length, length]`, looked up by the buckets of the distances."""
+        positions = torch.arange(length, device=self.relative_attention_bias.device)
+        buckets = relative_buckets(positions - positions[:, None], not self.is_decoder)
+        return self.relative_attention_bias[buckets].permute(2, 0, 1)[None].float()
+
+    def forward(self, x: torch.Tensor, key_value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        q = split_heads(self.query_projector(x), self.num_heads)
+        k = split_heads(self.key_projector(key_value), self.num_heads)
+        v = split_heads(self.value_projector(key_value), self.num_heads)
+        dropout = self.dropout if self.training else 0.0
+        x = attend_biased(q, k, v, bias, scale=1.0, dropout=dropout)
+        return self.output_projector(merge_heads(x))
+
+
+def relative_buckets(distance: torch.Tensor, bidirectional: bool) -> torch.Tensor:
+    """Key position minus query position → bucket: exact when near, logarithmic when far."""
+    buckets, base = BUCKETS, torch.zeros_like(distance)
+    if bidirectional:
+        buckets //= 2
+        base = (distance > 0) * buckets
+        distance = distance.abs()
+    else:
+        distance = -distance.clamp(max=0)
+    exact = buckets // 2
+    # Below `exact` the logarithm is not used; the clamp keeps it finite.
+    ratio = torch.log(distance.clamp(min=1).float() / exact) / math.log(MAX_DISTANCE / exact)
+    far = exact + (ratio * (buckets - exact)).to(distance.dtype)
+    return base + torch.where(distance < exact, distance, far.clamp(max=buckets - 1))
+
+
+class T5TransformerLayer(nn.Module):
+    layout = Layout(
+        unnamed=(
+            "self_attention_layer_norm",
+            "self_attention_dropout",
+            "cross_attention_layer_norm",
+            "cross_attention_dropout",
+            "layer_norm",
+            "dropout_layer",
+        ),
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        intermediate_dim: int,
+        key_value_dim: int,
+        dropout: float,
+        activation: ActivationLike,
+        layer_norm_epsilon: float,
+        num_heads: int,
+        use_gated_activation: bool,
+        is_decoder: bool,
+        use_relative_attention_bias: bool,
+    ) -> None:
+        super().__init__()
+        attention = (hidden_dim, key_value_dim, num_heads, dropout, is_decoder)
+        self.self_attention = T5MultiHeadAttention(*attention, use_relative_attention_bias)
+        self.self_attention_layer_norm = T5LayerNorm(hidden_dim, layer_norm_epsilon)
+        self.self_attention_dropout = Dropout(dropout)
+        if is_decoder:
+            self.cross_attention = T5MultiHeadAttention(*attention)
+            self.cross_attention_layer_norm = T5LayerNorm(hidden_dim, layer_norm_epsilon)
+            self.cross_attention_dropout = Dropout(dropout)
+        wide, narrow = random_normal(hidden_dim**-0.5), random_normal(intermediate_dim**-0.5)
+        self.input_projector = Dense(hidden_dim, intermediate_dim, activation, False, wide)
+        self.gate_projector = (
+            Dense(hidden_dim, intermediate_dim, None, False, wide) if use_gated_activation else None
+        )
+        self.output_projector = Dense(intermediate_dim, hidden_dim, None, False, narrow)
+        self.layer_norm = T5LayerNorm(hidden_dim, layer_norm_epsilon)
+        self.dropout_layer = Dropout(dropout)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        bias: torch.Tensor,
+        encoder_output: torch.Tensor | None = None,
+        encoder_bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        y = self.self_attention_layer_norm(x)
+        x = x + self.self_attention_dropout(self.self_attention(y, y, bias))
+        if encoder_output is not None and encoder_bias is not None:
+            y = self.cross_attention_layer_norm(x)
+            y = self.cross_attention(y, encoder_output, encoder_bias)
+            x = x + self.cross_attention_dropout(y)
+        y = self.layer_norm(x)
+        if self.gate_projector is None:
+            y = self.input_projector(y)
+        else:
+            y = self.input_projector(y) * self.gate_projector(y)
+        return x + self.dropout_layer(self.output_projector(self.dropout_layer(y)))
+
+
+def position_bias(layers: Stack, length: int) -> torch.Tensor:
+    """That of the first layer, which all layers share."""
+    return cast(T5TransformerLayer, layers[0]).self_attention.position_bias(length)
+
+
+class T5Backbone(Backbone):
+    """Encoder-decoder with relative positions; both sides share the token embedding.
+
+    `encoder_token_ids`, `encoder_padding_mask` `[batch, encoder_length]`, `decoder_token_ids`,
+    `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output` and
+    `decoder_sequence_output`, with `hidden_dim` as last axis.
+    """
+
+    layout = Layout(
+        inputs=(
+            "decoder_token_ids",
+            "encoder_token_ids",
+            "encoder_padding_mask",
+            "decoder_padding_mask",
+        ),
+    )
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        key_value_dim: int | None = None,
+        dropout: float = 0.1,
+        activation: ActivationLike = "relu",
+        use_gated_activation: bool = True,
+        layer_norm_epsilon: float = 1e-6,
+        tie_embedding_weights: bool = True,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+
+        def layers(name: str, is_decoder: bool) -> Stack:
+            return Stack(
+                name,
+                (
+                    T5TransformerLayer(
+                        hidden_dim,
+                        intermediate_dim,
+                        key_value_dim or hidden_dim // num_heads,
+                        dropout,
+                        activation,
+                        layer_norm_epsilon,
+                        num_heads,
+                        use_gated_activation,
+                        is_decoder,
+                        use_relative_attention_bias=i == 0,
+                    )
+                    for i in range(num_layers)
+                ),
+            )
+
+        self.token_embedding = ReversibleEmbedding(
+            vocabulary_size,
+            hidden_dim,
+            tie_weights=tie_embedding_weights,
+            # KerasHub passes T5's deviation of 1.0 as the mean.
+            embeddings_initializer=truncated_normal(0.05, mean=1.0),
+        )
+        self.encoder_embedding_dropout = Dropout(dropout)
+        self.encoder_transformer_layers = layers("transformer_encoder_layer_{}", False)
+        self.encoder_output_layer_norm = T5LayerNorm(hidden_dim, layer_norm_epsilon)
+        self.decoder_embedding_dropout = Dropout(dropout)
+        self.encoder_output_dropout = Dropout(dropout)
+        self.decoder_transformer_layers = layers("transformer_decoder_layer_{}", True)
+        self.decoder_output_layer_norm = T5LayerNorm(hidden_dim, layer_norm_epsilon)
+        self.decoder_output_dropout = Dropout(dropout)
+
+    def forward(
+        self,
+        encoder_token_ids: EncoderTokenIds,
+        decoder_token_ids: TokenIds,
+        encoder_padding_mask: EncoderPaddingMask | None = None,
+        decoder_padding_mask: PaddingMask | None = None,
+    ) -> dict[str, torch.Tensor]:
+        x = self.encoder_embedding_dropout(self.token_embedding(encoder_token_ids))
+        if encoder_padding_mask is None:
+            encoder_padding_mask = torch.ones_like(encoder_token_ids)
+        hidden = hide(encoder_padding_mask.bool()[:, None, None, :])
+        bias = position_bias(self.encoder_transformer_layers, x.shape[1]) + hidden
+        for layer in self.encoder_transformer_layers:
+            x = layer(x, bias)
+        encoded = self.encoder_output_dropout(self.encoder_output_layer_norm(x))
+
+        x = self.decoder_embedding_dropout(self.token_embedding(decoder_token_ids))
+        visible = causal_mask(x.shape[1], x.device)
+        if decoder_padding_mask is not None:
+            visible = visible & decoder_padding_mask.bool()[:, None, None, :]
+        bias = position_bias(self.decoder_transformer_layers, x.shape[1]) + hide(visible)
+        for layer in self.decoder_transformer_layers:
+            x = layer(x, bias, encoded, hidden)
+        decoded = self.decoder_output_dropout(self.decoder_output_layer_norm(x))
+        return {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}

@@ -1,0 +1,446 @@
+"""T5Gemma (arXiv:2504.06225): an encoder and a decoder with the blocks of Gemma 2."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from .layers.activations import get_activation
+from .layers.attention import (
+    attend_biased,
+    attend_biased_soft_capped,
+    causal_mask,
+    hide,
+    merge_heads,
+    split_heads,
+)
+from .layers.core import (
+    Dense,
+    Dropout,
+    EinsumDense,
+    Embedding,
+    ReversibleEmbedding,
+    UnitRMSNormalization,
+)
+from .layers.dtypes import DTypeLike
+from .layers.initializers import random_normal
+from .layers.layout import Layout, Stack
+from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+LAYER_TYPES = ("sliding_attention", "full_attention")
+_PROJECTIONS = {
+    "query": "query_dense",
+    "key": "key_dense",
+    "value": "value_dense",
+    "attention_output": "output_dense",
+}
+
+
+class T5GemmaAttention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    layout = Layout(
+        attributes=_PROJECTIONS,
+        weightless={
+            "rotary_embedding": "RotaryEmbedding",
+            "dropout_layer": "Dropout",
+            "softmax": "Softmax",
+        },
+        unnamed=("dropout_layer", "softmax"),
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        key_value_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        query_pre_attn_scalar: float,
+        use_bias: bool,
+        initializer_range: float,
+        dropout: float,
+        logit_soft_cap: float | None,
+    ) -> None:
+        super().__init__()
+        self.num_query_heads = num_query_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.dropout = dropout
+        attend: Callable[..., torch.Tensor] = (
+            attend_biased
+            if logit_soft_cap is None
+            else functools.partial(attend_biased_soft_capped, soft_cap=logit_soft_cap)
+        )
+        self.attend = functools.partial(attend, scale=query_pre_attn_scalar**-0.5)
+        query, key_value = (num_query_heads, head_dim), (num_key_value_heads, head_dim)
+        options: dict[str, Any] = {
+            "use_bias": use_bias,
+            "kernel_initializer": random_normal(initializer_range),
+        }
+        self.query = EinsumDense("btd,dnh->btnh", hidden_dim, query, **options)
+        self.key = EinsumDense("bsd,dkh->bskh", key_value_dim, key_value, **options)
+        self.value = EinsumDense("bsd,dkh->bskh", key_value_dim, key_value, **options)
+        self.attention_output = EinsumDense("btnh,nhd->btd", query, hidden_dim, **options)
+
+    def forward(
+        self, x: torch.Tensor, bias: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
+        k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
+        v = split_heads(self.value(x), self.num_key_value_heads)
+        dropout = self.dropout if self.training else 0.0
+        return self.attention_output(merge_heads(self.attend(q, k, v, bias, dropout=dropout)))
+
+
+class T5GemmaCrossAttention(T5GemmaAttention):
+    """The same from the decoder to the encoder's output, without positions."""
+
+    layout = Layout(
+        class_name="T5GemmaAttention",
+        attributes=_PROJECTIONS,
+        weightless={"dropout_layer": "Dropout", "softmax": "Softmax"},
+        unnamed=("dropout_layer", "softmax"),
+        built_on_call=True,
+    )
+
+    def forward(  # type: ignore[override]
+        self, x: torch.Tensor, encoded: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        q = split_heads(self.query(x), self.num_query_heads)
+        k = split_heads(self.key(encoded), self.num_key_value_heads)
+        v = split_heads(self.value(encoded), self.num_key_value_heads)
+        dropout = self.dropout if self.training else 0.0
+        return self.attention_output(merge_heads(self.attend(q, k, v, bias, dropout=dropout)))
+
+
+class T5GemmaMLP(nn.Module):
+    layout = Layout(attributes={"mlp_dropout": "dropout"})
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        intermediate_dim: int,
+        activation: str,
+        dropout: float,
+        initializer_range: float,
+    ) -> None:
+        super().__init__()
+        init = random_normal(initializer_range)
+        self.activation = get_activation(activation)
+        self.gate_proj = Dense(hidden_dim, intermediate_dim, None, False, init)
+        self.up_proj = Dense(hidden_dim, intermediate_dim, None, False, init)
+        self.down_proj = Dense(intermediate_dim, hidden_dim, None, False, init)
+        self.mlp_dropout = Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.activation(self.gate_proj(x)) * self.up_proj(x)
+        return self.down_proj(self.mlp_dropout(x))
+
+
+class T5GemmaEncoderLayer(nn.Module):
+    layout = Layout(
+        attributes={
+            "self_attention": "self_attn",
+            "pre_self_attention_layernorm": "pre_self_attn_layernorm",
+            "post_self_attention_layernorm": "post_self_attn_layernorm",
+            "residual_dropout": "dropout",
+        },
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        self_attention: nn.Module,
+        mlp: T5GemmaMLP,
+        epsilon: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.self_attention = self_attention
+        self.pre_self_attention_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.post_self_attention_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.mlp = mlp
+        self.pre_feedforward_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.post_feedforward_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.residual_dropout = Dropout(dropout)
+
+    def forward(
+        self, x: torch.Tensor, bias: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        y = self.self_attention(self.pre_self_attention_layernorm(x), bias, tables)
+        x = x + self.residual_dropout(self.post_self_attention_layernorm(y))
+        y = self.mlp(self.pre_feedforward_layernorm(x))
+        return x + self.residual_dropout(self.post_feedforward_layernorm(y))
+
+
+class T5GemmaDecoderLayer(nn.Module):
+    layout = Layout(
+        attributes={
+            "self_attention": "self_attn",
+            "decoder_pre_self_attention_layernorm": "pre_self_attn_layernorm",
+            "decoder_post_self_attention_layernorm": "post_self_attn_layernorm",
+            "cross_attention": "cross_attn",
+            "decoder_pre_cross_attention_layernorm": "pre_cross_attn_layernorm",
+            "decoder_post_cross_attention_layernorm": "post_cross_attn_layernorm",
+            "decoder_pre_feedforward_layernorm": "pre_feedforward_layernorm",
+            "decoder_post_feedforward_layernorm": "post_feedforward_layernorm",
+            "decoder_residual_dropout": "dropout",
+        },
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        self_attention: T5GemmaAttention,
+        cross_attention: T5GemmaCrossAttention,
+        mlp: T5GemmaMLP,
+        epsilon: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.self_attention = self_attention
+        self.decoder_pre_self_attention_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.decoder_post_self_attention_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.cross_attention = cross_attention
+        self.decoder_pre_cross_attention_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.decoder_post_cross_attention_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.mlp = mlp
+        self.decoder_pre_feedforward_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.decoder_post_feedforward_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.decoder_residual_dropout = Dropout(dropout)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        encoded: torch.Tensor,
+        bias: torch.Tensor,
+        encoded_bias: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        y = self.self_attention(self.decoder_pre_self_attention_layernorm(x), bias, tables)
+        x = x + self.decoder_residual_dropout(self.decoder_post_self_attention_layernorm(y))
+        y = self.decoder_pre_cross_attention_layernorm(x)
+        y = self.cross_attention(y, encoded, encoded_bias)
+        x = x + self.decoder_residual_dropout(self.decoder_post_cross_attention_layernorm(y))
+        y = self.mlp(self.decoder_pre_feedforward_layernorm(x))
+        return x + self.decoder_residual_dropout(self.decoder_post_feedforward_layernorm(y))
+
+
+class T5GemmaBackbone(Backbone):
+    """Encoder-decoder whose sides may differ in all their sizes but the vocabulary.
+
+    The scores are divided by the root of `query_pre_attn_scalar`. As in KerasHub a decoder's
+    window holds `sliding_window` keys before the query, the encoder has no windows whatever its
+    `encoder_layer_types`, and `final_logit_softcapping` and `cross_attention_hidden_size` have no
+    effect.
+
+    `encoder_token_ids`, `encoder_padding_mask` `[batch, encoder_length]`, `decoder_token_ids`,
+    `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output`
+    `[batch, encoder_length, encoder_hidden_dim]` and `decoder_sequence_output`
+    `[batch, length, decoder_hidden_dim]`.
+
+    Raises:
+        ValueError: the layer types are of another number than the layers, or unknown, or there is
+            no `sliding_window` for them.
+    """
+
+    # The order in which KerasHub assigns its layers; the inputs have no attribute.
+    assigned_layers = (
+        "",
+        "token_embedding",
+        "decoder_token_embedding",
+        "encoder_layers",
+        "encoder_norm",
+        "encoder_dropout",
+        "decoder_layers",
+        "decoder_norm",
+        "decoder_dropout",
+    )
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        encoder_hidden_dim: int,
+        encoder_intermediate_dim: int,
+        encoder_num_layers: int,
+        encoder_num_attention_heads: int,
+        encoder_num_key_value_heads: int,
+        encoder_head_dim: int,
+        encoder_layer_types: Sequence[str],
+        decoder_hidden_dim: int,
+        decoder_intermediate_dim: int,
+        decoder_num_layers: int,
+        decoder_num_attention_heads: int,
+        decoder_num_key_value_heads: int,
+        decoder_head_dim: int,
+        decoder_layer_types: Sequence[str],
+        dropout_rate: float = 0.0,
+        rms_norm_eps: float = 1e-6,
+        query_pre_attn_scalar: float = 1.0,
+        attention_bias: bool = False,
+        hidden_activation: str = "gelu_approximate",
+        tie_word_embeddings: bool = True,
+        initializer_range: float = 0.02,
+        attention_dropout: float = 0.0,
+        sliding_window: int | None = None,
+        cross_attention_hidden_size: int | None = None,
+        attn_logit_softcapping: float | None = None,
+        final_logit_softcapping: float | None = None,
+        rope_max_wavelength: float = 10000.0,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        self._arguments["cross_attention_hidden_size"] = (
+            cross_attention_hidden_size or encoder_hidden_dim
+        )
+        check_layer_types(encoder_layer_types, encoder_num_layers, sliding_window)
+        check_layer_types(decoder_layer_types, decoder_num_layers, sliding_window)
+        self.layout = _layout(encoder_num_layers, decoder_num_layers)  # type: ignore[misc]
+        self.encoder_hidden_dim = encoder_hidden_dim
+        self.decoder_hidden_dim = decoder_hidden_dim
+        self.encoder_head_dim = encoder_head_dim
+        self.decoder_head_dim = decoder_head_dim
+        self.decoder_layer_types = decoder_layer_types
+        self.sliding_window = sliding_window
+        self.rope_max_wavelength = rope_max_wavelength
+        init = random_normal(initializer_range)
+
+        attention: dict[str, Any] = {
+            "query_pre_attn_scalar": query_pre_attn_scalar,
+            "use_bias": attention_bias,
+            "initializer_range": initializer_range,
+            "dropout": attention_dropout,
+            "logit_soft_cap": attn_logit_softcapping,
+        }
+        encoder_heads = (encoder_num_attention_heads, encoder_num_key_value_heads, encoder_head_dim)
+        decoder_heads = (decoder_num_attention_heads, decoder_num_key_value_heads, decoder_head_dim)
+        mlp = (hidden_activation, dropout_rate, initializer_range)
+
+        self.encoder_token_embedding = Embedding(vocabulary_size, encoder_hidden_dim, init)
+        self.encoder_dropout = Dropout(dropout_rate)
+        self.encoder_layers = Stack(
+            "encoder_layer_{}",
+            (
+                T5GemmaEncoderLayer(
+                    encoder_hidden_dim,
+                    T5GemmaAttention(
+                        encoder_hidden_dim, encoder_hidden_dim, *encoder_heads, **attention
+                    ),
+                    T5GemmaMLP(encoder_hidden_dim, encoder_intermediate_dim, *mlp),
+                    rms_norm_eps,
+                    dropout_rate,
+                )
+                for _ in range(encoder_num_layers)
+            ),
+        )
+        self.encoder_norm = UnitRMSNormalization(encoder_hidden_dim, rms_norm_eps)
+        self.decoder_token_embedding = ReversibleEmbedding(
+            vocabulary_size, decoder_hidden_dim, tie_word_embeddings, init
+        )
+        self.decoder_dropout = Dropout(dropout_rate)
+        self.decoder_layers = Stack(
+            "decoder_layer_{}",
+            (
+                T5GemmaDecoderLayer(
+                    decoder_hidden_dim,
+                    T5GemmaAttention(
+                        decoder_hidden_dim, decoder_hidden_dim, *decoder_heads, **attention
+                    ),
+                    T5GemmaCrossAttention(
+                        decoder_hidden_dim, encoder_hidden_dim, *decoder_heads, **attention
+                    ),
+                    T5GemmaMLP(decoder_hidden_dim, decoder_intermediate_dim, *mlp),
+                    rms_norm_eps,
+                    dropout_rate,
+                )
+                for _ in range(decoder_num_layers)
+            ),
+        )
+        self.decoder_norm = UnitRMSNormalization(decoder_hidden_dim, rms_norm_eps)
+
+    if not TYPE_CHECKING:
+
+        @property
+        def token_embedding(self) -> Embedding:
+            """The encoder's."""
+            return self.encoder_token_embedding
+
+    def forward(
+        self,
+        encoder_token_ids: EncoderTokenIds,
+        decoder_token_ids: TokenIds,
+        encoder_padding_mask: EncoderPaddingMask | None = None,
+        decoder_padding_mask: PaddingMask | None = None,
+    ) -> dict[str, torch.Tensor]:
+        x = self.encoder_token_embedding(encoder_token_ids)
+        # The factor is rounded to the dtype of the embeddings, as in the original weights' code.
+        x = x * torch.tensor(self.encoder_hidden_dim**0.5, dtype=x.dtype, device=x.device)
+        x = self.encoder_dropout(x)
+        if encoder_padding_mask is None:
+            encoder_padding_mask = torch.ones_like(encoder_token_ids)
+        encoded_bias = hide(encoder_padding_mask.bool()[:, None, None, :])
+        tables = self._rotary_tables(x, self.encoder_head_dim)
+        for layer in self.encoder_layers:
+            x = layer(x, encoded_bias, tables)
+        encoded = self.encoder_dropout(self.encoder_norm(x))
+
+        x = self.decoder_token_embedding(decoder_token_ids)
+        x = x * torch.tensor(self.decoder_hidden_dim**0.5, dtype=x.dtype, device=x.device)
+        x = self.decoder_dropout(x)
+        if decoder_padding_mask is None:
+            decoder_padding_mask = torch.ones_like(decoder_token_ids)
+        padding = decoder_padding_mask.bool()[:, None, None, :]
+        biases = {"full_attention": hide(causal_mask(x.shape[1], x.device) & padding)}
+        if self.sliding_window is not None:
+            window = causal_mask(x.shape[1], x.device, self.sliding_window + 1)
+            biases["sliding_attention"] = hide(window & padding)
+        tables = self._rotary_tables(x, self.decoder_head_dim)
+        for layer, kind in zip(self.decoder_layers, self.decoder_layer_types):
+            x = layer(x, encoded, biases[kind], encoded_bias, tables)
+        decoded = self.decoder_dropout(self.decoder_norm(x))
+        return {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
+
+    def _rotary_tables(self, x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        frequencies = rotary_frequencies(dim, self.rope_max_wavelength, x.device)
+        return rotary_tables(x.shape[1], frequencies, x.dtype)
+
+
+def check_layer_types(layer_types: Sequence[str], count: int, window: int | None) -> None:
+    if len(layer_types) != count or any(kind not in LAYER_TYPES for kind in layer_types):
+        raise ValueError(
+            f"The layer types must be {count} of {' or '.join(LAYER_TYPES)}, not {layer_types!r}."
+        )
+    if window is None and "sliding_attention" in layer_types:
+        raise ValueError("Layers of type sliding_attention need a sliding_window.")
+
+
+def _layout(encoder_num_layers: int, decoder_num_layers: int) -> Layout:
+    """Keras sorts the layers by their distance from the last one, and of two at the same distance
+    takes the decoder's first: its embedding stands before the last layer of the encoder.
+    """
+    encoder = [f"encoder_layer_{i}" for i in range(encoder_num_layers)]
+    decoder = [f"decoder_layer_{i}" for i in range(decoder_num_layers)]
+    second, third = "encoder_padding_mask", "decoder_token_ids"
+    if encoder_num_layers == 1:
+        second, third = third, second
+    return Layout(
+        attributes={"encoder_token_embedding": "token_embedding"},
+        unnamed=("encoder_dropout", "encoder_norm", "decoder_dropout", "decoder_norm"),
+        inputs=("encoder_token_ids", second, third, "decoder_padding_mask"),
+        order=(
+            *("encoder_token_embedding", "encoder_dropout", *encoder[:-1]),
+            *("decoder_token_embedding", *encoder[-1:], "encoder_norm", "decoder_dropout"),
+            *(*decoder, "decoder_norm"),
+        ),
+    )

@@ -1,0 +1,443 @@
+"""T5Gemma 2 (arXiv:2512.14856): an encoder and a decoder with the blocks of Gemma 3."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+
+from .backbone import Backbone, BackboneOptions, inner_model
+from .gemma3 import Gemma3VisionEncoder
+from .gemma3.backbone import GLOBAL_WAVELENGTH, VISION_INPUTS, VisionIndices
+from .gemma3.vision import ImagesOfRows, interleave
+from .inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from .layers.attention import (
+    attend_biased,
+    attend_biased_soft_capped,
+    causal_mask,
+    hide,
+    merge_heads,
+    split_heads,
+)
+from .layers.core import Dropout, EinsumDense, Embedding, ReversibleEmbedding, UnitRMSNormalization
+from .layers.dtypes import DTypeLike
+from .layers.initializers import random_normal
+from .layers.layout import Layout, Stack
+from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .t5_gemma import T5GemmaEncoderLayer, T5GemmaMLP, check_layer_types
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Tables = tuple[torch.Tensor, torch.Tensor]
+
+
+class T5Gemma2Attention(nn.Module):
+    """Grouped-query attention with rotary positions and normed queries and keys."""
+
+    layout = Layout(
+        attributes={
+            "query": "query_dense",
+            "key": "key_dense",
+            "value": "value_dense",
+            "attention_output": "output_dense",
+        },
+        weightless={
+            "rotary_embedding": "RotaryEmbedding",
+            "dropout_layer": "Dropout",
+            "softmax": "Softmax",
+        },
+        unnamed=("dropout_layer", "softmax"),
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        query_pre_attn_scalar: float,
+        use_bias: bool,
+        initializer_range: float,
+        dropout: float,
+        logit_soft_cap: float | None,
+        use_query_key_norm: bool,
+        epsilon: float,
+    ) -> None:
+        super().__init__()
+        self.num_query_heads = num_query_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.dropout = dropout
+        attend: Callable[..., torch.Tensor] = (
+            attend_biased
+            if logit_soft_cap is None
+            else functools.partial(attend_biased_soft_capped, soft_cap=logit_soft_cap)
+        )
+        self.attend = functools.partial(attend, scale=query_pre_attn_scalar**-0.5)
+        query, key_value = (num_query_heads, head_dim), (num_key_value_heads, head_dim)
+        options: dict[str, Any] = {
+            "use_bias": use_bias,
+            "kernel_initializer": random_normal(initializer_range),
+        }
+        self.query = EinsumDense("btd,dnh->btnh", hidden_dim, query, **options)
+        self.key = EinsumDense("bsd,dkh->bskh", hidden_dim, key_value, **options)
+        self.value = EinsumDense("bsd,dkh->bskh", hidden_dim, key_value, **options)
+        self.attention_output = EinsumDense("btnh,nhd->btd", query, hidden_dim, **options)
+        self.query_norm = UnitRMSNormalization(head_dim, epsilon) if use_query_key_norm else None
+        self.key_norm = UnitRMSNormalization(head_dim, epsilon) if use_query_key_norm else None
+
+    def queries(self, x: torch.Tensor) -> torch.Tensor:
+        q = split_heads(self.query(x), self.num_query_heads)
+        return q if self.query_norm is None else self.query_norm(q)
+
+    def keys(self, x: torch.Tensor) -> torch.Tensor:
+        k = split_heads(self.key(x), self.num_key_value_heads)
+        return k if self.key_norm is None else self.key_norm(k)
+
+    def values(self, x: torch.Tensor) -> torch.Tensor:
+        return split_heads(self.value(x), self.num_key_value_heads)
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor, tables: Tables) -> torch.Tensor:
+        q, k = rotate(self.queries(x), tables), rotate(self.keys(x), tables)
+        dropout = self.dropout if self.training else 0.0
+        x = self.attend(q, k, self.values(x), bias, dropout=dropout)
+        return self.attention_output(merge_heads(x))
+
+
+class T5Gemma2MergedAttention(T5Gemma2Attention):
+    """Self- and cross-attention in one: the keys of both sides share projections and a softmax."""
+
+    def forward(  # type: ignore[override]
+        self, x: torch.Tensor, encoded: torch.Tensor, bias: torch.Tensor, tables: Tables
+    ) -> torch.Tensor:
+        """`bias` is that of the decoder's keys, then of the encoder's, which have no positions."""
+        q = rotate(self.queries(x), tables)
+        k = torch.cat((rotate(self.keys(x), tables), self.keys(encoded)), dim=2)
+        v = torch.cat((self.values(x), self.values(encoded)), dim=2)
+        dropout = self.dropout if self.training else 0.0
+        return self.attention_output(merge_heads(self.attend(q, k, v, bias, dropout=dropout)))
+
+
+class T5Gemma2MLP(T5GemmaMLP):
+    """As T5Gemma's, under its Keras name."""
+
+
+class T5Gemma2EncoderLayer(T5GemmaEncoderLayer):
+    """As T5Gemma's, under its Keras name."""
+
+
+class T5Gemma2DecoderLayer(nn.Module):
+    layout = Layout(
+        attributes={
+            "merged_attention": "merged_attn",
+            "decoder_pre_self_attention_layernorm": "pre_self_attn_layernorm",
+            "decoder_post_self_attention_layernorm": "post_self_attn_layernorm",
+            "decoder_pre_feedforward_layernorm": "pre_feedforward_layernorm",
+            "decoder_post_feedforward_layernorm": "post_feedforward_layernorm",
+            "decoder_residual_dropout": "dropout",
+        },
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        merged_attention: T5Gemma2MergedAttention,
+        mlp: T5Gemma2MLP,
+        epsilon: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.merged_attention = merged_attention
+        self.decoder_pre_self_attention_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.decoder_post_self_attention_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.mlp = mlp
+        self.decoder_pre_feedforward_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.decoder_post_feedforward_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
+        self.decoder_residual_dropout = Dropout(dropout)
+
+    def forward(
+        self, x: torch.Tensor, encoded: torch.Tensor, bias: torch.Tensor, tables: Tables
+    ) -> torch.Tensor:
+        y = self.decoder_pre_self_attention_layernorm(x)
+        y = self.merged_attention(y, encoded, bias, tables)
+        x = x + self.decoder_residual_dropout(self.decoder_post_self_attention_layernorm(y))
+        y = self.mlp(self.decoder_pre_feedforward_layernorm(x))
+        return x + self.decoder_residual_dropout(self.decoder_post_feedforward_layernorm(y))
+
+
+class T5Gemma2Backbone(Backbone):
+    """Encoder-decoder whose sides have one width; the encoder may see images.
+
+    The scores are divided by the root of `query_pre_attn_scalar`. The wavelengths given are those
+    of layers with windows, the scaling factors those of the others; the encoder's are by default
+    the decoder's. With a `vision_encoder` the token `eoi_token_index` (the end of an image) has
+    vectors of its own, which are not scaled. As in KerasHub `final_logit_softcapping` and
+    `cross_attention_hidden_size` have no effect.
+
+    `encoder_token_ids`, `encoder_padding_mask` `[batch, encoder_length]`, `decoder_token_ids`,
+    `decoder_padding_mask` `[batch, length]`, `images`
+    `[batch, images, image_size, image_size, 3]`, `vision_indices` `[batch, images · tokens]` →
+    `encoder_sequence_output` and `decoder_sequence_output`, with the width as last axis.
+
+    Raises:
+        ValueError: the sides differ in width; the layer types are of another number than the
+            layers, or unknown, or there is no `sliding_window` for them; images without indices.
+    """
+
+    unsaved: ClassVar = {"vision_encoder": (None,)}
+    # The order in which KerasHub assigns its layers; the inputs have no attribute.
+    assigned_layers = (
+        "",
+        "vision_encoder",
+        "token_embedding",
+        "decoder_token_embedding",
+        "interleave_embeddings",
+        "encoder_layers",
+        "encoder_norm",
+        "encoder_dropout",
+        "decoder_layers",
+        "decoder_norm",
+        "decoder_dropout",
+    )
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        encoder_hidden_dim: int,
+        encoder_intermediate_dim: int,
+        encoder_num_layers: int,
+        encoder_num_attention_heads: int,
+        encoder_num_key_value_heads: int,
+        encoder_head_dim: int,
+        encoder_layer_types: Sequence[str],
+        decoder_hidden_dim: int,
+        decoder_intermediate_dim: int,
+        decoder_num_layers: int,
+        decoder_num_attention_heads: int,
+        decoder_num_key_value_heads: int,
+        decoder_head_dim: int,
+        decoder_layer_types: Sequence[str],
+        dropout_rate: float = 0.0,
+        rms_norm_eps: float = 1e-6,
+        query_pre_attn_scalar: float = 1.0,
+        attention_bias: bool = False,
+        hidden_activation: str = "gelu_approximate",
+        tie_word_embeddings: bool = True,
+        initializer_range: float = 0.02,
+        attention_dropout: float = 0.0,
+        sliding_window: int | None = None,
+        cross_attention_hidden_size: int | None = None,
+        attn_logit_softcapping: float | None = None,
+        final_logit_softcapping: float | None = None,
+        rope_max_wavelength: float = 10000.0,
+        global_rope_scaling_factor: float = 1.0,
+        encoder_rope_max_wavelength: float | None = None,
+        encoder_global_rope_scaling_factor: float | None = None,
+        use_query_key_norm: bool = True,
+        vision_encoder: Gemma3VisionEncoder | Mapping[str, Any] | None = None,
+        eoi_token_index: int = 256000,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        self.vision_encoder: Gemma3VisionEncoder | None = None
+        if vision_encoder is not None:
+            self.vision_encoder = inner_model(vision_encoder, Gemma3VisionEncoder)
+        self._arguments["vision_encoder"] = self.vision_encoder
+        self._arguments["cross_attention_hidden_size"] = (
+            cross_attention_hidden_size or encoder_hidden_dim
+        )
+        if encoder_hidden_dim != decoder_hidden_dim:
+            raise ValueError(
+                f"encoder_hidden_dim={encoder_hidden_dim} and decoder_hidden_dim="
+                f"{decoder_hidden_dim} differ, but both go through the same projections."
+            )
+        check_layer_types(encoder_layer_types, encoder_num_layers, sliding_window)
+        check_layer_types(decoder_layer_types, decoder_num_layers, sliding_window)
+        self.layout = _layout(  # type: ignore[misc]
+            encoder_num_layers,
+            decoder_num_layers,
+            None if self.vision_encoder is None else self.vision_encoder.name,
+        )
+        self.hidden_dim = encoder_hidden_dim
+        self.encoder_head_dim = encoder_head_dim
+        self.decoder_head_dim = decoder_head_dim
+        self.encoder_layer_types = encoder_layer_types
+        self.decoder_layer_types = decoder_layer_types
+        self.window = sliding_window
+        self.eoi_token_index = eoi_token_index
+        # Wavelength of layers with windows, and scaling factor of the others.
+        self.decoder_rotary = (rope_max_wavelength, global_rope_scaling_factor)
+        self.encoder_rotary = (
+            rope_max_wavelength
+            if encoder_rope_max_wavelength is None
+            else encoder_rope_max_wavelength,
+            global_rope_scaling_factor
+            if encoder_global_rope_scaling_factor is None
+            else encoder_global_rope_scaling_factor,
+        )
+        init = random_normal(initializer_range)
+        attention: dict[str, Any] = {
+            "query_pre_attn_scalar": query_pre_attn_scalar,
+            "use_bias": attention_bias,
+            "initializer_range": initializer_range,
+            "dropout": attention_dropout,
+            "logit_soft_cap": attn_logit_softcapping,
+            "use_query_key_norm": use_query_key_norm,
+            "epsilon": rms_norm_eps,
+        }
+        encoder_heads = (encoder_num_attention_heads, encoder_num_key_value_heads, encoder_head_dim)
+        decoder_heads = (decoder_num_attention_heads, decoder_num_key_value_heads, decoder_head_dim)
+        mlp = (hidden_activation, dropout_rate, initializer_range)
+
+        self.encoder_token_embedding = Embedding(vocabulary_size, encoder_hidden_dim, init)
+        if self.vision_encoder is None:
+            self._inputs = {  # type: ignore[misc]
+                name: spec for name, spec in self._inputs.items() if name not in VISION_INPUTS
+            }
+        else:
+            self.encoder_eoi_embedding = nn.Parameter(torch.zeros(encoder_hidden_dim))
+            self.decoder_eoi_embedding = nn.Parameter(torch.zeros(decoder_hidden_dim))
+        self.encoder_dropout = Dropout(dropout_rate)
+        self.encoder_layers = Stack(
+            "encoder_layer_{}",
+            (
+                T5Gemma2EncoderLayer(
+                    encoder_hidden_dim,
+                    T5Gemma2Attention(encoder_hidden_dim, *encoder_heads, **attention),
+                    T5Gemma2MLP(encoder_hidden_dim, encoder_intermediate_dim, *mlp),
+                    rms_norm_eps,
+                    dropout_rate,
+                )
+                for _ in range(encoder_num_layers)
+            ),
+        )
+        self.encoder_norm = UnitRMSNormalization(encoder_hidden_dim, rms_norm_eps)
+        self.decoder_token_embedding = ReversibleEmbedding(
+            vocabulary_size, decoder_hidden_dim, tie_word_embeddings, init
+        )
+        self.decoder_dropout = Dropout(dropout_rate)
+        self.decoder_layers = Stack(
+            "decoder_layer_{}",
+            (
+                T5Gemma2DecoderLayer(
+                    decoder_hidden_dim,
+                    T5Gemma2MergedAttention(decoder_hidden_dim, *decoder_heads, **attention),
+                    T5Gemma2MLP(decoder_hidden_dim, decoder_intermediate_dim, *mlp),
+                    rms_norm_eps,
+                    dropout_rate,
+                )
+                for _ in range(decoder_num_layers)
+            ),
+        )
+        self.decoder_norm = UnitRMSNormalization(decoder_hidden_dim, rms_norm_eps)
+
+    if not TYPE_CHECKING:
+
+        @property
+        def token_embedding(self) -> Embedding:
+            """The encoder's."""
+            return self.encoder_token_embedding
+
+    def forward(
+        self,
+        encoder_token_ids: EncoderTokenIds,
+        decoder_token_ids: TokenIds,
+        encoder_padding_mask: EncoderPaddingMask | None = None,
+        decoder_padding_mask: PaddingMask | None = None,
+        images: ImagesOfRows | None = None,
+        vision_indices: VisionIndices | None = None,
+    ) -> dict[str, torch.Tensor]:
+        x = self.encoder_token_embedding(encoder_token_ids)
+        # The factor is rounded to the dtype of the embeddings, as in the original weights' code.
+        x = x * torch.tensor(self.hidden_dim**0.5, dtype=x.dtype, device=x.device)
+        if self.vision_encoder is not None:
+            ends = (encoder_token_ids == self.eoi_token_index)[..., None]
+            x = torch.where(ends, self.encoder_eoi_embedding.to(x.dtype), x)
+            if images is not None:
+                if vision_indices is None:
+                    raise ValueError("images need vision_indices.")
+                tokens = self.vision_encoder(images).unflatten(0, images.shape[:2]).flatten(1, 2)
+                x = interleave(x, tokens, vision_indices)
+        x = self.encoder_dropout(x)
+        if encoder_padding_mask is None:
+            encoder_padding_mask = torch.ones_like(encoder_token_ids)
+        encoded_bias = hide(encoder_padding_mask.bool()[:, None, None, :])
+        biases = {"full_attention": encoded_bias}
+        if self.window is not None:
+            outside = hide(centered_window(x.shape[1], self.window, x.device))
+            biases["sliding_attention"] = encoded_bias + outside
+        tables = _tables(x, self.encoder_head_dim, *self.encoder_rotary)
+        for layer, kind in zip(self.encoder_layers, self.encoder_layer_types):
+            x = layer(x, biases[kind], tables[kind])
+        encoded = self.encoder_dropout(self.encoder_norm(x))
+
+        x = self.decoder_token_embedding(decoder_token_ids)
+        x = x * torch.tensor(self.hidden_dim**0.5, dtype=x.dtype, device=x.device)
+        if self.vision_encoder is not None:
+            ends = (decoder_token_ids == self.eoi_token_index)[..., None]
+            x = torch.where(ends, self.decoder_eoi_embedding.to(x.dtype), x)
+        x = self.decoder_dropout(x)
+        if decoder_padding_mask is None:
+            decoder_padding_mask = torch.ones_like(decoder_token_ids)
+        padding = decoder_padding_mask.bool()[:, None, None, :]
+        encoded_bias = encoded_bias.expand(-1, -1, x.shape[1], -1)
+        visible = causal_mask(x.shape[1], x.device) & padding
+        biases = {"full_attention": torch.cat((hide(visible), encoded_bias), dim=-1)}
+        if self.window is not None:
+            visible = causal_mask(x.shape[1], x.device, self.window) & padding
+            biases["sliding_attention"] = torch.cat((hide(visible), encoded_bias), dim=-1)
+        tables = _tables(x, self.decoder_head_dim, *self.decoder_rotary)
+        for layer, kind in zip(self.decoder_layers, self.decoder_layer_types):
+            x = layer(x, encoded, biases[kind], tables[kind])
+        decoded = self.decoder_dropout(self.decoder_norm(x))
+        return {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
+
+
+def centered_window(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """Which keys each query sees, `[length, length]`: of an even window one more lies after it."""
+    positions = torch.arange(length, device=device)
+    distance = positions[:, None] - positions
+    return (distance < (window + 1) // 2) & (-distance < window // 2 + 1)
+
+
+def _tables(x: torch.Tensor, dim: int, wavelength: float, factor: float) -> dict[str, Tables]:
+    """Rotary tables for each type of layer."""
+    frequencies = {
+        "sliding_attention": rotary_frequencies(dim, wavelength, x.device),
+        "full_attention": rotary_frequencies(dim, GLOBAL_WAVELENGTH, x.device, factor),
+    }
+    return {kind: rotary_tables(x.shape[1], f, x.dtype) for kind, f in frequencies.items()}
+
+
+def _layout(encoder_num_layers: int, decoder_num_layers: int, vision_encoder: str | None) -> Layout:
+    """Keras sorts layers and inputs by their distance from the last layer, and of two at the same
+    distance takes the decoder's first. The distances here are those from the decoder's first.
+    """
+    n = encoder_num_layers
+    ids, embedding = (4, 3) if vision_encoder is None else (8, 5)
+    inputs = {"decoder_token_ids": ids, "encoder_token_ids": n + 9}
+    layers = {"decoder_token_embedding": embedding, "encoder_token_embedding": n + 8}
+    weightless: dict[str, str] = {}
+    if vision_encoder is not None:
+        inputs |= {"images": n + 6, "vision_indices": n + 5}
+        layers |= {vision_encoder: n + 5}
+        weightless = {"interleave_embeddings": "Gemma3InterleaveEmbeddings"}
+    inputs |= {"encoder_padding_mask": n + 3, "decoder_padding_mask": 1}
+    layers |= {"interleave_embeddings": n + 4, "encoder_dropout": n + 3}
+    layers |= {f"encoder_layer_{i}": n + 2 - i for i in range(n)}
+    layers |= {"encoder_norm": 2, "decoder_dropout": 1}
+    layers |= {f"decoder_layer_{i}": -i for i in range(decoder_num_layers)}
+    layers |= {"decoder_norm": -decoder_num_layers}
+    names = sorted(inputs, key=lambda name: -inputs[name])
+    return Layout(
+        attributes={"encoder_token_embedding": "token_embedding"},
+        weightless=weightless,
+        unnamed=("encoder_dropout", "encoder_norm", "decoder_dropout", "decoder_norm"),
+        inputs=tuple(names),
+        order=sorted(layers, key=lambda name: -layers[name]),
+    )

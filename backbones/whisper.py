@@ -1,0 +1,202 @@
+"""Whisper (Radford et al., 2022, arXiv:2212.04356)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+from torch.nn import functional as F
+
+from .backbone import Backbone, BackboneOptions
+from .inputs import Input, PaddingMask, TokenIds
+from .layers.attention import CachedMultiHeadAttention, decoder_mask
+from .layers.convolution import Conv1D
+from .layers.core import (
+    Dropout,
+    LayerNormalization,
+    PositionEmbedding,
+    ReversibleEmbedding,
+    TokenAndPositionEmbedding,
+)
+from .layers.dtypes import DTypeLike
+from .layers.initializers import truncated_normal
+from .layers.layout import Layout, Stack
+from .layers.transformer import TransformerCrossDecoder, TransformerEncoder, head_dim
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+EncoderFeatures = Annotated[torch.Tensor, Input("values", ("batch", "encoder_length", "mels"))]
+initializer = truncated_normal(0.02)
+
+
+class WhisperCachedMultiHeadAttention(CachedMultiHeadAttention):
+    """Attention whose keys have no bias."""
+
+    def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
+        key_dim = head_dim(hidden_dim, num_heads)
+        super().__init__(num_heads, hidden_dim, key_dim, dropout, kernel_initializer=initializer)
+        self.key.register_parameter("bias", None)
+
+
+class WhisperEncoder(TransformerEncoder):
+    def __init__(
+        self, hidden_dim: int, intermediate_dim: int, num_heads: int, dropout: float
+    ) -> None:
+        super().__init__(
+            hidden_dim,
+            intermediate_dim,
+            num_heads,
+            dropout,
+            "gelu",
+            kernel_initializer=initializer,
+            normalize_first=True,
+        )
+        self.self_attention_layer = WhisperCachedMultiHeadAttention(hidden_dim, num_heads, dropout)
+
+
+class WhisperDecoder(TransformerCrossDecoder):
+    layout = replace(TransformerCrossDecoder.layout, class_name="WhisperDecoder")
+
+    def __init__(
+        self, hidden_dim: int, intermediate_dim: int, num_heads: int, dropout: float
+    ) -> None:
+        super().__init__(
+            hidden_dim,
+            intermediate_dim,
+            num_heads,
+            dropout,
+            "gelu",
+            kernel_initializer=initializer,
+            normalize_first=True,
+        )
+        self.self_attention = WhisperCachedMultiHeadAttention(hidden_dim, num_heads, dropout)
+        self.cross_attention = WhisperCachedMultiHeadAttention(hidden_dim, num_heads, dropout)
+
+
+class FixedPositions(PositionEmbedding):
+    """A table that is stored (sinusoids, in all presets) but not trained."""
+
+    layout = Layout(class_name="PositionEmbedding")
+
+    def __init__(self, sequence_length: int, feature_dim: int) -> None:
+        super().__init__(sequence_length, feature_dim, initializer)
+        table = self.weight.detach()
+        del self.weight
+        self.register_buffer("weight", table)
+
+
+class WhisperBackbone(Backbone):
+    """Encoder of log-mel spectrograms, and a decoder with absolute positions.
+
+    `encoder_features` `[batch, encoder_length, num_mels]`, `decoder_token_ids`,
+    `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output`
+    `[batch, ceil(encoder_length / 2), hidden_dim]` and `decoder_sequence_output`
+    `[batch, length, hidden_dim]`.
+    """
+
+    # The order in which KerasHub assigns its layers; the inputs have no attribute.
+    assigned_layers = (
+        "",
+        "encoder_token_embedding_conv_layer_1",
+        "encoder_token_embedding_conv_layer_2",
+        "encoder_padder",
+        "encoder_position_embedding",
+        "encoder_embeddings_add",
+        "encoder_embeddings_dropout",
+        "encoder_transformer_layers",
+        "encoder_layer_norm",
+        "decoder_token_and_position_embedding",
+        "decoder_embeddings_dropout",
+        "decoder_transformer_layers",
+        "decoder_layer_norm",
+    )
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_mels: int = 80,
+        dropout: float = 0.0,
+        max_encoder_sequence_length: int = 3000,
+        max_decoder_sequence_length: int = 448,
+        dtype: DTypeLike = None,
+        **options: Unpack[BackboneOptions],
+    ) -> None:
+        super().__init__(dtype, **options)
+        self.layout = _layout(num_layers)  # type: ignore[misc]
+        block = (hidden_dim, intermediate_dim, num_heads, dropout)
+        self.encoder_token_embedding_conv_layer_1 = Conv1D(num_mels, hidden_dim, 3, padding=1)
+        self.encoder_token_embedding_conv_layer_2 = Conv1D(
+            hidden_dim, hidden_dim, 3, strides=2, padding=1
+        )
+        self.encoder_position_embedding = FixedPositions(
+            max_encoder_sequence_length // 2, hidden_dim
+        )
+        self.encoder_embeddings_dropout = Dropout(dropout)
+        self.encoder_transformer_layers = Stack(
+            "transformer_encoder_layer_{}", (WhisperEncoder(*block) for _ in range(num_layers))
+        )
+        self.encoder_layer_norm = LayerNormalization(hidden_dim, 1e-5)
+        self.decoder_token_and_position_embedding = TokenAndPositionEmbedding(
+            vocabulary_size, max_decoder_sequence_length, hidden_dim, initializer
+        )
+        self.decoder_embeddings_dropout = Dropout(dropout)
+        self.decoder_transformer_layers = Stack(
+            "transformer_decoder_layer_{}", (WhisperDecoder(*block) for _ in range(num_layers))
+        )
+        self.decoder_layer_norm = LayerNormalization(hidden_dim, 1e-5)
+
+    @property
+    def token_embedding(self) -> ReversibleEmbedding:
+        return self.decoder_token_and_position_embedding.token_embedding
+
+    def forward(
+        self,
+        encoder_features: EncoderFeatures,
+        decoder_token_ids: TokenIds,
+        decoder_padding_mask: PaddingMask | None = None,
+    ) -> dict[str, torch.Tensor]:
+        x = F.gelu(self.encoder_token_embedding_conv_layer_1(encoder_features.mT))
+        x = F.gelu(self.encoder_token_embedding_conv_layer_2(x)).mT
+        x = self.encoder_embeddings_dropout(x + self.encoder_position_embedding(x))
+        for layer in self.encoder_transformer_layers:
+            x = layer(x)
+        encoded = self.encoder_layer_norm(x)
+
+        x = self.decoder_token_and_position_embedding(decoder_token_ids)
+        x = self.decoder_embeddings_dropout(x)
+        mask = decoder_mask(decoder_padding_mask, x.shape[1], x.device)
+        for layer in self.decoder_transformer_layers:
+            x = layer(x, encoded, mask)
+        x = self.decoder_layer_norm(x)
+        return {"encoder_sequence_output": encoded, "decoder_sequence_output": x}
+
+
+def _layout(num_layers: int) -> Layout:
+    """As in BART, Keras sorts by the distance from the last layer, the decoder's first."""
+    n = num_layers
+    distances = {"decoder_layer_norm": 0}
+    distances |= {f"transformer_decoder_layer_{i}": n - i for i in range(n)}
+    distances |= {
+        "decoder_embeddings_dropout": n + 1,
+        "decoder_token_and_position_embedding": n + 2,
+        "encoder_layer_norm": n + 1,
+    }
+    distances |= {f"transformer_encoder_layer_{i}": 2 * n + 1 - i for i in range(n)}
+    distances |= {
+        "encoder_embeddings_dropout": 2 * n + 2,
+        "encoder_embeddings_add": 2 * n + 3,
+        "encoder_position_embedding": 2 * n + 4,
+        "encoder_token_embedding_conv_layer_2": 2 * n + 6,
+        "encoder_padder": 2 * n + 7,
+        "encoder_token_embedding_conv_layer_1": 2 * n + 9,
+    }
+    return Layout(
+        weightless={"encoder_padder": "Padder", "encoder_embeddings_add": "Add"},
+        order=sorted(distances, key=lambda name: -distances[name]),
+    )

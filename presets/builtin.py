@@ -1,0 +1,93 @@
+"""What KerasHub's registry says about its backbones and built-in presets: facts in `builtin.json`.
+
+`tests/make_builtin.py` writes that file from an installed KerasHub.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Collection
+from importlib import resources
+from typing import Any, TypedDict
+
+
+class _Backbone(TypedDict):
+    module: str
+    tasks: list[str]
+
+
+# Functional syntax, because `class` cannot be a field name in the other one.
+_Preset = TypedDict("_Preset", {"class": str, "handle": str, "parameters": "int | None"})
+
+
+class _Builtin(TypedDict):
+    keras_hub: str
+    aliases: dict[str, str]
+    backbones: dict[str, _Backbone]
+    presets: dict[str, _Preset]
+    task_presets: dict[str, _Preset]
+
+
+@functools.cache
+def _builtin() -> _Builtin:
+    text = resources.files(__package__).joinpath("builtin.json").read_text(encoding="utf-8")
+    builtin: _Builtin = json.loads(text)
+    return builtin
+
+
+@functools.cache
+def _presets() -> dict[str, _Preset]:
+    # Task presets (SegFormer's) are whole models: a backbone loads from them, but no
+    # `Backbone.presets` lists them.
+    return {**_builtin()["presets"], **_builtin()["task_presets"]}
+
+
+def presets_of(class_names: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+    """The built-in presets of these backbone classes, or of all, as `Backbone.presets` shows them.
+
+    A class does not bring its subclasses along: name them too.
+    """
+    return {
+        preset_id: {
+            "kaggle_handle": preset["handle"],
+            "metadata": {"params": preset["parameters"]},
+        }
+        for preset_id, preset in _builtin()["presets"].items()
+        if class_names is None or preset["class"] in class_names
+    }
+
+
+def class_of(preset_id: str) -> str | None:
+    """Name of the backbone class of a built-in preset; None for an unknown id."""
+    preset = _presets().get(preset_id)
+    return None if preset is None else preset["class"]
+
+
+def handle_of(preset_id: str) -> str | None:
+    """`kaggle://` handle of a built-in preset; None for an unknown id."""
+    preset = _presets().get(preset_id)
+    return None if preset is None else preset["handle"]
+
+
+def nearest(preset_id: str, n: int = 3) -> list[str]:
+    """Up to `n` built-in ids that look like `preset_id`, the likeliest first."""
+    return difflib.get_close_matches(preset_id, _presets(), n=n)
+
+
+def canonical_name(class_name: str) -> str:
+    """The name a class is saved under: `ESM2Backbone` is an alias of `ESMBackbone`."""
+    return _builtin()["aliases"].get(class_name, class_name)
+
+
+def keras_module(class_name: str) -> str | None:
+    """Python module KerasHub writes into the config of a backbone; None if it has no such one."""
+    backbone = _builtin()["backbones"].get(canonical_name(class_name))
+    return None if backbone is None else backbone["module"]
+
+
+def tasks(class_name: str) -> list[str]:
+    """The tasks KerasHub writes into `metadata.json` of this backbone, sorted."""
+    backbone = _builtin()["backbones"].get(canonical_name(class_name))
+    return [] if backbone is None else list(backbone["tasks"])

@@ -1,0 +1,38 @@
+"""Small files of a preset, none of them trusted."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+MAX_JSON_BYTES = 64 * 1024**2
+
+
+def safe_name(name: Any) -> str:
+    """A plain file name, as it stands in an index.
+
+    Raises:
+        ValueError: it could lead out of the folder.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[^/\\:\0]+", name) or name in (".", ".."):
+        raise ValueError(f"{name!r} is no plain file name; paths are not allowed here.")
+    return name
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: too large, not JSON, or no object.
+    """
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_JSON_BYTES:,} bytes.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {type(value).__name__}.")
+    return value

@@ -1,0 +1,302 @@
+"""What a table says about one family: its foreign configuration keys and weights, and ours.
+
+Every statement is read in both directions. Names are templates: `{}` stands for a number, such as
+a layer's, `*` for anything.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...backbones import Backbone
+
+REQUIRED: Any = object()
+Tensors = Sequence[torch.Tensor]
+Arguments = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Key:
+    """Keys of config.json (`inner.key` in an object there) and the constructor's arguments.
+
+    Attributes:
+        theirs: key → the value that an absent one has in transformers, or `REQUIRED`.
+        ours: arguments.
+        load: the values of all keys → those of the arguments; a ValueError refuses them.
+        save: back again. Either one may leave out the last values.
+    """
+
+    theirs: Mapping[str, Any]
+    ours: tuple[str, ...]
+    load: Callable[..., tuple[Any, ...]]
+    save: Callable[..., tuple[Any, ...]]
+
+
+def key(
+    theirs: str,
+    ours: str,
+    default: Any = REQUIRED,
+    load: Callable[[Any], Any] = lambda value: value,
+    save: Callable[[Any], Any] = lambda value: value,
+) -> Key:
+    """One key for one argument."""
+    return Key({theirs: default}, (ours,), lambda v: (load(v),), lambda v: (save(v),))
+
+
+def shared(theirs: Sequence[str], ours: str, default: Any = REQUIRED) -> Key:
+    """Several keys for one argument: the first is read, all are written."""
+    return Key(
+        dict.fromkeys(theirs, default),
+        (ours,),
+        lambda *values: values[:1],
+        lambda value: (value,) * len(theirs),
+    )
+
+
+def either(theirs: Sequence[str], ours: str) -> Key:
+    """A key with several names: any one is read, the first is written."""
+
+    def load(*values: Any) -> tuple[Any]:
+        given = [value for value in values if value is not None]
+        if not given:
+            raise ValueError(f"{theirs[0]} missing")
+        if any(value != given[0] for value in given):
+            raise ValueError(f"{' and '.join(theirs)} are {' and '.join(map(str, given))}")
+        return (given[0],)
+
+    return Key(dict.fromkeys(theirs), (ours,), load, lambda value: (value,))
+
+
+def heads(theirs: str, ours: str, width: str) -> Key:
+    """A number of heads, into which transformers divides the argument `width` evenly."""
+
+    def check(count: int, size: int) -> tuple[int]:
+        if size % count:
+            raise ValueError(f"{width} {size} is not divisible by {ours} {count}")
+        return (count,)
+
+    return Key({theirs: REQUIRED}, (ours, width), lambda count: (count,), check)
+
+
+def fixed(theirs: str, *values: Any) -> Key:
+    """A key with few possible values; the first is the default, and written."""
+    return replace(only(theirs, *values), save=lambda: values[:1])
+
+
+def demanded(theirs: str, default: Any, *values: Any) -> Key:
+    """As `fixed`, where an absent key means `default`, which is not among the values."""
+    return replace(fixed(theirs, *values), theirs={theirs: default})
+
+
+def only(theirs: str, *values: Any) -> Key:
+    """As `fixed`, but need not be written."""
+
+    def check(value: Any) -> tuple[Any, ...]:
+        if value not in values:
+            known = " or ".join(map(repr, values))
+            raise ValueError(f"{theirs} is {value!r}; only {known} can be computed")
+        return ()
+
+    return Key({theirs: values[0]}, (), check, tuple)
+
+
+def assumed(theirs: str, value: Any) -> Key:
+    """A key whose value the model has built in; another one makes a small difference."""
+
+    def check(given: Any) -> tuple[Any, ...]:
+        if given != value:
+            warnings.warn(
+                f"{theirs} is {given!r}, but the model computes with {value!r}.", stacklevel=2
+            )
+        return ()
+
+    return Key({theirs: value}, (), check, lambda: (value,))
+
+
+def constant(**arguments: Any) -> Key:
+    """Arguments without a key, that have one value in all models of the family."""
+
+    def check(*values: Any) -> tuple[Any, ...]:
+        for (name, wanted), value in zip(arguments.items(), values):
+            if value != wanted:
+                raise ValueError(f"{name} is {value!r}; transformers has only {wanted!r}")
+        return ()
+
+    return Key({}, tuple(arguments), lambda: tuple(arguments.values()), check)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A change of tensors and its inverse.
+
+    Attributes:
+        save: ours → theirs.
+        load: back again, given the shapes to return.
+    """
+
+    save: Callable[[Tensors], list[torch.Tensor]]
+    load: Callable[[Tensors, Sequence[torch.Size]], list[torch.Tensor]]
+
+
+TRANSPOSE = Operation(
+    save=lambda tensors: [tensor.mT for tensor in tensors],
+    load=lambda tensors, shapes: [tensor.mT for tensor in tensors],
+)
+# Several of ours are one of theirs, one after the other along the first axis.
+FUSE = Operation(
+    save=lambda tensors: [torch.cat(list(tensors))],
+    load=lambda tensors, shapes: list(torch.split(tensors[0], [shape[0] for shape in shapes])),
+)
+
+# One of ours is two of theirs, one after the other along the last axis.
+HALVES = Operation(
+    save=lambda tensors: [half for tensor in tensors for half in tensor.chunk(2, dim=-1)],
+    load=lambda tensors, shapes: [
+        torch.cat(list(pair), dim=-1) for pair in zip(tensors[::2], tensors[1::2])
+    ],
+)
+# Each of ours is one of theirs for each expert, transposed.
+EXPERTS = Operation(
+    save=lambda tensors: [matrix for tensor in tensors for matrix in tensor.mT],
+    load=lambda tensors, shapes: [
+        torch.stack(list(tensors[i : i + len(tensors) // len(shapes)])).mT
+        for i in range(0, len(tensors), len(tensors) // len(shapes))
+    ],
+)
+
+
+def skip(count: int) -> Operation:
+    """The first rows of theirs are not ours; they are written as zeros. Only the first tensor."""
+    return Operation(
+        save=lambda tensors: [nn.functional.pad(tensors[0], (0, 0, count, 0)), *tensors[1:]],
+        load=lambda tensors, shapes: [tensors[0][count:], *tensors[1:]],
+    )
+
+
+def interleave(num_heads: str) -> Callable[[Arguments], Operation]:
+    """Several of ours are one of theirs, in which each head has its rows of all of them together.
+
+    `num_heads` is the argument for their number.
+    """
+
+    def make(arguments: Arguments) -> Operation:
+        count = arguments[num_heads]
+        return Operation(
+            save=lambda tensors: [
+                torch.stack([t.unflatten(0, (count, -1)) for t in tensors], dim=1).flatten(0, 2)
+            ],
+            load=lambda tensors, shapes: [
+                part.flatten(0, 1)
+                for part in tensors[0].unflatten(0, (count, len(shapes), -1)).unbind(1)
+            ],
+        )
+
+    return make
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Weights there and here.
+
+    Attributes:
+        theirs, ours: templates, all with the same `{}`; none of theirs for what transformers
+            does not store.
+        operations: from ours to theirs, in this order; none where they are equal. One that
+            depends on the model is a function of its arguments.
+        when: arguments of the models for which the rule holds.
+        count: the argument for how many `[]` are.
+    """
+
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
+    operations: tuple[Operation | Callable[[Arguments], Operation], ...] = ()
+    when: Mapping[str, Any] = field(default_factory=dict)
+    count: str = ""
+
+    def names(self, numbers: Sequence[str], arguments: Arguments) -> tuple[str, ...]:
+        """Theirs for these `{}`."""
+        templates = [template.format(*numbers) for template in self.theirs]
+        if self.count:
+            every = range(arguments[self.count])
+            templates = [name.replace("[]", str(i)) for name in templates for i in every]
+        return tuple(templates)
+
+
+def rule(
+    theirs: str,
+    ours: str | tuple[str, ...],
+    *operations: Operation | Callable[[Arguments], Operation],
+    **when: Any,
+) -> Rule:
+    return Rule((theirs,), (ours,) if isinstance(ours, str) else ours, operations, when)
+
+
+def layer(theirs: str, ours: str) -> tuple[Rule, Rule]:
+    """The weight and the bias of a layer."""
+    return rule(f"{theirs}.weight", f"{ours}.weight"), rule(f"{theirs}.bias", f"{ours}.bias")
+
+
+def under(theirs: str, ours: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The rules with these prefixes before their names."""
+    return tuple(
+        replace(
+            inner,
+            theirs=tuple(theirs + name for name in inner.theirs),
+            ours=tuple(ours + name for name in inner.ours),
+        )
+        for inner in rules
+    )
+
+
+@dataclass(frozen=True)
+class Table:
+    """A family of transformers as one of our classes.
+
+    Attributes:
+        model_types: those that it reads; the first is written.
+        architecture: the class of transformers whose checkpoints are written.
+        also: classes that are written in the same way, and read again as `backbone`.
+        ignored: keys of config.json that do not matter to a backbone.
+        renames: other names of weights → those that the rules use.
+        dropped: weights that a backbone does not have: heads, buffers.
+        tied: copies of weights that a checkpoint may hold → names of these weights.
+        optional: our weights that some checkpoints lack, all of one template together; they are
+            then drawn at random.
+        extra: what else is written into config.json.
+    """
+
+    model_types: tuple[str, ...]
+    backbone: type[Backbone]
+    architecture: str
+    config: tuple[Key, ...]
+    weights: tuple[Rule, ...]
+    also: tuple[type[Backbone], ...] = ()
+    ignored: tuple[str, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
+    dropped: tuple[str, ...] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parts(template: str, name: str) -> tuple[str, ...] | None:
+    """What stands in the places of a template; `None` if the name is not of this form."""
+    match = _pattern(template).fullmatch(name)
+    return None if match is None else match.groups()
+
+
+def matches(templates: Iterable[str], name: str) -> bool:
+    return any(parts(template, name) is not None for template in templates)
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.escape(template).replace(r"\{\}", r"(\d+)").replace(r"\*", "(.*)"))

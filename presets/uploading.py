@@ -1,0 +1,144 @@
+"""Upload a preset folder to Kaggle or the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .keras.h5 import shard_files
+from .sources import (
+    PresetSource,
+    hugging_face_errors,
+    hugging_face_repo,
+    kaggle_errors,
+    kaggle_parts,
+    open_preset,
+)
+
+_CARD = """\
+---
+library_name: {library}
+{pipeline}---
+# {name}
+
+A preset of `{name}`{size}. It loads in KerasHub, on JAX, TensorFlow or PyTorch, and as a plain
+PyTorch module in `keras_hub_torch`:
+
+```python
+import keras_hub_torch as keras_hub  # or: import keras_hub
+
+backbone = keras_hub.models.Backbone.from_preset("hf://{repo}")
+```
+
+## Configuration
+
+```json
+{config}
+```
+
+*This card was written by a program. What the model is for, what it was trained on and where it
+fails is for its author to add.*
+"""
+_PIPELINES = {
+    "CausalLM": "text-generation",
+    "TextClassifier": "text-classification",
+    "ImageClassifier": "image-classification",
+    "ImageSegmenter": "image-segmentation",
+    "ObjectDetector": "object-detection",
+    "DepthEstimator": "depth-estimation",
+    "TextToImage": "text-to-image",
+}
+
+# What a killed save leaves behind.
+REMAINS = [".saving-*"]
+
+
+def upload_preset(uri: str, preset: str | os.PathLike[str]) -> None:
+    """Upload a preset folder to `kaggle://org/model/keras/variation` or `hf://[org/]name`.
+
+    What is not there yet is created: on Kaggle as a private model, on Hugging Face with the
+    visibility that is the user's default. Kaggle adds a version to a model, Hugging Face a commit
+    to a repository, which also gets a model card if neither it nor the folder has a `README.md`.
+
+    Raises:
+        FileNotFoundError: no such folder, or it lacks the configuration or weights.
+        ValueError: malformed `uri`, or unreadable configuration.
+        PermissionError: not logged in, or not allowed to write there.
+        ConnectionError: the hub cannot be reached.
+    """
+    folder = Path(os.path.expanduser(preset))
+    scheme, _, path = uri.partition("://")
+    if scheme not in ("kaggle", "hf"):
+        raise ValueError(
+            f"Cannot upload to {uri!r}; it should be kaggle://org/model/keras/variation or hf://org/name."
+        )
+    if scheme == "kaggle":
+        kaggle_parts(path, uri, versioned=False)
+    else:
+        hugging_face_repo(path, uri)
+    source = open_preset(folder)
+    config = source.json("config.json")
+    _check_weights(source)
+    if scheme == "kaggle":
+        import kagglehub
+
+        with kaggle_errors(uri, path):
+            kagglehub.model_upload(path, str(folder), ignore_patterns=REMAINS)
+    else:
+        _upload_to_hugging_face(uri, path, folder, source, config)
+
+
+def _upload_to_hugging_face(
+    uri: str, repo: str, folder: Path, source: PresetSource, config: dict[str, Any]
+) -> None:
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    with hugging_face_errors(uri, repo):
+        # The hub completes a name without an organisation by that of the user.
+        repo = hub.create_repo(repo, exist_ok=True).repo_id
+        hub.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=REMAINS)
+        if not hub.file_exists(repo, "README.md"):
+            hub.upload_file(
+                path_or_fileobj=model_card(source, config, repo).encode(),
+                path_in_repo="README.md",
+                repo_id=repo,
+            )
+
+
+def model_card(source: PresetSource, config: dict[str, Any], repo: str) -> str:
+    """A README.md for a preset, in Markdown with the front matter of the Hugging Face Hub."""
+    transformers = "registered_name" not in config
+    name = (config.get("architectures") or ["Model"])[0] if transformers else config["class_name"]
+    task = source.json("task.json").get("class_name", "") if source.has("task.json") else ""
+    pipelines = [pipeline for end, pipeline in _PIPELINES.items() if task.endswith(end)]
+    metadata = source.json("metadata.json") if source.has("metadata.json") else {}
+    parameters = metadata.get("parameter_count")
+    return _CARD.format(
+        library="transformers" if transformers else "keras-hub",
+        pipeline="".join(f"pipeline_tag: {pipeline}\n" for pipeline in pipelines),
+        name=name,
+        size=f" with {parameters:,} parameters" if isinstance(parameters, int) else "",
+        repo=repo,
+        config=json.dumps(config.get("config", config), indent=2),
+    )
+
+
+def _check_weights(source: PresetSource) -> None:
+    if source.has("model.weights.h5") or source.has("model.safetensors"):
+        return
+    for index in ("model.weights.json", "model.safetensors.index.json"):
+        if source.has(index):
+            shards = shard_files(source.file(index))
+            missing = [shard.name for shard in shards if not source.has(shard.name)]
+            if missing:
+                raise FileNotFoundError(
+                    f"Preset {source.handle!r} lacks what its {index} lists: {', '.join(missing)}."
+                )
+            return
+    raise FileNotFoundError(
+        f"Preset {source.handle!r} has no weights: neither model.weights.h5, nor "
+        "model.weights.json with its shards, nor model.safetensors."
+    )

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+import keras_hub_torch
+
+from . import oracle
+from .cases import all_cases
+
+
+@dataclass(eq=False)
+class Reference:
+    """A case in KerasHub: its model, the preset saved from it, its inputs and outputs."""
+
+    case: oracle.Case
+    model: Any
+    preset: Path
+    inputs: oracle.Inputs
+    outputs: dict[str, np.ndarray]
+
+    def load(self, **kwargs: Any) -> Any:
+        # What KerasHub does not save must be given again.
+        unsaved = getattr(keras_hub_torch.models, self.case.cls).unsaved
+        given = {key: self.case.config[key] for key in unsaved if key in self.case.config}
+        return keras_hub_torch.models.Backbone.from_preset(self.preset, **given, **kwargs)
+
+    @property
+    def tensors(self) -> Any:
+        return oracle.tensors(self.inputs)
+
+
+@functools.cache
+def reference_of(case_id: str, folder: Path) -> Reference:
+    case = next(case for case in all_cases() if case.id == case_id)
+    model = oracle.keras_model(case)
+    inputs = case.make_inputs()
+    preset = folder / case_id
+    model.save_to_preset(str(preset))
+    return Reference(case, model, preset, inputs, oracle.keras_outputs(model, inputs))
+
+
+@pytest.fixture(scope="session")
+def preset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("presets")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-cases", action="store_true", help="all tests over all cases; slow")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`reference` runs a test over all cases, `first` over the first one of each family, `chosen`
+    over these or, with `--all-cases`, over all.
+    """
+    cases = all_cases()
+    if "reference" in metafunc.fixturenames:
+        metafunc.parametrize("reference", [case.id for case in cases], indirect=True)
+    firsts = list({case.cls: case.id for case in reversed(cases)}.values())[::-1]
+    if "first" in metafunc.fixturenames:
+        metafunc.parametrize("first", firsts, indirect=True)
+    if "chosen" in metafunc.fixturenames:
+        every = metafunc.config.getoption("--all-cases")
+        chosen = [case.id for case in cases] if every else firsts
+        metafunc.parametrize("chosen", chosen, indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of one case follow each other, so that one worker has its reference."""
+
+    def case_of(item: pytest.Item) -> str:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        return next((params[k] for k in ("reference", "chosen", "first") if k in params), "")
+
+    items.sort(key=case_of)
+
+
+@pytest.fixture
+def reference(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
+    return reference_of(request.param, preset_folder)
+
+
+@pytest.fixture
+def chosen(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
+    return reference_of(request.param, preset_folder)
+
+
+@pytest.fixture
+def first(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
+    return reference_of(request.param, preset_folder)
+
+
+@pytest.fixture
+def bert(preset_folder: Path) -> Reference:
+    return reference_of("bert", preset_folder)
+
+
+@pytest.fixture(scope="session")
+def on_tensorflow(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Callable[[str], Path]:
+    """Runs a script of this folder with KerasHub on TensorFlow, once for all workers: its name →
+    the folder it fills.
+    """
+    common = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        common = common.parent
+
+    def run(name: str) -> Path:
+        folder = common / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                folder.mkdir()
+                script = str(Path(__file__).with_name(f"{name}.py"))
+                subprocess.run([sys.executable, script, str(folder)], check=True, timeout=900)
+        return folder
+
+    return run

@@ -1,0 +1,143 @@
+"""What only a GPU can show; needs nothing but torch and this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import keras_hub_torch
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": (
+        "BertBackbone",
+        {
+            "vocabulary_size": 100,
+            "num_layers": 2,
+            "num_heads": 4,
+            "hidden_dim": 64,
+            "intermediate_dim": 128,
+        },
+    ),
+    "gpt2": (
+        "GPT2Backbone",
+        {
+            "vocabulary_size": 100,
+            "num_layers": 2,
+            "num_heads": 4,
+            "hidden_dim": 64,
+            "intermediate_dim": 128,
+        },
+    ),
+    "gemma2": (
+        "GemmaBackbone",
+        {
+            "vocabulary_size": 100,
+            "num_layers": 2,
+            "num_query_heads": 4,
+            "num_key_value_heads": 2,
+            "hidden_dim": 64,
+            "intermediate_dim": 128,
+            "head_dim": 16,
+            "attention_logit_soft_cap": 20,
+            "use_sliding_window_attention": True,
+            "sliding_window_size": 8,
+        },
+    ),
+    "gemma": (
+        "GemmaBackbone",
+        {
+            "vocabulary_size": 100,
+            "num_layers": 2,
+            "num_query_heads": 4,
+            "num_key_value_heads": 1,
+            "hidden_dim": 64,
+            "intermediate_dim": 128,
+            "head_dim": 16,
+        },
+    ),
+    "t5": (
+        "T5Backbone",
+        {
+            "vocabulary_size": 100,
+            "num_layers": 2,
+            "num_heads": 4,
+            "hidden_dim": 64,
+            "intermediate_dim": 128,
+        },
+    ),
+}
+
+
+def model_and_inputs(name: str) -> tuple[Any, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    cls, config = SMALL[name]
+    model = getattr(keras_hub_torch.models, cls)(**config).eval()
+    inputs = {}
+    for key, spec in model._inputs.items():
+        inputs[key] = torch.randint(0, 2 if key == "segment_ids" else 100, (5, 24))
+        if spec.kind == "mask":
+            mask = torch.ones(5, 24, dtype=torch.long)
+            mask[1, 15:] = 0
+            mask[2, :9] = 0
+            mask[3] = 0  # nothing to see in this row
+            inputs[key] = mask
+    return model, inputs
+
+
+def outputs_of(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    outputs = model(inputs)
+    return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_equals_the_cpu(name: str) -> None:
+    model, inputs = model_and_inputs(name)
+    with torch.no_grad():
+        expected = outputs_of(model, inputs)
+    model.cuda()
+    inputs = {key: value.cuda() for key, value in inputs.items()}
+    with torch.no_grad():
+        for ours, theirs in zip(outputs_of(model, inputs), expected):
+            torch.testing.assert_close(ours.cpu(), theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", SMALL)
+def test_padding_is_finite(name: str, dtype: str) -> None:
+    """Every attention kernel, with gradients, where rows see no key at all."""
+    model, inputs = model_and_inputs(name)
+    model = type(model).from_config({**model.get_config(), "dtype": dtype}).cuda()
+    inputs = {key: value.cuda() for key, value in inputs.items()}
+    outputs = outputs_of(model, inputs)
+    assert all(output.isfinite().all() for output in outputs)
+    sum(output.float().square().mean() for output in outputs).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_compiled(name: str) -> None:
+    model, inputs = model_and_inputs(name)
+    model.cuda().to(torch.bfloat16)
+    inputs = {key: value.cuda() for key, value in inputs.items()}
+    compiled = torch.compile(model, fullgraph=True, mode="reduce-overhead")
+    with torch.no_grad():
+        expected = outputs_of(model, inputs)
+        for _ in range(3):
+            outputs = [output.clone() for output in outputs_of(compiled, inputs)]
+    for ours, theirs in zip(outputs, expected):
+        torch.testing.assert_close(ours, theirs, atol=0.1, rtol=0.1)
+
+
+def test_loading_onto_the_device(tmp_path: Any) -> None:
+    model, _inputs = model_and_inputs("bert")
+    model.save_to_preset(tmp_path)
+    loaded = keras_hub_torch.models.Backbone.from_preset(tmp_path, device="cuda")
+    assert {p.device.type for p in loaded.parameters()} == {"cuda"}
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name].cpu(), value)

@@ -1,0 +1,116 @@
+"""KerasHub, the reference: models with random weights, saved as presets, and their outputs."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_hub
+import numpy as np
+import torch
+
+Inputs = dict[str, np.ndarray] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration of one family, with inputs drawn from a random generator."""
+
+    id: str
+    cls: str
+    config: dict[str, Any]
+    inputs: Callable[[np.random.Generator], Inputs]
+    # The id that hides its position, where a model masks by ids. KerasHub on TensorFlow then hides
+    # queries in place of keys.
+    pad_id: int | None = None
+    # Whether KerasHub can build it under a mixed policy.
+    mixed: bool = True
+
+    @property
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng(zlib.crc32(self.id.encode()))
+
+    @property
+    def keras_config(self) -> dict[str, Any]:
+        """The configuration with its models within the model built."""
+        return {
+            name: keras.saving.deserialize_keras_object(value)
+            if isinstance(value, dict) and "registered_name" in value
+            else value
+            for name, value in self.config.items()
+        }
+
+    def make_inputs(self) -> Inputs:
+        return self.inputs(self.rng)
+
+
+def keras_model(case: Case, **overrides: Any) -> Any:
+    """The case's model in KerasHub, its names numbered from zero, every weight random."""
+    keras.utils.clear_session()
+    # For the layers that KerasHub does not give the dtype.
+    keras.config.set_dtype_policy(overrides.get("dtype", "float32"))
+    model = getattr(keras_hub.models, case.cls)(**{**case.keras_config, **overrides})
+    keras.config.set_dtype_policy("float32")
+    randomise(model, case.rng)
+    return model
+
+
+def randomise(model: Any, rng: np.random.Generator) -> None:
+    for weight in sorted(model.weights, key=lambda weight: weight.path):  # as on any backend
+        shape = tuple(weight.shape)
+        if "int" in str(weight.dtype) or "seed" in weight.path:
+            continue
+        value = rng.standard_normal(shape) * 0.3
+        if weight.path.endswith("moving_variance"):
+            value = rng.uniform(0.5, 1.5, shape)
+        elif weight.path.endswith(("gamma", "scale")):
+            value = 1 + value
+        weight.assign(value.astype("float32"))
+
+
+def keras_outputs(model: Any, inputs: Inputs) -> dict[str, np.ndarray]:
+    with torch.no_grad():
+        outputs = model(inputs, training=False)
+    return named(outputs)
+
+
+def named(outputs: Any) -> dict[str, np.ndarray]:
+    if not isinstance(outputs, dict):
+        outputs = {"output": outputs}
+    return {
+        key: value if isinstance(value, np.ndarray) else value.detach().float().cpu().numpy()
+        for key, value in outputs.items()
+    }
+
+
+def assert_close(ours: Any, theirs: dict[str, np.ndarray], tolerance: float = 2e-5) -> None:
+    """Each output within `tolerance` of the reference, relative to its largest value above 1."""
+    ours = named(ours)
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        assert ours[key].shape == value.shape, key
+        assert np.isfinite(ours[key]).all(), key
+        error = np.abs(ours[key] - value).max()
+        limit = tolerance * max(1.0, np.abs(value).max())
+        assert error <= limit, f"{key}: {error:.3g} > {limit:.3g}"
+
+
+def tensors(inputs: Inputs) -> Any:
+    if isinstance(inputs, dict):
+        return {key: torch.from_numpy(value) for key, value in inputs.items()}
+    return torch.from_numpy(inputs)
+
+
+def preset_of(model: Any, folder: Path) -> Path:
+    model.save_to_preset(str(folder))
+    return folder

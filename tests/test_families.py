@@ -1,0 +1,323 @@
+"""What must hold for every family: equality with KerasHub, files, training, compilation."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras_hub
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+import keras_hub_torch
+from keras_hub_torch.presets.keras.tree import keras_variables
+
+from . import oracle
+from .conftest import Reference, reference_of
+
+Backbone = keras_hub_torch.models.Backbone
+
+
+def ours(reference: Reference, **kwargs: Any) -> Any:
+    return reference.load(**kwargs)
+
+
+def run(model: Any, inputs: Any) -> dict[str, torch.Tensor]:
+    outputs = model(inputs)
+    return outputs if isinstance(outputs, dict) else {"output": outputs}
+
+
+def dump(path: Path) -> dict[str, Any]:
+    """Every group and dataset of a file with its attributes, type and bytes."""
+    found: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> None:
+        content = None
+        if isinstance(item, h5py.Dataset):
+            content = (item.shape, item.dtype, item[()].tobytes())
+        found[name] = (dict(item.attrs), content)
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    return found
+
+
+def test_outputs(reference: Reference) -> None:
+    model = ours(reference)
+    assert type(model).__name__ == reference.case.cls
+    assert not model.training
+    with torch.no_grad():
+        oracle.assert_close(model(reference.inputs), reference.outputs)
+
+
+def test_ways_to_call(chosen: Reference) -> None:
+    model = ours(chosen)
+    inputs = chosen.tensors
+    with torch.no_grad():
+        expected = run(model, inputs)
+        if isinstance(inputs, dict):
+            calls = [model(**inputs), model({**inputs, "labels": torch.zeros(1)})]
+        else:
+            calls = [model(chosen.inputs), model(**{next(iter(model._inputs)): inputs})]
+    for outputs in calls:
+        outputs = outputs if isinstance(outputs, dict) else {"output": outputs}
+        for name, value in outputs.items():
+            assert torch.equal(value, expected[name])
+
+
+def test_masks_of_ones_may_be_left_out(chosen: Reference) -> None:
+    model = ours(chosen)
+    if not isinstance(chosen.inputs, dict):
+        pytest.skip("images have no mask")
+    full = {
+        name: torch.ones_like(value) if name.endswith("padding_mask") else value
+        for name, value in chosen.tensors.items()
+    }
+    without = {name: v for name, v in full.items() if not name.endswith("padding_mask")}
+    with torch.no_grad():
+        oracle.assert_close(model(without), oracle.named(model(full)))
+
+
+def test_gradients(chosen: Reference, tmp_path: Path) -> None:
+    rng = chosen.case.rng
+    outer = {
+        name: rng.standard_normal(value.shape).astype("float32")
+        for name, value in chosen.outputs.items()
+    }
+    keras_model = oracle.keras_model(chosen.case, trainable=True)
+    outputs = keras_model(chosen.inputs, training=False)
+    outputs = outputs if isinstance(outputs, dict) else {"output": outputs}
+    sum((outputs[name] * torch.from_numpy(outer[name])).sum() for name in outer).backward()
+    for weight in keras_model.weights:
+        gradient = weight.value.grad
+        weight.assign(torch.zeros_like(weight.value) if gradient is None else gradient)
+    keras_model.save_weights(str(tmp_path / "gradients.weights.h5"))
+
+    model = ours(chosen, trainable=True)
+    result = run(model, chosen.inputs)
+    sum((result[name] * torch.from_numpy(outer[name])).sum() for name in outer).backward()
+    with h5py.File(tmp_path / "gradients.weights.h5") as file:
+        largest = max(np.abs(file[path][()]).max() for path in keras_variables(model))
+        for path, variable in keras_variables(model).items():
+            if not isinstance(variable.tensor, torch.nn.Parameter):
+                continue
+            gradient = variable.tensor.grad
+            theirs = file[path][()]
+            mine = np.zeros_like(theirs)
+            if gradient is not None:
+                mine = variable.to_keras(gradient).numpy()
+            assert np.isfinite(mine).all(), path
+            # What is zero but for rounding is compared with the gradients beside it: the limit is
+            # then 1e-6 of the largest, eight units in the last place of a float32.
+            scale = max(np.abs(theirs).max(), 1e-2 * largest)
+            assert np.abs(mine - theirs).max() <= 1e-4 * scale, path
+
+
+def test_saved_files_equal_kerashubs(reference: Reference, tmp_path: Path) -> None:
+    model = ours(reference)
+    model.save_to_preset(tmp_path / "saved")
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == sorted(
+        path.name for path in reference.preset.iterdir()
+    )
+    theirs = json.loads((reference.preset / "config.json").read_text())
+    mine = json.loads((tmp_path / "saved" / "config.json").read_text())
+    for name in model.unsaved.keys() - theirs["config"].keys():
+        mine["config"].pop(name, None)
+    assert mine == theirs
+    theirs = json.loads((reference.preset / "metadata.json").read_text())
+    mine = json.loads((tmp_path / "saved" / "metadata.json").read_text())
+    del mine["date_saved"], theirs["date_saved"]
+    assert mine == theirs
+    assert dump(tmp_path / "saved" / "model.weights.h5") == dump(
+        reference.preset / "model.weights.h5"
+    )
+    loaded = keras_hub.models.Backbone.from_preset(str(tmp_path / "saved"))
+    outputs = oracle.keras_outputs(loaded, reference.inputs)
+    for name, value in reference.outputs.items():
+        np.testing.assert_array_equal(outputs[name], value)
+
+
+def test_config(reference: Reference) -> None:
+    model = ours(reference)
+    config = json.loads(json.dumps(model.get_config()))
+    again = type(model).from_config(config)
+    assert json.loads(json.dumps(again.get_config())) == config
+    assert again.count_params() == model.count_params() == reference.model.count_params()
+    assert again.training
+    assert again.name == reference.case.config.get("name", model.name)
+    for name in reference.case.config.keys() - {"trainable", "name"}:
+        assert hasattr(reference.model, name)
+
+
+def test_safetensors(first: Reference, tmp_path: Path) -> None:
+    model = ours(first)
+    model.save_to_preset(tmp_path, format="safetensors")
+    again = Backbone.from_preset(tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+
+
+def test_contiguous(first: Reference) -> None:
+    model = ours(first, contiguous=True)
+    assert all(tensor.is_contiguous() for tensor in model.state_dict().values())
+    with torch.no_grad():
+        oracle.assert_close(model(first.inputs), first.outputs)
+
+
+def test_initial_values(first: Reference, tmp_path: Path) -> None:
+    """Each weight comes from the distribution Keras draws it from (Kolmogorov–Smirnov)."""
+    model = ours(first, load_weights=False)
+    theirs = type(first.model)(**first.case.keras_config)
+    theirs.save_weights(str(tmp_path / "x.weights.h5"))
+    with h5py.File(tmp_path / "x.weights.h5") as file:
+        for path, variable in keras_variables(model).items():
+            reference = np.sort(file[path][()].ravel())
+            mine = np.sort(variable.to_keras(variable.tensor).detach().numpy().ravel())
+            if reference[0] == reference[-1]:
+                np.testing.assert_array_equal(mine, reference)
+                continue
+            both = np.concatenate([mine, reference])
+            distance = np.abs(
+                np.searchsorted(mine, both, "right") - np.searchsorted(reference, both, "right")
+            ).max()
+            n = len(mine)
+            assert distance / n <= math.sqrt(-math.log(1e-7 / 2) / n), path
+            if n > 200:
+                assert 0.8 < mine.std() / reference.std() < 1.25, path
+
+
+@functools.cache
+def rounding_errors(reference: Reference, policy: str) -> tuple[dict[str, float], ...]:
+    """Squared error of Keras and of ours under a policy, over enough inputs for a mean."""
+    known = policy if reference.case.mixed else policy.removeprefix("mixed_")
+    theirs = oracle.keras_model(reference.case, dtype=known)
+    model = ours(reference, dtype=policy)
+    fewest = min(value.size for value in reference.outputs.values())
+    seeds = range(min(64, max(4, 1024 // fewest)))
+    draws = [reference.case.inputs(np.random.default_rng(seed)) for seed in seeds]
+    errors: tuple[dict[str, float], ...] = ({}, {})
+    for inputs in draws:
+        exact = oracle.keras_outputs(reference.model, inputs)
+        with torch.no_grad():
+            rounded = oracle.keras_outputs(theirs, inputs), oracle.named(model(inputs))
+        for error, outputs in zip(errors, rounded):
+            for name, value in exact.items():
+                assert np.isfinite(outputs[name]).all()
+                error[name] = error.get(name, 0.0) + np.square(outputs[name] - value).mean()
+    return errors
+
+
+def test_bfloat16(chosen: Reference) -> None:
+    """Our rounding errors are no larger than Keras's."""
+    theirs, mine = rounding_errors(chosen, "bfloat16")
+    for name, error in theirs.items():
+        assert math.sqrt(mine[name]) <= 1.25 * math.sqrt(error), name
+
+
+def test_mixed_precision(first: Reference) -> None:
+    theirs, mine = rounding_errors(first, "mixed_bfloat16")
+    for name, error in theirs.items():
+        assert math.sqrt(mine[name]) <= 1.25 * math.sqrt(error), name
+    model = ours(first, dtype="mixed_bfloat16")
+    assert model.dtype == torch.float32
+    assert model.dtype_policy.name == "mixed_bfloat16"
+    outputs = run(model, first.inputs)
+    dtypes = {value.dtype for value in outputs.values()} - {torch.bool}
+    assert dtypes == {torch.bfloat16}
+    sum(value.float().sum() for value in outputs.values()).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
+
+
+def test_float16(first: Reference) -> None:
+    """Finite, and nearer to float32 than Keras in bfloat16. (Keras in float16 can give NaN.)"""
+    theirs, _ = rounding_errors(first, "bfloat16")
+    model = ours(first, dtype="float16")
+    with torch.no_grad():
+        outputs = oracle.named(model(first.inputs))
+    for name, exact in first.outputs.items():
+        error = np.square(outputs[name] - exact).mean()
+        assert error <= theirs[name] / 8, name
+
+
+def grown(inputs: Any, times: int) -> Any:
+    """Inputs of another batch size and length (or image size)."""
+    if isinstance(inputs, dict):
+        return {name: grown(value, times) for name, value in inputs.items()}
+    repeats = (times, times, *[1] * (inputs.ndim - 2))
+    if inputs.ndim == 4:
+        repeats = (times, 1, times, 1) if inputs.shape[-1] < 9 else (times, 1, 1, times)
+    return inputs.repeat(*repeats)
+
+
+def test_compiles_once(first: Reference) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    model = ours(first)
+    room = getattr(model, "position_embedding", None)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    sizes = [first.tensors, shrunk(first.tensors)]
+    if room is None or room.sequence_length >= 2 * 9:
+        sizes.append(grown(first.tensors, 2))
+    else:
+        sizes.append(shrunk(shrunk(first.tensors)))
+    with torch.no_grad():
+        for inputs in sizes:
+            oracle.assert_close(compiled(inputs), oracle.named(model(inputs)))
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+
+
+def shrunk(inputs: Any) -> Any:
+    """Inputs of a smaller batch and length."""
+    if isinstance(inputs, dict):
+        return {name: shrunk(value) for name, value in inputs.items()}
+    batch = max(2, inputs.shape[0] - 1) if inputs.shape[0] > 1 else 2
+    if inputs.shape[0] == 1:
+        inputs = inputs.repeat(2, *[1] * (inputs.ndim - 1))
+    inputs = inputs[:batch, :, 4:] if inputs.ndim == 4 else inputs[:batch, :-2]
+    return inputs.contiguous()  # other strides are another compilation
+
+
+@pytest.mark.parametrize("name", ["gemma2", "resnet-v2"])
+def test_inductor(name: str, preset_folder: Path) -> None:
+    """The default compiler, with gradients, on what the families are made of; it takes minutes."""
+    torch._dynamo.reset()
+    reference = reference_of(name, preset_folder)
+    model = ours(reference)
+    compiled = torch.compile(model, fullgraph=True)
+    outputs = run(compiled, reference.tensors)
+    with torch.no_grad():
+        oracle.assert_close(outputs, oracle.named(run(model, reference.tensors)))
+    sum(value.float().sum() for value in outputs.values()).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_export(first: Reference) -> None:
+    model = ours(first)
+    inputs = first.tensors
+    dynamic = torch.export.Dim.AUTO
+    if isinstance(inputs, dict):
+        shapes = {name: {0: dynamic, 1: dynamic} for name in inputs}
+        program = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
+        smaller = shrunk(inputs)
+        outputs = program.module()(**smaller)
+    else:
+        name = next(iter(model._inputs))
+        shapes = {name: {0: dynamic}}
+        program = torch.export.export(
+            model, (), {name: inputs.repeat(2, 1, 1, 1)}, dynamic_shapes=shapes
+        )
+        smaller = inputs.repeat(3, 1, 1, 1)
+        outputs = program.module()(**{name: smaller})
+    with torch.no_grad():
+        oracle.assert_close(outputs, oracle.named(run(model, smaller)))

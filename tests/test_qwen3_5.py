@@ -1,0 +1,99 @@
+"""Qwen3.5 with images: what the tests of all families do not see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from keras_hub_torch.models import Qwen3_5Backbone
+
+from . import oracle
+from .cases.qwen3_5 import CASES
+
+CASE = next(case for case in CASES if case.id == "qwen3.5-videos")
+CONFIG = {**CASE.config, "num_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+
+
+@pytest.fixture
+def model() -> Any:
+    torch.manual_seed(0)
+    model = Qwen3_5Backbone(**CONFIG).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3)
+    return model
+
+
+@pytest.fixture
+def inputs() -> dict[str, torch.Tensor]:
+    return oracle.tensors(CASE.make_inputs())
+
+
+@torch.no_grad()
+def test_images_in_pieces_with_a_cache(model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    """One row; the tokens of its images all lie in the second piece."""
+    one = {name: value[:1] for name, value in inputs.items()}
+    tokens = one["vision_indices"].shape[1]
+    length = tokens + 5
+    ids = torch.arange(length)[None]
+    images = {name: one[name] for name in ("pixel_values", "image_grid_thw")}
+    places = torch.arange(tokens)[None]
+    whole = model(token_ids=ids, **images, vision_indices=places + 3)
+    cache = model.make_cache(1, length)
+    parts = [
+        model(token_ids=ids[:, :3], cache=cache, cache_update_index=0),
+        model(
+            token_ids=ids[:, 3 : 3 + tokens],
+            **images,
+            vision_indices=places,
+            cache=cache,
+            cache_update_index=3,
+        ),
+        model(token_ids=ids[:, 3 + tokens :], cache=cache, cache_update_index=3 + tokens),
+    ]
+    oracle.assert_close(torch.cat(parts, dim=1), oracle.named(whole))
+
+
+@torch.no_grad()
+def test_left_out_inputs(model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    text = {name: inputs[name] for name in ("token_ids", "padding_mask")}
+    blind = Qwen3_5Backbone(**{**CONFIG, "vision_encoder": None}).eval()
+    blind.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if not k.startswith("vision_encoder.")}
+    )
+    expected = blind(text)
+    assert torch.equal(model(text), expected)
+    none = {name: inputs[name][:, :0] for name in inputs.keys() - text.keys()}
+    assert torch.equal(model({**text, **none}), expected)
+    with pytest.raises(ValueError, match="pixel_values need"):
+        model(**text, pixel_values=inputs["pixel_values"])
+
+
+@torch.no_grad()
+def test_frames_are_masked_where_they_cannot_be_split(
+    model: Any, inputs: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled code does not know how long they are."""
+    images = inputs["pixel_values"], inputs["image_grid_thw"]
+    expected = model.vision_encoder.forward(*images)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    oracle.assert_close(model.vision_encoder.forward(*images), oracle.named(expected))
+
+
+def test_images_that_do_not_fit(model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    grid = inputs["image_grid_thw"]
+    with pytest.raises(ValueError, match=r"image_grid_thw has \d+ patches, but pixel_values has"):
+        model({**inputs, "image_grid_thw": grid + torch.tensor([1, 0, 0])})
+    odd = torch.tensor([[[1, 1, 4]]])
+    with pytest.raises(ValueError, match="sides divisible by 2"):
+        model.vision_encoder(inputs["pixel_values"][:1, :4], odd)
+    with pytest.raises(ValueError, match=r"The images give \d+ tokens, but vision_indices has"):
+        model({**inputs, "vision_indices": inputs["vision_indices"][:, 1:]})
+
+
+def test_the_encoder_stays_float32() -> None:
+    model = Qwen3_5Backbone(**CONFIG, dtype="bfloat16")
+    assert {p.dtype for p in model.vision_encoder.parameters()} == {torch.float32}
+    assert model.dtype == torch.bfloat16

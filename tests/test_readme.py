@@ -1,0 +1,38 @@
+"""What the README says about families is what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from keras_hub_torch.backbones import import_all
+from keras_hub_torch.presets.builtin import presets_of
+from keras_hub_torch.presets.transformers.engine import known_model_types
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def families() -> dict[str, tuple[str, str]]:
+    """Class → number of presets and model types, as the README's table should have them."""
+    classes = import_all()
+    names: dict[type, list[str]] = {}
+    for name, cls in classes.items():
+        names.setdefault(cls, []).append(name)
+    return {
+        " = ".join(sorted(found, key=lambda name: name != cls.__name__)): (
+            str(len(presets_of([cls.__name__]))),
+            ", ".join(sorted(known_model_types(cls))) or "–",
+        )
+        for cls, found in names.items()
+        if cls.__name__ not in ("Backbone", "FeaturePyramidBackbone")
+    }
+
+
+def test_the_table_of_families() -> None:
+    rows = re.findall(r"^\| `(.+?)` \| (\d+) \| (.+?) \|$", README.read_text(), re.MULTILINE)
+    assert {name: (count, types) for name, count, types in rows} == families()
+
+
+if __name__ == "__main__":
+    for name, (count, types) in sorted(families().items()):
+        print(f"| `{name}` | {count} | {types} |")

