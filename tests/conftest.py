@@ -49,6 +49,12 @@ def reference_of(case_id: str, folder: Path) -> Reference:
     return Reference(case, model, preset, inputs, oracle.keras_outputs(model, inputs))
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Whatever the order and the worker, a test draws the same numbers."""
+    oracle.keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(scope="session")
 def preset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("presets")
