@@ -63,7 +63,8 @@ def _verify_transformers(source: PresetSource, config: Mapping[str, Any]) -> Ver
         for path in engine.weight_files(source):
             files[path] = len(stack.enter_context(open_safetensors(path)).keys())
         stored, problems = engine.stored_weights(table, source, stack)
-        bindings = engine.bind(table, engine.arguments_of(model), model.state_dict())
+        arguments = engine.arguments_of(model)
+        bindings = engine.bind(table.for_names(stored), arguments, model.state_dict())
         absent = engine.account(table, bindings, stored, problems, source.handle)
     used = {name for binding in bindings for name in binding.theirs}
     return Verified(

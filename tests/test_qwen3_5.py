@@ -1,16 +1,22 @@
-"""Qwen3.5 with images: what the tests of all families do not see."""
+"""Qwen3.5 with images, and in its published files: what the tests of all families do not see."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import keras_hub
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from keras_hub_torch.models import Qwen3_5Backbone
+from keras_hub_torch.models import Backbone, Qwen3_5Backbone
+from keras_hub_torch.presets.verifying import verify_preset
 
 from . import oracle
 from .cases.qwen3_5 import CASES
+from .checkpoints import qwen3_5
 
 CASE = next(case for case in CASES if case.id == "qwen3.5-videos")
 CONFIG = {**CASE.config, "num_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
@@ -97,3 +103,49 @@ def test_the_encoder_stays_float32() -> None:
     model = Qwen3_5Backbone(**CONFIG, dtype="bfloat16")
     assert {p.dtype for p in model.vision_encoder.parameters()} == {torch.float32}
     assert model.dtype == torch.bfloat16
+
+
+def test_published_files(tmp_path: Path) -> None:
+    """They have the experts of a layer in two tensors, and weights that predict further tokens."""
+    checkpoint = next(c for c in qwen3_5.CHECKPOINTS if c.id == "qwen3.5-moe-vision")
+    checkpoint.save(tmp_path)
+    plain = Backbone.from_preset(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    for layer in range(2):
+        prefix = f"model.language_model.layers.{layer}.mlp.experts."
+        gate, up, down = (
+            torch.stack([tensors.pop(f"{prefix}{i}.{name}_proj.weight") for i in range(5)])
+            for name in ("gate", "up", "down")
+        )
+        tensors |= {f"{prefix}gate_up_proj": torch.cat((gate, up), 1), f"{prefix}down_proj": down}
+    tensors["mtp.fc.weight"] = torch.zeros(2, 2)
+    save_file(tensors, path, {"format": "pt"})
+    model = Backbone.from_preset(tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name]), name
+    assert verify_preset(tmp_path).ignored == ["mtp.fc.weight"]
+    numpy = {name: value.numpy() for name, value in checkpoint.make_inputs().items()}
+    theirs = keras_hub.models.Backbone.from_preset(str(tmp_path))
+    with torch.no_grad():
+        oracle.assert_close(model(oracle.tensors(numpy)), oracle.keras_outputs(theirs, numpy))
+    del tensors["model.language_model.layers.1.mlp.experts.down_proj"]
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"missing: model.language_model.layers.1.mlp.experts."):
+        Backbone.from_preset(tmp_path)
+
+
+def test_the_language_model_only(tmp_path: Path) -> None:
+    checkpoint = next(c for c in qwen3_5.CHECKPOINTS if c.id == "qwen3.5-vision")
+    checkpoint.save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "language_model_only": True}))
+    with pytest.raises(ValueError, match=r"superfluous: model\.visual"):
+        Backbone.from_preset(tmp_path)
+    path = tmp_path / "model.safetensors"
+    text = {name: value for name, value in load_file(path).items() if "visual" not in name}
+    save_file(text, path, {"format": "pt"})
+    model = Backbone.from_preset(tmp_path)
+    assert model.vision_encoder is None
+    model.export_to_transformers(tmp_path / "text")
+    assert json.loads((tmp_path / "text/config.json").read_text())["model_type"] == "qwen3_5_text"

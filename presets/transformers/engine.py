@@ -309,7 +309,7 @@ def load_transformers(
     model = construct(table.backbone, arguments, "meta")
     with ExitStack() as stack:
         stored, problems = stored_weights(table, source, stack)
-        bindings = bind(table, arguments_of(model), model.state_dict())
+        bindings = bind(table.for_names(stored), arguments_of(model), model.state_dict())
         absent = account(table, bindings, stored, problems, source.handle)
         _draw(model, [name for binding in absent for name in binding.ours], device, source.handle)
         present = [binding for binding in bindings if binding not in absent]

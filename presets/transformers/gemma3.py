@@ -29,6 +29,7 @@ from .table import (
     only,
     rule,
     under,
+    within,
 )
 
 IMAGE_TOKEN = 262144
@@ -276,14 +277,6 @@ def vision(prefix: str) -> tuple[Rule, ...]:
     return (
         *under(f"{prefix}vision_tower.", "vision_encoder.image_encoder.", TOWER),
         *under(f"{prefix}multi_modal_projector.", "vision_encoder.vision_output_encoder.", OUTPUT),
-    )
-
-
-def within(prefix: str, keys: tuple[Key, ...]) -> tuple[Key, ...]:
-    """The keys of an inner object of config.json."""
-    return tuple(
-        replace(key, theirs={prefix + name: default for name, default in key.theirs.items()})
-        for key in keys
     )
 
 

@@ -1,16 +1,20 @@
-"""Qwen3.5's text models, without and with experts."""
+"""Qwen3.5 without and with experts: the text models alone, and with their vision tower."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...backbones.qwen3_5 import Qwen3_5Backbone, Qwen3_5MoeBackbone
 from ...backbones.qwen3_5.backbone import kinds_of_layers
+from ...backbones.qwen3_5.vision import WAVELENGTH, Qwen3_5VisionEncoder
 from .llama import BLOCKS, DROPPED, ENDS, RENAMES, TIED, parse_rope
 from .mixtral import GATED, experts
 from .table import EXPERTS as MATRICES
 from .table import (
     HALVES,
+    TRANSPOSE,
     Key,
     Operation,
     Rule,
@@ -19,9 +23,12 @@ from .table import (
     either,
     fixed,
     key,
+    layer,
     only,
     rule,
+    shared,
     under,
+    within,
 )
 
 # The convolution's channels are apart from each other.
@@ -31,6 +38,7 @@ APART = Operation(
 )
 LONGEST = 32768
 PART = 0.25
+EXPERTS = ("mlp.", "sparse_moe_block.")
 
 
 def load_rope(
@@ -78,8 +86,9 @@ CONFIG = (
     fixed("hidden_act", "silu", "swish"),
     only("attention_bias", False),
     key("rms_norm_eps", "layer_norm_epsilon", 1e-6),
+    only("attn_output_gate", True),
+    only("mlp_only_layers", []),
     key("attention_dropout", "dropout", 0.0),
-    key("tie_word_embeddings", "tie_word_embeddings", False),
     Key(
         {"layer_types": None, "full_attention_interval": None, "num_hidden_layers": 32},
         ("layer_types", "num_layers"),
@@ -113,8 +122,21 @@ CONFIG = (
     key("linear_value_head_dim", "linear_value_head_dim", 128),
     key("linear_num_key_heads", "linear_num_key_heads", 16),
     key("linear_num_value_heads", "linear_num_value_heads", 32),
+)
+DENSE = (*CONFIG, key("intermediate_size", "intermediate_dim", 12288))
+SPARSE = (
+    *CONFIG,
+    key("moe_intermediate_size", "moe_intermediate_dim", 512),
+    key("shared_expert_intermediate_size", "shared_expert_intermediate_size", 512),
+    either(("num_experts", "num_local_experts"), "num_experts"),
+    key("num_experts_per_tok", "top_k", 8),
+    key("router_aux_loss_coef", "router_aux_loss_coefficient", 0.001),
+)
+ALONE = (
+    key("tie_word_embeddings", "tie_word_embeddings", False),
     constant(vision_encoder=None),
 )
+IGNORED = ("mamba_ssm_dtype", "mtp_*", "output_router_logits")
 MIXERS = (
     *(
         rule(f"{name}.weight", f"{name}.weight")
@@ -139,56 +161,190 @@ MIXERS = (
     rule("self_attn.q_norm.weight", "self_attention.query_norm.weight"),
     rule("self_attn.k_norm.weight", "self_attention.key_norm.weight"),
 )
-QWEN3_5 = Table(
-    model_types=("qwen3_5_text",),
-    backbone=Qwen3_5Backbone,
-    architecture="Qwen3_5ForCausalLM",
-    config=(*CONFIG, key("intermediate_size", "intermediate_dim", 12288)),
-    weights=(*ENDS, *under(*BLOCKS, (*MIXERS, *under("mlp.", "", GATED)))),
-    renames=RENAMES,
-    dropped=(*DROPPED, "mtp.*"),
-    tied=TIED,
-)
-QWEN3_5_MOE = Table(
-    model_types=("qwen3_5_moe_text",),
-    backbone=Qwen3_5MoeBackbone,
-    architecture="Qwen3_5MoeForCausalLM",
-    config=(
-        *CONFIG,
-        key("moe_intermediate_size", "moe_intermediate_dim", 512),
-        key("shared_expert_intermediate_size", "shared_expert_intermediate_size", 512),
-        either(("num_experts", "num_local_experts"), "num_experts"),
-        key("num_experts_per_tok", "top_k", 8),
-        key("router_aux_loss_coef", "router_aux_loss_coefficient", 0.001),
+DENSE_TEXT = (*ENDS, *under(*BLOCKS, (*MIXERS, *under("mlp.", "", GATED))))
+MATRICES_OF_EXPERTS = (
+    Rule(
+        ("experts.[].gate_proj.weight", "experts.[].up_proj.weight"),
+        ("experts.gate_and_intermediate",),
+        (HALVES, MATRICES),
+        count="num_experts",
     ),
-    ignored=("output_router_logits",),
-    weights=(
-        *ENDS,
-        *under(
-            *BLOCKS,
-            (
-                *MIXERS,
-                *under(
-                    "mlp.",
-                    "sparse_moe_block.",
-                    (
-                        rule("gate.weight", "router_gate.weight"),
-                        Rule(
-                            ("experts.[].gate_proj.weight", "experts.[].up_proj.weight"),
-                            ("experts.gate_and_intermediate",),
-                            (HALVES, MATRICES),
-                            count="num_experts",
-                        ),
-                        experts("experts.[].down_proj.weight", "experts.output"),
-                        *under("shared_expert.", "shared_expert.", GATED),
-                        rule("shared_expert_gate.weight", "shared_expert_gate.weight"),
-                    ),
+    experts("experts.[].down_proj.weight", "experts.output"),
+)
+SPARSE_TEXT = (
+    *ENDS,
+    *under(
+        *BLOCKS,
+        (
+            *MIXERS,
+            *under(
+                *EXPERTS,
+                (
+                    rule("gate.weight", "router_gate.weight"),
+                    *MATRICES_OF_EXPERTS,
+                    *under("shared_expert.", "shared_expert.", GATED),
+                    rule("shared_expert_gate.weight", "shared_expert_gate.weight"),
                 ),
             ),
         ),
     ),
-    renames=RENAMES,
-    dropped=(*DROPPED, "mtp.*"),
-    tied=TIED,
 )
-TABLES = (QWEN3_5, QWEN3_5_MOE)
+# As the published files have them, and transformers in memory.
+TOGETHER = under(
+    *BLOCKS,
+    under(
+        *EXPERTS,
+        (
+            rule("experts.gate_up_proj", "experts.gate_and_intermediate", TRANSPOSE),
+            rule("experts.down_proj", "experts.output", TRANSPOSE),
+        ),
+    ),
+)
+
+# The vision tower
+
+VISION_KEYS = {
+    "depth": 27,
+    "hidden_size": 1152,
+    "num_heads": 16,
+    "intermediate_size": 4304,
+    "in_channels": 3,
+    "patch_size": 16,
+    "temporal_patch_size": 2,
+    "spatial_merge_size": 2,
+    "out_hidden_size": 3584,
+    "num_position_embeddings": 2304,
+}
+IMAGE_TOKEN, VIDEO_TOKEN = 248056, 248057
+
+
+def load_vision(width: int, without: bool, *values: Any) -> tuple[dict[str, Any] | None]:
+    if without:
+        return (None,)
+    config = dict(zip(VISION_KEYS, values))
+    for name in ("patch_size", "temporal_patch_size"):
+        sizes = {*config[name]} if isinstance(config[name], list) else {config[name]}
+        if len(sizes) > 1:
+            raise ValueError(f"vision_config.{name} is {config[name]}, not a square")
+        config[name] = sizes.pop()
+    if config["out_hidden_size"] != width:
+        raise ValueError(
+            f"vision_config.out_hidden_size is {config['out_hidden_size']}, not the text's {width}"
+        )
+    return ({"registered_name": Qwen3_5VisionEncoder.registered_name, "config": config},)
+
+
+def save_vision(encoder: Mapping[str, Any] | None, width: int) -> tuple[Any, ...]:
+    if encoder is None:
+        raise ValueError("vision_encoder is None")
+    config = encoder["config"]
+    return width, False, *(config[name] for name in VISION_KEYS)
+
+
+VISION = (
+    Key(
+        {
+            "text_config.hidden_size": 4096,
+            "language_model_only": False,
+            **{f"vision_config.{name}": default for name, default in VISION_KEYS.items()},
+        },
+        ("vision_encoder", "hidden_dim"),
+        load_vision,
+        save_vision,
+    ),
+    only("vision_config.hidden_act", "gelu_pytorch_tanh"),
+    only("vision_config.deepstack_visual_indexes", []),
+    only("vision_config.rope_parameters.rope_type", "axial", "default"),
+    only("vision_config.rope_parameters.rope_theta", WAVELENGTH),
+    shared(
+        ("tie_word_embeddings", "text_config.tie_word_embeddings"), "tie_word_embeddings", False
+    ),
+    # The models are told where images stand, but transformers looks for tokens of the text.
+    Key(
+        {"image_token_id": IMAGE_TOKEN, "video_token_id": VIDEO_TOKEN},
+        ("vocabulary_size",),
+        lambda *ids: (),
+        lambda size: (min(IMAGE_TOKEN, size - 1), min(VIDEO_TOKEN, size)),
+    ),
+)
+BLOCK = (
+    *layer("norm1", "norm1"),
+    *layer("norm2", "norm2"),
+    *layer("attn.qkv", "attn.qkv"),
+    *layer("attn.proj", "attn.proj"),
+    *layer("mlp.linear_fc1", "mlp.fc1"),
+    *layer("mlp.linear_fc2", "mlp.fc2"),
+)
+TOWER = under(
+    "model.visual.",
+    "vision_encoder.",
+    (
+        *layer("patch_embed.proj", "patch_embed.proj"),
+        rule("pos_embed.weight", "pos_embed.weight"),
+        *under("blocks.{}.", "blocks.{}.", BLOCK),
+        *layer("merger.norm", "merger.ln_q"),
+        *layer("merger.linear_fc1", "merger.mlp_0"),
+        *layer("merger.linear_fc2", "merger.mlp_2"),
+    ),
+)
+
+
+def inner(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The text's rules where its model is a part of another one."""
+    return tuple(
+        replace(
+            one,
+            theirs=tuple(
+                name.replace("model.", "model.language_model.", 1)
+                if name.startswith("model.")
+                else name
+                for name in one.theirs
+            ),
+        )
+        for one in rules
+    )
+
+
+def tables(
+    kind: str, backbone: type, name: str, config: Any, text: Any, instead: Any
+) -> tuple[Table, Table]:
+    """Of the text alone, and with images."""
+    alone = Table(
+        model_types=(f"{kind}_text",),
+        backbone=backbone,
+        architecture=f"{name}ForCausalLM",
+        config=(*config, *ALONE),
+        ignored=IGNORED,
+        weights=text,
+        instead=instead,
+        renames=RENAMES,
+        dropped=(*DROPPED, "mtp.*"),
+        tied=TIED,
+    )
+    seeing = Table(
+        model_types=(kind,),
+        backbone=backbone,
+        architecture=f"{name}ForConditionalGeneration",
+        config=(
+            *within("text_config.", config),
+            fixed("text_config.model_type", f"{kind}_text"),
+            *VISION,
+        ),
+        ignored=(
+            *(f"text_config.{key}" for key in IGNORED),
+            "vision_start_token_id",
+            "vision_end_token_id",
+        ),
+        weights=(*inner(text), *TOWER),
+        instead=inner(instead),
+        renames=(("language_model.*", "model.language_model.*"), ("visual.*", "model.visual.*")),
+        dropped=("mtp.*", "score.*"),
+        tied={"lm_head.weight": "model.language_model.embed_tokens.weight"},
+    )
+    return alone, seeing
+
+
+TABLES = (
+    *tables("qwen3_5", Qwen3_5Backbone, "Qwen3_5", DENSE, DENSE_TEXT, ()),
+    *tables("qwen3_5_moe", Qwen3_5MoeBackbone, "Qwen3_5Moe", SPARSE, SPARSE_TEXT, TOGETHER),
+)

@@ -133,6 +133,14 @@ def constant(**arguments: Any) -> Key:
     return Key({}, tuple(arguments), lambda: tuple(arguments.values()), check)
 
 
+def within(prefix: str, keys: Iterable[Key]) -> tuple[Key, ...]:
+    """The keys of an inner object of config.json."""
+    return tuple(
+        replace(key, theirs={prefix + name: default for name, default in key.theirs.items()})
+        for key in keys
+    )
+
+
 @dataclass(frozen=True)
 class Operation:
     """A change of tensors and its inverse.
@@ -263,6 +271,7 @@ class Table:
     Attributes:
         model_types: those that it reads; the first is written.
         architecture: the class of transformers whose checkpoints are written.
+        instead: rules for weights that some files hold in another form; read, never written.
         also: classes that are written in the same way, and read again as `backbone`.
         ignored: keys of config.json that do not matter to a backbone.
         renames: other names of weights → those that the rules use.
@@ -278,6 +287,7 @@ class Table:
     architecture: str
     config: tuple[Key, ...]
     weights: tuple[Rule, ...]
+    instead: tuple[Rule, ...] = ()
     also: tuple[type[Backbone], ...] = ()
     ignored: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
@@ -285,6 +295,14 @@ class Table:
     tied: Mapping[str, str] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def for_names(self, names: Iterable[str]) -> Table:
+        """The table for a file with these weights."""
+        names = list(names)
+        found = [r for r in self.instead if any(matches(r.theirs, name) for name in names)]
+        replaced = {rule.ours for rule in found}
+        kept = [rule for rule in self.weights if rule.ours not in replaced]
+        return replace(self, weights=(*kept, *found))
 
 
 def parts(template: str, name: str) -> tuple[str, ...] | None:

@@ -28,6 +28,7 @@ class Interface:
         zeroed: weights → how many first rows are read by no one, and written as zeros.
         adapt: from any inputs to those of which transformers makes the same.
         forms: inputs that are no integers, and of which transformers wants another form.
+        besides: from our inputs to what only transformers must be told.
         attention: the implementation in transformers that is compared.
     """
 
@@ -37,6 +38,7 @@ class Interface:
     zeroed: Mapping[str, int] = field(default_factory=dict)
     adapt: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda inputs: inputs
     forms: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
+    besides: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda inputs: {}
     attention: str = "eager"
 
 
@@ -157,7 +159,8 @@ def outputs_of(
             interface.inputs[name]: interface.forms.get(name, torch.Tensor.long)(value)
             for name, value in inputs.items()
             if name in interface.inputs
-        }
+        },
+        **interface.besides(inputs),
     )
     return {ours: found[theirs] for ours, (theirs, _) in interface.outputs.items()}
 
