@@ -7,6 +7,7 @@ import difflib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +33,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
 SHARD_INDEX = "model.weights.json"
 SAFETENSORS = "model.safetensors"
+THREADS = 4
 # Of PyTorch's functions while a model is built: a transformer's layer takes a hundred.
 MAX_CALLS = 200_000
 
@@ -221,10 +223,26 @@ def fill(model: Backbone, path: Path, device: str | torch.device | None, contigu
             (variable, file.datasets[_stored_name(name, file.datasets)])
             for name, variable in variables.items()
         ]
-        largest = max((dataset.nbytes for _, dataset in stored), default=0)
+        device = torch.device(device or torch.get_default_device())
+
+        def is_kept(variable: Variable, dataset: Dataset) -> bool:
+            """Whether what is read becomes the weight; everything else is copied."""
+            old = variable.tensor
+            same = old.is_meta and device.type == "cpu" and dataset.dtype == old.dtype
+            return same and not contiguous
+
+        largest = max(
+            (dataset.nbytes for one, dataset in stored if not is_kept(one, dataset)), default=0
+        )
         scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")
-        for variable, dataset in track(stored, "Reading weights", lambda item: item[1].nbytes):
-            assign(variable, dataset, device, contiguous, scratch)
+        with ThreadPoolExecutor(THREADS) as pool:
+            # Most of the time goes into memory that nothing has touched before.
+            kept = pool.map(Dataset.read, [d for variable, d in stored if is_kept(variable, d)])
+            for variable, dataset in track(stored, "Reading weights", lambda item: item[1].nbytes):
+                if is_kept(variable, dataset):
+                    place(variable.module, variable.name, variable.from_keras(next(kept)))
+                else:
+                    assign(variable, variable.from_keras(dataset.read(scratch)), device, contiguous)
 
 
 def _stored_name(name: str, stored: Mapping[str, Any]) -> str:
@@ -270,20 +288,9 @@ def refuse(problems: list[str], path: Path) -> None:
 
 
 @torch.no_grad()
-def assign(
-    variable: Variable,
-    dataset: Dataset,
-    device: str | torch.device | None,
-    contiguous: bool,
-    scratch: torch.Tensor,
-) -> None:
-    """Read a dataset into the model; `scratch` holds the bytes of what has to be copied anyway."""
+def assign(variable: Variable, value: torch.Tensor, device: torch.device, contiguous: bool) -> None:
+    """Copy a value into the model."""
     old = variable.tensor
-    device = torch.device(device or torch.get_default_device())
-    if old.is_meta and device.type == "cpu" and dataset.dtype == old.dtype and not contiguous:
-        place(variable.module, variable.name, variable.from_keras(dataset.read()))
-        return
-    value = variable.from_keras(dataset.read(scratch))
     if not old.is_meta:
         old.copy_(value)
         return

@@ -31,7 +31,8 @@ def uniform(tensor: torch.Tensor, fan_in: int = 1, fan_out: int = 1) -> None:
 
 
 def _normal(tensor: torch.Tensor, fan_in: int = 1, fan_out: int = 1, *, stddev: float) -> None:
-    nn.init.normal_(tensor, 0.0, stddev)
+    if not tensor.is_meta:  # drawing nothing would import all of torch's compiler
+        nn.init.normal_(tensor, 0.0, stddev)
 
 
 def _truncated(

@@ -74,12 +74,17 @@ class Dataset:
         if not tensor.numel():
             return tensor
         stored = self.source.id
-        memory = tensor.view(-1).view(torch.uint8).numpy().view(self.source.dtype)
+        memory = tensor.view(-1).view(torch.uint8).numpy()
+        offset = None if self.source.chunks is not None else stored.get_offset()
         try:
-            if self.source.chunks is None:
+            if offset is not None and hasattr(os, "preadv"):
+                # As HDF5 does it, but other threads go on meanwhile.
+                _read_bytes(self.source.file.id.get_vfd_handle(), memory, offset)
+            elif self.source.chunks is None:
+                memory = memory.view(self.source.dtype)
                 stored.read(h5py.h5s.ALL, h5py.h5s.ALL, memory, mtype=stored.get_type())
             else:
-                self._read_chunks(memory.reshape(self.shape))
+                self._read_chunks(memory.view(self.source.dtype).reshape(self.shape))
         except (OSError, RuntimeError, ValueError, zlib.error) as error:
             raise ValueError(f"{self.file} is broken: {self.path}: {error}") from error
         return tensor
@@ -117,6 +122,16 @@ class Dataset:
             target = out[tuple(slice(start, start + length) for start, length in corner)]
             values = np.frombuffer(data, out.dtype).reshape(chunk_shape)
             target[...] = values[tuple(map(slice, target.shape))]
+
+
+def _read_bytes(descriptor: int, memory: Any, offset: int) -> None:
+    """Fill memory with the bytes of a file from an offset on."""
+    rest = memoryview(memory)
+    while rest:
+        count = os.preadv(descriptor, [rest], offset)
+        if not count:
+            raise OSError("it ends too early")
+        offset, rest = offset + count, rest[count:]
 
 
 class Refused(ValueError):
