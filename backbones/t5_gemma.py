@@ -417,11 +417,11 @@ class T5GemmaBackbone(Backbone):
 
 
 def check_layer_types(layer_types: Sequence[str], count: int, window: int | None) -> None:
-    if len(layer_types) != count or any(kind not in LAYER_TYPES for kind in layer_types):
+    if len(layer_types) < count or any(kind not in LAYER_TYPES for kind in layer_types):
         raise ValueError(
             f"The layer types must be {count} of {' or '.join(LAYER_TYPES)}, not {layer_types!r}."
         )
-    if window is None and "sliding_attention" in layer_types:
+    if window is None and "sliding_attention" in layer_types[:count]:
         raise ValueError("Layers of type sliding_attention need a sliding_window.")
 
 

@@ -84,8 +84,15 @@ def attend(
     """Attention over `[batch, heads, length, dim]`; keys and values may have fewer heads.
 
     A query that sees no key gets zeros. A floating `mask` is added to the scores.
+
+    Raises:
+        ValueError: the heads of keys and values do not divide those of queries.
     """
-    groups = query.shape[1] // key.shape[1]
+    groups, rest = divmod(query.shape[1], key.shape[1])
+    if rest:
+        raise ValueError(
+            f"{query.shape[1]} heads of queries cannot share {key.shape[1]} of keys and values."
+        )
     if (
         groups > 1
         and query.shape[2] == 1

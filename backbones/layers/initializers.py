@@ -38,7 +38,10 @@ def _normal(tensor: torch.Tensor, fan_in: int = 1, fan_out: int = 1, *, stddev: 
 def _truncated(
     tensor: torch.Tensor, fan_in: int = 1, fan_out: int = 1, *, stddev: float, mean: float = 0.0
 ) -> None:
-    nn.init.trunc_normal_(tensor, mean, stddev, mean - 2 * stddev, mean + 2 * stddev)
+    if stddev == 0:
+        nn.init.constant_(tensor, mean)
+    else:
+        nn.init.trunc_normal_(tensor, mean, stddev, mean - 2 * stddev, mean + 2 * stddev)
 
 
 def _scaled(

@@ -46,7 +46,7 @@ def layer_types(side: str) -> Key:
         {f"{side}.layer_types": None, f"{side}.num_hidden_layers": REQUIRED},
         (f"{side}_layer_types", f"{side}_num_layers"),
         lambda kinds, count: (alternating(kinds, count), count),
-        lambda kinds, count: (list(kinds), count),
+        lambda kinds, count: (list(kinds)[:count], count),
     )
 
 

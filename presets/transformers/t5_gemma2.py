@@ -108,9 +108,9 @@ def side(path: str, ours: str) -> tuple[Key, ...]:
                 f"{path}.sliding_window_pattern": None,
                 f"{path}.num_hidden_layers": 26,
             },
-            (f"{ours}_layer_types",),
+            (f"{ours}_layer_types", f"{ours}_num_layers"),
             load_layer_types,
-            lambda kinds: (list(kinds),),
+            lambda kinds, count: (list(kinds)[:count],),
         ),
     )
 

@@ -36,7 +36,7 @@ CASES = [
             "encoder_hidden_dim": 15,
             "encoder_num_attention_heads": 3,
             "encoder_num_key_value_heads": 3,
-            "encoder_layer_types": ["full_attention"],
+            "encoder_layer_types": ["full_attention", "sliding_attention"],
             "decoder_num_layers": 3,
             "decoder_num_attention_heads": 1,
             "decoder_num_key_value_heads": 1,
