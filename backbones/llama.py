@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from .backbone import Backbone, BackboneOptions
 from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
-from .layers.attention import attend, merge_heads, split_heads
-from .layers.cache import KeyValueShape, Past, Step
-from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
+from .layers.cache import KeyValueShape, Step
+from .layers.core import ReversibleEmbedding, RMSNormalization
+from .layers.decoder import GatedDecoder, GroupedQueryAttention
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
-from .layers.layout import Layout, Stack
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.layout import Stack
+from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.transformer import head_dim
 
 if TYPE_CHECKING:
@@ -28,115 +27,18 @@ class LlamaLayerNorm(RMSNormalization):
     """The RMS norm under its Keras name."""
 
 
-class LlamaAttention(nn.Module):
-    """Grouped-query attention with rotary positions."""
-
-    layout = Layout(
-        attributes={
-            "query": "_query_dense",
-            "key": "_key_dense",
-            "value": "_value_dense",
-            "attention_output": "_output_dense",
-            "dropout_layer": "_dropout_layer",
-            "attention_softmax": "_softmax",
-        },
+class LlamaAttention(GroupedQueryAttention):
+    layout = replace(
+        GroupedQueryAttention.layout,
         weightless={
             "attention_softmax": "Softmax",
             "rotary_embedding_layer": "LlamaRotaryEmbedding",
         },
-        unnamed=("dropout_layer", "rotary_embedding_layer"),
-        built_on_call=True,
     )
 
-    def __init__(
-        self, hidden_dim: int, num_query_heads: int, num_key_value_heads: int, dropout: float
-    ) -> None:
-        super().__init__()
-        self.num_query_heads = num_query_heads
-        self.num_key_value_heads = num_key_value_heads
-        dim = head_dim(hidden_dim, num_query_heads)
-        query, key_value = (num_query_heads, dim), (num_key_value_heads, dim)
-        init = random_normal(0.02)
-        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, kernel_initializer=init)
-        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=init)
-        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=init)
-        self.dropout_layer = Dropout(dropout)
-        self.attention_output = EinsumDense(
-            "bquh,uhm->bqm", query, hidden_dim, kernel_initializer=init
-        )
 
-    def forward(
-        self,
-        x: torch.Tensor,
-        mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
-        past: Past | None,
-    ) -> torch.Tensor:
-        q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
-        k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
-        v = split_heads(self.value(x), self.num_key_value_heads)
-        if past is not None:
-            k, v = past.extend(k, v)
-        x = attend(q, k, v, mask, is_causal=mask is None)
-        return self.attention_output(self.dropout_layer(merge_heads(x)))
-
-
-class LlamaTransformerDecoder(nn.Module):
-    layout = Layout(
-        attributes={
-            "self_attention": "_self_attention_layer",
-            "self_attention_layernorm": "_self_attention_layernorm",
-            "self_attention_dropout": "_self_attention_dropout",
-            "feedforward_intermediate_dense": "_feedforward_intermediate_dense",
-            "feedforward_gate_dense": "_feedforward_gate_dense",
-            "feedforward_output_dense": "_feedforward_output_dense",
-            "feedforward_layernorm": "_feedforward_layernorm",
-        },
-        built_on_call=True,
-    )
-
-    def __init__(
-        self,
-        hidden_dim: int,
-        intermediate_dim: int,
-        num_query_heads: int,
-        num_key_value_heads: int,
-        layer_norm_epsilon: float,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        init = random_normal(0.02)
-        self.self_attention = LlamaAttention(
-            hidden_dim, num_query_heads, num_key_value_heads, dropout
-        )
-        self.self_attention_layernorm = LlamaLayerNorm(hidden_dim, layer_norm_epsilon)
-        self.self_attention_dropout = Dropout(dropout)
-        self.feedforward_intermediate_dense = Dense(
-            hidden_dim, intermediate_dim, use_bias=False, kernel_initializer=init
-        )
-        self.feedforward_gate_dense = Dense(
-            hidden_dim, intermediate_dim, use_bias=False, kernel_initializer=init
-        )
-        self.feedforward_output_dense = Dense(
-            intermediate_dim, hidden_dim, use_bias=False, kernel_initializer=init
-        )
-        self.feedforward_layernorm = LlamaLayerNorm(hidden_dim, layer_norm_epsilon)
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
-        past: Past | None,
-    ) -> torch.Tensor:
-        residual = x
-        x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)
-        x = residual = self.self_attention_dropout(x) + residual
-        x = self.feedforward_layernorm(x)
-        # The kernels of silu compute in float32 whatever the dtype.
-        gate = F.silu(self.feedforward_gate_dense(x))
-        x = self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate)
-        return x + residual
+class LlamaTransformerDecoder(GatedDecoder):
+    """The block under its Keras name."""
 
 
 class LlamaBackbone(Backbone):
@@ -191,11 +93,13 @@ class LlamaBackbone(Backbone):
             "transformer_layer_{}",
             (
                 LlamaTransformerDecoder(
+                    LlamaAttention(
+                        hidden_dim, num_query_heads, num_key_value_heads, self.head_dim, dropout
+                    ),
+                    LlamaLayerNorm(hidden_dim, layer_norm_epsilon),
+                    LlamaLayerNorm(hidden_dim, layer_norm_epsilon),
                     hidden_dim,
                     intermediate_dim,
-                    num_query_heads,
-                    num_key_value_heads,
-                    layer_norm_epsilon,
                     dropout,
                 )
                 for _ in range(num_layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -10,13 +11,13 @@ from torch.nn import functional as F
 
 from .backbone import Backbone, BackboneOptions
 from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
-from .layers.attention import attend, merge_heads, split_heads
-from .layers.cache import KeyValueShape, Past, Step
-from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
+from .layers.cache import KeyValueShape, Step
+from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
+from .layers.decoder import GroupedQueryAttention, SparseDecoder
 from .layers.dtypes import DTypeLike
 from .layers.initializers import glorot_uniform, random_normal
 from .layers.layout import Layout, Stack
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.routing import Routes, choose_experts, expert_weights
 from .layers.transformer import head_dim
 
@@ -28,10 +29,9 @@ class MixtralLayerNormalization(RMSNormalization):
     """The RMS norm under its Keras name."""
 
 
-class CachedMixtralAttention(nn.Module):
-    """Grouped-query attention with rotary positions."""
-
-    layout = Layout(
+class CachedMixtralAttention(GroupedQueryAttention):
+    layout = replace(
+        GroupedQueryAttention.layout,
         attributes={
             "query": "query_dense",
             "key": "key_dense",
@@ -39,49 +39,7 @@ class CachedMixtralAttention(nn.Module):
             "attention_output": "output_dense",
             "attention_softmax": "softmax",
         },
-        weightless={
-            "attention_softmax": "Softmax",
-            "rotary_embedding_layer": "RotaryEmbedding",
-        },
-        unnamed=("dropout_layer", "rotary_embedding_layer"),
-        built_on_call=True,
     )
-
-    def __init__(
-        self,
-        hidden_dim: int,
-        num_query_heads: int,
-        num_key_value_heads: int,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.num_query_heads = num_query_heads
-        self.num_key_value_heads = num_key_value_heads
-        dim = head_dim(hidden_dim, num_query_heads)
-        query, key_value = (num_query_heads, dim), (num_key_value_heads, dim)
-        init = random_normal(0.02)
-        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, kernel_initializer=init)
-        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=init)
-        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=init)
-        self.dropout_layer = Dropout(dropout)
-        self.attention_output = EinsumDense(
-            "bquh,uhm->bqm", query, hidden_dim, kernel_initializer=init
-        )
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
-        past: Past | None,
-    ) -> torch.Tensor:
-        q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
-        k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
-        v = split_heads(self.value(x), self.num_key_value_heads)
-        if past is not None:
-            k, v = past.extend(k, v)
-        x = attend(q, k, v, mask, is_causal=mask is None)
-        return self.attention_output(self.dropout_layer(merge_heads(x)))
 
 
 class MixtralMoeExperts(nn.Module):
@@ -138,53 +96,11 @@ class MixtralSparseMoeBlock(nn.Module):
         return self.experts(tokens, experts, weights).view_as(x)
 
 
-class MixtralTransformerDecoder(nn.Module):
-    layout = Layout(
-        attributes={
-            "self_attention": "_self_attention_layer",
-            "self_attention_layernorm": "_self_attention_layernorm",
-            "self_attention_dropout": "_self_attention_dropout",
-            "sparse_moe_block": "_sparse_moe_block",
-            "feedforward_layernorm": "_feedforward_layernorm",
-        },
-        unnamed=("sparse_moe_block",),
-        built_on_call=True,
+class MixtralTransformerDecoder(SparseDecoder):
+    layout = replace(
+        SparseDecoder.layout,
+        attributes={**SparseDecoder.layout.attributes, "mlp": "_sparse_moe_block"},
     )
-
-    def __init__(
-        self,
-        hidden_dim: int,
-        intermediate_dim: int,
-        num_query_heads: int,
-        num_key_value_heads: int,
-        num_experts: int,
-        top_k: int,
-        router_jitter_noise: float,
-        layer_norm_epsilon: float,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.self_attention = CachedMixtralAttention(
-            hidden_dim, num_query_heads, num_key_value_heads, dropout
-        )
-        self.self_attention_layernorm = MixtralLayerNormalization(hidden_dim, layer_norm_epsilon)
-        self.self_attention_dropout = Dropout(dropout)
-        self.sparse_moe_block = MixtralSparseMoeBlock(
-            hidden_dim, intermediate_dim, num_experts, top_k, router_jitter_noise
-        )
-        self.feedforward_layernorm = MixtralLayerNormalization(hidden_dim, layer_norm_epsilon)
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
-        past: Past | None,
-    ) -> torch.Tensor:
-        residual = x
-        x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)
-        x = self.self_attention_dropout(x) + residual
-        return x + self.sparse_moe_block(self.feedforward_layernorm(x))
 
 
 class MixtralBackbone(Backbone):
@@ -236,14 +152,14 @@ class MixtralBackbone(Backbone):
             "transformer_layer_{}",
             (
                 MixtralTransformerDecoder(
-                    hidden_dim,
-                    intermediate_dim,
-                    num_query_heads,
-                    num_key_value_heads,
-                    num_experts,
-                    top_k,
-                    router_jitter_noise,
-                    layer_norm_epsilon,
+                    CachedMixtralAttention(
+                        hidden_dim, num_query_heads, num_key_value_heads, self.head_dim, dropout
+                    ),
+                    MixtralLayerNormalization(hidden_dim, layer_norm_epsilon),
+                    MixtralSparseMoeBlock(
+                        hidden_dim, intermediate_dim, num_experts, top_k, router_jitter_noise
+                    ),
+                    MixtralLayerNormalization(hidden_dim, layer_norm_epsilon),
                     dropout,
                 )
                 for _ in range(num_layers)

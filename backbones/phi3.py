@@ -8,18 +8,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from .backbone import Backbone, BackboneOptions
 from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
-from .layers.attention import attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
-from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
+from .layers.core import Dropout, ReversibleEmbedding, RMSNormalization
+from .layers.decoder import GatedProjections, GroupedQueryAttention, Tables
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Layout, Stack
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.transformer import head_dim
 
 if TYPE_CHECKING:
@@ -30,10 +28,9 @@ class Phi3LayerNorm(RMSNormalization):
     """The RMS norm under its Keras name."""
 
 
-class Phi3Attention(nn.Module):
-    """Grouped-query attention with rotary positions."""
-
-    layout = Layout(
+class Phi3Attention(GroupedQueryAttention):
+    layout = replace(
+        GroupedQueryAttention.layout,
         attributes={
             "query": "query_dense",
             "key": "key_dense",
@@ -41,9 +38,6 @@ class Phi3Attention(nn.Module):
             "attention_output": "output_dense",
             "attention_softmax": "softmax",
         },
-        weightless={"attention_softmax": "Softmax", "rotary_embedding_layer": "RotaryEmbedding"},
-        unnamed=("dropout_layer", "rotary_embedding_layer"),
-        built_on_call=True,
     )
 
     def __init__(
@@ -51,87 +45,41 @@ class Phi3Attention(nn.Module):
         hidden_dim: int,
         num_query_heads: int,
         num_key_value_heads: int,
+        head_dim: int,
         dropout: float,
         rotary_class: str,
     ) -> None:
-        super().__init__()
+        super().__init__(hidden_dim, num_query_heads, num_key_value_heads, head_dim, dropout)
         weightless = {**self.layout.weightless, "rotary_embedding_layer": rotary_class}
         self.layout = replace(type(self).layout, weightless=weightless)
-        self.num_query_heads = num_query_heads
-        self.num_key_value_heads = num_key_value_heads
-        dim = head_dim(hidden_dim, num_query_heads)
-        query, key_value = (num_query_heads, dim), (num_key_value_heads, dim)
-        init = random_normal(0.02)
-        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, kernel_initializer=init)
-        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=init)
-        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=init)
-        self.dropout_layer = Dropout(dropout)
-        self.attention_output = EinsumDense(
-            "bquh,uhm->bqm", query, hidden_dim, kernel_initializer=init
-        )
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
-        past: Past | None,
-    ) -> torch.Tensor:
-        q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
-        k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
-        v = split_heads(self.value(x), self.num_key_value_heads)
-        if past is not None:
-            k, v = past.extend(k, v)
-        x = attend(q, k, v, mask, is_causal=mask is None)
-        return self.attention_output(self.dropout_layer(merge_heads(x)))
 
 
-class Phi3Decoder(nn.Module):
+class Phi3Decoder(GatedProjections):
     layout = Layout(built_on_call=True)
 
     def __init__(
         self,
+        attention: Phi3Attention,
         hidden_dim: int,
         intermediate_dim: int,
-        num_query_heads: int,
-        num_key_value_heads: int,
         layer_norm_epsilon: float,
         dropout: float,
-        rotary_class: str,
     ) -> None:
         super().__init__()
-        init = random_normal(0.02)
         self.pre_attention_layernorm = Phi3LayerNorm(hidden_dim, layer_norm_epsilon)
-        self.attention = Phi3Attention(
-            hidden_dim, num_query_heads, num_key_value_heads, dropout, rotary_class
-        )
+        self.attention = attention
         self.post_attention_layernorm = Phi3LayerNorm(hidden_dim, layer_norm_epsilon)
-        self.feedforward_intermediate_dense = Dense(
-            hidden_dim, intermediate_dim, use_bias=False, kernel_initializer=init
-        )
-        self.feedforward_gate_dense = Dense(
-            hidden_dim, intermediate_dim, use_bias=False, kernel_initializer=init
-        )
-        self.feedforward_output_dense = Dense(
-            intermediate_dim, hidden_dim, use_bias=False, kernel_initializer=init
-        )
+        self.add_projections(hidden_dim, intermediate_dim, random_normal(0.02))
         self.attention_dropout = Dropout(dropout)
         self.feedforward_dropout = Dropout(dropout)
 
     def forward(
-        self,
-        x: torch.Tensor,
-        mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
-        past: Past | None,
+        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         residual = x
         x = self.attention(self.pre_attention_layernorm(x), mask, tables, past)
         x = residual = self.attention_dropout(x) + residual
-        x = self.post_attention_layernorm(x)
-        # The kernels of silu compute in float32 whatever the dtype.
-        gate = F.silu(self.feedforward_gate_dense(x))
-        x = self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate)
+        x = self.feed_forward(self.post_attention_layernorm(x))
         return self.feedforward_dropout(x) + residual
 
 
@@ -190,6 +138,7 @@ class Phi3Backbone(Backbone):
             self.rope_magnitude = math.sqrt(
                 1 + math.log(growth) / math.log(pretraining_sequence_length)
             )
+        rotary_class = "RotaryEmbedding" if self.factors is None else "Phi3SuScaledRotaryEmbedding"
         self.cache_shapes = [KeyValueShape(num_key_value_heads, self.head_dim)] * num_layers
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size, hidden_dim, False, random_normal(0.01)
@@ -198,13 +147,18 @@ class Phi3Backbone(Backbone):
             "transformer_layer_{}",
             (
                 Phi3Decoder(
+                    Phi3Attention(
+                        hidden_dim,
+                        num_query_heads,
+                        num_key_value_heads,
+                        self.head_dim,
+                        dropout,
+                        rotary_class,
+                    ),
                     hidden_dim,
                     intermediate_dim,
-                    num_query_heads,
-                    num_key_value_heads,
                     layer_norm_epsilon,
                     dropout,
-                    "RotaryEmbedding" if self.factors is None else "Phi3SuScaledRotaryEmbedding",
                 )
                 for _ in range(num_layers)
             ),

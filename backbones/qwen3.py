@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from .backbone import Backbone, BackboneOptions
 from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
-from .layers.attention import attend, merge_heads, split_heads
-from .layers.cache import KeyValueShape, Past, Step
-from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
+from .layers.cache import KeyValueShape, Step
+from .layers.core import ReversibleEmbedding, RMSNormalization
+from .layers.decoder import GatedDecoder, NormedQueryAttention
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
-from .layers.layout import Layout, Stack
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.layout import Stack
+from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.transformer import head_dim as default_head_dim
 
 if TYPE_CHECKING:
@@ -27,125 +25,12 @@ class Qwen3LayerNorm(RMSNormalization):
     """The RMS norm under its Keras name."""
 
 
-class Qwen3Attention(nn.Module):
-    """Grouped-query attention with rotary positions."""
-
-    layout = Layout(
-        attributes={
-            "query": "_query_dense",
-            "query_dense_layernorm": "_query_dense_layer_norm",
-            "key": "_key_dense",
-            "key_dense_layernorm": "_key_dense_layer_norm",
-            "value": "_value_dense",
-            "attention_output": "_output_dense",
-            "dropout_layer": "_dropout_layer",
-            "attention_softmax": "_softmax",
-        },
-        weightless={
-            "attention_softmax": "Softmax",
-            "rotary_embedding_layer": "RotaryEmbedding",
-        },
-        unnamed=("dropout_layer", "rotary_embedding_layer"),
-        built_on_call=True,
-    )
-
-    def __init__(
-        self,
-        hidden_dim: int,
-        num_query_heads: int,
-        num_key_value_heads: int,
-        head_dim: int,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.num_query_heads = num_query_heads
-        self.num_key_value_heads = num_key_value_heads
-        query, key_value = (num_query_heads, head_dim), (num_key_value_heads, head_dim)
-        init = random_normal(0.02)
-        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, kernel_initializer=init)
-        self.query_dense_layernorm = Qwen3LayerNorm(head_dim, 1e-5)
-        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=init)
-        self.key_dense_layernorm = Qwen3LayerNorm(head_dim, 1e-5)
-        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, kernel_initializer=init)
-        self.dropout_layer = Dropout(dropout)
-        self.attention_output = EinsumDense(
-            "bquh,uhm->bqm", query, hidden_dim, kernel_initializer=init
-        )
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
-        past: Past | None,
-    ) -> torch.Tensor:
-        q = self.query_dense_layernorm(split_heads(self.query(x), self.num_query_heads))
-        k = self.key_dense_layernorm(split_heads(self.key(x), self.num_key_value_heads))
-        v = split_heads(self.value(x), self.num_key_value_heads)
-        q, k = rotate(q, tables), rotate(k, tables)
-        if past is not None:
-            k, v = past.extend(k, v)
-        x = attend(q, k, v, mask, is_causal=mask is None)
-        return self.attention_output(self.dropout_layer(merge_heads(x)))
+class Qwen3Attention(NormedQueryAttention):
+    """The attention under its Keras name."""
 
 
-class Qwen3TransformerDecoder(nn.Module):
-    layout = Layout(
-        attributes={
-            "self_attention": "_self_attention_layer",
-            "self_attention_layernorm": "_self_attention_layernorm",
-            "self_attention_dropout": "_self_attention_dropout",
-            "feedforward_intermediate_dense": "_feedforward_intermediate_dense",
-            "feedforward_gate_dense": "_feedforward_gate_dense",
-            "feedforward_output_dense": "_feedforward_output_dense",
-            "feedforward_layernorm": "_feedforward_layernorm",
-        },
-        built_on_call=True,
-    )
-
-    def __init__(
-        self,
-        hidden_dim: int,
-        intermediate_dim: int,
-        num_query_heads: int,
-        num_key_value_heads: int,
-        head_dim: int,
-        layer_norm_epsilon: float,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        init = random_normal(0.02)
-        self.self_attention = Qwen3Attention(
-            hidden_dim, num_query_heads, num_key_value_heads, head_dim, dropout
-        )
-        self.self_attention_layernorm = Qwen3LayerNorm(hidden_dim, layer_norm_epsilon)
-        self.self_attention_dropout = Dropout(dropout)
-        self.feedforward_intermediate_dense = Dense(
-            hidden_dim, intermediate_dim, use_bias=False, kernel_initializer=init
-        )
-        self.feedforward_gate_dense = Dense(
-            hidden_dim, intermediate_dim, use_bias=False, kernel_initializer=init
-        )
-        self.feedforward_output_dense = Dense(
-            intermediate_dim, hidden_dim, use_bias=False, kernel_initializer=init
-        )
-        self.feedforward_layernorm = Qwen3LayerNorm(hidden_dim, layer_norm_epsilon)
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
-        past: Past | None,
-    ) -> torch.Tensor:
-        residual = x
-        x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)
-        x = residual = self.self_attention_dropout(x) + residual
-        x = self.feedforward_layernorm(x)
-        # The kernels of silu compute in float32 whatever the dtype.
-        gate = F.silu(self.feedforward_gate_dense(x))
-        x = self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate)
-        return x + residual
+class Qwen3TransformerDecoder(GatedDecoder):
+    """The block under its Keras name."""
 
 
 class Qwen3Backbone(Backbone):
@@ -191,12 +76,19 @@ class Qwen3Backbone(Backbone):
             "transformer_layer_{}",
             (
                 Qwen3TransformerDecoder(
+                    Qwen3Attention(
+                        hidden_dim,
+                        num_query_heads,
+                        num_key_value_heads,
+                        self.head_dim,
+                        dropout,
+                        Qwen3LayerNorm(self.head_dim, 1e-5),
+                        Qwen3LayerNorm(self.head_dim, 1e-5),
+                    ),
+                    Qwen3LayerNorm(hidden_dim, layer_norm_epsilon),
+                    Qwen3LayerNorm(hidden_dim, layer_norm_epsilon),
                     hidden_dim,
                     intermediate_dim,
-                    num_query_heads,
-                    num_key_value_heads,
-                    self.head_dim,
-                    layer_norm_epsilon,
                     dropout,
                 )
                 for _ in range(num_layers)

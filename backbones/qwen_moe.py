@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .backbone import Backbone, BackboneOptions
 from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
-from .layers.attention import attend, merge_heads, split_heads
-from .layers.cache import KeyValueShape, Past, Step
-from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
+from .layers.cache import KeyValueShape, Step
+from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
+from .layers.decoder import GatedExperts, GatedFeedForward, GroupedQueryAttention, SparseDecoder
 from .layers.dtypes import DTypeLike
-from .layers.initializers import Initializer, glorot_uniform, random_normal
+from .layers.initializers import random_normal
 from .layers.layout import Layout, Stack
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
-from .layers.routing import Routes, choose_experts, expert_weights
+from .layers.rotary import rotary_frequencies, rotary_tables
+from .layers.routing import choose_experts
 from .layers.transformer import head_dim
 
 if TYPE_CHECKING:
@@ -33,113 +33,24 @@ class QwenLayerNorm(RMSNormalization):
     """That of the end has another name."""
 
 
-class QwenMoeAttention(nn.Module):
-    """Grouped-query attention with rotary positions."""
-
-    layout = Layout(
+class QwenMoeAttention(GroupedQueryAttention):
+    layout = replace(
+        GroupedQueryAttention.layout,
         attributes={
+            **GroupedQueryAttention.layout.attributes,
             "query": "query_dense",
             "key": "key_dense",
             "value": "value_dense",
-            "attention_output": "_output_dense",
-            "dropout_layer": "_dropout_layer",
-            "attention_softmax": "_softmax",
         },
-        weightless={
-            "attention_softmax": "Softmax",
-            "rotary_embedding_layer": "RotaryEmbedding",
-        },
-        unnamed=("dropout_layer", "rotary_embedding_layer"),
-        built_on_call=True,
     )
 
-    def __init__(
-        self,
-        hidden_dim: int,
-        num_query_heads: int,
-        num_key_value_heads: int,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.num_query_heads = num_query_heads
-        self.num_key_value_heads = num_key_value_heads
-        dim = head_dim(hidden_dim, num_query_heads)
-        query, key_value = (num_query_heads, dim), (num_key_value_heads, dim)
-        init = random_normal(0.02)
-        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, None, True, init)
-        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, None, True, init)
-        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, None, True, init)
-        self.dropout_layer = Dropout(dropout)
-        self.attention_output = EinsumDense(
-            "bquh,uhm->bqm", query, hidden_dim, kernel_initializer=init
-        )
 
-    def forward(
-        self,
-        x: torch.Tensor,
-        mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
-        past: Past | None,
-    ) -> torch.Tensor:
-        q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
-        k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
-        v = split_heads(self.value(x), self.num_key_value_heads)
-        if past is not None:
-            k, v = past.extend(k, v)
-        x = attend(q, k, v, mask, is_causal=mask is None)
-        return self.attention_output(self.dropout_layer(merge_heads(x)))
+class QwenMoeMLP(GatedFeedForward):
+    """The feed-forward network under its Keras name."""
 
 
-class QwenMoeMLP(nn.Module):
-    """A gated feed-forward network."""
-
-    layout = Layout(
-        attributes={
-            "feedforward_intermediate_dense": "_feedforward_intermediate_dense",
-            "feedforward_gate_dense": "_feedforward_gate_dense",
-            "feedforward_output_dense": "_feedforward_output_dense",
-        },
-        built_on_call=True,
-    )
-
-    def __init__(
-        self, hidden_dim: int, intermediate_dim: int, initializer: Initializer = glorot_uniform
-    ) -> None:
-        super().__init__()
-        self.feedforward_intermediate_dense = Dense(
-            hidden_dim, intermediate_dim, use_bias=False, kernel_initializer=initializer
-        )
-        self.feedforward_gate_dense = Dense(
-            hidden_dim, intermediate_dim, use_bias=False, kernel_initializer=initializer
-        )
-        self.feedforward_output_dense = Dense(
-            intermediate_dim, hidden_dim, use_bias=False, kernel_initializer=initializer
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # The kernels of silu compute in float32 whatever the dtype.
-        gate = F.silu(self.feedforward_gate_dense(x))
-        return self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate)
-
-
-class QwenMoeExperts(nn.Module):
-    """Gated feed-forward networks; matrices are `[experts, in, out]`."""
-
-    def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
-        super().__init__()
-        init = random_normal(0.02)
-        self.gate_and_intermediate = expert_weights(
-            (num_experts, hidden_dim, 2 * intermediate_dim), init
-        )
-        self.output = expert_weights((num_experts, intermediate_dim, hidden_dim), init)
-
-    def forward(
-        self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
-    ) -> torch.Tensor:
-        """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
-        routes = Routes(experts, self.output.shape[0])
-        gate, x = routes.product(routes.rows(x), self.gate_and_intermediate).chunk(2, dim=-1)
-        return routes.tokens(routes.product(x * F.silu(gate), self.output), weights)
+class QwenMoeExperts(GatedExperts):
+    """The experts under their Keras name."""
 
 
 class QwenSparseMoeBlock(nn.Module):
@@ -181,47 +92,8 @@ class QwenSparseMoeBlock(nn.Module):
         return self.experts(tokens, experts, weights).view_as(x) + shared
 
 
-class QwenMoeTransformerDecoder(nn.Module):
-    layout = Layout(
-        attributes={
-            "self_attention": "_self_attention_layer",
-            "self_attention_layernorm": "_self_attention_layernorm",
-            "self_attention_dropout": "_self_attention_dropout",
-            "feedforward_layernorm": "_feedforward_layernorm",
-        },
-        unnamed=("mlp",),
-        built_on_call=True,
-    )
-
-    def __init__(
-        self,
-        hidden_dim: int,
-        num_query_heads: int,
-        num_key_value_heads: int,
-        mlp: nn.Module,
-        layer_norm_epsilon: float,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.self_attention = QwenMoeAttention(
-            hidden_dim, num_query_heads, num_key_value_heads, dropout
-        )
-        self.self_attention_layernorm = QwenMoeLayerNorm(hidden_dim, layer_norm_epsilon)
-        self.self_attention_dropout = Dropout(dropout)
-        self.mlp = mlp
-        self.feedforward_layernorm = QwenMoeLayerNorm(hidden_dim, layer_norm_epsilon)
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
-        past: Past | None,
-    ) -> torch.Tensor:
-        residual = x
-        x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)
-        x = self.self_attention_dropout(x) + residual
-        return x + self.mlp(self.feedforward_layernorm(x))
+class QwenMoeTransformerDecoder(SparseDecoder):
+    """The block under its Keras name."""
 
 
 class QwenMoeBackbone(Backbone):
@@ -294,11 +166,17 @@ class QwenMoeBackbone(Backbone):
             "transformer_layer_{}",
             (
                 QwenMoeTransformerDecoder(
-                    hidden_dim,
-                    num_query_heads,
-                    num_key_value_heads,
+                    QwenMoeAttention(
+                        hidden_dim,
+                        num_query_heads,
+                        num_key_value_heads,
+                        self.head_dim,
+                        dropout,
+                        use_bias=True,
+                    ),
+                    QwenMoeLayerNorm(hidden_dim, layer_norm_epsilon),
                     feed_forward(),
-                    layer_norm_epsilon,
+                    QwenMoeLayerNorm(hidden_dim, layer_norm_epsilon),
                     dropout,
                 )
                 for _ in range(num_layers)

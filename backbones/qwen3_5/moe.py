@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ..backbone import BackboneOptions
 from ..layers.cache import KeyValueShape, Step
 from ..layers.core import Dense
+from ..layers.decoder import GatedExperts, GatedFeedForward
 from ..layers.dtypes import DTypeLike
 from ..layers.layout import Layout
-from ..layers.routing import Routes, choose_experts, expert_weights
+from ..layers.routing import choose_experts
 from .backbone import (
     INIT,
     DecoderBlock,
@@ -33,51 +34,19 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class Qwen3_5MoeMLP(nn.Module):
-    """A gated feed-forward network."""
-
-    layout = Layout(
-        attributes={
-            "feedforward_gate_dense": "_feedforward_gate_dense",
-            "feedforward_intermediate_dense": "_feedforward_intermediate_dense",
-            "feedforward_output_dense": "_feedforward_output_dense",
-        },
-        built_on_call=True,
+class Qwen3_5MoeMLP(GatedFeedForward):
+    layout = replace(
+        GatedFeedForward.layout,
+        order=(
+            "feedforward_gate_dense",
+            "feedforward_intermediate_dense",
+            "feedforward_output_dense",
+        ),
     )
 
-    def __init__(self, hidden_dim: int, intermediate_dim: int) -> None:
-        super().__init__()
 
-        def project(inputs: int, outputs: int) -> Dense:
-            return Dense(inputs, outputs, use_bias=False, kernel_initializer=INIT)
-
-        self.feedforward_gate_dense = project(hidden_dim, intermediate_dim)
-        self.feedforward_intermediate_dense = project(hidden_dim, intermediate_dim)
-        self.feedforward_output_dense = project(intermediate_dim, hidden_dim)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # The kernels of silu compute in float32 whatever the dtype.
-        gate = F.silu(self.feedforward_gate_dense(x))
-        return self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate)
-
-
-class Qwen3_5MoeExperts(nn.Module):
-    """Gated feed-forward networks; matrices are `[experts, in, out]`."""
-
-    def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
-        super().__init__()
-        self.gate_and_intermediate = expert_weights(
-            (num_experts, hidden_dim, 2 * intermediate_dim), INIT
-        )
-        self.output = expert_weights((num_experts, intermediate_dim, hidden_dim), INIT)
-
-    def forward(
-        self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
-    ) -> torch.Tensor:
-        """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
-        routes = Routes(experts, self.output.shape[0])
-        gate, x = routes.product(routes.rows(x), self.gate_and_intermediate).chunk(2, dim=-1)
-        return routes.tokens(routes.product(x * F.silu(gate), self.output), weights)
+class Qwen3_5MoeExperts(GatedExperts):
+    """The experts under their Keras name."""
 
 
 class Qwen3_5MoeSparseMoeBlock(nn.Module):
@@ -104,7 +73,7 @@ class Qwen3_5MoeSparseMoeBlock(nn.Module):
         self.top_k = top_k
         self.router_gate = Dense(hidden_dim, num_experts, use_bias=False, kernel_initializer=INIT)
         self.experts = Qwen3_5MoeExperts(num_experts, hidden_dim, moe_intermediate_dim)
-        self.shared_expert = Qwen3_5MoeMLP(hidden_dim, shared_expert_intermediate_size)
+        self.shared_expert = Qwen3_5MoeMLP(hidden_dim, shared_expert_intermediate_size, INIT)
         self.shared_expert_gate = Dense(hidden_dim, 1, use_bias=False, kernel_initializer=INIT)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

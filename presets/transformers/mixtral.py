@@ -64,7 +64,7 @@ MIXTRAL = Table(
                 NORM,
                 *under(
                     "block_sparse_moe.",
-                    "sparse_moe_block.",
+                    "mlp.",
                     (
                         rule("gate.weight", "sparse_feedforward_gate_dense.weight"),
                         experts("experts.[].w1.weight", "experts.gate"),

@@ -1,0 +1,263 @@
+"""The decoder block of Llama (arXiv:2302.13971) and of the families that follow it.
+
+Families subclass these for the Keras names of a block and its parts. `tables` are the cosines and
+sines of rotary positions; `mask` may be `None` where `is_causal` says it all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .attention import attend, merge_heads, split_heads
+from .cache import Past
+from .core import Dense, Dropout, EinsumDense
+from .initializers import Initializer, glorot_uniform, random_normal
+from .layout import Layout
+from .rotary import rotate
+from .routing import Routes, expert_weights
+
+Tables = tuple[torch.Tensor, torch.Tensor]
+INIT = random_normal(0.02)
+PROJECTIONS = {
+    "feedforward_intermediate_dense": "_feedforward_intermediate_dense",
+    "feedforward_gate_dense": "_feedforward_gate_dense",
+    "feedforward_output_dense": "_feedforward_output_dense",
+}
+
+
+class GroupedQueryAttention(nn.Module):
+    """Several heads of queries share one of keys and values (arXiv:2305.13245); all are rotated."""
+
+    layout = Layout(
+        attributes={
+            "query": "_query_dense",
+            "key": "_key_dense",
+            "value": "_value_dense",
+            "attention_output": "_output_dense",
+            "dropout_layer": "_dropout_layer",
+            "attention_softmax": "_softmax",
+        },
+        weightless={"attention_softmax": "Softmax", "rotary_embedding_layer": "RotaryEmbedding"},
+        unnamed=("dropout_layer", "rotary_embedding_layer"),
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        dropout: float,
+        use_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_query_heads = num_query_heads
+        self.num_key_value_heads = num_key_value_heads
+        query, key_value = (num_query_heads, head_dim), (num_key_value_heads, head_dim)
+        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, None, use_bias, INIT)
+        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, None, use_bias, INIT)
+        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, None, use_bias, INIT)
+        self.dropout_layer = Dropout(dropout)
+        self.attention_output = EinsumDense(
+            "bquh,uhm->bqm", query, hidden_dim, kernel_initializer=INIT
+        )
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+    ) -> torch.Tensor:
+        q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
+        k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
+        v = split_heads(self.value(x), self.num_key_value_heads)
+        return self.attend(q, k, v, mask, past)
+
+    def attend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        mask: torch.Tensor | None,
+        past: Past | None,
+    ) -> torch.Tensor:
+        if past is not None:
+            k, v = past.extend(k, v)
+        x = attend(q, k, v, mask, is_causal=mask is None)
+        return self.attention_output(self.dropout_layer(merge_heads(x)))
+
+
+class NormedQueryAttention(GroupedQueryAttention):
+    """With norms on the queries and keys of each head."""
+
+    layout = replace(
+        GroupedQueryAttention.layout,
+        attributes={
+            **GroupedQueryAttention.layout.attributes,
+            "query_dense_layernorm": "_query_dense_layer_norm",
+            "key_dense_layernorm": "_key_dense_layer_norm",
+        },
+        order=(
+            "query",
+            "query_dense_layernorm",
+            "key",
+            "key_dense_layernorm",
+            "value",
+            "dropout_layer",
+            "attention_output",
+            "attention_softmax",
+            "rotary_embedding_layer",
+        ),
+    )
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        dropout: float,
+        query_norm: nn.Module,
+        key_norm: nn.Module,
+    ) -> None:
+        super().__init__(hidden_dim, num_query_heads, num_key_value_heads, head_dim, dropout)
+        self.query_dense_layernorm = query_norm
+        self.key_dense_layernorm = key_norm
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+    ) -> torch.Tensor:
+        q = self.query_dense_layernorm(split_heads(self.query(x), self.num_query_heads))
+        k = self.key_dense_layernorm(split_heads(self.key(x), self.num_key_value_heads))
+        v = split_heads(self.value(x), self.num_key_value_heads)
+        return self.attend(rotate(q, tables), rotate(k, tables), v, mask, past)
+
+
+class GatedProjections(nn.Module):
+    """Holds the three projections of a gated feed-forward network (arXiv:2002.05202)."""
+
+    def add_projections(
+        self, hidden_dim: int, intermediate_dim: int, initializer: Initializer
+    ) -> None:
+        def project(inputs: int, outputs: int) -> Dense:
+            return Dense(inputs, outputs, use_bias=False, kernel_initializer=initializer)
+
+        self.feedforward_intermediate_dense = project(hidden_dim, intermediate_dim)
+        self.feedforward_gate_dense = project(hidden_dim, intermediate_dim)
+        self.feedforward_output_dense = project(intermediate_dim, hidden_dim)
+
+    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+        # The kernels of silu compute in float32 whatever the dtype.
+        gate = F.silu(self.feedforward_gate_dense(x))
+        return self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate)
+
+
+class GatedFeedForward(GatedProjections):
+    layout = Layout(attributes=PROJECTIONS, built_on_call=True)
+
+    def __init__(
+        self, hidden_dim: int, intermediate_dim: int, initializer: Initializer = glorot_uniform
+    ) -> None:
+        super().__init__()
+        self.add_projections(hidden_dim, intermediate_dim, initializer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.feed_forward(x)
+
+
+class GatedExperts(nn.Module):
+    """A gated feed-forward network for each expert; matrices are `[experts, in, out]`."""
+
+    def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
+        super().__init__()
+        self.gate_and_intermediate = expert_weights(
+            (num_experts, hidden_dim, 2 * intermediate_dim), INIT
+        )
+        self.output = expert_weights((num_experts, intermediate_dim, hidden_dim), INIT)
+
+    def forward(
+        self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
+        routes = Routes(experts, self.output.shape[0])
+        gate, x = routes.product(routes.rows(x), self.gate_and_intermediate).chunk(2, dim=-1)
+        return routes.tokens(routes.product(x * F.silu(gate), self.output), weights)
+
+
+class SparseDecoder(nn.Module):
+    """Attention and a feed-forward network given as a module, each behind a norm."""
+
+    layout = Layout(
+        attributes={
+            "self_attention": "_self_attention_layer",
+            "self_attention_layernorm": "_self_attention_layernorm",
+            "self_attention_dropout": "_self_attention_dropout",
+            "feedforward_layernorm": "_feedforward_layernorm",
+        },
+        unnamed=("mlp",),
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        attention: GroupedQueryAttention,
+        attention_norm: nn.Module,
+        mlp: nn.Module,
+        feedforward_norm: nn.Module,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.self_attention = attention
+        self.self_attention_layernorm = attention_norm
+        self.self_attention_dropout = Dropout(dropout)
+        self.mlp = mlp
+        self.feedforward_layernorm = feedforward_norm
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+    ) -> torch.Tensor:
+        residual = x
+        x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)
+        x = self.self_attention_dropout(x) + residual
+        return x + self.mlp(self.feedforward_layernorm(x))
+
+
+class GatedDecoder(GatedProjections):
+    """Attention and a gated feed-forward network, each behind a norm."""
+
+    layout = Layout(
+        attributes={
+            "self_attention": "_self_attention_layer",
+            "self_attention_layernorm": "_self_attention_layernorm",
+            "self_attention_dropout": "_self_attention_dropout",
+            **PROJECTIONS,
+            "feedforward_layernorm": "_feedforward_layernorm",
+        },
+        built_on_call=True,
+    )
+
+    def __init__(
+        self,
+        attention: GroupedQueryAttention,
+        attention_norm: nn.Module,
+        feedforward_norm: nn.Module,
+        hidden_dim: int,
+        intermediate_dim: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.self_attention = attention
+        self.self_attention_layernorm = attention_norm
+        self.self_attention_dropout = Dropout(dropout)
+        self.add_projections(hidden_dim, intermediate_dim, INIT)
+        self.feedforward_layernorm = feedforward_norm
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+    ) -> torch.Tensor:
+        residual = x
+        x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)
+        x = self.self_attention_dropout(x) + residual
+        return x + self.feed_forward(self.feedforward_layernorm(x))
