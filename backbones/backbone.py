@@ -74,7 +74,7 @@ class Backbone(nn.Module):
     former: ClassVar[Mapping[str, Any]] = {}
     # What each layer of a decoder keeps of the tokens it has seen: objects with an `allocate`.
     cache_shapes: Sequence[Any] = ()
-    _inputs: ClassVar[dict[str, Input]] = {}
+    _inputs: Mapping[str, Input] = {}
     _arguments: dict[str, Any]
 
     def __init__(self, dtype: DTypeLike = None, **options: Unpack[BackboneOptions]) -> None:
@@ -82,6 +82,7 @@ class Backbone(nn.Module):
         self._policy = DTypePolicy.get(dtype)
         self._trainable = options.get("trainable", True)
         self.name = options.get("name") or snake_case(type(self).__name__)
+        self._inputs = type(self)._inputs  # torch 2.6 exports no dictionaries of classes
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -101,17 +102,18 @@ class Backbone(nn.Module):
             ValueError: missing or unknown inputs, wrong ranks or sizes.
             TypeError: not tensors, ids that are no integers, or an input given twice.
         """
+        known = self._inputs
         if isinstance(inputs, Mapping):
             given, surplus = dict(inputs), args
         else:
             positional = () if inputs is None and not args else (inputs, *args)
-            given = dict(zip(self._inputs, positional))
+            given = dict(zip(known, positional))
             surplus = positional[len(given) :]
         if surplus or any(name in given for name in kwargs):
             raise TypeError(
-                f"{type(self).__name__} takes the inputs {', '.join(self._inputs)}, each once."
+                f"{type(self).__name__} takes the inputs {', '.join(known)}, each once."
             )
-        given = check_keys(given | kwargs, self._inputs, type(self).__name__)
+        given = check_keys({**given, **kwargs}, known, type(self).__name__)
         if not torch.compiler.is_compiling():
             given = self._tensors(given)
         return super().__call__(**given)

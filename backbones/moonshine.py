@@ -303,7 +303,7 @@ class MoonshineBackbone(Backbone):
         encoder_padding_mask: EncoderPaddingMask | None = None,
         decoder_padding_mask: PaddingMask | None = None,
     ) -> dict[str, torch.Tensor]:
-        x = self.group_norm(torch.tanh(self.conv1(encoder_input_values.mT)))
+        x = self.group_norm(torch.tanh(self.conv1(encoder_input_values.flatten(1)[:, None])))
         x = F.gelu(self.conv3(F.gelu(self.conv2(x)))).mT
         if encoder_padding_mask is None:
             frames_mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)

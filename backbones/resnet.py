@@ -61,9 +61,9 @@ class Stem(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for i in range(1, self.num_convs + 1):
-            x = self.get_submodule(f"conv{i}_conv")(x)
+            x = getattr(self, f"conv{i}_conv")(x)
             if i < self.num_convs or not self.pre_norm:
-                x = F.relu(self.get_submodule(f"conv{i}_bn")(x))
+                x = F.relu(getattr(self, f"conv{i}_bn")(x))
         # Padding with -inf; after a ReLU, in v1, it is the same as Keras's zeros.
         return F.max_pool2d(x, 3, 2, padding=1)
 
@@ -139,12 +139,12 @@ class Block(nn.Module):
             if not self.pre_norm:
                 shortcut = self.bn0(shortcut)
         for i in range(1, self.num_convs + 1):
-            x = self.get_submodule(f"conv{i}")(x)
+            x = getattr(self, f"conv{i}")(x)
             if i < self.num_convs:
-                x = F.relu(self.get_submodule(f"bn{i}")(x))
+                x = F.relu(getattr(self, f"bn{i}")(x))
         if self.pre_norm:
             return shortcut + x
-        return F.relu(shortcut + self.get_submodule(f"bn{self.num_convs}")(x))
+        return F.relu(shortcut + getattr(self, f"bn{self.num_convs}")(x))
 
 
 class ResNetBackbone(FeaturePyramidBackbone):
@@ -228,7 +228,7 @@ class ResNetBackbone(FeaturePyramidBackbone):
         x = self.stem(channels_first(images, self.data_format))
         levels = {}
         for i, level in enumerate(self.pyramid_levels()):
-            for block in cast(Stack, self.get_submodule(f"stack{i}")):
+            for block in cast(Stack, getattr(self, f"stack{i}")):
                 x = block(x)
             levels[level] = channels_back(x, self.data_format)
         return levels

@@ -296,7 +296,7 @@ class T5Gemma2Backbone(Backbone):
 
         self.encoder_token_embedding = Embedding(vocabulary_size, encoder_hidden_dim, init)
         if self.vision_encoder is None:
-            self._inputs = {  # type: ignore[misc]
+            self._inputs = {
                 name: spec for name, spec in self._inputs.items() if name not in VISION_INPUTS
             }
         else:

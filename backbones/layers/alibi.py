@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
     """How fast each head's bias falls with the distance."""
-    power = 2 ** math.floor(math.log2(num_heads))
+    power = 1
+    while 2 * power <= num_heads:
+        power *= 2
     slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
     # The heads beyond a power of two take every other slope of the next one.
     return slopes + [2 ** (-4 * (i + 1) / power) for i in range(0, 2 * (num_heads - power), 2)]

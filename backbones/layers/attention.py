@@ -88,8 +88,8 @@ def attend(
     Raises:
         ValueError: the heads of keys and values do not divide those of queries.
     """
-    groups, rest = divmod(query.shape[1], key.shape[1])
-    if rest:
+    groups = query.shape[1] // key.shape[1]
+    if groups * key.shape[1] != query.shape[1]:
         raise ValueError(
             f"{query.shape[1]} heads of queries cannot share {key.shape[1]} of keys and values."
         )
@@ -104,6 +104,10 @@ def attend(
         grouped = query.reshape(key.shape[0], key.shape[1], groups, -1)
         x = attend(grouped, key, value, mask, scale=scale, dropout=dropout)
         return x.reshape(query.shape[0], query.shape[1], 1, -1)
+    if groups > 1 and mask is not None and query.is_cuda:
+        # Of the kernels there only the one that writes all scores out takes groups and a mask.
+        key, value = repeat_heads(key, query.shape[1]), repeat_heads(value, query.shape[1])
+        groups = 1
     return F.scaled_dot_product_attention(
         query,
         key,
@@ -112,7 +116,7 @@ def attend(
         dropout_p=dropout,
         is_causal=is_causal,
         scale=scale,
-        enable_gqa=groups > 1,
+        enable_gqa=True if groups > 1 else False,  # noqa: SIM210 (a bool in torch 2.6, too)
     )
 
 

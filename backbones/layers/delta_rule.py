@@ -40,7 +40,7 @@ def delta_rule(
     if length == 1:
         return _single(r[:, 0], log_w[:, 0], k[:, 0], v[:, 0], a[:, 0], b[:, 0], state)
     # Compilers take sizes of 1 for special ones: with one chunk more there is none.
-    count = (length + CHUNK - 1) // CHUNK + torch.compiler.is_compiling()
+    count = (length + CHUNK - 1) // CHUNK + int(torch.compiler.is_compiling())
 
     def chunks(x: torch.Tensor) -> torch.Tensor:
         """`[B, H, chunks, C, N]`; the zeros at the end change no state."""

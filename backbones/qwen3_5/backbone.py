@@ -215,7 +215,7 @@ class HybridDecoder(Backbone):
         inputs: tuple[str, ...] = ("token_ids", "padding_mask")
         weightless = {}
         if vision_encoder is None:
-            self._inputs = {  # type: ignore[misc]
+            self._inputs = {
                 name: spec for name, spec in self._inputs.items() if name not in VISION_INPUTS
             }
         else:

@@ -117,7 +117,7 @@ def delta_rule(
         state = state + (beta[:, 0, :, None] * missing)[..., None] * k[:, 0, :, None]
         return (state @ q[:, 0, :, :, None])[..., 0].unsqueeze(1), state
     # Compilers take sizes of 1 for special ones: with one chunk more there is none.
-    count = (length + CHUNK - 1) // CHUNK + torch.compiler.is_compiling()
+    count = (length + CHUNK - 1) // CHUNK + int(torch.compiler.is_compiling())
 
     def chunks(x: torch.Tensor) -> torch.Tensor:
         """`[B, H, chunks, CHUNK, …]`; the zeros at the end change no state."""

@@ -243,19 +243,21 @@ class Qwen3_5VisionEncoder(Component):
     def interpolate(self, places: Places) -> torch.Tensor:
         """Position embeddings between those of the square table, `[P, D]`."""
         last = self.side - 1
-        y = places.row * last / (places.height - 1).clamp(min=1)
-        x = places.column * last / (places.width - 1).clamp(min=1)
-        top, left = y.floor(), x.floor()
-        found = torch.zeros((), device=y.device)
-        for down in (0, 1):
-            for right in (0, 1):
-                row, column = ((top + down).clamp(max=last), (left + right).clamp(max=last))
-                weight = (1 - down - (y - top) * (1 - 2 * down)) * (
-                    1 - right - (x - left) * (1 - 2 * right)
-                )
-                corner = self.pos_embed((row * self.side + column).long())
-                found = found + corner * weight[:, None]
+        top, below = _between(places.row * last, places.height)
+        left, beyond = _between(places.column * last, places.width)
+        found = torch.zeros((), device=top.device)
+        for row, down in ((top, 1 - below), (top + 1, below)):
+            for column, right in ((left, 1 - beyond), (left + 1, beyond)):
+                index = row.clamp(max=last) * self.side + column.clamp(max=last)
+                found = found + self.pos_embed(index) * (down * right)[:, None]
         return found
+
+
+def _between(place: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`place / (size - 1)`, the whole part and the rest."""
+    steps = (size - 1).clamp(min=1)
+    whole = place // steps
+    return whole, (place - whole * steps) / steps
 
 
 def interleave(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import keras_hub_torch
 
@@ -132,6 +133,17 @@ def test_compiled(name: str) -> None:
             outputs = [output.clone() for output in outputs_of(compiled, inputs)]
     for ours, theirs in zip(outputs, expected):
         torch.testing.assert_close(ours, theirs, atol=0.1, rtol=0.1)
+
+
+@torch.no_grad()
+def test_no_scores_in_memory() -> None:
+    """Padded prompts of grouped heads take a fused kernel."""
+    model, inputs = model_and_inputs("gemma")
+    model.cuda().to(torch.bfloat16)
+    inputs = {key: value.cuda() for key, value in inputs.items()}
+    fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    with sdpa_kernel(fused):
+        assert all(output.isfinite().all() for output in outputs_of(model, inputs))
 
 
 def test_loading_onto_the_device(tmp_path: Any) -> None:
