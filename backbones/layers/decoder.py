@@ -186,19 +186,43 @@ class GatedExperts(nn.Module):
         return routes.tokens(routes.product(x * F.silu(gate), self.output), weights)
 
 
-class SparseDecoder(nn.Module):
-    """Attention and a feed-forward network given as a module, each behind a norm."""
+ATTENTION = {
+    "self_attention": "_self_attention_layer",
+    "self_attention_layernorm": "_self_attention_layernorm",
+    "self_attention_dropout": "_self_attention_dropout",
+    "feedforward_layernorm": "_feedforward_layernorm",
+}
 
-    layout = Layout(
-        attributes={
-            "self_attention": "_self_attention_layer",
-            "self_attention_layernorm": "_self_attention_layernorm",
-            "self_attention_dropout": "_self_attention_dropout",
-            "feedforward_layernorm": "_feedforward_layernorm",
-        },
-        unnamed=("mlp",),
-        built_on_call=True,
-    )
+
+class Decoder(nn.Module):
+    """Attention and a feed-forward network, each behind a norm; subclasses add the second half."""
+
+    feedforward_layernorm: nn.Module
+
+    def __init__(
+        self, attention: GroupedQueryAttention, attention_norm: nn.Module, dropout: float
+    ) -> None:
+        super().__init__()
+        self.self_attention = attention
+        self.self_attention_layernorm = attention_norm
+        self.self_attention_dropout = Dropout(dropout)
+
+    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+    ) -> torch.Tensor:
+        residual = x
+        x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)
+        x = self.self_attention_dropout(x) + residual
+        return x + self.feed_forward(self.feedforward_layernorm(x))
+
+
+class SparseDecoder(Decoder):
+    """With a module for the feed-forward network."""
+
+    layout = Layout(attributes=ATTENTION, unnamed=("mlp",), built_on_call=True)
 
     def __init__(
         self,
@@ -208,35 +232,18 @@ class SparseDecoder(nn.Module):
         feedforward_norm: nn.Module,
         dropout: float,
     ) -> None:
-        super().__init__()
-        self.self_attention = attention
-        self.self_attention_layernorm = attention_norm
-        self.self_attention_dropout = Dropout(dropout)
+        super().__init__(attention, attention_norm, dropout)
         self.mlp = mlp
         self.feedforward_layernorm = feedforward_norm
 
-    def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
-    ) -> torch.Tensor:
-        residual = x
-        x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)
-        x = self.self_attention_dropout(x) + residual
-        return x + self.mlp(self.feedforward_layernorm(x))
+    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mlp(x)
 
 
-class GatedDecoder(GatedProjections):
-    """Attention and a gated feed-forward network, each behind a norm."""
+class GatedDecoder(GatedProjections, Decoder):
+    """With the projections of a gated feed-forward network as its own."""
 
-    layout = Layout(
-        attributes={
-            "self_attention": "_self_attention_layer",
-            "self_attention_layernorm": "_self_attention_layernorm",
-            "self_attention_dropout": "_self_attention_dropout",
-            **PROJECTIONS,
-            "feedforward_layernorm": "_feedforward_layernorm",
-        },
-        built_on_call=True,
-    )
+    layout = Layout(attributes={**ATTENTION, **PROJECTIONS}, built_on_call=True)
 
     def __init__(
         self,
@@ -247,17 +254,6 @@ class GatedDecoder(GatedProjections):
         intermediate_dim: int,
         dropout: float,
     ) -> None:
-        super().__init__()
-        self.self_attention = attention
-        self.self_attention_layernorm = attention_norm
-        self.self_attention_dropout = Dropout(dropout)
+        super().__init__(attention, attention_norm, dropout)
         self.add_projections(hidden_dim, intermediate_dim, INIT)
         self.feedforward_layernorm = feedforward_norm
-
-    def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
-    ) -> torch.Tensor:
-        residual = x
-        x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)
-        x = self.self_attention_dropout(x) + residual
-        return x + self.feed_forward(self.feedforward_layernorm(x))

@@ -57,8 +57,13 @@ CASES = [
         },
         with_images(6, 15, 7, 4, 8, 1),
     ),
-    # A second layer in the encoder amplifies, with adapters, what rounds beyond the limits.
-    Case("t5-gemma2", "T5Gemma2Backbone", {**SMALL, "encoder_num_layers": 1}, inputs(6, 9, 7)),
+    # Narrower ones amplify, with adapters, what rounds beyond the limits.
+    Case(
+        "t5-gemma2",
+        "T5Gemma2Backbone",
+        {**SMALL, "encoder_hidden_dim": 16, "decoder_hidden_dim": 16},
+        inputs(6, 9, 7),
+    ),
     Case(
         "t5-gemma2-lopsided",
         "T5Gemma2Backbone",
