@@ -238,9 +238,13 @@ def pad_same(
     x: torch.Tensor, kernel_size: int, strides: int, dilation: int = 1, value: float = 0.0
 ) -> torch.Tensor:
     """What Keras's "same" adds around the last two axes, the odd pixel at the end."""
+    extent = (kernel_size - 1) * dilation + 1
     around: list[Any] = []
     for size in (x.shape[-1], x.shape[-2]):
-        total = torch.sym_max((kernel_size - 1) * dilation - (size - 1) % strides, 0)
+        # Without a remainder, in which the compiler's symbolic sizes would drown.
+        total = (size - 1) // strides * strides + extent - size
+        if extent < strides:
+            total = torch.sym_max(total, 0)
         around += [total // 2, total - total // 2]
     if not torch.compiler.is_compiling() and not any(around):
         return x
@@ -281,8 +285,13 @@ class AveragePoolSame(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_compiling():
             return F.avg_pool2d(x, 2, self.strides, ceil_mode=True)
-        # The same without a graph for odd and one for even sizes.
-        return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), "replicate"), 2, self.strides)
+        # Inductor (torch 2.13) compiles that anew for each parity.
+        mean = F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, self.strides)
+        rows, columns = (
+            (torch.arange(many, device=x.device) * self.strides + 1 < size) * 0.5 + 0.5
+            for many, size in zip(mean.shape[2:], x.shape[2:])
+        )
+        return mean / (rows[:, None] * columns).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"strides={self.strides}"
