@@ -135,10 +135,11 @@ def list_presets(
 
     Example: keras-hub-torch list --family gemma
     """
-    from .backbones import import_all
+    from .backbones._backbone import Backbone
+    from .backbones._registry import public_classes
     from .presets import builtin
 
-    available = import_all()
+    available = public_classes(Backbone)
     presets: list[dict[str, Any]] = []
     for preset_id, preset in builtin.presets_of().items():
         class_name = builtin.class_of(preset_id) or ""

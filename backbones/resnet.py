@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .backbone import BackboneOptions, FeaturePyramidBackbone
-from .inputs import Images
+from ._backbone import FeaturePyramidBackbone
+from ._inputs import Images
 from .layers.convolution import (
     BatchNormalization,
     Conv2D,
@@ -20,9 +20,6 @@ from .layers.convolution import (
 )
 from .layers.dtypes import DTypeLike
 from .layers.layout import Layout, Stack
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 BLOCK_TYPES = ("basic_block", "bottleneck_block", "basic_block_vd", "bottleneck_block_vd")
 
@@ -57,7 +54,7 @@ class Stem(nn.Module):
         if not pre_norm:
             weightless["pool1_pad"] = "ZeroPadding2D"
         weightless["pool1_pool"] = "MaxPooling2D"
-        self.layout = Layout(weightless=weightless, group="{child}")
+        self.layout = Layout(group="{child}")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for i in range(1, self.num_convs + 1):
@@ -121,7 +118,6 @@ class Block(nn.Module):
         weightless |= {"out": "Add"} if pre_norm else {"add": "Add", "out": "Activation"}
         self.layout = Layout(
             attributes=names,
-            weightless=weightless,
             unnamed=("average_pooling2d",),
             group="{group}_{child}",
         )
@@ -157,7 +153,6 @@ class ResNetBackbone(FeaturePyramidBackbone):
         ValueError: stackwise arguments of different lengths, or an unknown block type.
     """
 
-    layout = Layout(inputs=(None,))
     unsaved: ClassVar = {"data_format": (None, "channels_last")}
 
     def __init__(
@@ -172,9 +167,10 @@ class ResNetBackbone(FeaturePyramidBackbone):
         image_shape: Sequence[int | None] = (None, None, 3),
         data_format: str | None = None,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         if len(input_conv_filters) != len(input_conv_kernel_sizes):
             raise ValueError(
                 f"input_conv_filters={input_conv_filters} and input_conv_kernel_sizes="
@@ -244,7 +240,7 @@ class ResNetBackbone(FeaturePyramidBackbone):
 class PostActivation(nn.Module):
     """Norm and ReLU at the end of v2."""
 
-    layout = Layout(weightless={"post_relu": "Activation"}, group="{child}")
+    layout = Layout(group="{child}")
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
-from .layers.activations import ActivationLike
-from .layers.attention import attend_biased, causal_mask, hide, merge_heads, split_heads
+from ._backbone import Backbone
+from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from .layers.activations import Activation, ActivationLike
+from .layers.attention import attend_biased, merge_heads, split_heads
 from .layers.core import Dense, Dropout, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal, truncated_normal
 from .layers.layout import Layout, Stack
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .layers.masks import causal_mask, hiding_bias
 
 BUCKETS = 32
 MAX_DISTANCE = 128
@@ -30,8 +28,6 @@ class T5LayerNorm(RMSNormalization):
 
 class T5MultiHeadAttention(nn.Module):
     """Attention without a scale; the positions come in as a bias on the scores."""
-
-    layout = Layout(weightless={"dropout_layer": "Dropout"}, unnamed=("dropout_layer",))
 
     def __init__(
         self,
@@ -52,10 +48,10 @@ class T5MultiHeadAttention(nn.Module):
         if use_relative_attention_bias:
             self.relative_attention_bias = nn.Parameter(torch.empty(BUCKETS, num_heads))
             init(self.relative_attention_bias, BUCKETS, num_heads)
-        self.query_projector = Dense(hidden_dim, inner_dim, None, False, init_query)
-        self.key_projector = Dense(hidden_dim, inner_dim, None, False, init)
-        self.value_projector = Dense(hidden_dim, inner_dim, None, False, init)
-        self.output_projector = Dense(inner_dim, hidden_dim, None, False, init)
+        self.query_projector = Dense(hidden_dim, inner_dim, False, init_query)
+        self.key_projector = Dense(hidden_dim, inner_dim, False, init)
+        self.value_projector = Dense(hidden_dim, inner_dim, False, init)
+        self.output_projector = Dense(inner_dim, hidden_dim, False, init)
 
     def position_bias(self, length: int) -> torch.Tensor:
         """`[1, heads, length, length]`, looked up by the buckets of the distances."""
@@ -92,11 +88,8 @@ class T5TransformerLayer(nn.Module):
     layout = Layout(
         unnamed=(
             "self_attention_layer_norm",
-            "self_attention_dropout",
             "cross_attention_layer_norm",
-            "cross_attention_dropout",
             "layer_norm",
-            "dropout_layer",
         ),
     )
 
@@ -123,11 +116,12 @@ class T5TransformerLayer(nn.Module):
             self.cross_attention_layer_norm = T5LayerNorm(hidden_dim, layer_norm_epsilon)
             self.cross_attention_dropout = Dropout(dropout)
         wide, narrow = random_normal(hidden_dim**-0.5), random_normal(intermediate_dim**-0.5)
-        self.input_projector = Dense(hidden_dim, intermediate_dim, activation, False, wide)
+        self.input_projector = Dense(hidden_dim, intermediate_dim, False, wide)
         self.gate_projector = (
-            Dense(hidden_dim, intermediate_dim, None, False, wide) if use_gated_activation else None
+            Dense(hidden_dim, intermediate_dim, False, wide) if use_gated_activation else None
         )
-        self.output_projector = Dense(intermediate_dim, hidden_dim, None, False, narrow)
+        self.activation = Activation(activation)
+        self.output_projector = Dense(intermediate_dim, hidden_dim, False, narrow)
         self.layer_norm = T5LayerNorm(hidden_dim, layer_norm_epsilon)
         self.dropout_layer = Dropout(dropout)
 
@@ -145,10 +139,8 @@ class T5TransformerLayer(nn.Module):
             y = self.cross_attention(y, encoder_output, encoder_bias)
             x = x + self.cross_attention_dropout(y)
         y = self.layer_norm(x)
-        if self.gate_projector is None:
-            y = self.input_projector(y)
-        else:
-            y = self.input_projector(y) * self.gate_projector(y)
+        gate = self.activation(self.input_projector(y))
+        y = gate if self.gate_projector is None else gate * self.gate_projector(y)
         return x + self.dropout_layer(self.output_projector(self.dropout_layer(y)))
 
 
@@ -165,15 +157,6 @@ class T5Backbone(Backbone):
     `decoder_sequence_output`, with `hidden_dim` as last axis.
     """
 
-    layout = Layout(
-        inputs=(
-            "decoder_token_ids",
-            "encoder_token_ids",
-            "encoder_padding_mask",
-            "decoder_padding_mask",
-        ),
-    )
-
     def __init__(
         self,
         vocabulary_size: int,
@@ -188,9 +171,10 @@ class T5Backbone(Backbone):
         layer_norm_epsilon: float = 1e-6,
         tie_embedding_weights: bool = True,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
 
         def layers(name: str, is_decoder: bool) -> Stack:
             return Stack(
@@ -238,7 +222,7 @@ class T5Backbone(Backbone):
         x = self.encoder_embedding_dropout(self.token_embedding(encoder_token_ids))
         if encoder_padding_mask is None:
             encoder_padding_mask = torch.ones_like(encoder_token_ids)
-        hidden = hide(encoder_padding_mask.bool()[:, None, None, :])
+        hidden = hiding_bias(encoder_padding_mask.bool()[:, None, None, :])
         bias = position_bias(self.encoder_transformer_layers, x.shape[1]) + hidden
         for layer in self.encoder_transformer_layers:
             x = layer(x, bias)
@@ -248,7 +232,7 @@ class T5Backbone(Backbone):
         visible = causal_mask(x.shape[1], x.device)
         if decoder_padding_mask is not None:
             visible = visible & decoder_padding_mask.bool()[:, None, None, :]
-        bias = position_bias(self.decoder_transformer_layers, x.shape[1]) + hide(visible)
+        bias = position_bias(self.decoder_transformer_layers, x.shape[1]) + hiding_bias(visible)
         for layer in self.decoder_transformer_layers:
             x = layer(x, bias, encoded, hidden)
         decoded = self.decoder_output_dropout(self.decoder_output_layer_norm(x))

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..backbones.layers.convolution import Conv1D, Conv2D, Conv3D, Convolution
-from ..backbones.layers.core import Dense, Embedding, ReversibleEmbedding
+from ..backbones.layers.core import Dense, Embedding, Projection, ReversibleEmbedding
 from ..backbones.layers.initializers import keras_fans, variance_scaling
 from ..backbones.layers.quantized import QuantizedDense, QuantizedEmbedding
 
@@ -93,11 +93,13 @@ class Adapter(nn.Module):
         return plain
 
 
-class AdaptedDense(Adapter, Dense):
-    """`x · kernel + scale · (x · a) · b`."""
+class AdaptedDense(Adapter, Projection):
+    """`x · kernel + scale · (x · a) · b`; no `nn.Linear`, since it computes more."""
+
+    project = Dense.forward
 
     @staticmethod
-    def kernel_shape_of(layer: Dense) -> tuple[int, ...]:
+    def kernel_shape_of(layer: Projection) -> tuple[int, ...]:
         return layer.kernel_shape
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,8 +112,8 @@ class AdaptedDense(Adapter, Dense):
             self.lora_kernel_b
         )
 
-    def project(self, x: torch.Tensor) -> torch.Tensor:
-        projected = super().project(x)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        projected = self.project(x)
         if self.merged:
             return projected
         return projected + (self.adapt(x.float()) * self.scale).to(projected.dtype)
@@ -149,6 +151,8 @@ class AdaptedInnerDense(AdaptedDense):
 
 class AdaptedQuantizedDense(AdaptedDense, QuantizedDense):
     """As `AdaptedDense`; the int8 weight cannot take the adapter in."""
+
+    project = QuantizedDense.forward
 
     def merge(self, sign: int = 1) -> None:
         raise NotImplementedError("Adapters cannot be merged into int8 weights.")

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..backbones.backbone import Backbone
+from ..backbones._model import Model
 from ..backbones.layers.core import Dense
 from ..presets.files import read_json
 from ..presets.saving import replacing
@@ -40,7 +40,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-def save_peft(backbone: Backbone, found: Mapping[str, Adapter], folder: Path) -> None:
+def save_peft(backbone: Model, found: Mapping[str, Adapter], folder: Path) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
@@ -116,7 +116,7 @@ def _joining(binding: Binding) -> list[Operation]:
     return [step for step in binding.operations if step is not TRANSPOSE]
 
 
-def load_peft(backbone: Backbone, folder: Path) -> tuple[Factors, float]:
+def load_peft(backbone: Model, folder: Path) -> tuple[Factors, float]:
     """The factors by path of our layers, in Keras's form, and their scale.
 
     Raises:

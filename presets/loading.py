@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,9 +14,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..backbones import Backbone, find_backbone, import_all
-from ..backbones.backbone import check_arguments
-from ..backbones.layers.dtypes import PLAIN, DTypePolicy
+from ..backbones._model import Model, UnknownClass, check_arguments, deserialize
+from ..backbones._registry import find_class
+from ..backbones.layers.dtypes import DTypePolicy
 from . import builtin
 from .keras.h5 import Dataset, WeightFile, shard_files
 from .keras.tree import Variable, keras_variables
@@ -26,7 +25,7 @@ from .progress import track
 if TYPE_CHECKING:
     from .sources import PresetSource
 
-BackboneType = TypeVar("BackboneType", bound=Backbone)
+ModelType = TypeVar("ModelType", bound=Model)
 
 NOT_YET = "this class of KerasHub is not part of keras_hub_torch yet."
 CONFIG = "config.json"
@@ -39,18 +38,18 @@ MAX_CALLS = 200_000
 
 
 def load_backbone(
-    cls: type[BackboneType],
+    cls: type[ModelType],
     preset: str | os.PathLike[str],
     load_weights: bool,
     device: str | torch.device | None,
     contiguous: bool,
     overrides: dict[str, Any],
-) -> BackboneType:
+) -> ModelType:
     """See `Backbone.from_preset`."""
     from .sources import open_preset
 
     known = builtin.class_of(str(preset))
-    if known is not None and find_backbone(known) is None:  # before anything is downloaded
+    if known is not None and find_class(known, Model) is None:  # before anything is downloaded
         raise NotImplementedError(f"{preset} is a {known}: {NOT_YET}")
     source = open_preset(preset)
     config = source.json(CONFIG)
@@ -82,52 +81,33 @@ def load_backbone(
 
 
 def keras_config(
-    config: Mapping[str, Any], where: str, cls: type[Backbone] = Backbone
+    config: Mapping[str, Any], where: str, cls: type[Model] = Model
 ) -> tuple[type[Any], dict[str, Any]]:
-    """The class and constructor arguments that a Keras `config.json` describes.
-
-    The class is one of this package, or `cls`.
+    """The class, one of this package or `cls`, and the constructor arguments that a Keras
+    `config.json` describes.
 
     Raises:
         ValueError: no configuration of a backbone, or of one that is not known.
         NotImplementedError: KerasHub has the class, this package does not yet.
     """
     registered = config.get("registered_name") or config.get("class_name")
-    arguments = config.get("config")
-    if not isinstance(registered, str) or not isinstance(arguments, dict):
+    if not isinstance(registered, str) or not isinstance(config.get("config"), dict):
         raise ValueError(
             f"{where} is no preset of a backbone: its config.json has neither a Keras class "
             "(registered_name and config) nor a transformers model_type."
         )
-    package, _, name = registered.rpartition(">")
-    found = cls if name == cls.__name__ else find_backbone(name)
-    if found is None and builtin.keras_module(name) is not None:
-        raise NotImplementedError(f"{where} is a {name}: {NOT_YET}")
-    if found is None or not found._inputs or package not in ("keras_hub", "keras_nlp", ""):
-        near = difflib.get_close_matches(name, import_all(), 1)
-        hint = f" The nearest is {near[0]}." if near else ""
-        raise ValueError(f"{where} is of the unknown class {registered!r}.{hint}")
-    former = found.former
-    arguments = {
-        key: value for key, value in arguments.items() if key not in former or value != former[key]
-    }
+    own = [cls] if registered.rpartition(">")[2] == cls.__name__ else []
     try:
-        check_arguments(found, arguments)
-    except TypeError as error:
-        raise ValueError(
-            f"The config.json of {where} does not fit; it may have been saved by a newer "
-            f"KerasHub. {error}"
-        ) from error
-    if _quantized(arguments.get("dtype")):
-        DTypePolicy.get(arguments["dtype"])
-    else:
-        arguments["dtype"] = None  # float32 whatever it was saved in, as in Keras
-    return found, arguments
+        return deserialize(config, where, own)
+    except UnknownClass as error:
+        if builtin.keras_module(error.class_name) is not None:
+            raise NotImplementedError(f"{where} is a {error.class_name}: {NOT_YET}") from error
+        raise
 
 
 def construct(
-    cls: type[BackboneType], arguments: Mapping[str, Any], device: str | torch.device
-) -> BackboneType:
+    cls: type[ModelType], arguments: Mapping[str, Any], device: str | torch.device
+) -> ModelType:
     """A model of a configuration that may say anything.
 
     Raises:
@@ -159,11 +139,7 @@ class _Bounded(TorchFunctionMode):
         return func(*args, **kwargs or {})
 
 
-def _quantized(dtype: Any) -> bool:
-    return isinstance(dtype, dict) and dtype.get("class_name") not in PLAIN
-
-
-def check_class(found: type[Backbone], cls: type[Backbone]) -> None:
+def check_class(found: type[Model], cls: type[Model]) -> None:
     if not issubclass(found, cls):
         raise ValueError(
             f"The preset is of class {found.__name__}, which is not a {cls.__name__}. Call "
@@ -194,8 +170,8 @@ def weight_file(source: PresetSource) -> Path:
         ) from error
 
 
-def load_weights(model: Backbone, filepath: str | os.PathLike[str]) -> None:
-    """See `Backbone.load_weights`."""
+def load_weights(model: Model, filepath: str | os.PathLike[str]) -> None:
+    """See `Model.load_weights`."""
     fill(model, Path(os.path.expanduser(filepath)), None, False)
     for module in model.modules():
         reset = getattr(module, "reset_adapter", None)
@@ -203,7 +179,7 @@ def load_weights(model: Backbone, filepath: str | os.PathLike[str]) -> None:
             reset()
 
 
-def fill(model: Backbone, path: Path, device: str | torch.device | None, contiguous: bool) -> None:
+def fill(model: Model, path: Path, device: str | torch.device | None, contiguous: bool) -> None:
     """Read every weight of a model from a file, each once; `meta` ones are made anew.
 
     Raises:
@@ -309,7 +285,7 @@ def place(module: nn.Module, name: str, value: torch.Tensor) -> None:
         module._buffers[name] = value
 
 
-def check(model: Backbone, path: Path) -> Counter[Path]:
+def check(model: Model, path: Path) -> Counter[Path]:
     """Compare a weight file with a model by its headers; no data is read.
 
     Returns:
@@ -345,7 +321,7 @@ def open_safetensors(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path} is no readable safetensors file: {error}") from error
 
 
-def _account_safetensors(model: Backbone, file: Any, path: Path) -> dict[str, torch.Tensor]:
+def _account_safetensors(model: Model, file: Any, path: Path) -> dict[str, torch.Tensor]:
     """The model's tensors by name, if they are exactly those of the file.
 
     Raises:
@@ -372,7 +348,7 @@ def _account_safetensors(model: Backbone, file: Any, path: Path) -> dict[str, to
     return expected
 
 
-def _fill_from_safetensors(model: Backbone, path: Path, device: str | torch.device | None) -> None:
+def _fill_from_safetensors(model: Model, path: Path, device: str | torch.device | None) -> None:
     with open_safetensors(path) as file:
         expected = _account_safetensors(model, file, path)
         for name, old in track(expected.items(), "Reading weights", lambda item: item[1].nbytes):

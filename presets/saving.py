@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..backbones import Backbone
+from ..backbones._model import Model
 from . import builtin
 from .keras.h5 import WeightWriter
 from .keras.tree import Layer, keras_tree
@@ -28,12 +28,12 @@ KERAS_HUB_VERSION = "0.32.0"
 
 
 def save_backbone(
-    model: Backbone, preset_dir: str | os.PathLike[str], max_shard_size: float | None, format: str
+    model: Model, preset_dir: str | os.PathLike[str], max_shard_size: float | None, format: str
 ) -> None:
     """See `Backbone.save_to_preset`."""
     if format not in ("keras", "safetensors"):
         raise ValueError(f"format must be 'keras' or 'safetensors', not {format!r}.")
-    nbytes = sum(tensor.numel() * tensor.itemsize for tensor in model._weights())
+    nbytes = sum(tensor.numel() * tensor.itemsize for tensor in model.weights())
     if format == "safetensors":
         weights = SAFETENSORS
     elif max_shard_size is not None and nbytes > max_shard_size * 1024**3:
@@ -41,34 +41,23 @@ def save_backbone(
     else:
         weights, max_shard_size = WEIGHTS, None
     with replacing(Path(os.path.expanduser(preset_dir))) as folder:
-        _write_json(folder / CONFIG, serialize_backbone(model))
+        _write_json(folder / CONFIG, model.serialize())
         _write_json(folder / METADATA, _metadata(model))
         write_weights(model, folder / weights, max_shard_size)
 
 
-def serialize_backbone(model: Backbone) -> dict[str, Any]:
-    """The object that Keras writes for a backbone, alone or in another one's configuration."""
-    name = type(model).__name__
-    return {
-        "module": getattr(model, "keras_module", None) or builtin.keras_module(name),
-        "class_name": name,
-        "config": model.get_config(),
-        "registered_name": getattr(model, "registered_name", None) or f"keras_hub>{name}",
-    }
-
-
-def _metadata(model: Backbone) -> dict[str, Any]:
+def _metadata(model: Model) -> dict[str, Any]:
     return {
         "keras_version": KERAS_VERSION,
         "keras_hub_version": KERAS_HUB_VERSION,
         "parameter_count": model.count_params(),
         "date_saved": datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S"),
-        "tasks": builtin.tasks(type(model).__name__),
+        "tasks": builtin.tasks(model.class_name),
     }
 
 
 def save_weights(
-    model: Backbone, filepath: str | os.PathLike[str], max_shard_size: float | None
+    model: Model, filepath: str | os.PathLike[str], max_shard_size: float | None
 ) -> None:
     """See `Backbone.save_weights`."""
     path = Path(os.path.expanduser(filepath))
@@ -76,13 +65,13 @@ def save_weights(
         write_weights(model, folder / path.name, max_shard_size)
 
 
-def write_weights(model: Backbone, path: Path, max_shard_size: float | None) -> None:
+def write_weights(model: Model, path: Path, max_shard_size: float | None) -> None:
     """Write one file, or with `max_shard_size` (GiB) shards and the index `path`.
 
     Raises:
         ValueError: the file's name does not say what it is, or the model has no weights.
     """
-    if any(tensor.is_meta for tensor in model._weights()):
+    if any(tensor.is_meta for tensor in model.weights()):
         raise ValueError("The model is on the meta device: it has no weights to save.")
     if path.name.endswith(".safetensors"):
         _write_safetensors(model, path)
@@ -104,7 +93,7 @@ def _nbytes(layer: Layer) -> int:
     return sum(variable.tensor.nbytes for variable in layer.variables)
 
 
-def _write_safetensors(model: Backbone, path: Path) -> None:
+def _write_safetensors(model: Model, path: Path) -> None:
     from safetensors.torch import save_file
 
     tensors = {name: tensor.contiguous() for name, tensor in exportable_state(model).items()}
@@ -114,7 +103,7 @@ def _write_safetensors(model: Backbone, path: Path) -> None:
         save_file(whole, path, metadata={"format": "pt"})
 
 
-def exportable_state(model: Backbone) -> dict[str, torch.Tensor]:
+def exportable_state(model: Model) -> dict[str, torch.Tensor]:
     """All weights by name, adapters merged into them."""
     state = {}
     for key, tensor in model.state_dict().items():
@@ -125,7 +114,7 @@ def exportable_state(model: Backbone) -> dict[str, torch.Tensor]:
     return state
 
 
-def export_to_transformers(model: Backbone, path: str | os.PathLike[str]) -> None:
+def export_to_transformers(model: Model, path: str | os.PathLike[str]) -> None:
     """See `Backbone.export_to_transformers`."""
     from .transformers.engine import export_transformers
 

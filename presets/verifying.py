@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backbones import Backbone
+from ..backbones._model import Model
 from .loading import CONFIG, check, construct, keras_config, open_safetensors, weight_file
 from .sources import open_preset
 
@@ -29,7 +29,7 @@ class Verified:
         ignored: tensors that are known to be no part of a backbone.
     """
 
-    model: Backbone
+    model: Model
     files: Counter[Path]
     drawn: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)

@@ -186,7 +186,8 @@ def test_old_and_missing_packages(preset: Path, whole: Path) -> None:
 
 
 def test_classes_that_are_not_there_yet(preset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "find_backbone", lambda name: None)
+    monkeypatch.setattr("keras_hub_torch.backbones._registry.find_class", lambda name, base: None)
+    monkeypatch.setattr(loading, "find_class", lambda name, base: None)
     with pytest.raises(
         NotImplementedError, match=r"BertBackbone.* not part of keras_hub_torch yet"
     ):

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from ...backbones import Backbone
-from ...backbones.backbone import check_arguments
+from ...backbones._model import Model, check_arguments
 from ..files import safe_name
 from ..loading import CONFIG, SAFETENSORS, check_class, construct, open_safetensors, place
 from ..progress import track
@@ -26,7 +25,7 @@ from .table import REQUIRED, Operation, Table, Tensors, matches, parts
 if TYPE_CHECKING:
     from ..sources import PresetSource
 
-BackboneType = TypeVar("BackboneType", bound=Backbone)
+BackboneType = TypeVar("BackboneType", bound=Model)
 
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -164,9 +163,9 @@ def to_theirs(table: Table, arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def arguments_of(model: Backbone) -> dict[str, Any]:
+def arguments_of(model: Model) -> dict[str, Any]:
     """A model's configuration with what KerasHub would leave out of it."""
-    return {**model._arguments, **model.get_config()}
+    return {**model.arguments, **model.get_config()}
 
 
 def _look_up(config: Any, name: str, default: Any) -> Any:
@@ -392,7 +391,7 @@ def _untie(
     return copies
 
 
-def _draw(model: Backbone, names: list[str], device: str | torch.device, where: str) -> None:
+def _draw(model: Model, names: list[str], device: str | torch.device, where: str) -> None:
     """Initialise the weights that a checkpoint lacks."""
     if not names:
         return
@@ -455,7 +454,7 @@ def weight_files(source: PresetSource) -> list[Path]:
     )
 
 
-def export_transformers(model: Backbone, folder: Path) -> None:
+def export_transformers(model: Model, folder: Path) -> None:
     """Write config.json and safetensors, in shards where they are large.
 
     Raises:
@@ -490,7 +489,7 @@ def export_transformers(model: Backbone, folder: Path) -> None:
         (folder / INDEX).write_text(json.dumps(index, indent=2))
 
 
-def _exported(cls: type[Backbone], arguments: Mapping[str, Any]) -> tuple[Table, dict[str, Any]]:
+def _exported(cls: type[Model], arguments: Mapping[str, Any]) -> tuple[Table, dict[str, Any]]:
     """The first table that can express a model, and its config.json."""
     modules = dict.fromkeys(_family(base) for base in cls.__mro__)
     problems = []
@@ -510,7 +509,7 @@ def _family(cls: type) -> str:
     return cls.__module__.rpartition("backbones.")[2].partition(".")[0]
 
 
-def bindings_of(model: Backbone) -> list[Binding]:
+def bindings_of(model: Model) -> list[Binding]:
     """The rules for a model's weights, as its export names them.
 
     Raises:
@@ -523,7 +522,7 @@ def bindings_of(model: Backbone) -> list[Binding]:
     return bind(table, arguments, state)
 
 
-def known_name(model: Backbone, name: str) -> str:
+def known_name(model: Model, name: str) -> str:
     """The name that the rules use for a weight of a checkpoint."""
     table, _ = _exported(type(model), arguments_of(model))
     return _renamed(table, name)
@@ -537,7 +536,7 @@ def _renamed(table: Table, name: str) -> str:
     return name
 
 
-def known_model_types(cls: type[Backbone]) -> list[str]:
+def known_model_types(cls: type[Model]) -> list[str]:
     """The `model_type`s of transformers whose checkpoints this class reads."""
     return [
         kind

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from ...backbones import Backbone
+from ...backbones._model import Model
 from ...backbones.roberta import RobertaBackbone
 from .bert import BLOCK
 from .table import (
@@ -33,7 +33,7 @@ SEGMENT = Operation(
 )
 
 
-def roberta(model_type: str, backbone: type[Backbone], architecture: str) -> Table:
+def roberta(model_type: str, backbone: type[Model], architecture: str) -> Table:
     return Table(
         model_types=(model_type,),
         backbone=backbone,

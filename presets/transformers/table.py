@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...backbones import Backbone
+from ...backbones._model import Model
 
 REQUIRED: Any = object()
 Tensors = Sequence[torch.Tensor]
@@ -283,12 +283,12 @@ class Table:
     """
 
     model_types: tuple[str, ...]
-    backbone: type[Backbone]
+    backbone: type[Model]
     architecture: str
     config: tuple[Key, ...]
     weights: tuple[Rule, ...]
     instead: tuple[Rule, ...] = ()
-    also: tuple[type[Backbone], ...] = ()
+    also: tuple[type[Model], ...] = ()
     ignored: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     dropped: tuple[str, ...] = ()
