@@ -14,7 +14,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ class Configured(type):
         model = cls.__new__(cls)
         attributes = {k: v for k, v in values.items() if not isinstance(v, nn.Module)}
         model.__dict__.update(attributes, argument_names=tuple(values), class_name=cls.__name__)
-        model.__init__(*bound.args[1:], **bound.kwargs)  # type: ignore[misc]
+        cls.__init__(model, *bound.args[1:], **bound.kwargs)  # type: ignore[misc]
         model.finish()
         return model
 
@@ -232,6 +232,19 @@ class Model(nn.Module, metaclass=Configured):
 
     # Layers and weights
 
+    if TYPE_CHECKING:
+        token_embedding: Any
+    else:
+
+        @property
+        def token_embedding(self) -> nn.Module | None:
+            """The embedding of token ids; with `reverse=True` it maps hidden states to logits."""
+            return self._modules.get("token_embedding")
+
+    def default_lora_layer_names(self) -> list[str]:
+        """Names of the layers that `enable_lora` adapts if it is not told others."""
+        return ["query_dense", "value_dense", "query", "value"]
+
     @property
     def dtype_policy(self) -> DTypePolicy:
         """The policy given, or after `.to(dtype)` the dtype of the weights."""
@@ -316,6 +329,8 @@ def bind_arguments(
     parameters = list(signature.parameters.values())[1:]
     known = constructor_arguments(cls)
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    args = tuple(map(_plain, args))
+    kwargs = {name: _plain(value) for name, value in kwargs.items()}
     check_arguments(cls, {**dict(zip(positional, args)), **kwargs})
     bound = signature.bind(None, *args, **kwargs)
     bound.apply_defaults()
@@ -365,8 +380,9 @@ def check_arguments(cls: type[Model], given: Mapping[str, Any]) -> None:
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}."
             problems.append(f"{cls.__name__} has no argument {name!r}; {hint}")
         elif not _fits(value, known[name].annotation):
-            kind = inspect.formatannotation(known[name].annotation)
-            problems.append(f"{cls.__name__}'s {name} must be {kind}, not {reprlib.repr(value)}.")
+            kind = re.sub(r"[\w.]+\.(?=\w)", "", inspect.formatannotation(known[name].annotation))
+            shown = type(value).__name__ if isinstance(value, nn.Module) else reprlib.repr(value)
+            problems.append(f"{cls.__name__}'s {name} must be {kind}, not {shown}.")
     if problems:
         raise TypeError("\n".join(problems))
 
@@ -399,10 +415,13 @@ def _fits(value: Any, hint: Any) -> bool:
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one of Python, which JSON knows."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _in_form(value: Any, hint: Any) -> Any:
     """An argument as the family's constructor sees it."""
-    if isinstance(value, np.generic):  # JSON knows Python's numbers alone
-        value = value.item()
     if hint == ActivationLike:
         return serialize_activation(value)
     kinds = (hint, *typing.get_args(hint))
@@ -422,13 +441,16 @@ class UnknownClass(ValueError):
 
     Attributes:
         class_name: as the configuration has it.
+        is_keras_hubs: whether it claims to be KerasHub's.
     """
 
-    def __init__(self, where: str, registered: str, class_name: str) -> None:
+    def __init__(self, where: str, registered: str) -> None:
+        package, _, class_name = registered.rpartition(">")
         near = difflib.get_close_matches(class_name, _registry.public_classes(Model), 1)
         hint = f" The nearest is {near[0]}." if near else ""
         super().__init__(f"{where} is of the unknown class {registered!r}.{hint}")
         self.class_name = class_name
+        self.is_keras_hubs = package in PACKAGES
 
 
 def deserialize(
@@ -453,10 +475,10 @@ def deserialize(
     if found is None and package in PACKAGES:
         found = _registry.find_class(name, Model)
     if found is None or not found.input_specs:
-        raise UnknownClass(where, registered, name)
+        raise UnknownClass(where, registered)
     if expected and not issubclass(found, tuple(expected)):
-        wanted = " or a ".join(cls.__name__ for cls in expected)
-        raise TypeError(f"This must be a {wanted}, not a {found.__name__}.")
+        wanted = " or ".join(cls.__name__ for cls in expected)
+        raise TypeError(f"{where} is that of a {found.__name__}; it must be of {wanted}.")
     obsolete = found.obsolete
     arguments = {
         key: value

@@ -96,8 +96,6 @@ class Adapter(nn.Module):
 class AdaptedDense(Adapter, Projection):
     """`x · kernel + scale · (x · a) · b`; no `nn.Linear`, since it computes more."""
 
-    project = Dense.forward
-
     @staticmethod
     def kernel_shape_of(layer: Projection) -> tuple[int, ...]:
         return layer.kernel_shape
@@ -113,7 +111,7 @@ class AdaptedDense(Adapter, Projection):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        projected = self.project(x)
+        projected = self.wrapped_class.forward(self, x)
         if self.merged:
             return projected
         return projected + (self.adapt(x.float()) * self.scale).to(projected.dtype)
@@ -151,8 +149,6 @@ class AdaptedInnerDense(AdaptedDense):
 
 class AdaptedQuantizedDense(AdaptedDense, QuantizedDense):
     """As `AdaptedDense`; the int8 weight cannot take the adapter in."""
-
-    project = QuantizedDense.forward
 
     def merge(self, sign: int = 1) -> None:
         raise NotImplementedError("Adapters cannot be merged into int8 weights.")
@@ -242,12 +238,14 @@ ADAPTERS: dict[type[nn.Module], type[Adapter]] = {
 
 def adapter_for(layer: nn.Module) -> type[Adapter] | None:
     """The adapted form of a layer; `None` where Keras has none either."""
+    if isinstance(layer, Adapter):
+        return type(layer)
     if isinstance(layer, QuantizedEmbedding) or (
         isinstance(layer, Convolution) and layer.groups > 1
     ):
         return None
     found = next((adapter for kind, adapter in ADAPTERS.items() if isinstance(layer, kind)), None)
-    if isinstance(layer, Dense) and len(layer.kernel_shape) - 1 in layer.kernel_inputs:
+    if isinstance(layer, Projection) and len(layer.kernel_shape) - 1 in layer.kernel_inputs:
         return AdaptedInnerDense if found is AdaptedDense else None
     return found
 

@@ -107,12 +107,7 @@ def _fits(
 
 def _indexes(backbone: Model, order: str) -> dict[str, int]:
     """Path of each module that stands for a Keras layer with weights → its index."""
-    paths = {module: path for path, module in backbone.named_modules()}
-    return {
-        paths[layer.module]: index
-        for index, layer in enumerate(flat_layers(backbone, order))
-        if layer.module is not None
-    }
+    return {layer.key: index for index, layer in enumerate(flat_layers(backbone, order))}
 
 
 def _check_name(path: Path) -> None:

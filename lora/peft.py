@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..backbones._model import Model
-from ..backbones.layers.core import Dense
+from ..backbones.layers.core import Projection
 from ..presets.files import read_json
 from ..presets.saving import replacing
 from ..presets.transformers.engine import Binding, bindings_of, known_name
@@ -172,7 +172,7 @@ def load_peft(backbone: Model, folder: Path) -> tuple[Factors, float]:
             if part.any():
                 path = one.removesuffix(".weight")
                 layer = backbone.get_submodule(path)
-                assert isinstance(layer, Dense)
+                assert isinstance(layer, Projection)
                 used = part.abs().amax(0) > 0  # the columns of the other parts are zero
                 factors[path] = _by_heads(layer, down[used], part[:, used])
     if not factors:
@@ -191,7 +191,7 @@ def _alpha(config: Mapping[str, Any], weight: str) -> float:
 
 
 def _by_heads(
-    layer: Dense, down: torch.Tensor, up: torch.Tensor
+    layer: Projection, down: torch.Tensor, up: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`[rank, in]` and `[out, rank]` → Keras's factors, of the smallest rank that is seen."""
     last = layer.kernel_shape[-1]

@@ -100,7 +100,7 @@ def keras_config(
     try:
         return deserialize(config, where, own)
     except UnknownClass as error:
-        if builtin.keras_module(error.class_name) is not None:
+        if error.is_keras_hubs and builtin.is_backbone(error.class_name):
             raise NotImplementedError(f"{where} is a {error.class_name}: {NOT_YET}") from error
         raise
 

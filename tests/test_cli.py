@@ -25,7 +25,6 @@ import typer
 from typer.testing import CliRunner
 
 from keras_hub_torch import __version__, cli
-from keras_hub_torch.backbones._backbone import Backbone
 from keras_hub_torch.backbones._registry import find_class
 from keras_hub_torch.backbones.layers.dtypes import FLOATS
 from keras_hub_torch.models import Backbone

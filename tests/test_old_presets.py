@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import keras_hub_torch
-from keras_hub_torch.backbones._backbone import Backbone
 from keras_hub_torch.backbones._registry import find_class
 
 from . import oracle

@@ -62,7 +62,7 @@ class Dense(Projection, nn.Linear):
     """`x · kernel + bias`."""
 
     weight: nn.Parameter
-    bias: nn.Parameter | None
+    bias: nn.Parameter
 
     def __init__(
         self,

@@ -56,12 +56,18 @@ class Variable:
 
 @dataclass
 class Layer:
-    """A Keras layer that holds weights; children stand in the order of creation."""
+    """A Keras layer that holds weights; children stand in the order of creation.
+
+    Attributes:
+        path: in files.
+        key: path of the module within the model.
+    """
 
     path: str
     name: str
     class_name: str
     layout: Layout
+    key: str = ""
     attribute: str = ""
     variables: list[Variable] = field(default_factory=list)
     children: list[Layer] = field(default_factory=list)
@@ -141,8 +147,15 @@ def _fill(layer: Layer, module: nn.Module, key: str) -> None:
             taken[container, number] += 1
             path = f"{container}/{number}_{count}" if count else f"{container}/{number}"
         name = "" if child.unnamed else child.name
-        inner = Layer(path.lstrip("/"), name, child.class_name, child.layout, child.attribute)
-        _fill(inner, child.module, f"{key}{child.path}.")
+        inner = Layer(
+            path.lstrip("/"),
+            name,
+            child.class_name,
+            child.layout,
+            f"{key}{child.path}",
+            child.attribute,
+        )
+        _fill(inner, child.module, f"{inner.key}.")
         if inner.variables or inner.children:
             layer.children.append(inner)
 
