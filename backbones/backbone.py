@@ -204,7 +204,8 @@ class Backbone(nn.Module):
 
         Args:
             preset: a built-in id, `kaggle://org/model/keras/variant[/version]`, `hf://org/model`,
-                `modelscope://org/model`, or a folder, in Keras or transformers format.
+                `modelscope://org/model`, or a folder, in the format of Keras,
+                transformers or timm.
             load_weights: whether to read the weights; otherwise they are drawn at random.
             device: where the weights go.
             contiguous: whether to rearrange matrices that the file holds transposed, rather than
@@ -244,11 +245,25 @@ class Backbone(nn.Module):
         """Save a folder that transformers loads.
 
         Raises:
-            NotImplementedError: transformers has no such model, or it is not supported here.
+            NotImplementedError: transformers has no such family, or it is not supported here.
+            ValueError: transformers has no model of this configuration.
         """
-        from ..presets.saving import export_to_transformers
+        from ..presets.checkpoints import TRANSFORMERS
+        from ..presets.saving import export_checkpoint
 
-        export_to_transformers(self, path)
+        export_checkpoint(self, path, TRANSFORMERS)
+
+    def export_to_timm(self, path: str | os.PathLike[str]) -> None:
+        """Save a folder that `timm.create_model("local-dir:…")` loads, without a classifier.
+
+        Raises:
+            NotImplementedError: timm has no such family, or it is not supported here.
+            ValueError: timm has no architecture of this configuration.
+        """
+        from ..presets.checkpoints import TIMM
+        from ..presets.saving import export_checkpoint
+
+        export_checkpoint(self, path, TIMM)
 
     def load_weights(self, filepath: str | os.PathLike[str]) -> None:
         """Read `.weights.h5`, `.weights.json` (shards) or `.safetensors` into this model.

@@ -110,14 +110,16 @@ def _upload_to_hugging_face(
 
 def model_card(source: PresetSource, config: dict[str, Any], repo: str) -> str:
     """A README.md for a preset, in Markdown with the front matter of the Hugging Face Hub."""
-    transformers = "registered_name" not in config
-    name = (config.get("architectures") or ["Model"])[0] if transformers else config["class_name"]
+    from .checkpoints import dialect_of
+
+    dialect = dialect_of(config)
+    name = dialect.title(config) if dialect else config.get("class_name", "Model")
     task = source.json("task.json").get("class_name", "") if source.has("task.json") else ""
     pipelines = [pipeline for end, pipeline in _PIPELINES.items() if task.endswith(end)]
     metadata = source.json("metadata.json") if source.has("metadata.json") else {}
     parameters = metadata.get("parameter_count")
     return _CARD.format(
-        library="transformers" if transformers else "keras-hub",
+        library=dialect.name if dialect else "keras-hub",
         pipeline="".join(f"pipeline_tag: {pipeline}\n" for pipeline in pipelines),
         name=name,
         size=f" with {parameters:,} parameters" if isinstance(parameters, int) else "",
