@@ -179,8 +179,7 @@ def to_theirs(
     Raises:
         ValueError: the library has no such model; it lists all reasons.
     """
-    problems = []
-    kind, same = _look_up_kind(table, arguments)
+    kind, same, problems = _look_up_kind(table, arguments)
     config = dialect.heading(table, kind, dtype)
     for key in table.config:
         if key.ours and same.issuperset(key.ours):
@@ -196,33 +195,33 @@ def to_theirs(
                     last
                 ] = value
     if problems:
-        raise ValueError("; ".join(problems))
+        raise ValueError(f"as {kind}: " + "; ".join(problems))
     return {**config, **table.extra}
 
 
-def _look_up_kind(table: Table, arguments: Mapping[str, Any]) -> tuple[str, set[str]]:
-    """The name of a model, and the arguments that follow from it; keys can say the others.
+def _look_up_kind(table: Table, arguments: Mapping[str, Any]) -> tuple[str, set[str], list[str]]:
+    """The name of a model, the arguments that follow from it, and why it is not its name.
 
-    Raises:
-        ValueError: no variant of the table.
+    A variant that is not equal is the model's where keys say all the rest.
     """
     if not table.variants:
-        return table.model_types[0], set()
-    free = {name for key in table.config for name in key.ours}
+        return table.model_types[0], set(), []
+    said = {name for key in table.config for name in key.ours}
     changed = {
         kind: {name for name, value in variant.items() if _plain(arguments[name]) != _plain(value)}
         for kind, variant in table.variants.items()
     }
-    kind = min(changed, key=lambda kind: (len(changed[kind] - free), len(changed[kind])))
-    if changed[kind] - free:
-        differences = ", ".join(
-            f"{name} is {arguments[name]!r}, not {table.variants[kind][name]!r}"
-            for name in sorted(changed[kind] - free)
-        )
-        raise ValueError(
-            f"this configuration has no name there; of the nearest, {kind}, {differences}"
-        )
-    return kind, table.variants[kind].keys() - changed[kind]
+    kind = min(changed, key=lambda kind: (len(changed[kind] - said), len(changed[kind])))
+    variant = table.variants[kind]
+    return (
+        kind,
+        variant.keys() - changed[kind],
+        [
+            f"{name} is {arguments[name]!r}, not {value!r}"
+            for name, value in variant.items()
+            if name in changed[kind] - said
+        ],
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -579,7 +578,7 @@ def export_plan(dialect: Dialect, model: Backbone) -> Plan:
             try:
                 config = to_theirs(dialect, table, arguments, model.dtype)
             except ValueError as error:
-                problems.append(f"as {table.kinds[0]}: {error}")
+                problems.append(str(error))
             else:
                 return Plan(table, config, model, bind(table, arguments, state))
     if not problems:
@@ -606,23 +605,29 @@ def export(dialect: Dialect, model: Backbone, folder: Path) -> None:
     from ..saving import exportable
 
     plan = export_plan(dialect, model)
+    state = model.state_dict()
+    if any(tensor.is_meta for tensor in state.values()):
+        raise ValueError("The model is on the meta device: it has no weights to save.")
     (folder / CONFIG).write_text(json.dumps(plan.config, indent=2))
     expected = _expected(plan.bindings)
     split = split_torch_state_dict_into_shards(
         {name: tensor for name, (tensor, _) in expected.items()},
         filename_pattern=dialect.files[0].replace(".safetensors", "{suffix}.safetensors"),
     )
-    state = model.state_dict()
+
+    def save_shard(path: Path, names: list[str]) -> None:
+        """Write some tensors; what had to be made for it is gone afterwards."""
+        made: dict[str, torch.Tensor] = {}
+        for binding in dict.fromkeys(expected[name][1] for name in names):
+            made |= binding.save([exportable(model, one, state[one]) for one in binding.ours])
+        save_file({name: made[name].contiguous() for name in names}, path, {"format": "pt"})
+
     for file, names in track(
         split.filename_to_tensors.items(),
         "Writing weights",
         lambda item: sum(expected[name][0].nbytes for name in item[1]),
     ):
-        made: dict[str, torch.Tensor] = {}
-        for binding in dict.fromkeys(expected[name][1] for name in names):
-            made |= binding.save([exportable(model, one, state[one]) for one in binding.ours])
-        shard = {name: made[name].contiguous() for name in names}
-        save_file(shard, folder / file, {"format": "pt"})
+        save_shard(folder / file, names)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / index_of(dialect.files[0])).write_text(json.dumps(index, indent=2))

@@ -95,14 +95,11 @@ def open_weights(path: Path, stack: ExitStack) -> list[Stored]:
 
 
 def _open_pickle(path: Path) -> list[Stored]:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+    path.open("rb").close()  # an error of the disk is none of the pickle's
     try:
         # Only an archive can be mapped; before torch 1.6 the files were none.
         state = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except OSError:
-        raise
-    except Exception as error:  # a broken pickle can raise anything
+    except Exception as error:  # broken ones raise anything
         raise ValueError(
             f"{path} is a pickle that is broken or holds more than tensors; reading that could run "
             "any code. If you trust it, load it with what wrote it, and save its state dict as "
