@@ -17,8 +17,11 @@ from safetensors.torch import load_file
 
 from keras_hub_torch.models import Backbone, BertBackbone, ResNetBackbone
 from keras_hub_torch.presets.checkpoints import TIMM, engine
+from keras_hub_torch.presets.sources import open_preset
+from keras_hub_torch.presets.uploading import model_card
 
 from . import oracle, timm_models
+from .test_cli import succeed
 
 # Folder → architecture and arguments.
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -132,6 +135,27 @@ def test_every_variant_has_timms_tensors(tmp_path: Path) -> None:
 # Without timm
 
 
+def test_command_line(tmp_path: Path) -> None:
+    """From a preset to timm's format and back."""
+    variant = engine.find_table(TIMM, "resnet18", "here").variants["resnet18"]
+    model = ResNetBackbone(**variant)
+    model.save_to_preset(tmp_path / "keras")
+    succeed("convert", tmp_path / "keras", tmp_path / "timm", "--format", "timm")
+    assert "Class" in succeed("info", tmp_path / "timm")
+    said = succeed("verify", tmp_path / "timm").splitlines()
+    assert said[0].startswith("config.json: ResNetBackbone with 100 weights")
+    assert said[1].startswith("model.safetensors: 100 tensors")
+    succeed("convert", tmp_path / "timm", tmp_path / "back", "--format", "keras")
+    again = Backbone.from_preset(tmp_path / "back").state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_model_card(tmp_path: Path) -> None:
+    source = open_preset(write(tmp_path, "resnet18.a1_in1k"))
+    card = model_card(source, source.json("config.json"), "me/mine")
+    assert card.startswith("---\nlibrary_name: timm\n---\n# resnet18.a1_in1k\n")
+
+
 def write(folder: Path, architecture: str = "resnet18", **changes: Any) -> Path:
     config = {"architecture": architecture, "pretrained_cfg": {"tag": "a1"}, **changes}
     (folder / "config.json").write_text(json.dumps(config))
@@ -151,6 +175,7 @@ def test_tags_and_channels(tmp_path: Path) -> None:
         ({"architecture": "resnet18d"}, "timm model of type 'resnet18d', which cannot be read"),
         ({"architecture": ["resnet18"]}, "cannot be read"),
         ({"model_args": {"output_stride": 8}}, "model_args.output_stride: not known here"),
+        ({"model_args": ["output_stride"]}, "model_args is no object"),
         ({"pretrained_cfg": {"input_size": []}}, "input_size: "),
         ({"model_args": {"in_chans": "3"}}, "image_shape must be"),
     ],

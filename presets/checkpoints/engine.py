@@ -350,10 +350,9 @@ class Plan:
     """What of a checkpoint belongs where, before any of it is read or written.
 
     Attributes:
-        table: what it follows from.
-        config: config.json.
-        model: on the meta device where it will be read.
-        bindings: for every weight of the model, and of every tensor to be written.
+        config: config.json, read or to be written.
+        model: on the meta device if it is to be read.
+        bindings: the rules for all weights of the model.
         stored: the checkpoint's tensors by the names of the rules.
         absent: bindings whose tensors the checkpoint may lack, and lacks.
         files: how many tensors each holds.

@@ -41,6 +41,8 @@ class Timm(Dialect):
 
     def problems(self, config: Mapping[str, Any], unknown: Sequence[str]) -> list[str]:
         """Every argument makes another model."""
+        if not isinstance(config.get("model_args") or {}, Mapping):
+            return ["model_args is no object"]
         return [f"{key}: not known here" for key in unknown]
 
     def heading(self, table: Table, kind: str, dtype: torch.dtype) -> dict[str, Any]:
