@@ -588,8 +588,11 @@ def export_plan(dialect: Dialect, model: Backbone) -> Plan:
 def _nearest_first(dialect: Dialect, cls: type) -> list[str]:
     """The modules of tables, those first that are named as the module or folder of the class."""
     families = [part for base in cls.__mro__ for part in base.__module__.split(".")]
-    names = modules(dialect)
-    return sorted(names, key=lambda n: families.index(_last(n)) if _last(n) in families else 10**9)
+
+    def distance(module: str) -> int:
+        return families.index(_last(module)) if _last(module) in families else len(families)
+
+    return sorted(modules(dialect), key=distance)
 
 
 def export(dialect: Dialect, model: Backbone, folder: Path) -> None:
