@@ -341,6 +341,7 @@ class Format(str, Enum):
     keras = "keras"
     safetensors = "safetensors"
     transformers = "transformers"
+    timm = "timm"
 
 
 class DType(str, Enum):
@@ -362,7 +363,7 @@ def convert(
         Format,
         typer.Option(
             help="keras: .weights.h5, for KerasHub and this package. safetensors: for this "
-            "package only. transformers: for transformers.",
+            "package only. transformers, timm: for these.",
             show_default=False,
         ),
     ],
@@ -403,6 +404,8 @@ def convert(
         model: Any = Backbone.from_preset(src, dtype=wanted)
         if format is Format.transformers:
             model.export_to_transformers(dst)
+        elif format is Format.timm:
+            model.export_to_timm(dst)
         else:
             model.save_to_preset(
                 dst, 10 if max_shard_size is None else max_shard_size, format=format.value

@@ -52,13 +52,13 @@ class Configured(type):
         model = cls.__new__(cls)
         attributes = {k: v for k, v in values.items() if not isinstance(v, nn.Module)}
         model.__dict__.update(attributes, argument_names=tuple(values), class_name=cls.__name__)
-        cls.__init__(model, *bound.args[1:], **bound.kwargs)  # type: ignore[misc]
+        cls.__init__(model, *bound.args[1:], **bound.kwargs)
         model.finish()
         return model
 
     @property
     def __signature__(cls) -> inspect.Signature:
-        signature = inspect.signature(cls.__init__)
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
         return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 

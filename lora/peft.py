@@ -17,10 +17,11 @@ import torch
 
 from ..backbones._model import Model
 from ..backbones.layers.core import Projection
+from ..presets.checkpoints import TRANSFORMERS
+from ..presets.checkpoints.engine import Binding, export_plan
+from ..presets.checkpoints.table import TRANSPOSE, Operation
 from ..presets.files import read_json
 from ..presets.saving import replacing
-from ..presets.transformers.engine import Binding, bindings_of, known_name
-from ..presets.transformers.table import TRANSPOSE, Operation
 from .adapters import AdaptedDense, AdaptedInnerDense, Adapter
 from .files import Factors
 
@@ -59,7 +60,7 @@ def save_peft(backbone: Model, found: Mapping[str, Adapter], folder: Path) -> No
     tensors: dict[str, torch.Tensor] = {}
     ranks: dict[str, int] = {}
     transposed = False
-    for binding in bindings_of(backbone):
+    for binding in export_plan(TRANSFORMERS, backbone).bindings:
         layers = [found.get(name.removesuffix(".weight")) for name in binding.ours]
         if not any(layers):
             continue
@@ -140,16 +141,17 @@ def load_peft(backbone: Model, folder: Path) -> tuple[Factors, float]:
         raise ValueError(f"{folder} uses {', '.join(changed)}, which is not supported.")
     with open_safetensors(folder / WEIGHTS) as file:
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    plan = export_plan(TRANSFORMERS, backbone)
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     unknown = []
     for name, tensor in stored.items():
         module, dot, factor = name.removeprefix(PREFIX).rpartition(".lora_")
         factor = factor.replace(".default.", ".")
         if dot and factor in ("A.weight", "B.weight") and tensor.ndim == 2:
-            pairs.setdefault(known_name(backbone, f"{module}.weight"), {})[factor[0]] = tensor
+            pairs.setdefault(plan.table.renamed(f"{module}.weight"), {})[factor[0]] = tensor
         else:
             unknown.append(name)
-    bindings = {one.theirs[0]: one for one in bindings_of(backbone) if one.theirs}
+    bindings = {one.theirs[0]: one for one in plan.bindings if one.theirs}
     unknown += [name for name, pair in pairs.items() if name not in bindings or len(pair) != 2]
     if unknown:
         raise ValueError(f"{folder} has weights that do not fit: {', '.join(unknown)}.")

@@ -46,6 +46,8 @@ def load_backbone(
     overrides: dict[str, Any],
 ) -> ModelType:
     """See `Backbone.from_preset`."""
+    from .checkpoints import dialect_of
+    from .checkpoints.engine import load
     from .sources import open_preset
 
     known = builtin.class_of(str(preset))
@@ -53,10 +55,9 @@ def load_backbone(
         raise NotImplementedError(f"{preset} is a {known}: {NOT_YET}")
     source = open_preset(preset)
     config = source.json(CONFIG)
-    if "model_type" in config and "registered_name" not in config:
-        from .transformers.engine import load_transformers
-
-        return load_transformers(cls, source, config, load_weights, device, contiguous, overrides)
+    dialect = dialect_of(config)
+    if dialect is not None:
+        return load(dialect, source, config, cls, load_weights, device, contiguous, overrides)
     found, arguments = keras_config(config, str(preset), cls)
     check_class(found, cls)
     check_arguments(found, overrides)
@@ -94,7 +95,7 @@ def keras_config(
     if not isinstance(registered, str) or not isinstance(config.get("config"), dict):
         raise ValueError(
             f"{where} is no preset of a backbone: its config.json has neither a Keras class "
-            "(registered_name and config) nor a transformers model_type."
+            "(registered_name and config) nor a transformers model_type or a timm architecture."
         )
     own = [cls] if registered.rpartition(">")[2] == cls.__name__ else []
     try:

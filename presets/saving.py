@@ -10,7 +10,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +20,9 @@ from .keras.h5 import WeightWriter
 from .keras.tree import Layer, keras_tree
 from .loading import CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .progress import track
+
+if TYPE_CHECKING:
+    from .checkpoints.engine import Dialect
 
 METADATA = "metadata.json"
 # The versions whose files are written.
@@ -105,21 +108,32 @@ def _write_safetensors(model: Model, path: Path) -> None:
 
 def exportable_state(model: Model) -> dict[str, torch.Tensor]:
     """All weights by name, adapters merged into them."""
-    state = {}
-    for key, tensor in model.state_dict().items():
-        owner, _, name = key.rpartition(".")
-        merged = getattr(model.get_submodule(owner), "merged_tensor", None)
-        if not name.startswith("lora_kernel_"):
-            state[key] = tensor if merged is None else merged(name).detach()
-    return state
+    return {
+        key: exportable(model, key, tensor)
+        for key, tensor in model.state_dict().items()
+        if not key.rpartition(".")[2].startswith("lora_kernel_")
+    }
 
 
-def export_to_transformers(model: Model, path: str | os.PathLike[str]) -> None:
-    """See `Backbone.export_to_transformers`."""
-    from .transformers.engine import export_transformers
+def exportable(model: Model, key: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A weight of this name, with its adapter merged into it."""
+    owner, _, name = key.rpartition(".")
+    merged = getattr(model.get_submodule(owner), "merged_tensor", None)
+    return tensor if merged is None else merged(name).detach()
+
+
+def export_checkpoint(model: Model, path: str | os.PathLike[str], dialect: Dialect) -> None:
+    """Write what another library loads.
+
+    Raises:
+        NotImplementedError: the library has no such family, or it is not supported here.
+        ValueError: it has the family, but no model of this configuration.
+        OSError: the folder cannot be written.
+    """
+    from .checkpoints.engine import export
 
     with replacing(Path(os.path.expanduser(path))) as folder:
-        export_transformers(model, folder)
+        export(dialect, model, folder)
 
 
 @contextlib.contextmanager

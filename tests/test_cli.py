@@ -559,7 +559,7 @@ def test_transformers_configurations_of_no_model(checkpoint: Path) -> None:
 def test_verify_transformers(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import load_file, save_file
 
-    from keras_hub_torch.presets.transformers.engine import Stored
+    from keras_hub_torch.presets.checkpoints.files import Stored
 
     def read(stored: Any) -> None:
         pytest.fail("data were read")

@@ -1,0 +1,244 @@
+"""The backbones' own verbs: presets, adapters, export.
+
+The one module below `presets` and `lora` that calls them, when a verb is called and not before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from . import _registry
+from ._model import Model
+
+BackboneType = TypeVar("BackboneType", bound="Backbone")
+
+
+class classproperty:
+    """A read-only property of a class."""
+
+    def __init__(self, get: Callable[[Any], Any]) -> None:
+        self.get = get
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        return self.get(owner)
+
+
+class Backbone(Model):
+    """A pretrained model without a task head."""
+
+    # Presets
+
+    @classproperty
+    def presets(cls: Any) -> dict[str, dict[str, Any]]:
+        """Built-in presets of this class and its subclasses, by id."""
+        from ..presets.builtin import presets_of
+
+        if cls is Backbone:
+            return presets_of()
+        return presets_of({other.__name__ for other in _registry.public_classes(cls).values()})
+
+    @classmethod
+    def from_preset(
+        cls: type[BackboneType],
+        preset: str | os.PathLike[str],
+        load_weights: bool = True,
+        *,
+        device: str | torch.device | None = None,
+        contiguous: bool = False,
+        **kwargs: Any,
+    ) -> BackboneType:
+        """Build the model of a preset, in `eval()` mode.
+
+        On `Backbone` itself the subclass is taken from the preset.
+
+        Args:
+            preset: a built-in id, `kaggle://org/model/keras/variant[/version]`, `hf://org/model`,
+                `modelscope://org/model`, or a folder, in the format of
+                Keras, transformers or timm.
+            load_weights: whether to read the weights; otherwise they are drawn at random.
+            device: where the weights go.
+            contiguous: whether to rearrange matrices that the file holds transposed, rather than
+                to use views; FSDP and safetensors want it.
+            kwargs: constructor arguments that replace those of the preset, `dtype` and
+                `trainable` among them.
+
+        Raises:
+            ValueError: unknown or broken preset, a class other than this one, weights that do not
+                fit the model.
+            TypeError: unknown arguments.
+            OSError: files that are missing or cannot be fetched.
+        """
+        from ..presets.loading import load_backbone
+
+        return load_backbone(cls, preset, load_weights, device, contiguous, kwargs)
+
+    def save_to_preset(
+        self,
+        preset_dir: str | os.PathLike[str],
+        max_shard_size: float | None = 10,
+        *,
+        format: str = "keras",
+    ) -> None:
+        """Save configuration and weights to a folder that KerasHub and `from_preset` load.
+
+        Args:
+            max_shard_size: in GiB; larger models are split into several files.
+            format: of the weights, `keras` (`.weights.h5`) or `safetensors` (which only
+                `from_preset` here reads).
+        """
+        from ..presets.saving import save_backbone
+
+        save_backbone(self, preset_dir, max_shard_size, format)
+
+    def export_to_transformers(self, path: str | os.PathLike[str]) -> None:
+        """Save a folder that transformers loads.
+
+        Raises:
+            NotImplementedError: transformers has no such family, or it is not supported here.
+            ValueError: transformers has no model of this configuration.
+        """
+        from ..presets.checkpoints import TRANSFORMERS
+        from ..presets.saving import export_checkpoint
+
+        export_checkpoint(self, path, TRANSFORMERS)
+
+    def export_to_timm(self, path: str | os.PathLike[str]) -> None:
+        """Save a folder that `timm.create_model("local-dir:…")` loads, without a classifier.
+
+        Raises:
+            NotImplementedError: timm has no such family, or it is not supported here.
+            ValueError: timm has no architecture of this configuration.
+        """
+        from ..presets.checkpoints import TIMM
+        from ..presets.saving import export_checkpoint
+
+        export_checkpoint(self, path, TIMM)
+
+    def load_weights(self, filepath: str | os.PathLike[str]) -> None:
+        """Read `.weights.h5`, `.weights.json` (shards) or `.safetensors` into this model.
+
+        Raises:
+            ValueError: the file's weights are not exactly this model's.
+        """
+        from ..presets.loading import load_weights
+
+        load_weights(self, filepath)
+
+    def save_weights(
+        self, filepath: str | os.PathLike[str], max_shard_size: float | None = None
+    ) -> None:
+        """Write `.weights.h5`, `.weights.json` with shards of `max_shard_size` GiB, or
+        `.safetensors`.
+        """
+        from ..presets.saving import save_weights
+
+        save_weights(self, filepath, max_shard_size)
+
+    # Layers and weights
+
+    def summary(self) -> None:
+        """Print the layers with their shapes and numbers of weights."""
+        from ..presets.summary import print_summary
+
+        print_summary(self)
+
+    # LoRA
+
+    def enable_lora(
+        self,
+        rank: int,
+        target_layer_names: list[str] | None = None,
+        lora_alpha: float | None = None,
+    ) -> None:
+        """Freeze the weights and add trainable adapters to some layers.
+
+        Args:
+            rank: inner dimension of the adapters.
+            target_layer_names: names of the layers, `default_lora_layer_names()` by default.
+            lora_alpha: the adapters' output is scaled by `lora_alpha / rank`; `rank` by default.
+
+        Raises:
+            ValueError: no layer has such a name, or LoRA is enabled already.
+        """
+        from ..lora import enable_lora
+
+        enable_lora(self, rank, target_layer_names, lora_alpha)
+
+    def save_lora_weights(
+        self, filepath: str | os.PathLike[str], *, format: str = "keras", order: str = "jax"
+    ) -> None:
+        """Write the adapters.
+
+        Args:
+            filepath: a `.lora.h5` file, or for PEFT a folder.
+            format: `keras` or `peft`.
+            order: how `.lora.h5` counts layers: as KerasHub does on `jax` (and TensorFlow) or on
+                `torch`; they differ for some encoder-decoders.
+        """
+        from ..lora import save_lora_weights
+
+        save_lora_weights(self, filepath, format, order)
+
+    def load_lora_weights(self, filepath: str | os.PathLike[str]) -> None:
+        """Read adapters, a `.lora.h5` file or a PEFT folder, enabling LoRA where it is not.
+
+        Raises:
+            ValueError: the file was made for other layers, shapes or another rank.
+        """
+        from ..lora import load_lora_weights
+
+        load_lora_weights(self, filepath)
+
+    def merge_lora(self) -> None:
+        """Add the adapters into the weights, as the fastest form for inference."""
+        from ..lora import merge_lora
+
+        merge_lora(self)
+
+    def unmerge_lora(self) -> None:
+        """Take merged adapters out of the weights again."""
+        from ..lora import unmerge_lora
+
+        unmerge_lora(self)
+
+
+class FeaturePyramidBackbone(Backbone):
+    """A backbone of images that gives feature maps of several resolutions."""
+
+    def pyramid_levels(self) -> list[str]:
+        """Names of the levels, `P2` for a quarter of the image's resolution and so on."""
+        raise NotImplementedError
+
+    def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The feature map of each level."""
+        raise NotImplementedError
+
+    @property
+    def pyramid_outputs(self) -> PyramidOutputs:
+        return PyramidOutputs(self)
+
+
+class PyramidOutputs(Mapping[str, Callable[[Any], torch.Tensor]]):
+    """The levels of a feature pyramid: call it on images for all of them, or one level alone."""
+
+    def __init__(self, backbone: FeaturePyramidBackbone) -> None:
+        self._backbone = backbone
+
+    def __call__(self, images: Any) -> dict[str, torch.Tensor]:
+        name = next(iter(self._backbone.input_specs))
+        return self._backbone.forward_pyramid(self._backbone.tensors({name: images})[name])
+
+    def __getitem__(self, level: str) -> Callable[[Any], torch.Tensor]:
+        if level not in self._backbone.pyramid_levels():
+            raise KeyError(level)
+        return lambda images: self(images)[level]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._backbone.pyramid_levels())
+
+    def __len__(self) -> int:
+        return len(self._backbone.pyramid_levels())
