@@ -99,7 +99,7 @@ class Stack(nn.ModuleList):
 class Sequential(nn.Sequential):
     """Layers one after the other; in Keras a `Sequential` with a `layers/` of its own.
 
-    The names of the children are those of the Keras layers, or `unnamed` ones.
+    Children without a name (`Sequential(a, b)`) are numbered by Keras.
     """
 
     layout = Layout(Kind.SEQUENTIAL)
@@ -170,7 +170,8 @@ def _lift(key: str, path: str, child: nn.Module, layout: Layout, owner: str) -> 
     name = (layout.prefix + name).replace("{}", owner)
     if own.group is None:
         class_name = own.class_name or class_name_of(child)
-        yield Child(name, attribute, class_name, key in layout.unnamed, path, child, own)
+        unnamed = key in layout.unnamed or key.isdigit()
+        yield Child(name, attribute, class_name, unnamed, path, child, own)
         return
     for inner in keras_children(child, own, name):
         suffix = own.attributes.get(inner.name, inner.name)
