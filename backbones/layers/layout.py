@@ -12,9 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Kind(Enum):
@@ -90,6 +93,14 @@ class Stack(nn.ModuleList):
         super().__init__(blocks)
         self.block_name = name.format if isinstance(name, str) else name
         self.start = start
+        self.checkpointed = False
+
+    def __iter__(self) -> Iterator[Any]:
+        """The blocks to be called; checkpointed ones compute again what the backward pass needs."""
+        blocks = super().__iter__()
+        if not self.checkpointed or not torch.is_grad_enabled():
+            return blocks
+        return (partial(checkpoint, block, use_reentrant=False) for block in blocks)
 
     def names(self) -> list[str]:
         """Of the blocks in Keras."""

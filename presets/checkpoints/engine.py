@@ -21,6 +21,7 @@ import torch
 from ...backbones._model import Model, check_arguments
 from ..loading import CONFIG, SAFETENSORS, check_class, construct, place
 from ..progress import track
+from ..weights import Weight, together
 from .files import FLOATS, Stored, index_of, open_weights, weight_files
 from .table import REQUIRED, Operation, Table, Tensors, matches, parts
 
@@ -594,41 +595,51 @@ def _nearest_first(dialect: Dialect, cls: type) -> list[str]:
     return sorted(modules(dialect), key=distance)
 
 
-def export(dialect: Dialect, model: Model, folder: Path) -> None:
-    """Write config.json and safetensors, in shards where they are large.
-
-    Raises:
-        NotImplementedError, ValueError: as `export_plan`.
+def export(
+    dialect: Dialect, plan: Plan, weights: Mapping[str, Weight], folder: Path | None
+) -> None:
+    """Write config.json and safetensors, in shards where they are large; without a folder, help
+    other processes to do so.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
-    from safetensors.torch import save_file
 
-    from ..saving import exportable
+    from ..saving import write_safetensors
 
-    plan = export_plan(dialect, model)
-    state = model.state_dict()
-    if any(tensor.is_meta for tensor in state.values()):
-        raise ValueError("The model is on the meta device: it has no weights to save.")
-    (folder / CONFIG).write_text(json.dumps(plan.config, indent=2))
     expected = _expected(plan.bindings)
     split = split_torch_state_dict_into_shards(
         {name: tensor for name, (tensor, _) in expected.items()},
         filename_pattern=dialect.files[0].replace(".safetensors", "{suffix}.safetensors"),
     )
+    shards = []
+    for file, names in split.filename_to_tensors.items():
+        # What one binding makes stays together, and is gone when it is written.
+        bindings = list(dict.fromkeys(expected[name][1] for name in names))
+        bindings.sort(key=lambda one: -min(t.itemsize for t in one.ours.values()))
+        shards.append((file, set(names), bindings))
+    order = [name for _, _, bindings in shards for one in bindings for name in one.ours]
+    with together(weights, order) as values:
+        if folder is None:
+            return
+        (folder / CONFIG).write_text(json.dumps(plan.config, indent=2))
+        for file, held, bindings in shards:
+            headers = {
+                name: (tensor.dtype, tuple(tensor.shape))
+                for one in bindings
+                for name, tensor in one.expected().items()
+                if name in held
+            }
+            write_safetensors(folder / file, headers, _made(bindings, held, values))
+        if split.is_sharded:
+            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+            (folder / index_of(dialect.files[0])).write_text(json.dumps(index, indent=2))
 
-    def save_shard(path: Path, names: list[str]) -> None:
-        """Write some tensors; what had to be made for it is gone afterwards."""
-        made: dict[str, torch.Tensor] = {}
-        for binding in dict.fromkeys(expected[name][1] for name in names):
-            made |= binding.save([exportable(model, one, state[one]) for one in binding.ours])
-        save_file({name: made[name].contiguous() for name in names}, path, {"format": "pt"})
 
-    for file, names in track(
-        split.filename_to_tensors.items(),
-        "Writing weights",
-        lambda item: sum(expected[name][0].nbytes for name in item[1]),
-    ):
-        save_shard(folder / file, names)
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (folder / index_of(dialect.files[0])).write_text(json.dumps(index, indent=2))
+def _made(
+    bindings: list[Binding], names: set[str], values: Iterator[torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Those of their tensors that have these names, from ours in the order of the bindings."""
+    for one in bindings:
+        ours = [next(values).to(tensor.dtype) for tensor in one.ours.values()]
+        for name, tensor in one.save(ours).items():
+            if name in names:
+                yield tensor
