@@ -164,7 +164,7 @@ def test_safetensors(first: Reference, tmp_path: Path) -> None:
 
 
 def test_contiguous(first: Reference) -> None:
-    model = ours(first, contiguous=True)
+    model = ours(first)
     assert all(tensor.is_contiguous() for tensor in model.state_dict().values())
     with torch.no_grad():
         oracle.assert_close(model(first.inputs), first.outputs)

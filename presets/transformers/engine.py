@@ -19,7 +19,15 @@ import torch
 from ...backbones import Backbone
 from ...backbones.backbone import check_arguments
 from ..files import safe_name
-from ..loading import CONFIG, SAFETENSORS, check_class, construct, open_safetensors, place
+from ..loading import (
+    CONFIG,
+    SAFETENSORS,
+    assign,
+    check_class,
+    construct,
+    open_safetensors,
+    place,
+)
 from ..progress import track
 from .table import REQUIRED, Operation, Table, Tensors, matches, parts
 
@@ -295,7 +303,7 @@ def load_transformers(
     config: Mapping[str, Any],
     load_weights: bool,
     device: str | torch.device | None,
-    contiguous: bool,
+    mmap: bool | None,
     overrides: Mapping[str, Any],
 ) -> BackboneType:
     """The model of a checkpoint of transformers. See `Backbone.from_preset`."""
@@ -303,7 +311,7 @@ def load_transformers(
     check_class(table.backbone, cls)
     check_arguments(table.backbone, overrides)
     arguments = {**to_ours(table, config, source.handle), **overrides}
-    device = device or torch.get_default_device()
+    device = torch.device(device or torch.get_default_device())
     if not load_weights:
         return construct(table.backbone, arguments, device).eval()  # type: ignore[return-value]
     model = construct(table.backbone, arguments, "meta")
@@ -317,9 +325,7 @@ def load_transformers(
             values = binding.load([stored[name].read() for name in binding.theirs])
             for name, value in values.items():
                 owner, _, leaf = name.rpartition(".")
-                value = value.to(device, binding.ours[name].dtype)
-                value = value.contiguous() if contiguous else value
-                place(model.get_submodule(owner), leaf, value)
+                assign(model.get_submodule(owner), leaf, value, device, mmap is not False)
     return model.eval()  # type: ignore[return-value]
 
 
