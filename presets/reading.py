@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ ALIGNMENT = 64  # as PyTorch's
 # Beyond as many elements PyTorch starts threads, for each of the threads that read.
 SERIAL = 2**15 - 1
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_memory = threading.local()
 
 
 def empty(
@@ -45,7 +47,7 @@ def read_into(target: torch.Tensor, descriptor: int, offset: int, dtype: torch.d
         _read_bytes(descriptor, target, offset)
         return
     for piece in _pieces(target, dtype.itemsize):
-        tile = torch.empty(piece.shape, dtype=dtype, device="cpu")
+        tile = _scratch("tile", piece.shape, dtype)
         _read_bytes(descriptor, tile, offset)
         offset += tile.nbytes
         _copy(piece, _converted(tile, target.dtype))
@@ -72,7 +74,7 @@ def _pieces(target: torch.Tensor, itemsize: int) -> Iterator[torch.Tensor]:
 def _converted(tile: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if tile.dtype == dtype:
         return tile
-    new = torch.empty(tile.shape, dtype=dtype, device="cpu")
+    new = _scratch("converted", tile.shape, dtype)
     for part, old in zip(new.view(-1).split(SERIAL), tile.view(-1).split(SERIAL)):
         part.copy_(old)
     return new
@@ -84,12 +86,22 @@ def _copy(target: torch.Tensor, tile: torch.Tensor) -> None:
     target, tile = target.view(integers), tile.view(integers)
     if tile.ndim == 2 and target.stride(0) < target.stride(1):
         # PyTorch transposes by blocks, at many times the speed, where both sides are whole.
-        tile = tile.T.contiguous().T
+        tile = _scratch("transposed", tile.T.shape, integers).copy_(tile.T).T
     np.copyto(target.numpy(), tile.numpy())
 
 
+def _scratch(name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Memory of this thread, to be used again: warm, and not between the weights."""
+    nbytes = torch.Size(shape).numel() * dtype.itemsize
+    memory: torch.Tensor | None = getattr(_memory, name, None)
+    if memory is None or memory.nbytes < nbytes:
+        memory = torch.empty(nbytes, dtype=torch.uint8, device="cpu")
+        setattr(_memory, name, memory)
+    return memory[:nbytes].view(dtype).view(tuple(shape))
+
+
 def _read_bytes(descriptor: int, memory: torch.Tensor, offset: int) -> None:
-    rest = memoryview(memory.view(-1).view(torch.uint8).numpy())
+    rest = memory.view(-1).view(torch.uint8).numpy().data
     while rest:
         count = os.preadv(descriptor, [rest], offset)
         if not count:
