@@ -282,8 +282,9 @@ class Model(nn.Module, metaclass=Configured):
             for module in self.modules():
                 hook = getattr(module, "_hf_hook", None)
                 for one in getattr(hook, "hooks", (hook,)):
-                    if getattr(one, "execution_device", None) is not None:
-                        return torch.device(one.execution_device)
+                    where = getattr(one, "execution_device", None)
+                    if where is not None:
+                        return torch.device(where)
         return device
 
     @property
