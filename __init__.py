@@ -10,8 +10,10 @@ __all__ = ["generate", "models", "samplers", "upload_preset"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("models", "samplers"):
-        return importlib.import_module(f".{name}", __name__)
+    if name == "models":
+        return importlib.import_module(".models", __name__)
+    if name == "samplers":
+        return importlib.import_module(".generation.samplers", __name__)
     if name == "generate":
         from .generation import generate
 
@@ -21,3 +23,7 @@ def __getattr__(name: str) -> Any:
 
         return upload_preset
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -135,10 +135,11 @@ def list_presets(
 
     Example: keras-hub-torch list --family gemma
     """
-    from .backbones import import_all
+    from .backbones._backbone import Backbone
+    from .backbones._registry import public_classes
     from .presets import builtin
 
-    available = import_all()
+    available = public_classes(Backbone)
     presets: list[dict[str, Any]] = []
     for preset_id, preset in builtin.presets_of().items():
         class_name = builtin.class_of(preset_id) or ""
@@ -340,6 +341,7 @@ class Format(str, Enum):
     keras = "keras"
     safetensors = "safetensors"
     transformers = "transformers"
+    timm = "timm"
 
 
 class DType(str, Enum):
@@ -361,7 +363,7 @@ def convert(
         Format,
         typer.Option(
             help="keras: .weights.h5, for KerasHub and this package. safetensors: for this "
-            "package only. transformers: for transformers.",
+            "package only. transformers, timm: for these.",
             show_default=False,
         ),
     ],
@@ -402,6 +404,8 @@ def convert(
         model: Any = Backbone.from_preset(src, dtype=wanted)
         if format is Format.transformers:
             model.export_to_transformers(dst)
+        elif format is Format.timm:
+            model.export_to_timm(dst)
         else:
             model.save_to_preset(
                 dst, 10 if max_shard_size is None else max_shard_size, format=format.value

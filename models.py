@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from .backbones import Backbone, FeaturePyramidBackbone, find_backbone, import_all
+from typing import Any
+
+from .backbones._backbone import Backbone, FeaturePyramidBackbone
+from .backbones._model import Model
+from .backbones._registry import find_class, public_classes
 
 __all__ = ["Backbone", "FeaturePyramidBackbone"]
 
 
-def __getattr__(name: str) -> type[Backbone]:
-    if not name.startswith("_"):
-        found = find_backbone(name)
-        if found is not None:
-            return found
-        from .presets.builtin import keras_module
+class NotYet(NotImplementedError, AttributeError):
+    """A class that KerasHub has and this package has not; `hasattr` says False."""
 
-        if keras_module(name) is not None:
-            raise NotImplementedError(f"{name} is not part of keras_hub_torch yet.")
+
+def __getattr__(name: str) -> Any:
+    found = find_class(name, Model)
+    if found is not None:
+        return found
+    from .presets.builtin import keras_module
+
+    if keras_module(name) is not None:
+        raise NotYet(f"{name} is not part of keras_hub_torch yet.")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(import_all())
+    return sorted({*__all__, *public_classes(Model)})

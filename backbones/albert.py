@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import PaddingMask, TokenIds
-from .layers.attention import padding_mask_of
+from ._backbone import Backbone
+from ._inputs import PaddingMask, TokenIds
+from .layers.activations import Activation
 from .layers.core import (
     Dense,
     Dropout,
@@ -19,11 +19,9 @@ from .layers.core import (
 )
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
-from .layers.layout import Layout, Stack
+from .layers.layout import Stack
+from .layers.masks import padding_mask_of
 from .layers.transformer import TransformerEncoder
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class AlbertBackbone(Backbone):
@@ -37,10 +35,6 @@ class AlbertBackbone(Backbone):
     Raises:
         ValueError: `num_layers` is no multiple of `num_groups`.
     """
-
-    layout = Layout(
-        weightless={"embeddings_add": "Add"},
-    )
 
     def __init__(
         self,
@@ -56,9 +50,10 @@ class AlbertBackbone(Backbone):
         max_sequence_length: int = 512,
         num_segments: int = 2,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         if num_layers % num_groups:
             raise ValueError(
                 f"num_layers={num_layers} is not a multiple of num_groups={num_groups}."
@@ -94,7 +89,8 @@ class AlbertBackbone(Backbone):
                 for i in range(num_groups)
             ),
         )
-        self.pooled_dense = Dense(hidden_dim, hidden_dim, "tanh", kernel_initializer=init)
+        self.pooled_dense = Dense(hidden_dim, hidden_dim, kernel_initializer=init)
+        self.pooled_activation = Activation("tanh")
 
     def forward(
         self,
@@ -112,4 +108,7 @@ class AlbertBackbone(Backbone):
             for _ in range(self.repeats):
                 for layer in cast(Stack, group):
                     x = layer(x, mask)
-        return {"sequence_output": x, "pooled_output": self.pooled_dense(x[:, 0])}
+        return {
+            "sequence_output": x,
+            "pooled_output": self.pooled_activation(self.pooled_dense(x[:, 0])),
+        }

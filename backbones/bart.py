@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
-from .layers.attention import decoder_mask, padding_mask_of
+from ._backbone import Backbone
+from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
 from .layers.core import Dropout, LayerNormalization, PositionEmbedding, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
-from .layers.layout import Layout, Stack
+from .layers.layout import GRAPH, Graph, Layout, Stack
+from .layers.masks import decoder_mask, padding_mask_of
 from .layers.transformer import TransformerCrossDecoder, TransformerEncoder
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+# The order in which KerasHub assigns its layers.
+ASSIGNED = (
+    "token_embedding",
+    "encoder_position_embedding",
+    "encoder_embeddings_layer_norm",
+    "encoder_transformer_layers",
+    "decoder_position_embedding",
+    "decoder_embeddings_layer_norm",
+    "decoder_transformer_layers",
+)
 
 
 class BartBackbone(Backbone):
@@ -26,22 +34,6 @@ class BartBackbone(Backbone):
     `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output` and
     `decoder_sequence_output`, with `hidden_dim` as last axis.
     """
-
-    # The order in which KerasHub assigns its layers; the inputs have no attribute.
-    assigned_layers = (
-        "",
-        "token_embedding",
-        "encoder_position_embedding",
-        "encoder_embeddings_add",
-        "encoder_embeddings_layer_norm",
-        "encoder_embeddings_dropout",
-        "encoder_transformer_layers",
-        "decoder_position_embedding",
-        "decoder_embeddings_add",
-        "decoder_embeddings_layer_norm",
-        "decoder_embeddings_dropout",
-        "decoder_transformer_layers",
-    )
 
     def __init__(
         self,
@@ -53,10 +45,10 @@ class BartBackbone(Backbone):
         dropout: float = 0.1,
         max_sequence_length: int = 1024,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
-        self.layout = _layout(num_layers)  # type: ignore[misc]
+        super().__init__(dtype, trainable, name)
         init = truncated_normal(0.02)
         block = (hidden_dim, intermediate_dim, num_heads, dropout, "gelu", 1e-5, init)
         self.token_embedding = ReversibleEmbedding(
@@ -76,6 +68,24 @@ class BartBackbone(Backbone):
             "transformer_decoder_layer_{}",
             (TransformerCrossDecoder(*block) for _ in range(num_layers)),
         )
+
+    @property
+    def layout(self) -> Layout:
+        graph = Graph()
+        ids, mask = graph("encoder_token_ids"), graph("encoder_padding_mask")
+        x = graph("token_embedding", ids)
+        x = graph("encoder_embeddings_add", x, graph("encoder_position_embedding", x))
+        x = graph("encoder_embeddings_dropout", graph("encoder_embeddings_layer_norm", x))
+        for layer in self.encoder_transformer_layers.names():
+            x = graph(layer, x, mask)
+        encoded = x
+        ids, decoder_mask = graph("decoder_token_ids"), graph("decoder_padding_mask")
+        x = graph("token_embedding", ids)
+        x = graph("decoder_embeddings_add", x, graph("decoder_position_embedding", x))
+        x = graph("decoder_embeddings_dropout", graph("decoder_embeddings_layer_norm", x))
+        for layer in self.decoder_transformer_layers.names():
+            x = graph(layer, decoder_mask, x, mask, encoded)
+        return replace(GRAPH, order=graph.order(x, encoded), assigned=ASSIGNED)
 
     def forward(
         self,
@@ -99,35 +109,3 @@ class BartBackbone(Backbone):
         for layer in self.decoder_transformer_layers:
             x = layer(x, encoded, mask, encoded_mask)
         return {"encoder_sequence_output": encoded, "decoder_sequence_output": x}
-
-
-def _layout(num_layers: int) -> Layout:
-    """Keras sorts the layers by their distance from the last one, and of two at the same distance
-    takes the decoder's first: the decoder's embeddings come between the encoder's layers.
-    """
-    n = num_layers
-    distances = {f"transformer_decoder_layer_{i}": n - 1 - i for i in range(n)}
-    distances |= {
-        "decoder_embeddings_dropout": n,
-        "decoder_embeddings_layer_norm": n + 1,
-        "decoder_embeddings_add": n + 2,
-        "decoder_position_embedding": n + 3,
-    }
-    distances |= {f"transformer_encoder_layer_{i}": 2 * n - 1 - i for i in range(n)}
-    distances |= {
-        "encoder_embeddings_dropout": 2 * n,
-        "encoder_embeddings_layer_norm": 2 * n + 1,
-        "encoder_embeddings_add": 2 * n + 2,
-        "encoder_position_embedding": 2 * n + 3,
-        "token_embedding": 2 * n + 4,
-    }
-    return Layout(
-        weightless={"encoder_embeddings_add": "Add", "decoder_embeddings_add": "Add"},
-        inputs=(
-            "decoder_token_ids",
-            "encoder_token_ids",
-            "encoder_padding_mask",
-            "decoder_padding_mask",
-        ),
-        order=sorted(distances, key=lambda name: -distances[name]),
-    )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import PaddingMask, TokenIds
-from .layers.attention import padding_mask_of
+from ._backbone import Backbone
+from ._inputs import PaddingMask, TokenIds
+from .layers.activations import Activation
 from .layers.core import (
     Dense,
     Dropout,
@@ -19,11 +17,9 @@ from .layers.core import (
 )
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
-from .layers.layout import Layout, Stack
+from .layers.layout import Stack
+from .layers.masks import padding_mask_of
 from .layers.transformer import TransformerEncoder
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class BertBackbone(Backbone):
@@ -32,8 +28,6 @@ class BertBackbone(Backbone):
     `token_ids`, `segment_ids` and `padding_mask` `[batch, length]` →
     `sequence_output` `[batch, length, hidden_dim]`, `pooled_output` `[batch, hidden_dim]`.
     """
-
-    layout = Layout(weightless={"embeddings_add": "Add"})
 
     def __init__(
         self,
@@ -46,9 +40,10 @@ class BertBackbone(Backbone):
         max_sequence_length: int = 512,
         num_segments: int = 2,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         init = truncated_normal(0.02)
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size, hidden_dim, embeddings_initializer=init
@@ -72,7 +67,8 @@ class BertBackbone(Backbone):
                 for _ in range(num_layers)
             ),
         )
-        self.pooled_dense = Dense(hidden_dim, hidden_dim, "tanh", kernel_initializer=init)
+        self.pooled_dense = Dense(hidden_dim, hidden_dim, kernel_initializer=init)
+        self.pooled_activation = Activation("tanh")
 
     def forward(
         self,
@@ -88,4 +84,7 @@ class BertBackbone(Backbone):
         mask = padding_mask_of(padding_mask)
         for layer in self.transformer_layers:
             x = layer(x, mask)
-        return {"sequence_output": x, "pooled_output": self.pooled_dense(x[:, 0])}
+        return {
+            "sequence_output": x,
+            "pooled_output": self.pooled_activation(self.pooled_dense(x[:, 0])),
+        }

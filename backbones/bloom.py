@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.activations import Activation
 from .layers.alibi import alibi_bias
 from .layers.attention import attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
@@ -16,9 +15,6 @@ from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, Revers
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Layout, Stack
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class BloomAttention(nn.Module):
@@ -28,12 +24,7 @@ class BloomAttention(nn.Module):
             "key_dense": "_key_dense",
             "value_dense": "_value_dense",
             "output_dense": "_output_dense",
-            "dropout": "_dropout_layer",
-            "alibi_layer": "_alibi_layer",
-            "softmax": "_softmax",
         },
-        weightless={"alibi_layer": "AlibiBias", "softmax": "Softmax"},
-        unnamed=("alibi_layer",),
         built_on_call=True,
     )
 
@@ -65,7 +56,6 @@ class BloomDecoder(nn.Module):
             "post_attention_layernorm": "_post_attention_layernorm",
             "mlp_intermediate_dense": "_mlp_intermediate_dense",
             "mlp_output_dense": "_mlp_output_dense",
-            "dropout": "_dropout_layer",
         },
         built_on_call=True,
     )
@@ -82,14 +72,18 @@ class BloomDecoder(nn.Module):
         self.pre_attention_layernorm = LayerNormalization(hidden_dim, layer_norm_epsilon)
         self.self_attention = BloomAttention(hidden_dim, num_heads, dropout)
         self.post_attention_layernorm = LayerNormalization(hidden_dim, layer_norm_epsilon)
-        self.mlp_intermediate_dense = Dense(hidden_dim, intermediate_dim, "gelu_approximate")
+        self.mlp_intermediate_dense = Dense(
+            hidden_dim,
+            intermediate_dim,
+        )
+        self.mlp_activation = Activation("gelu_approximate")
         self.mlp_output_dense = Dense(intermediate_dim, hidden_dim)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor, past: Past | None) -> torch.Tensor:
         x = self.self_attention(self.pre_attention_layernorm(x), bias, past) + x
         y = self.mlp_intermediate_dense(self.post_attention_layernorm(x))
-        return self.dropout(self.mlp_output_dense(y)) + x
+        return self.dropout(self.mlp_output_dense(self.mlp_activation(y))) + x
 
 
 class BloomBackbone(Backbone):
@@ -111,9 +105,10 @@ class BloomBackbone(Backbone):
         dropout: float = 0.0,
         layer_norm_epsilon: float = 1e-5,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         if hidden_dim % num_heads:
             raise ValueError(f"hidden_dim={hidden_dim} is no multiple of num_heads={num_heads}.")
         self.num_heads = num_heads

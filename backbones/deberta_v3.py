@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import PaddingMask, TokenIds
-from .layers.attention import attend, merge_heads, padding_mask_of, split_heads
+from ._backbone import Backbone
+from ._inputs import PaddingMask, TokenIds
+from .layers.activations import Activation
+from .layers.attention import attend, merge_heads, split_heads
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layout import Layout, Stack
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .layers.masks import padding_mask_of
 
 
 class RelativeEmbedding(nn.Module):
@@ -62,13 +60,8 @@ class DisentangledSelfAttention(nn.Module):
             "query": "_query_dense",
             "key": "_key_dense",
             "value": "_value_dense",
-            "position_dropout": "_position_dropout_layer",
             "attention_output": "_output_dense",
-            "attention_dropout": "_attn_dropout_layer",
-            "attention_softmax": "_softmax",
         },
-        weightless={"attention_dropout": "Dropout", "attention_softmax": "Softmax"},
-        unnamed=("position_dropout",),
         built_on_call=True,
     )
 
@@ -82,13 +75,13 @@ class DisentangledSelfAttention(nn.Module):
 
         def project() -> EinsumDense:
             heads = (num_heads, head_dim)
-            return EinsumDense("abc,cde->abde", hidden_dim, heads, None, True, init)
+            return EinsumDense("abc,cde->abde", hidden_dim, heads, True, init)
 
         self.query = project()
         self.key = project()
         self.value = project()
         self.position_dropout = Dropout(dropout)
-        self.attention_output = EinsumDense("abc,cd->abd", hidden_dim, hidden_dim, None, True, init)
+        self.attention_output = EinsumDense("abc,cd->abd", hidden_dim, hidden_dim, True, init)
 
     def forward(
         self,
@@ -119,11 +112,9 @@ class DisentangledAttentionEncoder(nn.Module):
         attributes={
             "self_attention_layer": "_self_attention_layer",
             "self_attention_layer_norm": "_self_attention_layer_norm",
-            "self_attention_dropout": "_self_attention_dropout",
             "feedforward_layer_norm": "_feedforward_layer_norm",
             "feedforward_intermediate_dense": "_feedforward_intermediate_dense",
             "feedforward_output_dense": "_feedforward_output_dense",
-            "feedforward_dropout": "_feedforward_dropout",
         },
         built_on_call=True,
     )
@@ -138,8 +129,9 @@ class DisentangledAttentionEncoder(nn.Module):
         self.self_attention_dropout = Dropout(dropout)
         self.feedforward_layer_norm = LayerNormalization(hidden_dim, 1e-7)
         self.feedforward_intermediate_dense = Dense(
-            hidden_dim, intermediate_dim, "gelu", kernel_initializer=init
+            hidden_dim, intermediate_dim, kernel_initializer=init
         )
+        self.feedforward_activation = Activation("gelu")
         self.feedforward_output_dense = Dense(intermediate_dim, hidden_dim, kernel_initializer=init)
         self.feedforward_dropout = Dropout(dropout)
 
@@ -152,7 +144,8 @@ class DisentangledAttentionEncoder(nn.Module):
     ) -> torch.Tensor:
         y = self.self_attention_layer(x, rel_embeddings, buckets, mask)
         x = self.self_attention_layer_norm(x + self.self_attention_dropout(y))
-        y = self.feedforward_output_dense(self.feedforward_intermediate_dense(x))
+        y = self.feedforward_activation(self.feedforward_intermediate_dense(x))
+        y = self.feedforward_output_dense(y)
         return self.feedforward_layer_norm(x + self.feedforward_dropout(y))
 
 
@@ -173,9 +166,10 @@ class DebertaV3Backbone(Backbone):
         max_sequence_length: int = 512,
         bucket_size: int = 256,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         self.bucket_size = bucket_size
         self.max_sequence_length = max_sequence_length
         self.token_embedding = ReversibleEmbedding(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import PaddingMask, TokenIds
-from .layers.attention import padding_mask_of
+from ._backbone import Backbone
+from ._inputs import PaddingMask, TokenIds
 from .layers.core import (
     Dropout,
     LayerNormalization,
@@ -18,10 +15,8 @@ from .layers.core import (
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layout import Stack
+from .layers.masks import padding_mask_of
 from .layers.transformer import TransformerEncoder
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class DistilBertBackbone(Backbone):
@@ -40,9 +35,10 @@ class DistilBertBackbone(Backbone):
         dropout: float = 0.1,
         max_sequence_length: int = 512,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         init = truncated_normal(0.02)
         self.token_and_position_embedding = TokenAndPositionEmbedding(
             vocabulary_size, max_sequence_length, hidden_dim, init

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
-from .layers.attention import (
-    CachedMultiHeadAttention,
-    MultiHeadAttention,
-    decoder_mask,
-    padding_mask_of,
-)
+from ._backbone import Backbone
+from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from .layers.activations import Activation
+from .layers.attention import CachedMultiHeadAttention, MultiHeadAttention
 from .layers.core import Dense, Dropout, Embedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.layout import Layout, Stack
+from .layers.masks import decoder_mask, padding_mask_of
 from .layers.transformer import head_dim
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class EdRecRMSNormalization(UnitRMSNormalization):
@@ -37,13 +29,14 @@ class EdRecRMSNormalization(UnitRMSNormalization):
 class EdRecGatedFeedForward(nn.Module):
     def __init__(self, hidden_dim: int, intermediate_dim: int, dropout: float) -> None:
         super().__init__()
-        self.up_proj = Dense(hidden_dim, intermediate_dim, "gelu_approximate", use_bias=False)
+        self.up_proj = Dense(hidden_dim, intermediate_dim, use_bias=False)
+        self.activation = Activation("gelu_approximate")
         self.gate_proj = Dense(hidden_dim, intermediate_dim, use_bias=False)
         self.down_proj = Dense(intermediate_dim, hidden_dim, use_bias=False)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.down_proj(self.up_proj(x) * self.gate_proj(x)))
+        return self.dropout(self.down_proj(self.activation(self.up_proj(x)) * self.gate_proj(x)))
 
 
 class EdRecEncoderBlock(nn.Module):
@@ -116,14 +109,7 @@ class EdRecBackbone(Backbone):
     `decoder_sequence_output`, with `hidden_dim` as last axis.
     """
 
-    layout = Layout(
-        inputs=(
-            "decoder_token_ids",
-            "encoder_token_ids",
-            "encoder_padding_mask",
-            "decoder_padding_mask",
-        ),
-    )
+    keras_module = "keras_hub.src.models.edrec.edrec_backbone"
 
     def __init__(
         self,
@@ -136,9 +122,10 @@ class EdRecBackbone(Backbone):
         dropout: float = 0.0,
         epsilon: float = 1e-6,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         block = (hidden_dim, intermediate_dim, num_heads, dropout, epsilon)
         self.embedding = Embedding(vocab_size, hidden_dim)
         self.encoder_layers = Stack(

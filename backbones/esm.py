@@ -4,50 +4,43 @@ doi:10.1126/science.ade2574).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import TokenIds
-from .layers.activations import ActivationLike
-from .layers.attention import attend_evenly, merge_heads, padding_mask_of, split_heads
+from ._backbone import Backbone
+from ._inputs import TokenIds
+from .layers.activations import Activation, ActivationLike
+from .layers.attention import attend_evenly, merge_heads, split_heads
 from .layers.core import Dense, Dropout, Embedding, LayerNormalization, PositionEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
-from .layers.layout import Layout, Stack
+from .layers.layout import Kind, Layout, Stack
+from .layers.masks import padding_mask_of
 from .layers.rotary import rotary_frequencies, rotary_tables, rotate
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 Tables = tuple[torch.Tensor, torch.Tensor]
 
 
 class EsmSelfAttention(nn.Module):
-    def __init__(self, hidden_dim: int, num_heads: int, use_bias: bool, use_rotary: bool) -> None:
+    layout = Layout(
+        attributes={
+            "q_dense_layer": "q_dense",
+            "k_dense_layer": "k_dense",
+            "v_dense_layer": "v_dense",
+            "o_dense_layer": "o_dense",
+        },
+        built_on_call=True,
+    )
+
+    def __init__(self, hidden_dim: int, num_heads: int, use_bias: bool) -> None:
         super().__init__()
-        # KerasHub makes a rotary layer of another class where none is used.
-        rotary = "ESMRotaryEmbedding" if use_rotary else "RoformrPositionalEmbedding"
-        self.layout = Layout(
-            attributes={
-                "q_dense_layer": "q_dense",
-                "k_dense_layer": "k_dense",
-                "v_dense_layer": "v_dense",
-                "o_dense_layer": "o_dense",
-            },
-            weightless={"rotary_embedding_layer": rotary},
-            unnamed=("rotary_embedding_layer",),
-            built_on_call=True,
-        )
         self.num_heads = num_heads
         inner_dim = hidden_dim // num_heads * num_heads
         init = truncated_normal(0.02)
-        self.q_dense_layer = Dense(hidden_dim, inner_dim, None, use_bias, init)
-        self.k_dense_layer = Dense(hidden_dim, inner_dim, None, use_bias, init)
-        self.v_dense_layer = Dense(hidden_dim, inner_dim, None, use_bias, init)
-        self.o_dense_layer = Dense(inner_dim, inner_dim, None, use_bias, init)
+        self.q_dense_layer = Dense(hidden_dim, inner_dim, use_bias, init)
+        self.k_dense_layer = Dense(hidden_dim, inner_dim, use_bias, init)
+        self.v_dense_layer = Dense(hidden_dim, inner_dim, use_bias, init)
+        self.o_dense_layer = Dense(inner_dim, inner_dim, use_bias, init)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor, tables: Tables | None) -> torch.Tensor:
         q = split_heads(self.q_dense_layer(x), self.num_heads)
@@ -60,7 +53,7 @@ class EsmSelfAttention(nn.Module):
 
 class ESMEncoder(nn.Module):
     layout = Layout(
-        attributes={"self_attention_dropout": "dropout_layer", "ffn_norm": "feedforward_norm"},
+        attributes={"ffn_norm": "feedforward_norm"},
         built_on_call=True,
     )
 
@@ -73,16 +66,14 @@ class ESMEncoder(nn.Module):
         activation: ActivationLike,
         use_bias: bool,
         layer_norm_eps: float,
-        use_rotary: bool,
     ) -> None:
         super().__init__()
         init = truncated_normal(0.02)
-        self.attention_layer = EsmSelfAttention(hidden_dim, num_heads, use_bias, use_rotary)
+        self.attention_layer = EsmSelfAttention(hidden_dim, num_heads, use_bias)
         self.self_attention_dropout = Dropout(dropout)
-        self.feedforward_intermediate_dense = Dense(
-            hidden_dim, intermediate_dim, activation, use_bias, init
-        )
-        self.feedforward_output_dense = Dense(intermediate_dim, hidden_dim, None, use_bias, init)
+        self.feedforward_intermediate_dense = Dense(hidden_dim, intermediate_dim, use_bias, init)
+        self.feedforward_activation = Activation(activation)
+        self.feedforward_output_dense = Dense(intermediate_dim, hidden_dim, use_bias, init)
         self.attention_norm = LayerNormalization(hidden_dim, layer_norm_eps)
         self.ffn_norm = LayerNormalization(hidden_dim, layer_norm_eps)
 
@@ -91,7 +82,8 @@ class ESMEncoder(nn.Module):
         y = self.attention_norm(self.self_attention_dropout(x))
         x = x + self.attention_layer(y, mask, tables)
         y = self.ffn_norm(self.self_attention_dropout(x))
-        y = self.feedforward_output_dense(self.feedforward_intermediate_dense(y))
+        y = self.feedforward_activation(self.feedforward_intermediate_dense(y))
+        y = self.feedforward_output_dense(y)
         return x + self.self_attention_dropout(y)
 
 
@@ -107,15 +99,15 @@ class ESMBackbone(Backbone):
         ValueError: `position_embedding_type` is neither `rotary` nor `absolute`.
     """
 
-    # The order in which KerasHub assigns its layers; the inputs have no attribute.
-    assigned_layers = (
-        "",
-        "token_embedding",
-        "position_embedding",
-        "embeddings_add",
-        "output_layer_norm",
-        "emb_layer_norm",
-        "transformer_layers",
+    layout = Layout(
+        Kind.GRAPH,
+        assigned=(
+            "token_embedding",
+            "position_embedding",
+            "output_layer_norm",
+            "emb_layer_norm",
+            "transformer_layers",
+        ),
     )
 
     def __init__(
@@ -135,9 +127,10 @@ class ESMBackbone(Backbone):
         use_pre_layer_norm: bool = False,
         position_embedding_type: str = "rotary",
         pad_token_id: int = 0,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         if position_embedding_type not in ("rotary", "absolute"):
             raise ValueError(
                 "position_embedding_type must be 'rotary' or 'absolute', "
@@ -152,8 +145,6 @@ class ESMBackbone(Backbone):
         self.position_embedding = (
             None if use_rotary else PositionEmbedding(max_sequence_length, hidden_dim, init)
         )
-        if not use_rotary:
-            self.layout = Layout(weightless={"embeddings_add": "Add"})  # type: ignore[misc]
         self.emb_layer_norm = (
             LayerNormalization(hidden_dim, layer_norm_eps) if use_pre_layer_norm else None
         )
@@ -168,7 +159,6 @@ class ESMBackbone(Backbone):
                     activation,
                     use_bias,
                     layer_norm_eps,
-                    use_rotary,
                 )
                 for _ in range(num_layers)
             ),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import TokenIds
+from ._backbone import Backbone
+from ._inputs import TokenIds
+from .layers.activations import Activation
 from .layers.core import (
     Dense,
     Dropout,
@@ -21,9 +20,6 @@ from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Layout, Stack
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 
 class FNetEncoder(nn.Module):
     """A Fourier transform in attention's place, and a feed-forward network."""
@@ -34,7 +30,6 @@ class FNetEncoder(nn.Module):
             "output_layer_norm": "_output_layer_norm",
             "intermediate_dense": "_intermediate_dense",
             "output_dense": "_output_dense",
-            "output_dropout": "_output_dropout",
         },
     )
 
@@ -43,17 +38,16 @@ class FNetEncoder(nn.Module):
         init = random_normal(0.02)
         self.mixing_layer_norm = LayerNormalization(hidden_dim, 1e-12)
         self.output_layer_norm = LayerNormalization(hidden_dim, 1e-12)
-        self.intermediate_dense = Dense(
-            hidden_dim, intermediate_dim, "gelu_approximate", True, init, init
-        )
-        self.output_dense = Dense(intermediate_dim, hidden_dim, None, True, init, init)
+        self.intermediate_dense = Dense(hidden_dim, intermediate_dim, True, init, init)
+        self.activation = Activation("gelu_approximate")
+        self.output_dense = Dense(intermediate_dim, hidden_dim, True, init, init)
         self.output_dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # Over length and hidden dimension; most devices transform no narrower type than float32.
         mixed = torch.fft.fft2(x.float()).real.to(x.dtype)
         x = self.mixing_layer_norm(x + mixed)
-        y = self.output_dropout(self.output_dense(self.intermediate_dense(x)))
+        y = self.output_dropout(self.output_dense(self.activation(self.intermediate_dense(x))))
         return self.output_layer_norm(x + y)
 
 
@@ -63,8 +57,6 @@ class FNetBackbone(Backbone):
     `token_ids` and `segment_ids` `[batch, length]` →
     `sequence_output` `[batch, length, hidden_dim]`, `pooled_output` `[batch, hidden_dim]`.
     """
-
-    layout = Layout(weightless={"embeddings_add": "Add"})
 
     def __init__(
         self,
@@ -76,9 +68,10 @@ class FNetBackbone(Backbone):
         max_sequence_length: int = 512,
         num_segments: int = 4,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         init = random_normal(0.02)
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size, hidden_dim, embeddings_initializer=init
@@ -86,13 +79,14 @@ class FNetBackbone(Backbone):
         self.position_embedding = PositionEmbedding(max_sequence_length, hidden_dim, init)
         self.segment_embedding = Embedding(num_segments, hidden_dim, init)
         self.embeddings_layer_norm = LayerNormalization(hidden_dim, 1e-12)
-        self.embedding_projection = Dense(hidden_dim, hidden_dim, None, True, init, init)
+        self.embedding_projection = Dense(hidden_dim, hidden_dim, True, init, init)
         self.embeddings_dropout = Dropout(dropout)
         self.transformer_layers = Stack(
             "f_net_layer_{}",
             (FNetEncoder(hidden_dim, intermediate_dim, dropout) for _ in range(num_layers)),
         )
-        self.pooled_dense = Dense(hidden_dim, hidden_dim, "tanh", True, init, init)
+        self.pooled_dense = Dense(hidden_dim, hidden_dim, True, init, init)
+        self.pooled_activation = Activation("tanh")
 
     def forward(
         self, token_ids: TokenIds, segment_ids: TokenIds | None = None
@@ -104,4 +98,7 @@ class FNetBackbone(Backbone):
         x = self.embeddings_dropout(self.embedding_projection(self.embeddings_layer_norm(x)))
         for layer in self.transformer_layers:
             x = layer(x)
-        return {"sequence_output": x, "pooled_output": self.pooled_dense(x[:, 0])}
+        return {
+            "sequence_output": x,
+            "pooled_output": self.pooled_activation(self.pooled_dense(x[:, 0])),
+        }

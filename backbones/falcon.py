@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.activations import Activation
 from .layers.alibi import alibi_bias
 from .layers.attention import attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
@@ -16,12 +15,9 @@ from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, Revers
 from .layers.dtypes import DTypeLike
 from .layers.layout import Layout, Stack
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 
 class FalconAttention(nn.Module):
-    layout = Layout(weightless={"softmax": "Softmax"}, built_on_call=True)
+    layout = Layout(built_on_call=True)
 
     def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -59,13 +55,18 @@ class FalconTransformerDecoder(nn.Module):
         self.attention = FalconAttention(hidden_dim, num_attention_heads, attention_dropout_rate)
         self.attention_dropout = Dropout(attention_dropout_rate)
         self.post_attention_layernorm = LayerNormalization(hidden_dim, 1e-5)
-        self.dense_h_to_4h = Dense(hidden_dim, intermediate_dim, "gelu")
+        self.dense_h_to_4h = Dense(
+            hidden_dim,
+            intermediate_dim,
+        )
+        self.activation = Activation("gelu")
         self.dense_4h_to_h = Dense(intermediate_dim, hidden_dim)
         self.feedforward_dropout = Dropout(feedforward_dropout_rate)
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor, past: Past | None) -> torch.Tensor:
         x = self.attention_dropout(self.attention(self.input_layernorm(x), bias, past)) + x
-        y = self.dense_4h_to_h(self.dense_h_to_4h(self.post_attention_layernorm(x)))
+        y = self.activation(self.dense_h_to_4h(self.post_attention_layernorm(x)))
+        y = self.dense_4h_to_h(y)
         return self.feedforward_dropout(y) + x
 
 
@@ -91,9 +92,10 @@ class FalconBackbone(Backbone):
         attention_dropout_rate: float = 0,
         feedforward_dropout_rate: float = 0,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         if hidden_dim % num_attention_heads:
             raise ValueError(
                 f"hidden_dim={hidden_dim} is no multiple of "

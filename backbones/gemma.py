@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.activations import gelu_approximate
 from .layers.attention import attend, attend_soft_capped, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
@@ -19,9 +18,6 @@ from .layers.dtypes import DTypeLike
 from .layers.initializers import variance_scaling
 from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables, rotate
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class CachedGemmaAttention(nn.Module):
@@ -34,12 +30,6 @@ class CachedGemmaAttention(nn.Module):
             "value": "value_dense",
             "attention_output": "output_dense",
         },
-        weightless={
-            "softmax": "Softmax",
-            "rope_layer": "RotaryEmbedding",
-            "dropout_layer": "Dropout",
-        },
-        unnamed=("softmax", "rope_layer", "dropout_layer"),
         built_on_call=True,
     )
 
@@ -94,7 +84,6 @@ class GemmaDecoderBlock(nn.Module):
             "ffw_gating": "gating_ffw",
             "ffw_gating_2": "gating_ffw_2",
         },
-        unnamed=("attention_dropout", "feedforward_dropout"),
     )
 
     def __init__(
@@ -176,9 +165,10 @@ class GemmaBackbone(Backbone):
         layer_norm_epsilon: float = 1e-6,
         dropout: float = 0,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         self.hidden_dim = hidden_dim
         self.head_dim = head_dim
         self.soft_capped = attention_logit_soft_cap is not None

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.cache import KeyValueShape, Step
 from .layers.core import Dropout, LayerNormalization, PositionEmbedding, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
-from .layers.layout import Layout, Stack
+from .layers.layout import Stack
 from .layers.transformer import TransformerDecoder, head_dim
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class GPT2Backbone(Backbone):
@@ -24,8 +19,6 @@ class GPT2Backbone(Backbone):
 
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
     """
-
-    layout = Layout(weightless={"embeddings_add": "Add"})
 
     def __init__(
         self,
@@ -37,9 +30,10 @@ class GPT2Backbone(Backbone):
         dropout: float = 0.1,
         max_sequence_length: int = 1024,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         self.cache_shapes = [KeyValueShape(num_heads, head_dim(hidden_dim, num_heads))] * num_layers
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size, hidden_dim, embeddings_initializer=random_normal(0.01)

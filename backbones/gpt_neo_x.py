@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.activations import Activation
 from .layers.attention import attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
@@ -18,9 +17,6 @@ from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables, rotate
 from .layers.transformer import head_dim
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 
 class GPTNeoXAttention(nn.Module):
     """Attention whose heads turn only their first dimensions by the position."""
@@ -28,15 +24,8 @@ class GPTNeoXAttention(nn.Module):
     layout = Layout(
         attributes={
             "query_key_value": "_qkv_dense",
-            "attention_dropout": "_attn_dropout_layer",
             "attention_output": "_output_dense",
-            "attention_softmax": "_softmax",
         },
-        weightless={
-            "attention_softmax": "Softmax",
-            "rotary_embedding_layer": "RotaryEmbedding",
-        },
-        unnamed=("rotary_embedding_layer",),
         built_on_call=True,
     )
 
@@ -82,11 +71,9 @@ class GPTNeoXDecoder(nn.Module):
         attributes={
             "self_attention": "_self_attention_layer",
             "self_attention_layer_norm": "_self_attention_layer_norm",
-            "self_attention_dropout": "_self_attention_dropout",
             "feedforward_intermediate_dense": "_feedforward_intermediate_dense",
             "feedforward_output_dense": "_feedforward_output_dense",
             "feedforward_layer_norm": "_feedforward_layer_norm",
-            "feedforward_dropout": "_feedforward_dropout",
         },
         built_on_call=True,
     )
@@ -106,8 +93,9 @@ class GPTNeoXDecoder(nn.Module):
         self.self_attention_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
         self.self_attention_dropout = Dropout(dropout)
         self.feedforward_intermediate_dense = Dense(
-            hidden_dim, intermediate_dim, "gelu_approximate", kernel_initializer=init
+            hidden_dim, intermediate_dim, kernel_initializer=init
         )
+        self.feedforward_activation = Activation("gelu_approximate")
         self.feedforward_output_dense = Dense(intermediate_dim, hidden_dim, kernel_initializer=init)
         self.feedforward_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
         # KerasHub makes this layer but never calls it.
@@ -123,6 +111,7 @@ class GPTNeoXDecoder(nn.Module):
         attention = self.self_attention(self.self_attention_layer_norm(x), mask, tables, past)
         attention = self.self_attention_dropout(attention)
         feedforward = self.feedforward_intermediate_dense(self.feedforward_layer_norm(x))
+        feedforward = self.feedforward_activation(feedforward)
         return self.feedforward_output_dense(feedforward) + attention + x
 
 
@@ -147,9 +136,10 @@ class GPTNeoXBackbone(Backbone):
         layer_norm_epsilon: float = 1e-5,
         max_sequence_length: int = 512,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         self.rotary_dim = int(head_dim(hidden_dim, num_heads) * rotary_percentage)
         self.rotary_max_wavelength = rotary_max_wavelength
         self.cache_shapes = [KeyValueShape(num_heads, head_dim(hidden_dim, num_heads))] * num_layers

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.attention import attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
@@ -21,9 +21,6 @@ from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables, rotate
 from .layers.routing import Routes, expert_weights
 from .layers.transformer import head_dim as default_head_dim
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -42,8 +39,6 @@ class GptOssAttention(nn.Module):
             "value": "value_dense",
             "attention_output": "output_dense",
         },
-        weightless={"rotary_embedding_layer": "RotaryEmbedding"},
-        unnamed=("dropout_layer", "rotary_embedding_layer"),
         built_on_call=True,
     )
 
@@ -60,11 +55,11 @@ class GptOssAttention(nn.Module):
         self.num_key_value_heads = num_key_value_heads
         query, key_value = (num_query_heads, head_dim), (num_key_value_heads, head_dim)
         init = random_normal(0.02)
-        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, None, True, init)
-        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, None, True, init)
-        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, None, True, init)
+        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, True, init)
+        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, True, init)
+        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, True, init)
         self.dropout_layer = Dropout(dropout)
-        self.attention_output = EinsumDense("bquh,uhm->bqm", query, hidden_dim, None, True, init)
+        self.attention_output = EinsumDense("bquh,uhm->bqm", query, hidden_dim, True, init)
         self.sinks = nn.Parameter(torch.empty(num_query_heads))
         random_normal(0.05)(self.sinks, num_query_heads, num_query_heads)
 
@@ -251,10 +246,11 @@ class GptOssBackbone(Backbone):
         output_router_logits: bool = False,
         dtype: DTypeLike = None,
         layer_types: Sequence[str] | None = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
-        self.head_dim = head_dim or default_head_dim(hidden_dim, num_query_heads)
+        super().__init__(dtype, trainable, name)
+        self.head_size = head_dim or default_head_dim(hidden_dim, num_query_heads)
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor
         types = layer_types or keras_layer_types(num_layers)
@@ -266,7 +262,7 @@ class GptOssBackbone(Backbone):
         width = sliding_window + 1 if sliding_window else None
         self.windows = [width if kind == SLIDING else None for kind in types]
         self.cache_shapes = [
-            KeyValueShape(num_key_value_heads, self.head_dim, window) for window in self.windows
+            KeyValueShape(num_key_value_heads, self.head_size, window) for window in self.windows
         ]
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size, hidden_dim, False, random_normal(0.01)
@@ -279,7 +275,7 @@ class GptOssBackbone(Backbone):
                     intermediate_dim,
                     num_query_heads,
                     num_key_value_heads,
-                    self.head_dim,
+                    self.head_size,
                     num_experts,
                     top_k,
                     layer_norm_epsilon,
@@ -299,7 +295,7 @@ class GptOssBackbone(Backbone):
     ) -> torch.Tensor:
         x = self.token_embedding(token_ids)
         step = Step(x, padding_mask, cache, cache_update_index)
-        dim = self.head_dim // 2 * 2
+        dim = self.head_size // 2 * 2
         frequencies = yarn_frequencies(
             dim, self.rope_max_wavelength, x.device, self.rope_scaling_factor
         )

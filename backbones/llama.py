@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.cache import KeyValueShape, Step
 from .layers.core import ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedDecoder, GroupedQueryAttention
@@ -19,22 +18,13 @@ from .layers.layout import Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.transformer import head_dim
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 
 class LlamaLayerNorm(RMSNormalization):
     """The RMS norm under its Keras name."""
 
 
 class LlamaAttention(GroupedQueryAttention):
-    layout = replace(
-        GroupedQueryAttention.layout,
-        weightless={
-            "attention_softmax": "Softmax",
-            "rotary_embedding_layer": "LlamaRotaryEmbedding",
-        },
-    )
+    """The attention under its Keras name."""
 
 
 class LlamaTransformerDecoder(GatedDecoder):
@@ -54,7 +44,7 @@ class LlamaBackbone(Backbone):
     """
 
     unsaved: ClassVar = {"tie_word_embeddings": (False,)}
-    former: ClassVar = {"rope_scaling_factor": 1.0}
+    obsolete: ClassVar = {"rope_scaling_factor": 1.0}
 
     def __init__(
         self,
@@ -74,9 +64,10 @@ class LlamaBackbone(Backbone):
         dropout: float = 0,
         dtype: DTypeLike = None,
         tie_word_embeddings: bool = False,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         self.head_dim = head_dim(hidden_dim, num_query_heads)
         self.rope_max_wavelength = rope_max_wavelength
         self.stretching = _stretching(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.cache import KeyValueShape, Step
 from .layers.core import ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedDecoder, GroupedQueryAttention
@@ -16,9 +14,6 @@ from .layers.initializers import random_normal
 from .layers.layout import Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.transformer import head_dim as default_head_dim
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class MistralLayerNormalization(RMSNormalization):
@@ -54,15 +49,16 @@ class MistralBackbone(Backbone):
         head_dim: int | None = None,
         dropout: float = 0,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
-        self.head_dim = head_dim or default_head_dim(hidden_dim, num_query_heads)
+        super().__init__(dtype, trainable, name)
+        self.head_size = head_dim or default_head_dim(hidden_dim, num_query_heads)
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor
         self.window = sliding_window
         self.cache_shapes = [
-            KeyValueShape(num_key_value_heads, self.head_dim, self.window)
+            KeyValueShape(num_key_value_heads, self.head_size, self.window)
         ] * num_layers
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size, hidden_dim, False, random_normal(0.01)
@@ -72,7 +68,7 @@ class MistralBackbone(Backbone):
             (
                 MistralTransformerDecoder(
                     CachedMistralAttention(
-                        hidden_dim, num_query_heads, num_key_value_heads, self.head_dim, dropout
+                        hidden_dim, num_query_heads, num_key_value_heads, self.head_size, dropout
                     ),
                     MistralLayerNormalization(hidden_dim, layer_norm_epsilon),
                     MistralLayerNormalization(hidden_dim, layer_norm_epsilon),
@@ -95,7 +91,7 @@ class MistralBackbone(Backbone):
         x = self.token_embedding(token_ids)
         step = Step(x, padding_mask, cache, cache_update_index)
         frequencies = rotary_frequencies(
-            self.head_dim, self.rope_max_wavelength, x.device, self.rope_scaling_factor
+            self.head_size, self.rope_max_wavelength, x.device, self.rope_scaling_factor
         )
         tables = rotary_tables(step.positions, frequencies, x.dtype)
         mask = step.mask(self.window)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.cache import KeyValueShape, Step
 from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GroupedQueryAttention, SparseDecoder
@@ -20,9 +20,6 @@ from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.routing import Routes, choose_experts, expert_weights
 from .layers.transformer import head_dim
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class MixtralLayerNormalization(RMSNormalization):
@@ -37,7 +34,6 @@ class CachedMixtralAttention(GroupedQueryAttention):
             "key": "key_dense",
             "value": "value_dense",
             "attention_output": "output_dense",
-            "attention_softmax": "softmax",
         },
     )
 
@@ -135,9 +131,10 @@ class MixtralBackbone(Backbone):
         dropout: float = 0,
         dtype: DTypeLike = None,
         output_router_logits: bool = False,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         self.head_dim = head_dim(hidden_dim, num_query_heads)
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor

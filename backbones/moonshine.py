@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import EncoderPaddingMask, Input, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import EncoderPaddingMask, Input, PaddingMask, TokenIds
+from .layers.activations import Activation
 from .layers.attention import (
     CachedMultiHeadAttention,
     attend,
     attend_evenly,
-    decoder_mask,
     merge_heads,
-    padding_mask_of,
     split_heads,
 )
 from .layers.convolution import Conv1D, GroupNormalization
 from .layers.core import Dense, Dropout, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
-from .layers.layout import Layout, Stack
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .layers.layout import GRAPH, Graph, Layout, Stack
+from .layers.masks import decoder_mask, padding_mask_of
 
 Audio = Annotated[torch.Tensor, Input("values", ("batch", "encoder_length", "channels"))]
 Tables = tuple[torch.Tensor, torch.Tensor]
@@ -105,26 +103,27 @@ class MoonshineMultiHeadAttention(CachedMultiHeadAttention):
 
 
 class MoonshineMLP(nn.Module):
-    layout = Layout(weightless={"activation": "Activation"})
-
     def __init__(self, hidden_dim: int, expansion: int, initializer_range: float) -> None:
         super().__init__()
         init = truncated_normal(initializer_range)
-        self.dense_1 = Dense(hidden_dim, hidden_dim * expansion, "gelu", True, init)
-        self.dense_2 = Dense(hidden_dim * expansion, hidden_dim, None, True, init)
+        self.dense_1 = Dense(hidden_dim, hidden_dim * expansion, True, init)
+        self.activation = Activation("gelu")
+        self.dense_2 = Dense(hidden_dim * expansion, hidden_dim, True, init)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.dense_2(self.dense_1(x))
+        return self.dense_2(self.activation(self.dense_1(x)))
 
 
 class MoonshineGatedMLP(nn.Module):
-    layout = Layout(class_name="MoonshineMLP", weightless={"activation": "Activation"})
+    layout = Layout(
+        class_name="MoonshineMLP",
+    )
 
     def __init__(self, hidden_dim: int, expansion: int, initializer_range: float) -> None:
         super().__init__()
         init = truncated_normal(initializer_range)
-        self.dense_1 = Dense(hidden_dim, 2 * hidden_dim * expansion, None, True, init)
-        self.dense_2 = Dense(hidden_dim * expansion, hidden_dim, None, True, init)
+        self.dense_1 = Dense(hidden_dim, 2 * hidden_dim * expansion, True, init)
+        self.dense_2 = Dense(hidden_dim * expansion, hidden_dim, True, init)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x, gate = self.dense_1(x).chunk(2, dim=-1)
@@ -182,6 +181,22 @@ class MoonshineDecoderBlock(nn.Module):
         return x + self.ff(self.norm3(x))
 
 
+# The order in which KerasHub assigns its layers.
+ASSIGNED = (
+    "conv1",
+    "group_norm",
+    "conv2",
+    "conv3",
+    "token_embedding",
+    "encoder_rotary_embedding",
+    "decoder_rotary_embedding",
+    "encoder_blocks",
+    "encoder_final_layer_norm",
+    "decoder_blocks",
+    "decoder_post_norm",
+)
+
+
 class MoonshineBackbone(Backbone):
     """Encoder of raw audio at 16 kHz, and a decoder; rotary positions in both.
 
@@ -191,30 +206,6 @@ class MoonshineBackbone(Backbone):
     `encoder_attention_mask` `[batch, frames]`, boolean. There is a frame for every 384 samples
     after the first 127.
     """
-
-    # The order in which KerasHub assigns its layers; some have no attribute.
-    assigned_layers = (
-        "",
-        "encoder_positions",
-        "decoder_positions",
-        "compute_attention_mask",
-        "conv1",
-        "group_norm",
-        "tanh_after_conv1",
-        "conv2",
-        "gelu_after_conv2",
-        "conv3",
-        "gelu_after_conv3",
-        "token_embedding",
-        "encoder_rotary_embedding",
-        "decoder_rotary_embedding",
-        "encoder_dropout",
-        "decoder_dropout",
-        "encoder_blocks",
-        "encoder_final_layer_norm",
-        "decoder_blocks",
-        "decoder_post_norm",
-    )
 
     def __init__(
         self,
@@ -238,17 +229,17 @@ class MoonshineBackbone(Backbone):
         attention_bias: bool = False,
         attention_dropout: float = 0.0,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
         """`intermediate_dim` and `max_position_embeddings` have no effect, as in KerasHub.
 
         Raises:
             ValueError: `filter_dim` is not `hidden_dim`, or heads too small for rotary positions.
         """
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         if filter_dim != hidden_dim:
             raise ValueError(f"filter_dim={filter_dim} must be hidden_dim={hidden_dim}.")
-        self.layout = _layout(encoder_num_layers, decoder_num_layers)  # type: ignore[misc]
         init = truncated_normal(initializer_range)
 
         def head_dim(num_heads: int) -> int:
@@ -293,6 +284,26 @@ class MoonshineBackbone(Backbone):
         )
         self.decoder_post_norm = LayerNormalization(hidden_dim, 1e-5, center=False)
 
+    @property
+    def layout(self) -> Layout:
+        graph = Graph()
+        x = graph("conv1", graph("encoder_input_values"))
+        x = graph("conv2", graph("group_norm", graph("tanh_after_conv1", x)))
+        x = graph("gelu_after_conv3", graph("conv3", graph("gelu_after_conv2", x)))
+        mask = graph("compute_attention_mask", x, graph("encoder_padding_mask"))
+        tables = graph("encoder_rotary_embedding", graph("encoder_positions", x))
+        x = graph("encoder_dropout", x)
+        for layer in self.encoder_blocks.names():
+            x = graph(layer, x, tables, mask)
+        encoded = graph("encoder_final_layer_norm", x)
+        ids, decoder_mask = graph("decoder_token_ids"), graph("decoder_padding_mask")
+        tables = graph("decoder_rotary_embedding", graph("decoder_positions", ids))
+        x = graph("decoder_dropout", graph("token_embedding", ids))
+        for layer in self.decoder_blocks.names():
+            x = graph(layer, decoder_mask, x, mask, encoded, tables)
+        decoded = graph("decoder_post_norm", x)
+        return replace(GRAPH, order=graph.order(decoded, mask, encoded), assigned=ASSIGNED)
+
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"dtype": self.dtype_policy.name}  # not serialized
 
@@ -335,47 +346,3 @@ def count_frames(samples: torch.Tensor) -> torch.Tensor:
     for size, stride in ((127, 64), (7, 3), (3, 2)):
         samples = (samples - size) // stride + 1
     return samples.clamp(min=0)
-
-
-def _layout(encoder_layers: int, decoder_layers: int) -> Layout:
-    """As in BART, Keras sorts by the distance from the last layer."""
-    e, d = encoder_layers, decoder_layers
-    distances = {
-        "conv1": d + e + 10,
-        "tanh_after_conv1": d + e + 9,
-        "group_norm": d + e + 8,
-        "conv2": d + e + 7,
-        "gelu_after_conv2": d + e + 6,
-        "conv3": d + e + 5,
-        "gelu_after_conv3": d + e + 4,
-        "encoder_positions": d + e + 3,
-        "compute_attention_mask": d + e + 2,
-        "encoder_dropout": d + e + 2,
-        "encoder_rotary_embedding": d + e + 2,
-        "token_embedding": d + 2,
-    }
-    distances |= {f"encoder_block_{i}": d + e + 1 - i for i in range(e)}
-    distances |= {
-        "decoder_positions": d + 2,
-        "decoder_dropout": d + 1,
-        "encoder_final_layer_norm": d + 1,
-        "decoder_rotary_embedding": d + 1,
-    }
-    distances |= {f"decoder_block_{i}": d - i for i in range(d)}
-    return Layout(
-        weightless={
-            "compute_attention_mask": "ComputeAttentionMask",
-            "tanh_after_conv1": "Activation",
-            "gelu_after_conv2": "Activation",
-            "gelu_after_conv3": "Activation",
-            "encoder_positions": "Arange",
-            "decoder_positions": "Arange",
-        },
-        inputs=(
-            "encoder_padding_mask",
-            "encoder_input_values",
-            "decoder_token_ids",
-            "decoder_padding_mask",
-        ),
-        order=sorted([*distances, "decoder_post_norm"], key=lambda name: -distances.get(name, 0)),
-    )

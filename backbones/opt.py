@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.cache import KeyValueShape, Step
 from .layers.core import LayerNormalization, ReversibleEmbedding, TokenAndPositionEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layout import Stack
 from .layers.transformer import TransformerDecoder, head_dim
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class OPTBackbone(Backbone):
@@ -35,9 +30,10 @@ class OPTBackbone(Backbone):
         dropout: float = 0.1,
         max_sequence_length: int = 2048,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         init = truncated_normal(0.02)
         self.cache_shapes = [KeyValueShape(num_heads, head_dim(hidden_dim, num_heads))] * num_layers
         self.embeddings = TokenAndPositionEmbedding(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dropout, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedProjections, GroupedQueryAttention, Tables
@@ -19,9 +18,6 @@ from .layers.initializers import random_normal
 from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.transformer import head_dim
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class Phi3LayerNorm(RMSNormalization):
@@ -36,22 +32,8 @@ class Phi3Attention(GroupedQueryAttention):
             "key": "key_dense",
             "value": "value_dense",
             "attention_output": "output_dense",
-            "attention_softmax": "softmax",
         },
     )
-
-    def __init__(
-        self,
-        hidden_dim: int,
-        num_query_heads: int,
-        num_key_value_heads: int,
-        head_dim: int,
-        dropout: float,
-        rotary_class: str,
-    ) -> None:
-        super().__init__(hidden_dim, num_query_heads, num_key_value_heads, head_dim, dropout)
-        weightless = {**self.layout.weightless, "rotary_embedding_layer": rotary_class}
-        self.layout = replace(type(self).layout, weightless=weightless)
 
 
 class Phi3Decoder(GatedProjections):
@@ -113,9 +95,10 @@ class Phi3Backbone(Backbone):
         rope_scaling_short_factor: Sequence[float] | None = None,
         rope_scaling_long_factor: Sequence[float] | None = None,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         self.head_dim = head_dim(hidden_dim, num_query_heads)
         self.rope_max_wavelength = rope_max_wavelength
         self.pretraining_length = pretraining_sequence_length
@@ -138,7 +121,6 @@ class Phi3Backbone(Backbone):
             self.rope_magnitude = math.sqrt(
                 1 + math.log(growth) / math.log(pretraining_sequence_length)
             )
-        rotary_class = "RotaryEmbedding" if self.factors is None else "Phi3SuScaledRotaryEmbedding"
         self.cache_shapes = [KeyValueShape(num_key_value_heads, self.head_dim)] * num_layers
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size, hidden_dim, False, random_normal(0.01)
@@ -153,7 +135,6 @@ class Phi3Backbone(Backbone):
                         num_key_value_heads,
                         self.head_dim,
                         dropout,
-                        rotary_class,
                     ),
                     hidden_dim,
                     intermediate_dim,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.cache import KeyValueShape, Step
 from .layers.core import ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedDecoder, GroupedQueryAttention
@@ -16,9 +14,6 @@ from .layers.initializers import random_normal
 from .layers.layout import Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.transformer import head_dim
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class QwenLayerNorm(RMSNormalization):
@@ -58,9 +53,10 @@ class QwenBackbone(Backbone):
         tie_word_embeddings: bool = True,
         use_sliding_window_attention: bool = False,
         sliding_window_size: int = 32768,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         self.head_dim = head_dim(hidden_dim, num_query_heads)
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.cache import KeyValueShape, Step
 from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedExperts, GatedFeedForward, NormedQueryAttention, SparseDecoder
@@ -19,9 +18,6 @@ from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.routing import choose_experts
 from .layers.transformer import head_dim as default_head_dim
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class Qwen3MoeLayerNorm(RMSNormalization):
@@ -114,15 +110,16 @@ class Qwen3MoeBackbone(Backbone):
         sliding_window_size: int | None = 32768,
         router_aux_loss_coefficient: float = 0.001,
         mlp_only_layers: Sequence[int] = (),
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
-        self.head_dim = head_dim or default_head_dim(hidden_dim, num_query_heads)
+        super().__init__(dtype, trainable, name)
+        self.head_size = head_dim or default_head_dim(hidden_dim, num_query_heads)
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor
         self.window = sliding_window_size or None
         self.cache_shapes = [
-            KeyValueShape(num_key_value_heads, self.head_dim, self.window)
+            KeyValueShape(num_key_value_heads, self.head_size, self.window)
         ] * num_layers
 
         def feed_forward(layer: int) -> nn.Module:
@@ -144,10 +141,10 @@ class Qwen3MoeBackbone(Backbone):
                         hidden_dim,
                         num_query_heads,
                         num_key_value_heads,
-                        self.head_dim,
+                        self.head_size,
                         dropout,
-                        Qwen3MoeLayerNorm(self.head_dim, 1e-6),
-                        Qwen3MoeLayerNorm(self.head_dim, 1e-6),
+                        Qwen3MoeLayerNorm(self.head_size, 1e-6),
+                        Qwen3MoeLayerNorm(self.head_size, 1e-6),
                     ),
                     Qwen3MoeLayerNorm(hidden_dim, layer_norm_epsilon),
                     feed_forward(i),
@@ -169,7 +166,7 @@ class Qwen3MoeBackbone(Backbone):
         x = self.token_embedding(token_ids)
         step = Step(x, padding_mask, cache, cache_update_index)
         frequencies = rotary_frequencies(
-            self.head_dim, self.rope_max_wavelength, x.device, self.rope_scaling_factor
+            self.head_size, self.rope_max_wavelength, x.device, self.rope_scaling_factor
         )
         tables = rotary_tables(step.positions, frequencies, x.dtype)
         mask = step.mask(self.window)

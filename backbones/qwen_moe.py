@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.cache import KeyValueShape, Step
 from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedExperts, GatedFeedForward, GroupedQueryAttention, SparseDecoder
@@ -20,9 +20,6 @@ from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.routing import choose_experts
 from .layers.transformer import head_dim
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class QwenMoeLayerNorm(RMSNormalization):
@@ -135,9 +132,10 @@ class QwenMoeBackbone(Backbone):
         output_router_logits: bool = False,
         router_aux_loss_coefficient: float = 0.001,
         mlp_only_layers: Sequence[int] = (),
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         self.head_dim = head_dim(hidden_dim, num_query_heads)
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import nn
 
-from .backbone import BackboneOptions, FeaturePyramidBackbone
-from .inputs import Images
+from ._backbone import FeaturePyramidBackbone
+from ._inputs import Images
 from .layers.convolution import (
     AveragePoolSame,
     BatchNormalization,
@@ -22,9 +22,6 @@ from .layers.dtypes import DTypeLike
 from .layers.layout import Layout, Stack
 from .layers.pyramid import Level
 from .layers.vision import check_equally_long, check_images, image_channels
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 # Pooling, 1 × 1 convolution and norm; without a convolution a block's input is added as it is.
 Shortcut: TypeAlias = tuple[nn.Module, Conv2D | None, nn.Module]
@@ -195,7 +192,6 @@ class ResNetBackbone(FeaturePyramidBackbone):
             other channels than those of `image_shape`.
     """
 
-    layout = Layout(inputs=(None,))
     unsaved: ClassVar = {"data_format": (None, "channels_last")}
 
     def __init__(
@@ -210,9 +206,10 @@ class ResNetBackbone(FeaturePyramidBackbone):
         image_shape: Sequence[int | None] = (None, None, 3),
         data_format: str | None = None,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         check_equally_long(
             input_conv_filters=input_conv_filters, input_conv_kernel_sizes=input_conv_kernel_sizes
         )

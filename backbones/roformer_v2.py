@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import TokenIds
-from .layers.activations import ActivationLike
-from .layers.attention import attend_evenly, merge_heads, padding_mask_of, split_heads
+from ._backbone import Backbone
+from ._inputs import TokenIds
+from .layers.activations import Activation, ActivationLike
+from .layers.attention import attend_evenly, merge_heads, split_heads
 from .layers.core import Dense, Dropout, Embedding, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layout import Layout, Stack
+from .layers.masks import padding_mask_of
 from .layers.rotary import rotary_frequencies
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class RoformerNorm(RMSNormalization):
@@ -43,8 +39,6 @@ class RoformerAttention(nn.Module):
             "v_dense_layer": "v_dense",
             "o_dense_layer": "o_dense",
         },
-        weightless={"rotary_embedding_layer": "RoformrPositionalEmbedding"},
-        unnamed=("rotary_embedding_layer",),
         built_on_call=True,
     )
 
@@ -53,10 +47,10 @@ class RoformerAttention(nn.Module):
         self.num_heads = num_heads
         inner_dim = num_heads * head_size
         init = truncated_normal(0.02)
-        self.q_dense_layer = Dense(hidden_dim, inner_dim, None, use_bias, init)
-        self.k_dense_layer = Dense(hidden_dim, inner_dim, None, use_bias, init)
-        self.v_dense_layer = Dense(hidden_dim, inner_dim, None, use_bias, init)
-        self.o_dense_layer = Dense(inner_dim, inner_dim, None, use_bias, init)
+        self.q_dense_layer = Dense(hidden_dim, inner_dim, use_bias, init)
+        self.k_dense_layer = Dense(hidden_dim, inner_dim, use_bias, init)
+        self.v_dense_layer = Dense(hidden_dim, inner_dim, use_bias, init)
+        self.o_dense_layer = Dense(inner_dim, inner_dim, use_bias, init)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
         q = rotate_pairs(split_heads(self.q_dense_layer(x), self.num_heads), angles)
@@ -66,7 +60,7 @@ class RoformerAttention(nn.Module):
 
 
 class RoformerV2Encoder(nn.Module):
-    layout = Layout(attributes={"self_attention_dropout": "dropout_layer"}, built_on_call=True)
+    layout = Layout(built_on_call=True)
 
     def __init__(
         self,
@@ -82,17 +76,17 @@ class RoformerV2Encoder(nn.Module):
         init = truncated_normal(0.02)
         self.attention_layer = RoformerAttention(hidden_dim, num_heads, head_size, use_bias)
         self.self_attention_dropout = Dropout(dropout)
-        self.feedforward_intermediate_dense = Dense(
-            hidden_dim, intermediate_dim, activation, use_bias, init
-        )
-        self.feedforward_output_dense = Dense(intermediate_dim, hidden_dim, None, use_bias, init)
+        self.feedforward_intermediate_dense = Dense(hidden_dim, intermediate_dim, use_bias, init)
+        self.feedforward_activation = Activation(activation)
+        self.feedforward_output_dense = Dense(intermediate_dim, hidden_dim, use_bias, init)
         self.attention_norm = RoformerNorm(hidden_dim)
         self.feedforward_norm = RoformerNorm(hidden_dim)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
         y = self.attention_layer(x, mask, angles)
         x = self.attention_norm(x + self.self_attention_dropout(y))
-        y = self.feedforward_output_dense(self.feedforward_intermediate_dense(x))
+        y = self.feedforward_activation(self.feedforward_intermediate_dense(x))
+        y = self.feedforward_output_dense(y)
         return self.feedforward_norm(x + self.self_attention_dropout(y))
 
 
@@ -103,8 +97,6 @@ class RoformerV2Backbone(Backbone):
 
     `token_ids` and `segment_ids` `[batch, length]` → `[batch, length, hidden_dim]`.
     """
-
-    layout = Layout(weightless={"embeddings_add": "Add"})
 
     def __init__(
         self,
@@ -120,9 +112,10 @@ class RoformerV2Backbone(Backbone):
         num_segments: int = 2,
         dtype: DTypeLike = None,
         max_wavelength: float = 10000,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         self.head_size = head_size
         self.max_wavelength = max_wavelength
         init = truncated_normal(0.02)

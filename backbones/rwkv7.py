@@ -6,24 +6,20 @@ Shapes: B batch, L length, H heads, N head size, C channels = H · N.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.cache import Step, static
 from .layers.convolution import GroupNormalization
 from .layers.core import Dense, Dropout, Embedding, LayerNormalization
 from .layers.delta_rule import delta_rule
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
-from .layers.layout import Layout, Stack
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .layers.layout import Kind, Layout, Stack
 
 INIT = truncated_normal(0.02)
 
@@ -121,8 +117,7 @@ class RWKV7TimeMix(nn.Module):
 
     compute_dtype: torch.dtype | None = None
     layout = Layout(
-        weightless={"time_shift": "TimeShift"},
-        unnamed=("time_shift", "ln_x"),
+        unnamed=("ln_x",),
         built_on_call=True,
     )
 
@@ -150,10 +145,10 @@ class RWKV7TimeMix(nn.Module):
         self.k_k = drawn(hidden_size)
         self.k_a = drawn(hidden_size)
         self.r_k = drawn(self.num_heads, head_size)
-        self.receptance = Dense(hidden_size, hidden_size, None, False, INIT)
-        self.key = Dense(hidden_size, hidden_size, None, False, INIT)
-        self.value = Dense(hidden_size, hidden_size, None, False, INIT)
-        self.output_layer = Dense(hidden_size, hidden_size, None, False, INIT)
+        self.receptance = Dense(hidden_size, hidden_size, False, INIT)
+        self.key = Dense(hidden_size, hidden_size, False, INIT)
+        self.value = Dense(hidden_size, hidden_size, False, INIT)
+        self.output_layer = Dense(hidden_size, hidden_size, False, INIT)
         self.ln_x = GroupNormalization(self.num_heads, hidden_size, 64e-5)
 
     def forward(
@@ -217,16 +212,14 @@ class RWKV7ChannelMix(nn.Module):
     compute_dtype: torch.dtype | None = None
     layout = Layout(
         attributes={"dense_k": "key", "dense_v": "value"},
-        weightless={"time_shift": "TimeShift"},
-        unnamed=("time_shift",),
         built_on_call=True,
     )
 
     def __init__(self, hidden_size: int, intermediate_dim: int) -> None:
         super().__init__()
         self.x_k = drawn(hidden_size)
-        self.dense_k = Dense(hidden_size, intermediate_dim, None, False, INIT)
-        self.dense_v = Dense(intermediate_dim, hidden_size, None, False, INIT)
+        self.dense_k = Dense(hidden_size, intermediate_dim, False, INIT)
+        self.dense_v = Dense(intermediate_dim, hidden_size, False, INIT)
 
     def forward(self, x: torch.Tensor, step: Step, state: LayerState | None) -> torch.Tensor:
         if step.padding_mask is not None:
@@ -291,8 +284,7 @@ class RWKV7Backbone(Backbone):
         ValueError: `hidden_size` is no multiple of `head_size`.
     """
 
-    # The order in which KerasHub assigns its layers; the inputs have no attribute.
-    assigned_layers = ("", "token_embedding", "output_norm", "dropout", "rwkv_layers", "head")
+    layout = Layout(Kind.GRAPH, assigned=("token_embedding", "output_norm", "rwkv_layers", "head"))
 
     def __init__(
         self,
@@ -307,9 +299,10 @@ class RWKV7Backbone(Backbone):
         decay_lora: int = 64,
         dtype: DTypeLike = None,
         dropout_rate: float = 0,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         if hidden_size % head_size:
             raise ValueError(f"hidden_size={hidden_size} is no multiple of head_size={head_size}.")
         self.cache_shapes = [StateShape(hidden_size // head_size, head_size)] * num_layers
@@ -332,7 +325,7 @@ class RWKV7Backbone(Backbone):
         )
         self.dropout = Dropout(dropout_rate)
         self.output_norm = LayerNormalization(hidden_size, 1e-5)
-        self.head = Dense(hidden_size, vocabulary_size, None, False, INIT)
+        self.head = Dense(hidden_size, vocabulary_size, False, INIT)
 
     def forward(
         self,

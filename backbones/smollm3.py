@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from ._backbone import Backbone
+from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.attention import attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, EinsumDense, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_tables, rotate
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 def rotary_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tensor:
@@ -52,8 +48,9 @@ class SmolLM3Attention(nn.Module):
     """Grouped-query attention, with rotary positions or without any."""
 
     layout = Layout(
-        attributes={"rotary_emb": "rotary_embedding", "attention_softmax": "_softmax"},
-        weightless={"attention_softmax": "Softmax"},
+        attributes={
+            "rotary_emb": "rotary_embedding",
+        },
     )
 
     def __init__(
@@ -159,9 +156,10 @@ class SmolLM3Backbone(Backbone):
         rope_theta: float,
         partial_rotary_factor: float,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         head_dim = hidden_dim // num_attention_heads
         self.cache_shapes = [KeyValueShape(num_key_value_heads, head_dim)] * num_layers
         self.token_embedding = ReversibleEmbedding(vocabulary_size, hidden_dim)

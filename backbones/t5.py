@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
-from .layers.activations import ActivationLike
-from .layers.attention import attend_biased, causal_mask, hide, merge_heads, split_heads
+from ._backbone import Backbone
+from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from .layers.activations import Activation, ActivationLike
+from .layers.attention import attend_biased, merge_heads, split_heads
 from .layers.core import Dense, Dropout, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal, truncated_normal
 from .layers.layout import Layout, Stack
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .layers.masks import causal_mask, hiding_bias
 
 BUCKETS = 32
 MAX_DISTANCE = 128
@@ -30,8 +27,6 @@ class T5LayerNorm(RMSNormalization):
 
 class T5MultiHeadAttention(nn.Module):
     """Attention without a scale; the positions come in as a bias on the scores."""
-
-    layout = Layout(weightless={"dropout_layer": "Dropout"}, unnamed=("dropout_layer",))
 
     def __init__(
         self,
@@ -49,27 +44,31 @@ class T5MultiHeadAttention(nn.Module):
         inner_dim = num_heads * key_value_dim
         init = random_normal(inner_dim**-0.5)
         init_query = random_normal((inner_dim * key_value_dim) ** -0.5)
+        self.relative_attention_bias: nn.Parameter | None = None
         if use_relative_attention_bias:
             self.relative_attention_bias = nn.Parameter(torch.empty(BUCKETS, num_heads))
             init(self.relative_attention_bias, BUCKETS, num_heads)
-        self.query_projector = Dense(hidden_dim, inner_dim, None, False, init_query)
-        self.key_projector = Dense(hidden_dim, inner_dim, None, False, init)
-        self.value_projector = Dense(hidden_dim, inner_dim, None, False, init)
-        self.output_projector = Dense(inner_dim, hidden_dim, None, False, init)
+        self.query_projector = Dense(hidden_dim, inner_dim, False, init_query)
+        self.key_projector = Dense(hidden_dim, inner_dim, False, init)
+        self.value_projector = Dense(hidden_dim, inner_dim, False, init)
+        self.output_projector = Dense(inner_dim, hidden_dim, False, init)
 
-    def position_bias(self, length: int) -> torch.Tensor:
-        """`[1, heads, length, length]`, looked up by the buckets of the distances."""
-        positions = torch.arange(length, device=self.relative_attention_bias.device)
-        buckets = relative_buckets(positions - positions[:, None], not self.is_decoder)
-        return self.relative_attention_bias[buckets].permute(2, 0, 1)[None].float()
-
-    def forward(self, x: torch.Tensor, key_value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, key_value: torch.Tensor, bias: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The result, and the bias for the next layers: the first one adds that of positions."""
+        if self.relative_attention_bias is not None:
+            positions = torch.arange(x.shape[1], device=x.device)
+            buckets = relative_buckets(positions - positions[:, None], not self.is_decoder)
+            # `[1, heads, length, length]`, looked up by the buckets of the distances.
+            table = self.relative_attention_bias.float()
+            bias = bias + table[buckets].permute(2, 0, 1)[None]
         q = split_heads(self.query_projector(x), self.num_heads)
         k = split_heads(self.key_projector(key_value), self.num_heads)
         v = split_heads(self.value_projector(key_value), self.num_heads)
         dropout = self.dropout if self.training else 0.0
         x = attend_biased(q, k, v, bias, scale=1.0, dropout=dropout)
-        return self.output_projector(merge_heads(x))
+        return self.output_projector(merge_heads(x)), bias
 
 
 def relative_buckets(distance: torch.Tensor, bidirectional: bool) -> torch.Tensor:
@@ -92,11 +91,8 @@ class T5TransformerLayer(nn.Module):
     layout = Layout(
         unnamed=(
             "self_attention_layer_norm",
-            "self_attention_dropout",
             "cross_attention_layer_norm",
-            "cross_attention_dropout",
             "layer_norm",
-            "dropout_layer",
         ),
     )
 
@@ -123,11 +119,12 @@ class T5TransformerLayer(nn.Module):
             self.cross_attention_layer_norm = T5LayerNorm(hidden_dim, layer_norm_epsilon)
             self.cross_attention_dropout = Dropout(dropout)
         wide, narrow = random_normal(hidden_dim**-0.5), random_normal(intermediate_dim**-0.5)
-        self.input_projector = Dense(hidden_dim, intermediate_dim, activation, False, wide)
+        self.input_projector = Dense(hidden_dim, intermediate_dim, False, wide)
         self.gate_projector = (
-            Dense(hidden_dim, intermediate_dim, None, False, wide) if use_gated_activation else None
+            Dense(hidden_dim, intermediate_dim, False, wide) if use_gated_activation else None
         )
-        self.output_projector = Dense(intermediate_dim, hidden_dim, None, False, narrow)
+        self.activation = Activation(activation)
+        self.output_projector = Dense(intermediate_dim, hidden_dim, False, narrow)
         self.layer_norm = T5LayerNorm(hidden_dim, layer_norm_epsilon)
         self.dropout_layer = Dropout(dropout)
 
@@ -137,24 +134,18 @@ class T5TransformerLayer(nn.Module):
         bias: torch.Tensor,
         encoder_output: torch.Tensor | None = None,
         encoder_bias: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         y = self.self_attention_layer_norm(x)
-        x = x + self.self_attention_dropout(self.self_attention(y, y, bias))
+        y, bias = self.self_attention(y, y, bias)
+        x = x + self.self_attention_dropout(y)
         if encoder_output is not None and encoder_bias is not None:
             y = self.cross_attention_layer_norm(x)
-            y = self.cross_attention(y, encoder_output, encoder_bias)
+            y, _ = self.cross_attention(y, encoder_output, encoder_bias)
             x = x + self.cross_attention_dropout(y)
         y = self.layer_norm(x)
-        if self.gate_projector is None:
-            y = self.input_projector(y)
-        else:
-            y = self.input_projector(y) * self.gate_projector(y)
-        return x + self.dropout_layer(self.output_projector(self.dropout_layer(y)))
-
-
-def position_bias(layers: Stack, length: int) -> torch.Tensor:
-    """That of the first layer, which all layers share."""
-    return cast(T5TransformerLayer, layers[0]).self_attention.position_bias(length)
+        gate = self.activation(self.input_projector(y))
+        y = gate if self.gate_projector is None else gate * self.gate_projector(y)
+        return x + self.dropout_layer(self.output_projector(self.dropout_layer(y))), bias
 
 
 class T5Backbone(Backbone):
@@ -164,15 +155,6 @@ class T5Backbone(Backbone):
     `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output` and
     `decoder_sequence_output`, with `hidden_dim` as last axis.
     """
-
-    layout = Layout(
-        inputs=(
-            "decoder_token_ids",
-            "encoder_token_ids",
-            "encoder_padding_mask",
-            "decoder_padding_mask",
-        ),
-    )
 
     def __init__(
         self,
@@ -188,9 +170,10 @@ class T5Backbone(Backbone):
         layer_norm_epsilon: float = 1e-6,
         tie_embedding_weights: bool = True,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
 
         def layers(name: str, is_decoder: bool) -> Stack:
             return Stack(
@@ -238,18 +221,18 @@ class T5Backbone(Backbone):
         x = self.encoder_embedding_dropout(self.token_embedding(encoder_token_ids))
         if encoder_padding_mask is None:
             encoder_padding_mask = torch.ones_like(encoder_token_ids)
-        hidden = hide(encoder_padding_mask.bool()[:, None, None, :])
-        bias = position_bias(self.encoder_transformer_layers, x.shape[1]) + hidden
+        hidden = hiding_bias(encoder_padding_mask.bool()[:, None, None, :])
+        bias = hidden
         for layer in self.encoder_transformer_layers:
-            x = layer(x, bias)
+            x, bias = layer(x, bias)
         encoded = self.encoder_output_dropout(self.encoder_output_layer_norm(x))
 
         x = self.decoder_embedding_dropout(self.token_embedding(decoder_token_ids))
         visible = causal_mask(x.shape[1], x.device)
         if decoder_padding_mask is not None:
             visible = visible & decoder_padding_mask.bool()[:, None, None, :]
-        bias = position_bias(self.decoder_transformer_layers, x.shape[1]) + hide(visible)
+        bias = hiding_bias(visible)
         for layer in self.decoder_transformer_layers:
-            x = layer(x, bias, encoded, hidden)
+            x, bias = layer(x, bias, encoded, hidden)
         decoded = self.decoder_output_dropout(self.decoder_output_layer_norm(x))
         return {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}

@@ -9,17 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
-from .layers.activations import get_activation
-from .layers.attention import (
-    attend_biased,
-    attend_biased_soft_capped,
-    causal_mask,
-    hide,
-    merge_heads,
-    split_heads,
-)
+from ._backbone import Backbone
+from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from .layers.activations import Activation
+from .layers.attention import attend_biased, attend_biased_soft_capped, merge_heads, split_heads
 from .layers.core import (
     Dense,
     Dropout,
@@ -30,11 +23,9 @@ from .layers.core import (
 )
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
-from .layers.layout import Layout, Stack
+from .layers.layout import Graph, Kind, Layout, Stack
+from .layers.masks import causal_mask, hiding_bias
 from .layers.rotary import rotary_frequencies, rotary_tables, rotate
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 LAYER_TYPES = ("sliding_attention", "full_attention")
 _PROJECTIONS = {
@@ -50,12 +41,6 @@ class T5GemmaAttention(nn.Module):
 
     layout = Layout(
         attributes=_PROJECTIONS,
-        weightless={
-            "rotary_embedding": "RotaryEmbedding",
-            "dropout_layer": "Dropout",
-            "softmax": "Softmax",
-        },
-        unnamed=("dropout_layer", "softmax"),
         built_on_call=True,
     )
 
@@ -108,8 +93,6 @@ class T5GemmaCrossAttention(T5GemmaAttention):
     layout = Layout(
         class_name="T5GemmaAttention",
         attributes=_PROJECTIONS,
-        weightless={"dropout_layer": "Dropout", "softmax": "Softmax"},
-        unnamed=("dropout_layer", "softmax"),
         built_on_call=True,
     )
 
@@ -124,8 +107,6 @@ class T5GemmaCrossAttention(T5GemmaAttention):
 
 
 class T5GemmaMLP(nn.Module):
-    layout = Layout(attributes={"mlp_dropout": "dropout"})
-
     def __init__(
         self,
         hidden_dim: int,
@@ -136,10 +117,10 @@ class T5GemmaMLP(nn.Module):
     ) -> None:
         super().__init__()
         init = random_normal(initializer_range)
-        self.activation = get_activation(activation)
-        self.gate_proj = Dense(hidden_dim, intermediate_dim, None, False, init)
-        self.up_proj = Dense(hidden_dim, intermediate_dim, None, False, init)
-        self.down_proj = Dense(intermediate_dim, hidden_dim, None, False, init)
+        self.activation = Activation(activation)
+        self.gate_proj = Dense(hidden_dim, intermediate_dim, False, init)
+        self.up_proj = Dense(hidden_dim, intermediate_dim, False, init)
+        self.down_proj = Dense(intermediate_dim, hidden_dim, False, init)
         self.mlp_dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -153,7 +134,6 @@ class T5GemmaEncoderLayer(nn.Module):
             "self_attention": "self_attn",
             "pre_self_attention_layernorm": "pre_self_attn_layernorm",
             "post_self_attention_layernorm": "post_self_attn_layernorm",
-            "residual_dropout": "dropout",
         },
     )
 
@@ -194,7 +174,6 @@ class T5GemmaDecoderLayer(nn.Module):
             "decoder_post_cross_attention_layernorm": "post_cross_attn_layernorm",
             "decoder_pre_feedforward_layernorm": "pre_feedforward_layernorm",
             "decoder_post_feedforward_layernorm": "post_feedforward_layernorm",
-            "decoder_residual_dropout": "dropout",
         },
     )
 
@@ -236,6 +215,17 @@ class T5GemmaDecoderLayer(nn.Module):
         return x + self.decoder_residual_dropout(self.decoder_post_feedforward_layernorm(y))
 
 
+# The order in which KerasHub assigns its layers.
+ASSIGNED = (
+    "token_embedding",
+    "decoder_token_embedding",
+    "encoder_layers",
+    "encoder_norm",
+    "decoder_layers",
+    "decoder_norm",
+)
+
+
 class T5GemmaBackbone(Backbone):
     """Encoder-decoder whose sides may differ in all their sizes but the vocabulary.
 
@@ -254,18 +244,7 @@ class T5GemmaBackbone(Backbone):
             no `sliding_window` for them.
     """
 
-    # The order in which KerasHub assigns its layers; the inputs have no attribute.
-    assigned_layers = (
-        "",
-        "token_embedding",
-        "decoder_token_embedding",
-        "encoder_layers",
-        "encoder_norm",
-        "encoder_dropout",
-        "decoder_layers",
-        "decoder_norm",
-        "decoder_dropout",
-    )
+    keras_module = "keras_hub.src.models.t5gemma.t5gemma_backbone"
 
     def __init__(
         self,
@@ -298,15 +277,13 @@ class T5GemmaBackbone(Backbone):
         final_logit_softcapping: float | None = None,
         rope_max_wavelength: float = 10000.0,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
-        self._arguments["cross_attention_hidden_size"] = (
-            cross_attention_hidden_size or encoder_hidden_dim
-        )
+        super().__init__(dtype, trainable, name)
+        self.cross_attention_hidden_size = cross_attention_hidden_size or encoder_hidden_dim
         check_layer_types(encoder_layer_types, encoder_num_layers, sliding_window)
         check_layer_types(decoder_layer_types, decoder_num_layers, sliding_window)
-        self.layout = _layout(encoder_num_layers, decoder_num_layers)  # type: ignore[misc]
         self.encoder_hidden_dim = encoder_hidden_dim
         self.decoder_hidden_dim = decoder_hidden_dim
         self.encoder_head_dim = encoder_head_dim
@@ -376,6 +353,29 @@ class T5GemmaBackbone(Backbone):
             """The encoder's."""
             return self.encoder_token_embedding
 
+    @property
+    def layout(self) -> Layout:
+        graph = Graph()
+        ids, mask = graph("encoder_token_ids"), graph("encoder_padding_mask")
+        x = graph("multiply", graph("encoder_token_embedding", ids))
+        x = graph("encoder_dropout", x)
+        for layer in self.encoder_layers.names():
+            x = graph(layer, x, mask)
+        encoded = graph("encoder_dropout", graph("encoder_norm", x))
+        ids, decoder_mask = graph("decoder_token_ids"), graph("decoder_padding_mask")
+        x = graph("multiply_3", graph("decoder_token_embedding", ids))
+        x = graph("decoder_dropout", x)
+        for layer in self.decoder_layers.names():
+            x = graph(layer, x, encoded, mask, decoder_mask)
+        decoded = graph("decoder_dropout", graph("decoder_norm", x))
+        return Layout(
+            Kind.GRAPH,
+            attributes={"encoder_token_embedding": "token_embedding"},
+            unnamed=("encoder_norm", "decoder_norm"),
+            order=graph.order(decoded, encoded),
+            assigned=ASSIGNED,
+        )
+
     def forward(
         self,
         encoder_token_ids: EncoderTokenIds,
@@ -389,7 +389,7 @@ class T5GemmaBackbone(Backbone):
         x = self.encoder_dropout(x)
         if encoder_padding_mask is None:
             encoder_padding_mask = torch.ones_like(encoder_token_ids)
-        encoded_bias = hide(encoder_padding_mask.bool()[:, None, None, :])
+        encoded_bias = hiding_bias(encoder_padding_mask.bool()[:, None, None, :])
         tables = self._rotary_tables(x, self.encoder_head_dim)
         for layer in self.encoder_layers:
             x = layer(x, encoded_bias, tables)
@@ -401,10 +401,10 @@ class T5GemmaBackbone(Backbone):
         if decoder_padding_mask is None:
             decoder_padding_mask = torch.ones_like(decoder_token_ids)
         padding = decoder_padding_mask.bool()[:, None, None, :]
-        biases = {"full_attention": hide(causal_mask(x.shape[1], x.device) & padding)}
+        biases = {"full_attention": hiding_bias(causal_mask(x.shape[1], x.device) & padding)}
         if self.sliding_window is not None:
             window = causal_mask(x.shape[1], x.device, self.sliding_window + 1)
-            biases["sliding_attention"] = hide(window & padding)
+            biases["sliding_attention"] = hiding_bias(window & padding)
         tables = self._rotary_tables(x, self.decoder_head_dim)
         for layer, kind in zip(self.decoder_layers, self.decoder_layer_types):
             x = layer(x, encoded, biases[kind], encoded_bias, tables)
@@ -423,24 +423,3 @@ def check_layer_types(layer_types: Sequence[str], count: int, window: int | None
         )
     if window is None and "sliding_attention" in layer_types[:count]:
         raise ValueError("Layers of type sliding_attention need a sliding_window.")
-
-
-def _layout(encoder_num_layers: int, decoder_num_layers: int) -> Layout:
-    """Keras sorts the layers by their distance from the last one, and of two at the same distance
-    takes the decoder's first: its embedding stands before the last layer of the encoder.
-    """
-    encoder = [f"encoder_layer_{i}" for i in range(encoder_num_layers)]
-    decoder = [f"decoder_layer_{i}" for i in range(decoder_num_layers)]
-    second, third = "encoder_padding_mask", "decoder_token_ids"
-    if encoder_num_layers == 1:
-        second, third = third, second
-    return Layout(
-        attributes={"encoder_token_embedding": "token_embedding"},
-        unnamed=("encoder_dropout", "encoder_norm", "decoder_dropout", "decoder_norm"),
-        inputs=("encoder_token_ids", second, third, "decoder_padding_mask"),
-        order=(
-            *("encoder_token_embedding", "encoder_dropout", *encoder[:-1]),
-            *("decoder_token_embedding", *encoder[-1:], "encoder_norm", "decoder_dropout"),
-            *(*decoder, "decoder_norm"),
-        ),
-    )

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions, inner_model
+from ._backbone import Backbone
+from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
 from .gemma3 import Gemma3VisionEncoder
-from .gemma3.backbone import GLOBAL_WAVELENGTH, VISION_INPUTS, VisionIndices
+from .gemma3.backbone import GLOBAL_WAVELENGTH, VisionIndices
 from .gemma3.vision import ImagesOfRows, interleave
-from .inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
-from .layers.attention import (
-    attend_biased,
-    attend_biased_soft_capped,
-    causal_mask,
-    hide,
-    merge_heads,
-    split_heads,
-)
+from .layers.attention import attend_biased, attend_biased_soft_capped, merge_heads, split_heads
 from .layers.core import Dropout, EinsumDense, Embedding, ReversibleEmbedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
-from .layers.layout import Layout, Stack
+from .layers.layout import Graph, Kind, Layout, Stack
+from .layers.masks import causal_mask, hiding_bias
 from .layers.rotary import rotary_frequencies, rotary_tables, rotate
 from .t5_gemma import T5GemmaEncoderLayer, T5GemmaMLP, check_layer_types
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 Tables = tuple[torch.Tensor, torch.Tensor]
 
@@ -45,12 +36,6 @@ class T5Gemma2Attention(nn.Module):
             "value": "value_dense",
             "attention_output": "output_dense",
         },
-        weightless={
-            "rotary_embedding": "RotaryEmbedding",
-            "dropout_layer": "Dropout",
-            "softmax": "Softmax",
-        },
-        unnamed=("dropout_layer", "softmax"),
         built_on_call=True,
     )
 
@@ -138,7 +123,6 @@ class T5Gemma2DecoderLayer(nn.Module):
             "decoder_post_self_attention_layernorm": "post_self_attn_layernorm",
             "decoder_pre_feedforward_layernorm": "pre_feedforward_layernorm",
             "decoder_post_feedforward_layernorm": "post_feedforward_layernorm",
-            "decoder_residual_dropout": "dropout",
         },
     )
 
@@ -169,6 +153,18 @@ class T5Gemma2DecoderLayer(nn.Module):
         return x + self.decoder_residual_dropout(self.decoder_post_feedforward_layernorm(y))
 
 
+# The order in which KerasHub assigns its layers.
+ASSIGNED = (
+    "vision_encoder",
+    "token_embedding",
+    "decoder_token_embedding",
+    "encoder_layers",
+    "encoder_norm",
+    "decoder_layers",
+    "decoder_norm",
+)
+
+
 class T5Gemma2Backbone(Backbone):
     """Encoder-decoder whose sides have one width; the encoder may see images.
 
@@ -188,21 +184,10 @@ class T5Gemma2Backbone(Backbone):
             layers, or unknown, or there is no `sliding_window` for them; images without indices.
     """
 
+    keras_module = "keras_hub.src.models.t5gemma2.t5gemma2_backbone"
+
     unsaved: ClassVar = {"vision_encoder": (None,)}
-    # The order in which KerasHub assigns its layers; the inputs have no attribute.
-    assigned_layers = (
-        "",
-        "vision_encoder",
-        "token_embedding",
-        "decoder_token_embedding",
-        "interleave_embeddings",
-        "encoder_layers",
-        "encoder_norm",
-        "encoder_dropout",
-        "decoder_layers",
-        "decoder_norm",
-        "decoder_dropout",
-    )
+    tower_inputs: ClassVar = {"vision_encoder": ("images", "vision_indices")}
 
     def __init__(
         self,
@@ -238,19 +223,15 @@ class T5Gemma2Backbone(Backbone):
         encoder_rope_max_wavelength: float | None = None,
         encoder_global_rope_scaling_factor: float | None = None,
         use_query_key_norm: bool = True,
-        vision_encoder: Gemma3VisionEncoder | Mapping[str, Any] | None = None,
+        vision_encoder: Gemma3VisionEncoder | None = None,
         eoi_token_index: int = 256000,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
-        self.vision_encoder: Gemma3VisionEncoder | None = None
-        if vision_encoder is not None:
-            self.vision_encoder = inner_model(vision_encoder, Gemma3VisionEncoder)
-        self._arguments["vision_encoder"] = self.vision_encoder
-        self._arguments["cross_attention_hidden_size"] = (
-            cross_attention_hidden_size or encoder_hidden_dim
-        )
+        super().__init__(dtype, trainable, name)
+        self.vision_encoder = vision_encoder
+        self.cross_attention_hidden_size = cross_attention_hidden_size or encoder_hidden_dim
         if encoder_hidden_dim != decoder_hidden_dim:
             raise ValueError(
                 f"encoder_hidden_dim={encoder_hidden_dim} and decoder_hidden_dim="
@@ -258,11 +239,6 @@ class T5Gemma2Backbone(Backbone):
             )
         check_layer_types(encoder_layer_types, encoder_num_layers, sliding_window)
         check_layer_types(decoder_layer_types, decoder_num_layers, sliding_window)
-        self.layout = _layout(  # type: ignore[misc]
-            encoder_num_layers,
-            decoder_num_layers,
-            None if self.vision_encoder is None else self.vision_encoder.name,
-        )
         self.hidden_dim = encoder_hidden_dim
         self.encoder_head_dim = encoder_head_dim
         self.decoder_head_dim = decoder_head_dim
@@ -295,11 +271,7 @@ class T5Gemma2Backbone(Backbone):
         mlp = (hidden_activation, dropout_rate, initializer_range)
 
         self.encoder_token_embedding = Embedding(vocabulary_size, encoder_hidden_dim, init)
-        if self.vision_encoder is None:
-            self._inputs = {
-                name: spec for name, spec in self._inputs.items() if name not in VISION_INPUTS
-            }
-        else:
+        if self.vision_encoder is not None:
             self.encoder_eoi_embedding = nn.Parameter(torch.zeros(encoder_hidden_dim))
             self.decoder_eoi_embedding = nn.Parameter(torch.zeros(decoder_hidden_dim))
         self.encoder_dropout = Dropout(dropout_rate)
@@ -343,6 +315,37 @@ class T5Gemma2Backbone(Backbone):
             """The encoder's."""
             return self.encoder_token_embedding
 
+    @property
+    def layout(self) -> Layout:
+        graph = Graph()
+        ids, mask = graph("encoder_token_ids"), graph("encoder_padding_mask")
+        x = graph("multiply", graph("encoder_token_embedding", ids))
+        if self.vision_encoder is not None:
+            text = graph("multiply_1", graph("subtract", graph("eoi_mask", ids)), x)
+            x = graph("add", graph("multiply_2", graph("eoi_mask", ids)), text)
+            images = graph(self.vision_encoder.name, graph("images"))
+            x = graph("interleave_embeddings", images, x, graph("vision_indices"))
+        x = graph("encoder_dropout", x)
+        for layer in self.encoder_layers.names():
+            x = graph(layer, x, mask)
+        encoded = graph("encoder_dropout", graph("encoder_norm", x))
+        ids, decoder_mask = graph("decoder_token_ids"), graph("decoder_padding_mask")
+        x = graph("multiply_3", graph("decoder_token_embedding", ids))
+        if self.vision_encoder is not None:
+            text = graph("multiply_4", graph("subtract_1", graph("eoi_mask_1", ids)), x)
+            x = graph("add_1", graph("multiply_5", graph("eoi_mask_1", ids)), text)
+        x = graph("decoder_dropout", x)
+        for layer in self.decoder_layers.names():
+            x = graph(layer, x, encoded, mask, decoder_mask)
+        decoded = graph("decoder_dropout", graph("decoder_norm", x))
+        return Layout(
+            Kind.GRAPH,
+            attributes={"encoder_token_embedding": "token_embedding"},
+            unnamed=("encoder_norm", "decoder_norm"),
+            order=graph.order(decoded, encoded),
+            assigned=ASSIGNED,
+        )
+
     def forward(
         self,
         encoder_token_ids: EncoderTokenIds,
@@ -366,10 +369,10 @@ class T5Gemma2Backbone(Backbone):
         x = self.encoder_dropout(x)
         if encoder_padding_mask is None:
             encoder_padding_mask = torch.ones_like(encoder_token_ids)
-        encoded_bias = hide(encoder_padding_mask.bool()[:, None, None, :])
+        encoded_bias = hiding_bias(encoder_padding_mask.bool()[:, None, None, :])
         biases = {"full_attention": encoded_bias}
         if self.window is not None:
-            outside = hide(centered_window(x.shape[1], self.window, x.device))
+            outside = hiding_bias(centered_window(x.shape[1], self.window, x.device))
             biases["sliding_attention"] = encoded_bias + outside
         tables = _tables(x, self.encoder_head_dim, *self.encoder_rotary)
         for layer, kind in zip(self.encoder_layers, self.encoder_layer_types):
@@ -387,10 +390,10 @@ class T5Gemma2Backbone(Backbone):
         padding = decoder_padding_mask.bool()[:, None, None, :]
         encoded_bias = encoded_bias.expand(-1, -1, x.shape[1], -1)
         visible = causal_mask(x.shape[1], x.device) & padding
-        biases = {"full_attention": torch.cat((hide(visible), encoded_bias), dim=-1)}
+        biases = {"full_attention": torch.cat((hiding_bias(visible), encoded_bias), dim=-1)}
         if self.window is not None:
             visible = causal_mask(x.shape[1], x.device, self.window) & padding
-            biases["sliding_attention"] = torch.cat((hide(visible), encoded_bias), dim=-1)
+            biases["sliding_attention"] = torch.cat((hiding_bias(visible), encoded_bias), dim=-1)
         tables = _tables(x, self.decoder_head_dim, *self.decoder_rotary)
         for layer, kind in zip(self.decoder_layers, self.decoder_layer_types):
             x = layer(x, encoded, biases[kind], tables[kind])
@@ -412,32 +415,3 @@ def _tables(x: torch.Tensor, dim: int, wavelength: float, factor: float) -> dict
         "full_attention": rotary_frequencies(dim, GLOBAL_WAVELENGTH, x.device, factor),
     }
     return {kind: rotary_tables(x.shape[1], f, x.dtype) for kind, f in frequencies.items()}
-
-
-def _layout(encoder_num_layers: int, decoder_num_layers: int, vision_encoder: str | None) -> Layout:
-    """Keras sorts layers and inputs by their distance from the last layer, and of two at the same
-    distance takes the decoder's first. The distances here are those from the decoder's first.
-    """
-    n = encoder_num_layers
-    ids, embedding = (4, 3) if vision_encoder is None else (8, 5)
-    inputs = {"decoder_token_ids": ids, "encoder_token_ids": n + 9}
-    layers = {"decoder_token_embedding": embedding, "encoder_token_embedding": n + 8}
-    weightless: dict[str, str] = {}
-    if vision_encoder is not None:
-        inputs |= {"images": n + 6, "vision_indices": n + 5}
-        layers |= {vision_encoder: n + 5}
-        weightless = {"interleave_embeddings": "Gemma3InterleaveEmbeddings"}
-    inputs |= {"encoder_padding_mask": n + 3, "decoder_padding_mask": 1}
-    layers |= {"interleave_embeddings": n + 4, "encoder_dropout": n + 3}
-    layers |= {f"encoder_layer_{i}": n + 2 - i for i in range(n)}
-    layers |= {"encoder_norm": 2, "decoder_dropout": 1}
-    layers |= {f"decoder_layer_{i}": -i for i in range(decoder_num_layers)}
-    layers |= {"decoder_norm": -decoder_num_layers}
-    names = sorted(inputs, key=lambda name: -inputs[name])
-    return Layout(
-        attributes={"encoder_token_embedding": "token_embedding"},
-        weightless=weightless,
-        unnamed=("encoder_dropout", "encoder_norm", "decoder_dropout", "decoder_norm"),
-        inputs=tuple(names),
-        order=sorted(layers, key=lambda name: -layers[name]),
-    )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 from torch.nn import functional as F
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import Input, PaddingMask, TokenIds
-from .layers.attention import CachedMultiHeadAttention, decoder_mask
+from ._backbone import Backbone
+from ._inputs import Input, PaddingMask, TokenIds
+from .layers.attention import CachedMultiHeadAttention
 from .layers.convolution import Conv1D
 from .layers.core import (
     Dropout,
@@ -21,14 +21,23 @@ from .layers.core import (
 )
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
-from .layers.layout import Layout, Stack
+from .layers.layout import GRAPH, Graph, Layout, Stack
+from .layers.masks import decoder_mask
 from .layers.transformer import TransformerCrossDecoder, TransformerEncoder, head_dim
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 EncoderFeatures = Annotated[torch.Tensor, Input("values", ("batch", "encoder_length", "mels"))]
 initializer = truncated_normal(0.02)
+# The order in which KerasHub assigns its layers.
+ASSIGNED = (
+    "encoder_token_embedding_conv_layer_1",
+    "encoder_token_embedding_conv_layer_2",
+    "encoder_position_embedding",
+    "encoder_transformer_layers",
+    "encoder_layer_norm",
+    "decoder_token_and_position_embedding",
+    "decoder_transformer_layers",
+    "decoder_layer_norm",
+)
 
 
 class WhisperCachedMultiHeadAttention(CachedMultiHeadAttention):
@@ -96,23 +105,6 @@ class WhisperBackbone(Backbone):
     `[batch, length, hidden_dim]`.
     """
 
-    # The order in which KerasHub assigns its layers; the inputs have no attribute.
-    assigned_layers = (
-        "",
-        "encoder_token_embedding_conv_layer_1",
-        "encoder_token_embedding_conv_layer_2",
-        "encoder_padder",
-        "encoder_position_embedding",
-        "encoder_embeddings_add",
-        "encoder_embeddings_dropout",
-        "encoder_transformer_layers",
-        "encoder_layer_norm",
-        "decoder_token_and_position_embedding",
-        "decoder_embeddings_dropout",
-        "decoder_transformer_layers",
-        "decoder_layer_norm",
-    )
-
     def __init__(
         self,
         vocabulary_size: int,
@@ -125,10 +117,10 @@ class WhisperBackbone(Backbone):
         max_encoder_sequence_length: int = 3000,
         max_decoder_sequence_length: int = 448,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
-        self.layout = _layout(num_layers)  # type: ignore[misc]
+        super().__init__(dtype, trainable, name)
         block = (hidden_dim, intermediate_dim, num_heads, dropout)
         self.encoder_token_embedding_conv_layer_1 = Conv1D(num_mels, hidden_dim, 3, padding=1)
         self.encoder_token_embedding_conv_layer_2 = Conv1D(
@@ -155,6 +147,25 @@ class WhisperBackbone(Backbone):
     def token_embedding(self) -> ReversibleEmbedding:
         return self.decoder_token_and_position_embedding.token_embedding
 
+    @property
+    def layout(self) -> Layout:
+        graph = Graph()
+        x = graph("encoder_token_embedding_conv_layer_1", graph("encoder_features"))
+        x = graph("encoder_padder", graph("gelu_1", x))
+        x = graph("gelu_2", graph("encoder_token_embedding_conv_layer_2", x))
+        x = graph("encoder_embeddings_add", x, graph("encoder_position_embedding", x))
+        x = graph("encoder_embeddings_dropout", x)
+        for layer in self.encoder_transformer_layers.names():
+            x = graph(layer, x)
+        encoded = graph("encoder_layer_norm", x)
+        ids, mask = graph("decoder_token_ids"), graph("decoder_padding_mask")
+        x = graph("decoder_token_and_position_embedding", ids)
+        x = graph("decoder_embeddings_dropout", x)
+        for layer in self.decoder_transformer_layers.names():
+            x = graph(layer, mask, x, encoded)
+        decoded = graph("decoder_layer_norm", x)
+        return replace(GRAPH, order=graph.order(decoded, encoded), assigned=ASSIGNED)
+
     def forward(
         self,
         encoder_features: EncoderFeatures,
@@ -175,28 +186,3 @@ class WhisperBackbone(Backbone):
             x = layer(x, encoded, mask)
         x = self.decoder_layer_norm(x)
         return {"encoder_sequence_output": encoded, "decoder_sequence_output": x}
-
-
-def _layout(num_layers: int) -> Layout:
-    """As in BART, Keras sorts by the distance from the last layer, the decoder's first."""
-    n = num_layers
-    distances = {"decoder_layer_norm": 0}
-    distances |= {f"transformer_decoder_layer_{i}": n - i for i in range(n)}
-    distances |= {
-        "decoder_embeddings_dropout": n + 1,
-        "decoder_token_and_position_embedding": n + 2,
-        "encoder_layer_norm": n + 1,
-    }
-    distances |= {f"transformer_encoder_layer_{i}": 2 * n + 1 - i for i in range(n)}
-    distances |= {
-        "encoder_embeddings_dropout": 2 * n + 2,
-        "encoder_embeddings_add": 2 * n + 3,
-        "encoder_position_embedding": 2 * n + 4,
-        "encoder_token_embedding_conv_layer_2": 2 * n + 6,
-        "encoder_padder": 2 * n + 7,
-        "encoder_token_embedding_conv_layer_1": 2 * n + 9,
-    }
-    return Layout(
-        weightless={"encoder_padder": "Padder", "encoder_embeddings_add": "Add"},
-        order=sorted(distances, key=lambda name: -distances[name]),
-    )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
-from .backbone import Backbone, BackboneOptions
-from .inputs import PaddingMask, TokenIds
-from .layers.activations import ActivationLike
+from ._backbone import Backbone
+from ._inputs import PaddingMask, TokenIds
+from .layers.activations import Activation, ActivationLike
 from .layers.attention import attend, merge_heads, split_heads
 from .layers.core import Dense, Dropout, EinsumDense, Embedding, LayerNormalization
 from .layers.dtypes import DTypeLike
@@ -22,11 +20,8 @@ from .layers.initializers import (
     uniform,
     zeros,
 )
-from .layers.layout import Layout, Stack
+from .layers.layout import Kind, Layout, Stack
 from .layers.rotary import rotary_frequencies
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 BIAS_INITIALIZERS: dict[str, Initializer] = {
     "zeros": zeros,
@@ -41,7 +36,6 @@ BIAS_INITIALIZERS: dict[str, Initializer] = {
 class ContentAndQueryEmbedding(nn.Module):
     layout = Layout(
         attributes={"word_embedding": "word_embed"},
-        unnamed=("dropout_layer",),
         built_on_call=True,
     )
 
@@ -98,8 +92,6 @@ class TwoStreamRelativeAttention(nn.Module):
             "attention_output": "output_dense",
             "encoding": "_encoding_dense",
         },
-        weightless={"_softmax": "Softmax", "_dropout_layer": "Dropout"},
-        unnamed=("_softmax", "_dropout_layer"),
         built_on_call=True,
     )
 
@@ -151,7 +143,6 @@ class TwoStreamRelativeAttention(nn.Module):
 class XLNetEncoder(nn.Module):
     layout = Layout(
         attributes={"rel_attn": "relative_attention", "layer_norm_rel_attn": "layer_norm"},
-        unnamed=("dropout_attn", "dropout_ff"),
         built_on_call=True,
     )
 
@@ -172,8 +163,9 @@ class XLNetEncoder(nn.Module):
         self.dropout_attn = Dropout(dropout)
         self.layer_norm_ff = LayerNormalization(hidden_dim, 1e-12)
         self.feedforward_intermediate_dense = Dense(
-            hidden_dim, intermediate_dim, activation, kernel_initializer=initializer
+            hidden_dim, intermediate_dim, kernel_initializer=initializer
         )
+        self.feedforward_activation = Activation(activation)
         self.feedforward_output_dense = Dense(
             intermediate_dim, hidden_dim, kernel_initializer=initializer
         )
@@ -208,7 +200,8 @@ class XLNetEncoder(nn.Module):
             self.segment_encoding.permute(1, 2, 0).to(x.dtype),
         )
         x = self.layer_norm_rel_attn(x + self.dropout_attn(y))
-        y = self.dropout_ff(self.feedforward_intermediate_dense(x))
+        y = self.feedforward_activation(self.feedforward_intermediate_dense(x))
+        y = self.dropout_ff(y)
         y = self.dropout_ff(self.feedforward_output_dense(y))
         return self.layer_norm_ff(x + y)
 
@@ -230,17 +223,13 @@ class XLNetBackbone(Backbone):
     """
 
     layout = Layout(
-        weightless={"encoder_block_seg_mat_layer": "XLNetSegmentMatrixLayer"},
-        inputs=("padding_mask", "token_ids", "segment_ids"),
-    )
-    # The order in which KerasHub assigns its layers; the inputs have no attribute.
-    assigned_layers = (
-        "",
-        "content_query_embedding",
-        "encoder_block_attn_mask_layer",
-        "encoder_block_seg_mat_layer",
-        "transformer_layers",
-        "dropout",
+        Kind.GRAPH,
+        names={"output_dropout": "dropout"},
+        assigned=(
+            "content_query_embedding",
+            "encoder_block_attn_mask_layer",
+            "transformer_layers",
+        ),
     )
 
     def __init__(
@@ -255,9 +244,10 @@ class XLNetBackbone(Backbone):
         kernel_initializer_range: float = 0.02,
         bias_initializer: str = "zeros",
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
+        super().__init__(dtype, trainable, name)
         if bias_initializer not in BIAS_INITIALIZERS:
             raise ValueError(
                 f"Unknown bias_initializer {bias_initializer!r}. "
@@ -283,7 +273,7 @@ class XLNetBackbone(Backbone):
                 for _ in range(num_layers)
             ),
         )
-        self.dropout = Dropout(dropout)
+        self.output_dropout = Dropout(dropout)
 
     @property
     def token_embedding(self) -> Embedding:
@@ -302,4 +292,4 @@ class XLNetBackbone(Backbone):
         other_segment = (segment_ids[:, :, None] != segment_ids[:, None, :])[:, None]
         for layer in self.transformer_layers:
             x = layer(x, sinusoids, other_segment, mask)
-        return self.dropout(x)
+        return self.output_dropout(x)

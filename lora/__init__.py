@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..backbones.backbone import Backbone
+from ..backbones._model import Model
 from ..backbones.layers.layout import keras_children
 from .adapters import Adapter, adapter_for
 from .files import load_lora_h5, save_lora_h5
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def enable_lora(
-    backbone: Backbone,
+    backbone: Model,
     rank: int,
     target_layer_names: list[str] | None = None,
     lora_alpha: float | None = None,
@@ -52,7 +52,7 @@ def enable_lora(
 
 
 def adapt(
-    backbone: Backbone, paths: Iterable[str], rank: int, lora_alpha: float | None = None
+    backbone: Model, paths: Iterable[str], rank: int, lora_alpha: float | None = None
 ) -> None:
     """Freeze a backbone and adapt the layers at these paths."""
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
@@ -70,15 +70,13 @@ def adapt(
         setattr(backbone.get_submodule(parent), name, adapted)
 
 
-def layers_named(backbone: Backbone, names: Iterable[str]) -> list[str]:
+def layers_named(backbone: Model, names: Iterable[str]) -> list[str]:
     """Paths of the modules with one of these Keras names that can be adapted."""
     wanted = set(names)
     found: list[str] = []
 
     def search(module: nn.Module, prefix: str) -> None:
         for child in keras_children(module):
-            if child.module is None:
-                continue
             path = f"{prefix}{child.path}"
             if child.name in wanted and adapter_for(child.module) is not None:
                 found.append(path)
@@ -88,14 +86,14 @@ def layers_named(backbone: Backbone, names: Iterable[str]) -> list[str]:
     return found
 
 
-def adapters(backbone: Backbone) -> dict[str, Adapter]:
+def adapters(backbone: Model) -> dict[str, Adapter]:
     """Adapted layers by path."""
     return {
         path: module for path, module in backbone.named_modules() if isinstance(module, Adapter)
     }
 
 
-def enabled(backbone: Backbone) -> dict[str, Adapter]:
+def enabled(backbone: Model) -> dict[str, Adapter]:
     """As `adapters`.
 
     Raises:
@@ -107,20 +105,20 @@ def enabled(backbone: Backbone) -> dict[str, Adapter]:
     return found
 
 
-def merge_lora(backbone: Backbone) -> None:
+def merge_lora(backbone: Model) -> None:
     """See `Backbone.merge_lora`."""
     for layer in enabled(backbone).values():
         layer.merge()
 
 
-def unmerge_lora(backbone: Backbone) -> None:
+def unmerge_lora(backbone: Model) -> None:
     """See `Backbone.unmerge_lora`."""
     for layer in enabled(backbone).values():
         layer.merge(sign=-1)
 
 
 def save_lora_weights(
-    backbone: Backbone, filepath: str | os.PathLike[str], format: str, order: str
+    backbone: Model, filepath: str | os.PathLike[str], format: str, order: str
 ) -> None:
     """See `Backbone.save_lora_weights`."""
     if format not in ("keras", "peft"):
@@ -134,7 +132,7 @@ def save_lora_weights(
         save_lora_h5(backbone, found, Path(os.path.expanduser(filepath)), order)
 
 
-def load_lora_weights(backbone: Backbone, filepath: str | os.PathLike[str]) -> None:
+def load_lora_weights(backbone: Model, filepath: str | os.PathLike[str]) -> None:
     """See `Backbone.load_lora_weights`."""
     path = Path(os.path.expanduser(filepath))
     if path.is_dir():

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..backbones.layers.convolution import Conv1D, Conv2D, Conv3D, Convolution
-from ..backbones.layers.core import Dense, Embedding, ReversibleEmbedding
+from ..backbones.layers.core import Dense, Embedding, Projection, ReversibleEmbedding
 from ..backbones.layers.initializers import keras_fans, variance_scaling
 from ..backbones.layers.quantized import QuantizedDense, QuantizedEmbedding
 
@@ -93,11 +93,11 @@ class Adapter(nn.Module):
         return plain
 
 
-class AdaptedDense(Adapter, Dense):
-    """`x · kernel + scale · (x · a) · b`."""
+class AdaptedDense(Adapter, Projection):
+    """`x · kernel + scale · (x · a) · b`; no `nn.Linear`, since it computes more."""
 
     @staticmethod
-    def kernel_shape_of(layer: Dense) -> tuple[int, ...]:
+    def kernel_shape_of(layer: Projection) -> tuple[int, ...]:
         return layer.kernel_shape
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,8 +110,8 @@ class AdaptedDense(Adapter, Dense):
             self.lora_kernel_b
         )
 
-    def project(self, x: torch.Tensor) -> torch.Tensor:
-        projected = super().project(x)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        projected = self.wrapped_class.forward(self, x)
         if self.merged:
             return projected
         return projected + (self.adapt(x.float()) * self.scale).to(projected.dtype)
@@ -238,12 +238,14 @@ ADAPTERS: dict[type[nn.Module], type[Adapter]] = {
 
 def adapter_for(layer: nn.Module) -> type[Adapter] | None:
     """The adapted form of a layer; `None` where Keras has none either."""
+    if isinstance(layer, Adapter):
+        return type(layer)
     if isinstance(layer, QuantizedEmbedding) or (
         isinstance(layer, Convolution) and layer.groups > 1
     ):
         return None
     found = next((adapter for kind, adapter in ADAPTERS.items() if isinstance(layer, kind)), None)
-    if isinstance(layer, Dense) and len(layer.kernel_shape) - 1 in layer.kernel_inputs:
+    if isinstance(layer, Projection) and len(layer.kernel_shape) - 1 in layer.kernel_inputs:
         return AdaptedInnerDense if found is AdaptedDense else None
     return found
 

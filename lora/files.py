@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..backbones.backbone import Backbone
+from ..backbones._model import Model
 from ..presets.keras.h5 import WeightFile
 from ..presets.keras.tree import flat_layers
 from ..presets.saving import replacing
@@ -18,7 +18,7 @@ Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
 ORDERS = ("jax", "torch")
 
 
-def save_lora_h5(backbone: Backbone, found: Mapping[str, Adapter], path: Path, order: str) -> None:
+def save_lora_h5(backbone: Model, found: Mapping[str, Adapter], path: Path, order: str) -> None:
     """Write the adapters, their scale multiplied into the second factor, as KerasHub has none.
 
     Raises:
@@ -44,7 +44,7 @@ def save_lora_h5(backbone: Backbone, found: Mapping[str, Adapter], path: Path, o
         (folder / path.name).write_bytes(content.getbuffer())
 
 
-def load_lora_h5(backbone: Backbone, path: Path, enabled: Collection[str]) -> tuple[Factors, float]:
+def load_lora_h5(backbone: Model, path: Path, enabled: Collection[str]) -> tuple[Factors, float]:
     """The factors by path of the layer they are for, and their scale.
 
     The file does not say whose order it counts in: the one that fits the `enabled` layers is
@@ -93,7 +93,7 @@ def load_lora_h5(backbone: Backbone, path: Path, enabled: Collection[str]) -> tu
 
 
 def _fits(
-    backbone: Backbone, layer_path: str, rank: int, file: WeightFile, names: Mapping[str, str]
+    backbone: Model, layer_path: str, rank: int, file: WeightFile, names: Mapping[str, str]
 ) -> bool:
     layer = backbone.get_submodule(layer_path)
     if adapter_for(layer) is None or names.keys() != {"lora_kernel_a", "lora_kernel_b"}:
@@ -105,14 +105,9 @@ def _fits(
     return shapes == adapter_shapes(layer, rank)
 
 
-def _indexes(backbone: Backbone, order: str) -> dict[str, int]:
+def _indexes(backbone: Model, order: str) -> dict[str, int]:
     """Path of each module that stands for a Keras layer with weights → its index."""
-    paths = {module: path for path, module in backbone.named_modules()}
-    return {
-        paths[layer.module]: index
-        for index, layer in enumerate(flat_layers(backbone, order))
-        if layer.module is not None
-    }
+    return {layer.key: index for index, layer in enumerate(flat_layers(backbone, order))}
 
 
 def _check_name(path: Path) -> None:

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from ..backbones.backbone import Backbone
-from ..backbones.layers.core import Dense
+from ..backbones._model import Model
+from ..backbones.layers.core import Projection
+from ..presets.checkpoints import TRANSFORMERS
+from ..presets.checkpoints.engine import Binding, export_plan
+from ..presets.checkpoints.table import TRANSPOSE, Operation
 from ..presets.files import read_json
 from ..presets.saving import replacing
-from ..presets.transformers.engine import Binding, bindings_of, known_name
-from ..presets.transformers.table import TRANSPOSE, Operation
 from .adapters import AdaptedDense, AdaptedInnerDense, Adapter
 from .files import Factors
 
@@ -40,7 +41,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-def save_peft(backbone: Backbone, found: Mapping[str, Adapter], folder: Path) -> None:
+def save_peft(backbone: Model, found: Mapping[str, Adapter], folder: Path) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
@@ -59,7 +60,7 @@ def save_peft(backbone: Backbone, found: Mapping[str, Adapter], folder: Path) ->
     tensors: dict[str, torch.Tensor] = {}
     ranks: dict[str, int] = {}
     transposed = False
-    for binding in bindings_of(backbone):
+    for binding in export_plan(TRANSFORMERS, backbone).bindings:
         layers = [found.get(name.removesuffix(".weight")) for name in binding.ours]
         if not any(layers):
             continue
@@ -116,7 +117,7 @@ def _joining(binding: Binding) -> list[Operation]:
     return [step for step in binding.operations if step is not TRANSPOSE]
 
 
-def load_peft(backbone: Backbone, folder: Path) -> tuple[Factors, float]:
+def load_peft(backbone: Model, folder: Path) -> tuple[Factors, float]:
     """The factors by path of our layers, in Keras's form, and their scale.
 
     Raises:
@@ -140,16 +141,17 @@ def load_peft(backbone: Backbone, folder: Path) -> tuple[Factors, float]:
         raise ValueError(f"{folder} uses {', '.join(changed)}, which is not supported.")
     with open_safetensors(folder / WEIGHTS) as file:
         stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    plan = export_plan(TRANSFORMERS, backbone)
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     unknown = []
     for name, tensor in stored.items():
         module, dot, factor = name.removeprefix(PREFIX).rpartition(".lora_")
         factor = factor.replace(".default.", ".")
         if dot and factor in ("A.weight", "B.weight") and tensor.ndim == 2:
-            pairs.setdefault(known_name(backbone, f"{module}.weight"), {})[factor[0]] = tensor
+            pairs.setdefault(plan.table.renamed(f"{module}.weight"), {})[factor[0]] = tensor
         else:
             unknown.append(name)
-    bindings = {one.theirs[0]: one for one in bindings_of(backbone) if one.theirs}
+    bindings = {one.theirs[0]: one for one in plan.bindings if one.theirs}
     unknown += [name for name, pair in pairs.items() if name not in bindings or len(pair) != 2]
     if unknown:
         raise ValueError(f"{folder} has weights that do not fit: {', '.join(unknown)}.")
@@ -172,7 +174,7 @@ def load_peft(backbone: Backbone, folder: Path) -> tuple[Factors, float]:
             if part.any():
                 path = one.removesuffix(".weight")
                 layer = backbone.get_submodule(path)
-                assert isinstance(layer, Dense)
+                assert isinstance(layer, Projection)
                 used = part.abs().amax(0) > 0  # the columns of the other parts are zero
                 factors[path] = _by_heads(layer, down[used], part[:, used])
     if not factors:
@@ -191,7 +193,7 @@ def _alpha(config: Mapping[str, Any], weight: str) -> float:
 
 
 def _by_heads(
-    layer: Dense, down: torch.Tensor, up: torch.Tensor
+    layer: Projection, down: torch.Tensor, up: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`[rank, in]` and `[out, rank]` → Keras's factors, of the smallest rank that is seen."""
     last = layer.kernel_shape[-1]

@@ -87,6 +87,11 @@ def keras_module(class_name: str) -> str | None:
     return None if backbone is None else backbone["module"]
 
 
+def is_backbone(class_name: str) -> bool:
+    """Whether presets of this class can be in KerasHub."""
+    return bool(keras_module(class_name)) and class_name != "FeaturePyramidBackbone"
+
+
 def tasks(class_name: str) -> list[str]:
     """The tasks KerasHub writes into `metadata.json` of this backbone, sorted."""
     backbone = _builtin()["backbones"].get(canonical_name(class_name))

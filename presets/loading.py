@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,18 +15,19 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..backbones import Backbone, find_backbone, import_all
-from ..backbones.backbone import check_arguments
-from ..backbones.layers.dtypes import PLAIN, DTypePolicy
+from ..backbones._model import Model, UnknownClass, check_arguments, deserialize
+from ..backbones._registry import find_class
+from ..backbones.layers.dtypes import DTypePolicy
 from . import builtin
 from .keras.h5 import Dataset, WeightFile, shard_files
 from .keras.tree import Variable, keras_variables
 from .progress import track
+from .reading import empty
 
 if TYPE_CHECKING:
     from .sources import PresetSource
 
-BackboneType = TypeVar("BackboneType", bound=Backbone)
+ModelType = TypeVar("ModelType", bound=Model)
 
 NOT_YET = "this class of KerasHub is not part of keras_hub_torch yet."
 CONFIG = "config.json"
@@ -39,25 +40,26 @@ MAX_CALLS = 200_000
 
 
 def load_backbone(
-    cls: type[BackboneType],
+    cls: type[ModelType],
     preset: str | os.PathLike[str],
     load_weights: bool,
     device: str | torch.device | None,
-    contiguous: bool,
+    mmap: bool | None,
     overrides: dict[str, Any],
-) -> BackboneType:
+) -> ModelType:
     """See `Backbone.from_preset`."""
+    from .checkpoints import dialect_of
+    from .checkpoints.engine import load
     from .sources import open_preset
 
     known = builtin.class_of(str(preset))
-    if known is not None and find_backbone(known) is None:  # before anything is downloaded
+    if known is not None and find_class(known, Model) is None:  # before anything is downloaded
         raise NotImplementedError(f"{preset} is a {known}: {NOT_YET}")
     source = open_preset(preset)
     config = source.json(CONFIG)
-    if "model_type" in config and "registered_name" not in config:
-        from .transformers.engine import load_transformers
-
-        return load_transformers(cls, source, config, load_weights, device, contiguous, overrides)
+    dialect = dialect_of(config)
+    if dialect is not None:
+        return load(dialect, source, config, cls, load_weights, device, mmap, overrides)
     found, arguments = keras_config(config, str(preset), cls)
     check_class(found, cls)
     check_arguments(found, overrides)
@@ -77,57 +79,38 @@ def load_backbone(
     if torch.device(device or torch.get_default_device()).type == "meta":
         check(model, path)
     else:
-        fill(model, path, device, contiguous)
+        fill(model, path, device, mmap)
     return model.eval()
 
 
 def keras_config(
-    config: Mapping[str, Any], where: str, cls: type[Backbone] = Backbone
+    config: Mapping[str, Any], where: str, cls: type[Model] = Model
 ) -> tuple[type[Any], dict[str, Any]]:
-    """The class and constructor arguments that a Keras `config.json` describes.
-
-    The class is one of this package, or `cls`.
+    """The class, one of this package or `cls`, and the constructor arguments that a Keras
+    `config.json` describes.
 
     Raises:
         ValueError: no configuration of a backbone, or of one that is not known.
         NotImplementedError: KerasHub has the class, this package does not yet.
     """
     registered = config.get("registered_name") or config.get("class_name")
-    arguments = config.get("config")
-    if not isinstance(registered, str) or not isinstance(arguments, dict):
+    if not isinstance(registered, str) or not isinstance(config.get("config"), dict):
         raise ValueError(
             f"{where} is no preset of a backbone: its config.json has neither a Keras class "
-            "(registered_name and config) nor a transformers model_type."
+            "(registered_name and config) nor a transformers model_type or a timm architecture."
         )
-    package, _, name = registered.rpartition(">")
-    found = cls if name == cls.__name__ else find_backbone(name)
-    if found is None and builtin.keras_module(name) is not None:
-        raise NotImplementedError(f"{where} is a {name}: {NOT_YET}")
-    if found is None or not found._inputs or package not in ("keras_hub", "keras_nlp", ""):
-        near = difflib.get_close_matches(name, import_all(), 1)
-        hint = f" The nearest is {near[0]}." if near else ""
-        raise ValueError(f"{where} is of the unknown class {registered!r}.{hint}")
-    former = found.former
-    arguments = {
-        key: value for key, value in arguments.items() if key not in former or value != former[key]
-    }
+    own = [cls] if registered.rpartition(">")[2] == cls.__name__ else []
     try:
-        check_arguments(found, arguments)
-    except TypeError as error:
-        raise ValueError(
-            f"The config.json of {where} does not fit; it may have been saved by a newer "
-            f"KerasHub. {error}"
-        ) from error
-    if _quantized(arguments.get("dtype")):
-        DTypePolicy.get(arguments["dtype"])
-    else:
-        arguments["dtype"] = None  # float32 whatever it was saved in, as in Keras
-    return found, arguments
+        return deserialize(config, where, own)
+    except UnknownClass as error:
+        if error.is_keras_hubs and builtin.is_backbone(error.class_name):
+            raise NotImplementedError(f"{where} is a {error.class_name}: {NOT_YET}") from error
+        raise
 
 
 def construct(
-    cls: type[BackboneType], arguments: Mapping[str, Any], device: str | torch.device
-) -> BackboneType:
+    cls: type[ModelType], arguments: Mapping[str, Any], device: str | torch.device
+) -> ModelType:
     """A model of a configuration that may say anything.
 
     Raises:
@@ -159,11 +142,7 @@ class _Bounded(TorchFunctionMode):
         return func(*args, **kwargs or {})
 
 
-def _quantized(dtype: Any) -> bool:
-    return isinstance(dtype, dict) and dtype.get("class_name") not in PLAIN
-
-
-def check_class(found: type[Backbone], cls: type[Backbone]) -> None:
+def check_class(found: type[Model], cls: type[Model]) -> None:
     if not issubclass(found, cls):
         raise ValueError(
             f"The preset is of class {found.__name__}, which is not a {cls.__name__}. Call "
@@ -194,23 +173,29 @@ def weight_file(source: PresetSource) -> Path:
         ) from error
 
 
-def load_weights(model: Backbone, filepath: str | os.PathLike[str]) -> None:
+def load_weights(model: Model, filepath: str | os.PathLike[str]) -> None:
     """See `Backbone.load_weights`."""
-    fill(model, Path(os.path.expanduser(filepath)), None, False)
+    fill(model, Path(os.path.expanduser(filepath)))
     for module in model.modules():
         reset = getattr(module, "reset_adapter", None)
         if callable(reset):  # as in Keras, adapters begin anew
             reset()
 
 
-def fill(model: Backbone, path: Path, device: str | torch.device | None, contiguous: bool) -> None:
+def fill(
+    model: Model,
+    path: Path,
+    device: str | torch.device | None = None,
+    mmap: bool | None = None,
+) -> None:
     """Read every weight of a model from a file, each once; `meta` ones are made anew.
 
     Raises:
         ValueError: the file's weights are not exactly the model's.
     """
+    device = torch.device(device or torch.get_default_device())
     if path.name.endswith(".safetensors"):
-        _fill_from_safetensors(model, path, device)
+        _fill_from_safetensors(model, path, device, mmap is not False)
         return
     if not path.name.endswith((".weights.h5", ".weights.json")):
         raise ValueError(
@@ -223,26 +208,39 @@ def fill(model: Backbone, path: Path, device: str | torch.device | None, contigu
             (variable, file.datasets[_stored_name(name, file.datasets)])
             for name, variable in variables.items()
         ]
-        device = torch.device(device or torch.get_default_device())
-
-        def is_kept(variable: Variable, dataset: Dataset) -> bool:
-            """Whether what is read becomes the weight; everything else is copied."""
-            old = variable.tensor
-            same = old.is_meta and device.type == "cpu" and dataset.dtype == old.dtype
-            return same and not contiguous
-
-        largest = max(
-            (dataset.nbytes for one, dataset in stored if not is_kept(one, dataset)), default=0
-        )
-        scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")
+        # What does not become a weight where it is read is read here first.
+        scratch = empty((max((d.nbytes for v, d in stored if not _fresh(v, device)), default=0),))
         with ThreadPoolExecutor(THREADS) as pool:
-            # Most of the time goes into memory that nothing has touched before.
-            kept = pool.map(Dataset.read, [d for variable, d in stored if is_kept(variable, d)])
+            read = functools.partial(_read, file, bool(mmap))
+            fresh = pool.map(read, [item for item in stored if _fresh(item[0], device)])
             for variable, dataset in track(stored, "Reading weights", lambda item: item[1].nbytes):
-                if is_kept(variable, dataset):
-                    place(variable.module, variable.name, variable.from_keras(next(kept)))
-                else:
-                    assign(variable, variable.from_keras(dataset.read(scratch)), device, contiguous)
+                if _fresh(variable, device):
+                    place(variable.module, variable.name, next(fresh))
+                    continue
+                memory = scratch[: dataset.nbytes].view(dataset.dtype).view(dataset.shape)
+                value = variable.from_keras(dataset.read(memory))
+                assign(variable.module, variable.name, value, device, keep=False)
+
+
+def _fresh(variable: Variable, device: torch.device) -> bool:
+    return variable.tensor.is_meta and device.type == "cpu"
+
+
+def _read(file: WeightFile, mmap: bool, item: tuple[Variable, Dataset]) -> torch.Tensor:
+    """A new value for a variable."""
+    variable, dataset = item
+    old = variable.tensor
+    if mmap and dataset.dtype == old.dtype:
+        mapped = file.mapped(dataset)
+        if mapped is not None:
+            return variable.from_keras(mapped)
+    new = empty(old.shape, old.dtype)
+    target = variable.to_keras(new)  # in which the file's numbers come one after the other
+    if target.data_ptr() == new.data_ptr():
+        dataset.read(target)
+    else:  # a copy
+        new.copy_(variable.from_keras(dataset.read()))
+    return new
 
 
 def _stored_name(name: str, stored: Mapping[str, Any]) -> str:
@@ -288,16 +286,22 @@ def refuse(problems: list[str], path: Path) -> None:
 
 
 @torch.no_grad()
-def assign(variable: Variable, value: torch.Tensor, device: torch.device, contiguous: bool) -> None:
-    """Copy a value into the model."""
-    old = variable.tensor
+def assign(
+    module: nn.Module, name: str, value: torch.Tensor, device: torch.device, keep: bool
+) -> None:
+    """Copy a value into a parameter or buffer; in place of a `meta` one it may be `kept` itself.
+
+    What is made anew is contiguous and shares its memory with nothing.
+    """
+    old = getattr(module, name)
     if not old.is_meta:
         old.copy_(value)
         return
-    # Without `contiguous` the arrangement of the file is kept, which copies fastest.
-    kept = torch.contiguous_format if contiguous else torch.preserve_format
-    new = torch.empty_like(value, dtype=old.dtype, device=device, memory_format=kept)
-    place(variable.module, variable.name, new.copy_(value))
+    moved = value.to(device, old.dtype)  # rearranged there
+    whole = moved.is_contiguous() and moved.untyped_storage().nbytes() == moved.nbytes
+    if not whole or (moved is value and not keep):
+        moved = empty(moved.shape, moved.dtype, device).copy_(moved)
+    place(module, name, moved)
 
 
 def place(module: nn.Module, name: str, value: torch.Tensor) -> None:
@@ -309,7 +313,7 @@ def place(module: nn.Module, name: str, value: torch.Tensor) -> None:
         module._buffers[name] = value
 
 
-def check(model: Backbone, path: Path) -> Counter[Path]:
+def check(model: Model, path: Path) -> Counter[Path]:
     """Compare a weight file with a model by its headers; no data is read.
 
     Returns:
@@ -345,7 +349,7 @@ def open_safetensors(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path} is no readable safetensors file: {error}") from error
 
 
-def _account_safetensors(model: Backbone, file: Any, path: Path) -> dict[str, torch.Tensor]:
+def _account_safetensors(model: Model, file: Any, path: Path) -> dict[str, torch.Tensor]:
     """The model's tensors by name, if they are exactly those of the file.
 
     Raises:
@@ -372,15 +376,9 @@ def _account_safetensors(model: Backbone, file: Any, path: Path) -> dict[str, to
     return expected
 
 
-def _fill_from_safetensors(model: Backbone, path: Path, device: str | torch.device | None) -> None:
+def _fill_from_safetensors(model: Model, path: Path, device: torch.device, keep: bool) -> None:
     with open_safetensors(path) as file:
         expected = _account_safetensors(model, file, path)
-        for name, old in track(expected.items(), "Reading weights", lambda item: item[1].nbytes):
-            value = file.get_tensor(name)
-            if old.is_meta:
-                owner, _, leaf = name.rpartition(".")
-                value = value.to(device or torch.get_default_device(), old.dtype)
-                place(model.get_submodule(owner), leaf, value)
-            else:
-                with torch.no_grad():
-                    old.copy_(value)
+        for name in track(expected, "Reading weights", lambda name: expected[name].nbytes):
+            owner, _, leaf = name.rpartition(".")
+            assign(model.get_submodule(owner), leaf, file.get_tensor(name), device, keep)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..backbones.backbone import Backbone
+from ..backbones._model import Model
 from ..backbones.layers.layout import Stack, class_name_of, layout_of
 from .keras.tree import variables_of
 
@@ -52,7 +52,7 @@ class LayerInfo:
         }
 
 
-def layer_tree(backbone: Backbone) -> LayerInfo:
+def layer_tree(backbone: Model) -> LayerInfo:
     """The layers of a backbone, without those that hold no weights."""
     return _layer(backbone, backbone.name, "", str)
 
@@ -86,11 +86,11 @@ def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 
 def _blocks(stack: Stack, path: str) -> Iterator[tuple[str, nn.Module, str]]:
-    for i, block in enumerate(stack):
+    for i, (name, block) in enumerate(zip(stack.names(), stack)):
         if isinstance(block, Stack):
             yield from _blocks(block, f"{path}.{i}")
         else:
-            yield stack.name.format(i), block, path
+            yield name, block, path
 
 
 def _renaming(group: nn.Module, name: str, outer: Callable[[str], str]) -> Callable[[str], str]:
@@ -109,7 +109,7 @@ def _renaming(group: nn.Module, name: str, outer: Callable[[str], str]) -> Calla
 # The table
 
 
-def print_summary(backbone: Backbone) -> None:
+def print_summary(backbone: Model) -> None:
     """See `Backbone.summary`."""
     from rich.console import Console
 
@@ -118,7 +118,7 @@ def print_summary(backbone: Backbone) -> None:
     console.print(totals_line(backbone), highlight=False)
 
 
-def summary_table(backbone: Backbone, console: Console) -> Table:
+def summary_table(backbone: Model, console: Console) -> Table:
     """One row per layer; equal blocks of a stack share one."""
     from rich.measure import Measurement
     from rich.text import Text
@@ -168,17 +168,17 @@ def _table(title: str, *headers: str) -> Table:
     return table
 
 
-def totals(backbone: Backbone) -> dict[str, Any]:
+def totals(backbone: Model) -> dict[str, Any]:
     """Numbers of weights, bytes in memory, and dtype."""
     return {
         "parameters": backbone.count_params(),
         "trainable_parameters": sum(p.numel() for p in backbone.parameters() if p.requires_grad),
-        "bytes": sum(tensor.numel() * tensor.itemsize for tensor in backbone._weights()),
+        "bytes": sum(tensor.numel() * tensor.itemsize for tensor in backbone.weights()),
         "dtype": backbone.dtype_policy.name,
     }
 
 
-def totals_line(backbone: Backbone) -> str:
+def totals_line(backbone: Model) -> str:
     from rich.filesize import decimal
 
     total = totals(backbone)

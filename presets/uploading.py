@@ -7,7 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .checkpoints import dialect_of
+from .checkpoints.files import weight_files
 from .keras.h5 import shard_files
+from .loading import SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .sources import (
     PresetSource,
     hugging_face_errors,
@@ -80,7 +83,7 @@ def upload_preset(uri: str, preset: str | os.PathLike[str]) -> None:
         hugging_face_repo(path, uri)
     source = open_preset(folder)
     config = source.json("config.json")
-    _check_weights(source)
+    _check_weights(source, config)
     if scheme == "kaggle":
         import kagglehub
 
@@ -110,14 +113,14 @@ def _upload_to_hugging_face(
 
 def model_card(source: PresetSource, config: dict[str, Any], repo: str) -> str:
     """A README.md for a preset, in Markdown with the front matter of the Hugging Face Hub."""
-    transformers = "registered_name" not in config
-    name = (config.get("architectures") or ["Model"])[0] if transformers else config["class_name"]
+    dialect = dialect_of(config)
+    name = dialect.title(config) if dialect else config.get("class_name", "Model")
     task = source.json("task.json").get("class_name", "") if source.has("task.json") else ""
     pipelines = [pipeline for end, pipeline in _PIPELINES.items() if task.endswith(end)]
     metadata = source.json("metadata.json") if source.has("metadata.json") else {}
     parameters = metadata.get("parameter_count")
     return _CARD.format(
-        library="transformers" if transformers else "keras-hub",
+        library=dialect.name if dialect else "keras-hub",
         pipeline="".join(f"pipeline_tag: {pipeline}\n" for pipeline in pipelines),
         name=name,
         size=f" with {parameters:,} parameters" if isinstance(parameters, int) else "",
@@ -126,19 +129,20 @@ def model_card(source: PresetSource, config: dict[str, Any], repo: str) -> str:
     )
 
 
-def _check_weights(source: PresetSource) -> None:
-    if source.has("model.weights.h5") or source.has("model.safetensors"):
-        return
-    for index in ("model.weights.json", "model.safetensors.index.json"):
-        if source.has(index):
-            shards = shard_files(source.file(index))
-            missing = [shard.name for shard in shards if not source.has(shard.name)]
-            if missing:
-                raise FileNotFoundError(
-                    f"Preset {source.handle!r} lacks what its {index} lists: {', '.join(missing)}."
-                )
-            return
-    raise FileNotFoundError(
-        f"Preset {source.handle!r} has no weights: neither model.weights.h5, nor "
-        "model.weights.json with its shards, nor model.safetensors."
-    )
+def _check_weights(source: PresetSource, config: dict[str, Any]) -> None:
+    dialect = dialect_of(config)
+    if dialect is not None:
+        weight_files(dialect.files, source)
+    elif source.has(SHARD_INDEX) and not source.has(WEIGHTS):
+        shards = shard_files(source.file(SHARD_INDEX))
+        missing = [shard.name for shard in shards if not source.has(shard.name)]
+        if missing:
+            raise FileNotFoundError(
+                f"Preset {source.handle!r} lacks what its {SHARD_INDEX} lists: "
+                f"{', '.join(missing)}."
+            )
+    elif not (source.has(WEIGHTS) or source.has(SAFETENSORS)):
+        raise FileNotFoundError(
+            f"Preset {source.handle!r} has no weights: neither {WEIGHTS}, nor {SHARD_INDEX} with "
+            f"its shards, nor {SAFETENSORS}."
+        )

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from ..backbones import Backbone
-from .loading import CONFIG, check, construct, keras_config, open_safetensors, weight_file
+from ..backbones._model import Model
+from .checkpoints import dialect_of
+from .checkpoints.engine import plan
+from .loading import CONFIG, check, construct, keras_config, weight_file
 from .sources import open_preset
-
-if TYPE_CHECKING:
-    from .sources import PresetSource
 
 
 @dataclass
@@ -29,7 +25,7 @@ class Verified:
         ignored: tensors that are known to be no part of a backbone.
     """
 
-    model: Backbone
+    model: Model
     files: Counter[Path]
     drawn: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
@@ -46,30 +42,10 @@ def verify_preset(preset: str | os.PathLike[str]) -> Verified:
     """
     source = open_preset(preset)
     config = source.json(CONFIG)
-    if "model_type" in config and "registered_name" not in config:
-        return _verify_transformers(source, config)
+    dialect = dialect_of(config)
+    if dialect is not None:
+        with plan(dialect, source, config) as planned:
+            return Verified(planned.model, planned.files, planned.drawn, planned.ignored)
     found, arguments = keras_config(config, source.handle)
     model = construct(found, arguments, "meta")
     return Verified(model, check(model, weight_file(source)))
-
-
-def _verify_transformers(source: PresetSource, config: Mapping[str, Any]) -> Verified:
-    from .transformers import engine
-
-    table = engine.find_table(str(config["model_type"]), source.handle)
-    model = construct(table.backbone, engine.to_ours(table, config, source.handle), "meta")
-    files: Counter[Path] = Counter()
-    with ExitStack() as stack:
-        for path in engine.weight_files(source):
-            files[path] = len(stack.enter_context(open_safetensors(path)).keys())
-        stored, problems = engine.stored_weights(table, source, stack)
-        arguments = engine.arguments_of(model)
-        bindings = engine.bind(table.for_names(stored), arguments, model.state_dict())
-        absent = engine.account(table, bindings, stored, problems, source.handle)
-    used = {name for binding in bindings for name in binding.theirs}
-    return Verified(
-        model,
-        files,
-        drawn=[name for binding in absent for name in binding.ours],
-        ignored=[name for name in stored if name not in used],
-    )

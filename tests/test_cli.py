@@ -25,7 +25,7 @@ import typer
 from typer.testing import CliRunner
 
 from keras_hub_torch import __version__, cli
-from keras_hub_torch.backbones import find_backbone
+from keras_hub_torch.backbones._registry import find_class
 from keras_hub_torch.backbones.layers.dtypes import FLOATS
 from keras_hub_torch.models import Backbone
 from keras_hub_torch.presets import builtin, sources, verifying
@@ -241,7 +241,7 @@ def test_list_as_json() -> None:
         facts = builtin.presets_of([preset["class"]])[preset["id"]]
         assert preset["handle"] == facts["kaggle_handle"]
         assert preset["parameters"] == facts["metadata"]["params"]
-        assert preset["available"] == (find_backbone(preset["class"]) is not None)
+        assert preset["available"] == (find_class(preset["class"], Backbone) is not None)
     assert {preset["class"]: preset["family"] for preset in presets}["T5Backbone"] == "t5"
 
 
@@ -271,7 +271,7 @@ def test_list_for_people() -> None:
 
 
 def test_list_marks_what_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keras_hub_torch.backbones.import_all", dict)
+    monkeypatch.setattr("keras_hub_torch.backbones._registry.public_classes", lambda base: {})
     assert succeed("list", "bert_tiny").startswith("BertBackbone  not in this version yet\n")
     assert not any(preset["available"] for preset in json.loads(succeed("list", "--json")))
 
@@ -559,7 +559,7 @@ def test_transformers_configurations_of_no_model(checkpoint: Path) -> None:
 def test_verify_transformers(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import load_file, save_file
 
-    from keras_hub_torch.presets.transformers.engine import Stored
+    from keras_hub_torch.presets.checkpoints.files import Stored
 
     def read(stored: Any) -> None:
         pytest.fail("data were read")

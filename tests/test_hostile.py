@@ -186,7 +186,8 @@ def test_old_and_missing_packages(preset: Path, whole: Path) -> None:
 
 
 def test_classes_that_are_not_there_yet(preset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "find_backbone", lambda name: None)
+    monkeypatch.setattr("keras_hub_torch.backbones._registry.find_class", lambda name, base: None)
+    monkeypatch.setattr(loading, "find_class", lambda name, base: None)
     with pytest.raises(
         NotImplementedError, match=r"BertBackbone.* not part of keras_hub_torch yet"
     ):
@@ -654,13 +655,6 @@ def test_shards_are_kerashubs(bert: Reference, tmp_path: Path, size: float) -> N
     dumps = {
         folder: {path.name: dump(path) for path in folder.glob("*.h5")} for folder in (theirs, ours)
     }
-    # Layers without weights have empty groups, in no shard in particular.
-    items = [item for shard in dumps[theirs].values() for item in shard.items()]
-    datasets = [Path(path) for path, (_, content) in items if content is not None]
-    weighted = {str(place) for path in datasets for place in (path, *path.parents)}
-    for shards in dumps.values():
-        for name, shard in shards.items():
-            shards[name] = {path: item for path, item in shard.items() if path in weighted}
     assert dumps[ours] == dumps[theirs]
     split = [
         files
@@ -898,7 +892,7 @@ def test_full_disks(whole: Path, preset: Path, format: str, capfd: Any) -> None:
                 model.save_to_preset(folder, **options)
             if format != "safetensors":
                 assert caught.value.errno == errno.EFBIG
-    for limit in (20_000, 60_000, 100_000):
+    for limit in (5_000, 20_000, 40_000):
         with limited(resource.RLIMIT_FSIZE, limit), contextlib.suppress(OSError):
             model.save_weights(preset.parent / "x.weights.h5")
         assert not (preset.parent / "x.weights.h5").exists()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import keras_hub_torch
-from keras_hub_torch.backbones import find_backbone
+from keras_hub_torch.backbones._registry import find_class
 
 from . import oracle
 
@@ -28,7 +28,7 @@ def class_of(folder: Path) -> str:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_outputs(folder: Path) -> None:
-    if find_backbone(class_of(folder)) is None:
+    if find_class(class_of(folder), Backbone) is None:
         with pytest.raises(NotImplementedError, match=f"{class_of(folder)}.* not part of"):
             Backbone.from_preset(folder)
         return

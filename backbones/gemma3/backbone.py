@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, ClassVar
 
 import torch
 from torch.nn import functional as F
 
-from ..backbone import Backbone, BackboneOptions, inner_model
-from ..inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
+from .._backbone import Backbone
+from .._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
 from ..layers.cache import KeyValueShape, Step
 from ..layers.core import Dense, ReversibleEmbedding, UnitRMSNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.initializers import variance_scaling
-from ..layers.layout import Layout, Stack
+from ..layers.layout import Stack
 from ..layers.rotary import rotary_frequencies, rotary_tables
 from .decoder import Gemma3DecoderBlock
 from .vision import Gemma3VisionEncoder, ImagesOfRows, interleave
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 VisionIndices = Annotated[torch.Tensor, Input("ids", ("batch", "vision_tokens"))]
 VisionMask = Annotated[torch.Tensor, Input("mask", ("batch", "length"))]
@@ -49,6 +45,8 @@ class Gemma3Backbone(Backbone):
             images without indices or not at the start.
     """
 
+    tower_inputs: ClassVar = {"vision_encoder": ("images", "vision_indices", "vision_mask")}
+
     def __init__(
         self,
         vocabulary_size: int,
@@ -69,7 +67,7 @@ class Gemma3Backbone(Backbone):
         sliding_window_size: int = 1024,
         local_rope_scaling_factor: float = 1.0,
         global_rope_scaling_factor: float = 1.0,
-        vision_encoder: Gemma3VisionEncoder | Mapping[str, Any] | None = None,
+        vision_encoder: Gemma3VisionEncoder | None = None,
         layer_norm_epsilon: float = 1e-6,
         use_bidirectional_attention: bool = False,
         dropout: float = 0,
@@ -77,12 +75,10 @@ class Gemma3Backbone(Backbone):
         pooling_intermediate_dim: int | None = None,
         embedding_dim: int | None = None,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
-        if vision_encoder is not None:
-            vision_encoder = inner_model(vision_encoder, Gemma3VisionEncoder)
-        self._arguments["vision_encoder"] = vision_encoder
+        super().__init__(dtype, trainable, name)
         self.hidden_dim = hidden_dim
         self.head_dim = head_dim
         self.soft_capped = attention_logit_soft_cap is not None
@@ -132,19 +128,6 @@ class Gemma3Backbone(Backbone):
             self.embedding_projection = Dense(
                 pooling_intermediate_dim, embedding_dim, use_bias=False
             )
-        inputs: tuple[str, ...] = ("token_ids", "padding_mask")
-        weightless = {}
-        if vision_encoder is None:
-            self._inputs = {
-                name: spec for name, spec in self._inputs.items() if name not in VISION_INPUTS
-            }
-        else:
-            inputs = ("token_ids", "images", "vision_indices", "padding_mask", "vision_mask")
-            weightless["interleave_embeddings"] = "Gemma3InterleaveEmbeddings"
-        if is_embedding_model:
-            weightless["mean_pooling"] = "Gemma3MeanPooling"
-            weightless["unit_normalization"] = "UnitNormalization"
-        self.layout = Layout(weightless=weightless, inputs=inputs)  # type: ignore[misc]
 
     def default_lora_layer_names(self) -> list[str]:
         names = super().default_lora_layer_names()
@@ -232,9 +215,6 @@ class Gemma3Backbone(Backbone):
             mean = (total / weights.sum(1, keepdim=True).clamp(min=1e-9)).to(x.dtype)
         pooled = self.embedding_projection(self.pooling_dense_1(mean))
         return F.normalize(pooled.float(), dim=-1).to(pooled.dtype)
-
-
-VISION_INPUTS = ("images", "vision_indices", "vision_mask")
 
 
 def same_image(vision_mask: torch.Tensor) -> torch.Tensor:

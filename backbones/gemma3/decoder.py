@@ -26,12 +26,6 @@ class CachedGemma3Attention(nn.Module):
             "value": "value_dense",
             "attention_output": "output_dense",
         },
-        weightless={
-            "softmax": "Softmax",
-            "rope_layer": "RotaryEmbedding",
-            "dropout_layer": "Dropout",
-        },
-        unnamed=("softmax", "rope_layer", "dropout_layer"),
         built_on_call=True,
     )
 
@@ -93,7 +87,6 @@ class Gemma3DecoderBlock(nn.Module):
             "ffw_gating": "gating_ffw",
             "ffw_gating_2": "gating_ffw_2",
         },
-        unnamed=("attention_dropout", "feedforward_dropout"),
     )
 
     def __init__(

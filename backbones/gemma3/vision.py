@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..backbone import BackboneOptions, Component
-from ..inputs import Input
+from .._inputs import Input
+from .._model import Component
 from ..layers.activations import gelu_approximate
 from ..layers.attention import attend, merge_heads, split_heads
 from ..layers.convolution import Conv2D, channels_first
@@ -17,9 +17,6 @@ from ..layers.core import Dense, Embedding, LayerNormalization, UnitRMSNormaliza
 from ..layers.dtypes import DTypeLike, DTypePolicy
 from ..layers.initializers import random_normal
 from ..layers.layout import Layout, Stack
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 ImagesOfRows = Annotated[
     torch.Tensor, Input("values", ("batch", "images", "height", "width", "channels"))
@@ -48,7 +45,9 @@ class Gemma3VisionEmbedding(nn.Module):
 
 
 class Gemma3VisionAttention(nn.Module):
-    layout = Layout(attributes={"dropout": "dropout_layer"}, weightless={"dropout": "Dropout"})
+    layout = Layout(
+        attributes={},
+    )
 
     def __init__(self, hidden_dim: int, num_heads: int) -> None:
         super().__init__()
@@ -113,7 +112,7 @@ class Gemma3VisionEncoderBlock(nn.Module):
 
 
 class Gemma3VisionAveragePooling(nn.Module):
-    layout = Layout(weightless={"average_pooling": "AveragePooling2D"}, built_on_call=True)
+    layout = Layout(built_on_call=True)
 
     def __init__(self, width: int, pool_size: int) -> None:
         super().__init__()
@@ -166,10 +165,11 @@ class Gemma3VisionEncoder(Component):
         pool_size: int = 14,
         layer_norm_epsilon: float = 1e-6,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
         policy = DTypePolicy.get(dtype)
-        super().__init__("float32" if policy.name == "bfloat16" else policy, **options)
+        super().__init__("float32" if policy.name == "bfloat16" else policy, trainable, name)
         if hidden_dim % num_heads:
             raise ValueError(f"hidden_dim={hidden_dim} is not divisible by num_heads={num_heads}.")
         width = image_size // patch_size
@@ -183,7 +183,7 @@ class Gemma3VisionEncoder(Component):
 
     @property
     def fixed_dtype(self) -> DTypePolicy:
-        return self._policy
+        return self.dtype_policy
 
     def forward(self, images: ImagesOfRows) -> torch.Tensor:
         x = self.image_encoder(images.flatten(0, 1))

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-Activation: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+ActivationFunction: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 # What a constructor takes: a name, Keras's serialized function, or one of the functions below.
-ActivationLike: TypeAlias = str | Mapping[str, Any] | Activation | None
+ActivationLike: TypeAlias = str | Mapping[str, Any] | ActivationFunction | None
 
 
 def linear(x: torch.Tensor) -> torch.Tensor:
@@ -33,7 +34,7 @@ def leaky_relu(x: torch.Tensor) -> torch.Tensor:
     return F.leaky_relu(x, 0.2)
 
 
-ACTIVATIONS: dict[str, Activation] = {
+ACTIVATIONS: dict[str, ActivationFunction] = {
     "linear": linear,
     "gelu": gelu,
     "keras_hub>gelu_approximate": gelu_approximate,
@@ -80,8 +81,19 @@ def activation_name(activation: ActivationLike) -> str:
     raise ValueError(f"Unknown activation {activation!r}. Known: {', '.join(ACTIVATIONS)}.")
 
 
-def get_activation(activation: ActivationLike) -> Activation:
-    return ACTIVATIONS[activation_name(activation)]
+class Activation(nn.Module):
+    """An activation of its own, so that it is seen where the layers are printed."""
+
+    def __init__(self, activation: ActivationLike) -> None:
+        super().__init__()
+        self.name = activation_name(activation)
+        self.function = ACTIVATIONS[self.name]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+    def extra_repr(self) -> str:
+        return self.name
 
 
 def serialize_activation(activation: ActivationLike) -> str | dict[str, Any]:

@@ -1,54 +1,16 @@
-"""Attention and its masks.
-
-Masks are boolean, broadcastable to `[batch, heads, queries, keys]`, true where a query may look.
-`None` means that nothing is hidden (or, with `is_causal`, nothing but the future).
-"""
+"""Attention. For masks see `masks`."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .cache import Past
 from .core import EinsumDense
 from .initializers import Initializer, glorot_uniform, zeros
 from .layout import Layout
-
-if TYPE_CHECKING:
-    from .cache import Past
-
-
-def padding_mask_of(padding_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """`[batch, keys]`, nonzero for real tokens → `[batch, 1, 1, keys]`."""
-    return None if padding_mask is None else padding_mask.bool()[:, None, None, :]
-
-
-def causal_mask(length: int, device: torch.device, window: int | None = None) -> torch.Tensor:
-    """`[1, 1, length, length]`: each query sees itself and before, `window` keys at most."""
-    positions = torch.arange(length, device=device)
-    distance = positions[:, None] - positions
-    visible = distance >= 0
-    if window is not None:
-        visible = visible & (distance < window)
-    return visible[None, None]
-
-
-def decoder_mask(
-    padding_mask: torch.Tensor | None,
-    length: int,
-    device: torch.device,
-    window: int | None = None,
-) -> torch.Tensor | None:
-    """Causal mask joined with the padding; `None` where `is_causal` says it all."""
-    # A window that holds everything needs no mask; compiled code serves all lengths alike.
-    if window is not None and not torch.compiler.is_compiling() and length <= window:
-        window = None
-    if padding_mask is None and window is None:
-        return None
-    visible = causal_mask(length, device, window)
-    return visible if padding_mask is None else visible & padding_mask.bool()[:, None, None, :]
+from .masks import hiding_bias
 
 
 def split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -59,11 +21,6 @@ def split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
 def merge_heads(x: torch.Tensor) -> torch.Tensor:
     """`[batch, heads, length, dim]` → `[batch, length, heads · dim]`."""
     return x.transpose(1, 2).flatten(-2)
-
-
-def hide(mask: torch.Tensor) -> torch.Tensor:
-    """What is added to scores: -1e9 where nothing may be seen, float32."""
-    return (~mask).float() * -1e9
 
 
 def repeat_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -161,7 +118,7 @@ def attend_evenly(
 ) -> torch.Tensor:
     """As `attend`, but a query that sees no key looks at all of them evenly."""
     if query.dtype == torch.float16:  # too narrow for a bias beside which all scores vanish
-        return attend_biased(query, key, value, hide(mask), query.shape[-1] ** -0.5)
+        return attend_biased(query, key, value, hiding_bias(mask), query.shape[-1] ** -0.5)
     hidden = torch.finfo(query.dtype).min * 0.7
     bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, hidden)
     return attend(query, key, value, bias)
@@ -202,8 +159,6 @@ class MultiHeadAttention(nn.Module):
             "value": "value_dense",
             "attention_output": "output_dense",
         },
-        weightless={"_softmax": "Softmax", "_dropout_layer": "Dropout"},
-        unnamed=("_softmax", "_dropout_layer"),
         built_on_call=True,
     )
 

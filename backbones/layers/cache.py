@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .attention import causal_mask, decoder_mask
+from .masks import causal_mask, decoder_mask
 
 
 class KeyValues:

@@ -13,13 +13,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .activations import ActivationLike, get_activation
 from .initializers import Initializer, glorot_uniform, uniform, zeros
 from .layout import Layout
 
 
-class Dense(nn.Linear):
-    """`activation(x · kernel + bias)`, a Keras `Dense`.
+class Projection(nn.Module):
+    """What holds the weights of a Keras kernel, of `Dense` or `EinsumDense`.
 
     Attributes:
         kernel_shape: shape of the Keras kernel.
@@ -29,38 +28,14 @@ class Dense(nn.Linear):
     """
 
     compute_dtype: torch.dtype | None = None
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        activation: ActivationLike = None,
-        use_bias: bool = True,
-        kernel_initializer: Initializer = glorot_uniform,
-        bias_initializer: Initializer = zeros,
-    ) -> None:
-        # nn.Linear draws the weights within its constructor, so the initializers come first.
-        self.kernel_initializer = kernel_initializer
-        self.bias_initializer = bias_initializer
-        super().__init__(in_features, out_features, bias=use_bias)
-        self.activation = get_activation(activation)
-        self.kernel_shape: tuple[int, ...] = (in_features, out_features)
-        self.kernel_inputs: tuple[int, ...] = (0,)
-        self.bias_shape: tuple[int, ...] = (out_features,)
-        self.batch_axes = 0
-
-    def reset_parameters(self) -> None:
-        self.kernel_initializer(self.weight, self.in_features, self.out_features)
-        if self.bias is not None:
-            self.bias_initializer(self.bias, self.out_features, self.out_features)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.activation(self.project(x))
-
-    def project(self, x: torch.Tensor) -> torch.Tensor:
-        dtype = self.compute_dtype or self.weight.dtype
-        bias = None if self.bias is None else self.bias.to(dtype)
-        return F.linear(x.to(dtype), self.weight.to(dtype), bias)
+    in_features: int
+    out_features: int
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    kernel_shape: tuple[int, ...]
+    kernel_inputs: tuple[int, ...]
+    bias_shape: tuple[int, ...]
+    batch_axes: int
 
     @property
     def kernel(self) -> torch.Tensor:
@@ -83,6 +58,40 @@ class Dense(nn.Linear):
         return [axis for axis in axes if axis not in self.kernel_inputs] + list(self.kernel_inputs)
 
 
+class Dense(Projection, nn.Linear):
+    """`x · kernel + bias`."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = glorot_uniform,
+        bias_initializer: Initializer = zeros,
+    ) -> None:
+        # nn.Linear draws the weights within its constructor, so the initializers come first.
+        self.kernel_initializer = kernel_initializer
+        self.bias_initializer = bias_initializer
+        super().__init__(in_features, out_features, bias=use_bias)
+        self.kernel_shape = (in_features, out_features)
+        self.kernel_inputs = (0,)
+        self.bias_shape = (out_features,)
+        self.batch_axes = 0
+
+    def reset_parameters(self) -> None:
+        self.kernel_initializer(self.weight, self.in_features, self.out_features)
+        if self.bias is not None:
+            self.bias_initializer(self.bias, self.out_features, self.out_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dtype = self.compute_dtype or self.weight.dtype
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return F.linear(x.to(dtype), self.weight.to(dtype), bias)
+
+
 class EinsumDense(Dense):
     """A projection given by an einsum, `btd,dnh->btnh`, computed as a matrix product.
 
@@ -98,7 +107,6 @@ class EinsumDense(Dense):
         equation: str,
         input_shape: int | Sequence[int],
         output_shape: int | Sequence[int],
-        activation: ActivationLike = None,
         use_bias: bool = False,
         kernel_initializer: Initializer = glorot_uniform,
         bias_initializer: Initializer = zeros,
@@ -108,7 +116,6 @@ class EinsumDense(Dense):
         super().__init__(
             math.prod(input_shape),
             math.prod(output_shape),
-            activation,
             use_bias,
             kernel_initializer,
             bias_initializer,

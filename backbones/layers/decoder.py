@@ -38,11 +38,7 @@ class GroupedQueryAttention(nn.Module):
             "key": "_key_dense",
             "value": "_value_dense",
             "attention_output": "_output_dense",
-            "dropout_layer": "_dropout_layer",
-            "attention_softmax": "_softmax",
         },
-        weightless={"attention_softmax": "Softmax", "rotary_embedding_layer": "RotaryEmbedding"},
-        unnamed=("dropout_layer", "rotary_embedding_layer"),
         built_on_call=True,
     )
 
@@ -59,9 +55,9 @@ class GroupedQueryAttention(nn.Module):
         self.num_query_heads = num_query_heads
         self.num_key_value_heads = num_key_value_heads
         query, key_value = (num_query_heads, head_dim), (num_key_value_heads, head_dim)
-        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, None, use_bias, INIT)
-        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, None, use_bias, INIT)
-        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, None, use_bias, INIT)
+        self.query = EinsumDense("bqm,muh->bquh", hidden_dim, query, use_bias, INIT)
+        self.key = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, use_bias, INIT)
+        self.value = EinsumDense("bkm,mvh->bkvh", hidden_dim, key_value, use_bias, INIT)
         self.dropout_layer = Dropout(dropout)
         self.attention_output = EinsumDense(
             "bquh,uhm->bqm", query, hidden_dim, kernel_initializer=INIT
@@ -105,10 +101,7 @@ class NormedQueryAttention(GroupedQueryAttention):
             "key",
             "key_dense_layernorm",
             "value",
-            "dropout_layer",
             "attention_output",
-            "attention_softmax",
-            "rotary_embedding_layer",
         ),
     )
 

@@ -14,18 +14,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .core import Dense, EinsumDense, Embedding, ReversibleEmbedding
+from .core import Dense, Embedding, Projection, ReversibleEmbedding
 from .layout import keras_children
 
 EPSILON = 1e-7
 
 
-class QuantizedDense(EinsumDense):
-    """A projection with `weight` `[out, in]` in int8 and `kernel_scale` `[out]`."""
+class QuantizedDense(Projection):
+    """A projection with `weight` `[out, in]` in int8 and `kernel_scale` `[out]`; no `nn.Linear`,
+    since it computes something else.
+    """
 
     kernel_scale: torch.Tensor
 
-    def project(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         dtype = self.compute_dtype or self.kernel_scale.dtype
         y = product(x.to(dtype), self.weight, self.kernel_scale.to(dtype))
         return y if self.bias is None else y + self.bias.to(dtype)
@@ -86,8 +88,6 @@ def quantize_layers(module: nn.Module, modes: Mapping[str, str], prefix: str = "
     found = []
     for child in keras_children(module):
         path = f"{prefix}{child.name}"
-        if child.module is None:
-            continue
         if path in modes:
             found.append(path)
             owner, _, name = child.path.rpartition(".")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
-from .activations import ActivationLike
+from .activations import Activation, ActivationLike
 from .attention import CachedMultiHeadAttention, MultiHeadAttention
 from .cache import Past
 from .core import Dense, Dropout, LayerNormalization
@@ -14,11 +16,9 @@ from .layout import Layout
 
 _CHILDREN = (
     "self_attention_layer_norm",
-    "self_attention_dropout",
     "feedforward_layer_norm",
     "feedforward_intermediate_dense",
     "feedforward_output_dense",
-    "feedforward_dropout",
 )
 
 
@@ -28,6 +28,7 @@ class FeedForward(nn.Module):
     normalize_first: bool
     feedforward_layer_norm: LayerNormalization
     feedforward_intermediate_dense: Dense
+    feedforward_activation: Activation
     feedforward_output_dense: Dense
     feedforward_dropout: Dropout
 
@@ -35,7 +36,8 @@ class FeedForward(nn.Module):
         residual = x
         if self.normalize_first:
             x = self.feedforward_layer_norm(x)
-        x = self.feedforward_output_dense(self.feedforward_intermediate_dense(x))
+        x = self.feedforward_activation(self.feedforward_intermediate_dense(x))
+        x = self.feedforward_output_dense(x)
         x = self.feedforward_dropout(x) + residual
         return x if self.normalize_first else self.feedforward_layer_norm(x)
 
@@ -71,11 +73,10 @@ class TransformerEncoder(FeedForward):
         self.self_attention_dropout = Dropout(dropout)
         self.feedforward_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
         self.feedforward_intermediate_dense = Dense(
-            hidden_dim, intermediate_dim, activation, True, *initializers
+            hidden_dim, intermediate_dim, True, *initializers
         )
-        self.feedforward_output_dense = Dense(
-            intermediate_dim, hidden_dim, None, True, *initializers
-        )
+        self.feedforward_activation = Activation(activation)
+        self.feedforward_output_dense = Dense(intermediate_dim, hidden_dim, True, *initializers)
         self.feedforward_dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -121,16 +122,15 @@ class TransformerDecoder(FeedForward):
         self.self_attention_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
         self.self_attention_dropout = Dropout(dropout)
         self.feedforward_intermediate_dense = Dense(
-            hidden_dim, intermediate_dim, activation, True, *initializers
+            hidden_dim, intermediate_dim, True, *initializers
         )
-        self.feedforward_output_dense = Dense(
-            intermediate_dim, hidden_dim, None, True, *initializers
-        )
+        self.feedforward_activation = Activation(activation)
+        self.feedforward_output_dense = Dense(intermediate_dim, hidden_dim, True, *initializers)
         self.feedforward_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
         self.feedforward_dropout = Dropout(dropout)
 
-    def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None = None, past: Past | None = None
+    def self_attend(
+        self, x: torch.Tensor, mask: torch.Tensor | None, past: Past | None
     ) -> torch.Tensor:
         """`mask` includes the causal one; `None` means causal and nothing else."""
         residual = x
@@ -138,24 +138,31 @@ class TransformerDecoder(FeedForward):
             x = self.self_attention_layer_norm(x)
         x = self.self_attention(x, x, mask, is_causal=mask is None, past=past)
         x = self.self_attention_dropout(x) + residual
-        if not self.normalize_first:
-            x = self.self_attention_layer_norm(x)
-        return self.feed_forward(x)
+        return x if self.normalize_first else self.self_attention_layer_norm(x)
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None, past: Past | None = None
+    ) -> torch.Tensor:
+        return self.feed_forward(self.self_attend(x, mask, past))
 
 
-class TransformerCrossDecoder(FeedForward):
+class TransformerCrossDecoder(TransformerDecoder):
     """A decoder block that also attends to an encoder's output."""
 
-    layout = Layout(
+    layout = replace(
+        TransformerDecoder.layout,
         class_name="TransformerDecoder",
         attributes={
-            "self_attention": "_self_attention_layer",
+            **TransformerDecoder.layout.attributes,
             "cross_attention": "_cross_attention_layer",
             "cross_attention_layer_norm": "_cross_attention_layer_norm",
-            "cross_attention_dropout": "_cross_attention_dropout",
-            **{name: f"_{name}" for name in _CHILDREN},
         },
-        built_on_call=True,
+        order=(
+            "self_attention",
+            "self_attention_layer_norm",
+            "cross_attention",
+            "cross_attention_layer_norm",
+        ),
     )
 
     def __init__(
@@ -170,29 +177,24 @@ class TransformerCrossDecoder(FeedForward):
         bias_initializer: Initializer = zeros,
         normalize_first: bool = False,
     ) -> None:
-        super().__init__()
-        self.normalize_first = normalize_first
         initializers = (kernel_initializer, bias_initializer)
-        self.self_attention = CachedMultiHeadAttention(
-            num_heads, hidden_dim, head_dim(hidden_dim, num_heads), dropout, True, *initializers
+        super().__init__(
+            hidden_dim,
+            intermediate_dim,
+            num_heads,
+            dropout,
+            activation,
+            layer_norm_epsilon,
+            *initializers,
+            normalize_first,
         )
-        self.self_attention_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
-        self.self_attention_dropout = Dropout(dropout)
         self.cross_attention = CachedMultiHeadAttention(
             num_heads, hidden_dim, head_dim(hidden_dim, num_heads), dropout, True, *initializers
         )
         self.cross_attention_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
         self.cross_attention_dropout = Dropout(dropout)
-        self.feedforward_intermediate_dense = Dense(
-            hidden_dim, intermediate_dim, activation, True, *initializers
-        )
-        self.feedforward_output_dense = Dense(
-            intermediate_dim, hidden_dim, None, True, *initializers
-        )
-        self.feedforward_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
-        self.feedforward_dropout = Dropout(dropout)
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         x: torch.Tensor,
         encoded: torch.Tensor,
@@ -200,17 +202,10 @@ class TransformerCrossDecoder(FeedForward):
         encoded_mask: torch.Tensor | None = None,
         past: Past | None = None,
     ) -> torch.Tensor:
-        """`mask` includes the causal one; `None` means causal and nothing else. `encoded_mask` is
-        that of `encoded`, the encoder's output `[batch, encoder_length, dim]`.
+        """`encoded_mask` is that of `encoded`, the encoder's output
+        `[batch, encoder_length, dim]`.
         """
-        residual = x
-        if self.normalize_first:
-            x = self.self_attention_layer_norm(x)
-        x = self.self_attention(x, x, mask, is_causal=mask is None, past=past)
-        x = self.self_attention_dropout(x) + residual
-        if not self.normalize_first:
-            x = self.self_attention_layer_norm(x)
-        residual = x
+        x = residual = self.self_attend(x, mask, past)
         if self.normalize_first:
             x = self.cross_attention_layer_norm(x)
         x = self.cross_attention(x, encoded, encoded_mask)

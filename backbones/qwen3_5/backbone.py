@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..backbone import Backbone, BackboneOptions, inner_model
-from ..inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
+from .._backbone import Backbone
+from .._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
 from ..layers.attention import attend, merge_heads, split_heads
 from ..layers.cache import KeyValueShape, Past, Step
 from ..layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, UnitRMSNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.initializers import random_normal
-from ..layers.layout import Layout, Stack
+from ..layers.layout import Kind, Layout, Stack
 from ..layers.rotary import rotary_frequencies, rotary_tables, rotate
 from .delta_net import Qwen3_5GatedDeltaNet
 from .vision import ImageGrid, PixelValues, Qwen3_5VisionEncoder, interleave
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-VisionEncoder = Qwen3_5VisionEncoder | Mapping[str, Any] | None
 VisionIndices = Annotated[torch.Tensor, Input("ids", ("images_batch", "vision_tokens"))]
-VISION_INPUTS = ("pixel_values", "image_grid_thw", "vision_indices")
 INIT = random_normal(0.02)
 Tables = tuple[torch.Tensor, torch.Tensor]
 
@@ -49,14 +44,7 @@ class Qwen3_5Attention(nn.Module):
             "key_norm": "_key_norm",
             "value": "_value_dense",
             "attention_output": "_output_dense",
-            "attention_softmax": "_softmax",
-            "dropout_layer": "_dropout_layer",
         },
-        weightless={
-            "attention_softmax": "Softmax",
-            "rotary_embedding_layer": "RotaryEmbedding",
-        },
-        unnamed=("dropout_layer", "rotary_embedding_layer"),
         built_on_call=True,
     )
 
@@ -119,7 +107,6 @@ class DecoderBlock(nn.Module):
             "linear_attn": "_linear_attn",
             "self_attention": "_self_attention_layer",
             "input_layernorm": "_input_layernorm",
-            "self_attention_dropout": "_self_attention_dropout",
             "feedforward_gate_dense": "_feedforward_gate_dense",
             "feedforward_intermediate_dense": "_feedforward_intermediate_dense",
             "feedforward_output_dense": "_feedforward_output_dense",
@@ -188,15 +175,9 @@ class HybridDecoder(Backbone):
         keys: what attention keeps of a token.
     """
 
-    # KerasHub's attributes, as it makes them.
-    assigned_layers = (
-        "token_embedding",
-        "transformer_layers",
-        "sequence_output_layernorm",
-        "vision_encoder",
-        "interleave_embeddings",
-        "",
-    )
+    tower_inputs: ClassVar = {
+        "vision_encoder": ("pixel_values", "image_grid_thw", "vision_indices")
+    }
 
     def __init__(
         self,
@@ -207,23 +188,12 @@ class HybridDecoder(Backbone):
         keys: KeyValueShape,
         epsilon: float,
         tie_word_embeddings: bool,
-        vision_encoder: VisionEncoder,
+        vision_encoder: Qwen3_5VisionEncoder | None,
         dtype: DTypeLike,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
-        inputs: tuple[str, ...] = ("token_ids", "padding_mask")
-        weightless = {}
-        if vision_encoder is None:
-            self._inputs = {
-                name: spec for name, spec in self._inputs.items() if name not in VISION_INPUTS
-            }
-        else:
-            vision_encoder = inner_model(vision_encoder, Qwen3_5VisionEncoder)
-            inputs = ("pixel_values", "image_grid_thw", "token_ids", "vision_indices")
-            inputs = (*inputs, "padding_mask")
-            weightless["interleave_embeddings"] = "Qwen3_5InterleaveEmbeddings"
-        self._arguments["vision_encoder"] = vision_encoder
+        super().__init__(dtype, trainable, name)
         self.rotary_dim, self.rope_max_wavelength, self.rope_scaling_factor = rotary
         self.window = keys.window
         self.token_embedding = ReversibleEmbedding(
@@ -233,17 +203,24 @@ class HybridDecoder(Backbone):
         blocks = list(blocks)
         self.transformer_layers = Stack("transformer_layer_{}", blocks)
         self.sequence_output_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
-        order = [f"transformer_layer_{i}" for i in range(len(blocks))]
-        order = ["token_embedding", *weightless, *order, "sequence_output_layernorm"]
-        if vision_encoder is not None:
-            order.insert(0, vision_encoder.name)
-        self.layout = Layout(  # type: ignore[misc]
-            weightless=weightless, inputs=inputs, order=order
-        )
         self.cache_shapes = [
             keys if block.linear_attn is None else block.linear_attn.state_shape()
             for block in blocks
         ]
+
+    @property
+    def layout(self) -> Layout:
+        tower = () if self.vision_encoder is None else (self.vision_encoder.name,)
+        return Layout(
+            Kind.GRAPH,
+            order=(*tower, "token_embedding", *self.transformer_layers.names()),
+            assigned=(
+                "token_embedding",
+                "transformer_layers",
+                "sequence_output_layernorm",
+                "vision_encoder",
+            ),
+        )
 
     def forward(
         self,
@@ -311,10 +288,11 @@ class Qwen3_5Backbone(HybridDecoder):
         linear_key_head_dim: int = 128,
         linear_value_head_dim: int = 128,
         linear_conv_kernel_dim: int = 4,
-        vision_encoder: VisionEncoder = None,
+        vision_encoder: Qwen3_5VisionEncoder | None = None,
         mrope_section: list[int] | None = None,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
         rotary_dim = int(head_dim * partial_rotary_factor)
         mixers = mixers_of(
@@ -356,7 +334,8 @@ class Qwen3_5Backbone(HybridDecoder):
             tie_word_embeddings,
             vision_encoder,
             dtype,
-            **options,
+            trainable,
+            name,
         )
 
 

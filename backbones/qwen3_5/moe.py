@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from ..backbone import BackboneOptions
 from ..layers.cache import KeyValueShape, Step
 from ..layers.core import Dense
 from ..layers.decoder import GatedExperts, GatedFeedForward
@@ -24,14 +22,11 @@ from .backbone import (
     Qwen3_5Attention,
     Qwen3_5LayerNorm,
     Tables,
-    VisionEncoder,
     kinds_of_layers,
     mixers_of,
 )
 from .delta_net import Qwen3_5GatedDeltaNet
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .vision import Qwen3_5VisionEncoder
 
 
 class Qwen3_5MoeMLP(GatedFeedForward):
@@ -111,6 +106,8 @@ class Qwen3_5MoeBackbone(HybridDecoder):
     `load_balancing_loss`. Images, inputs and errors are `Qwen3_5Backbone`'s.
     """
 
+    keras_module = "keras_hub.src.models.qwen3_5_moe.qwen3_5_moe_backbone"
+
     def __init__(
         self,
         vocabulary_size: int,
@@ -136,11 +133,12 @@ class Qwen3_5MoeBackbone(HybridDecoder):
         linear_key_head_dim: int = 128,
         linear_value_head_dim: int = 128,
         linear_conv_kernel_dim: int = 4,
-        vision_encoder: VisionEncoder = None,
+        vision_encoder: Qwen3_5VisionEncoder | None = None,
         mrope_section: list[int] | None = None,
         router_aux_loss_coefficient: float = 0.001,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
         rotary_dim = int(head_dim * partial_rotary_factor)
         mixers = mixers_of(
@@ -192,5 +190,6 @@ class Qwen3_5MoeBackbone(HybridDecoder):
             tie_word_embeddings,
             vision_encoder,
             dtype,
-            **options,
+            trainable,
+            name,
         )

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..backbone import BackboneOptions, Component
-from ..inputs import Input
+from .._inputs import Input
+from .._model import Component
 from ..layers.activations import gelu_approximate
 from ..layers.attention import attend
 from ..layers.convolution import Conv3D
 from ..layers.core import Dense, Embedding, LayerNormalization
 from ..layers.dtypes import DTypeLike
-from ..layers.layout import Layout, Stack
+from ..layers.layout import Kind, Layout, Stack
 from ..layers.rotary import rotary_frequencies, rotate
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 PixelValues = Annotated[
     torch.Tensor,
@@ -191,10 +188,7 @@ class Qwen3_5VisionEncoder(Component):
     keras_module = "keras_hub.src.models.qwen3_5.qwen3_5_vision_encoder"
     registered_name = "Qwen3_5VisionEncoder"
     fixed_dtype = "float32"
-    layout = Layout(
-        weightless={"rotary_pos_emb": "Qwen3_5VisionRotaryEmbedding"},
-        subclassed=True,
-    )
+    layout = Layout(Kind.MODEL)
 
     def __init__(
         self,
@@ -209,11 +203,11 @@ class Qwen3_5VisionEncoder(Component):
         out_hidden_size: int | None = None,
         num_position_embeddings: int = 2304,
         dtype: DTypeLike = None,
-        **options: Unpack[BackboneOptions],
+        trainable: bool = True,
+        name: str | None = None,
     ) -> None:
-        super().__init__(dtype, **options)
-        out_hidden_size = out_hidden_size or hidden_size
-        self._arguments["out_hidden_size"] = out_hidden_size
+        super().__init__(dtype, trainable, name)
+        self.out_hidden_size = out_hidden_size = out_hidden_size or hidden_size
         self.patch_shape = (temporal_patch_size, patch_size, patch_size, in_channels)
         self.merge = spatial_merge_size
         self.head_dim = hidden_size // num_heads
@@ -229,7 +223,7 @@ class Qwen3_5VisionEncoder(Component):
         self.merger = Qwen3_5VisionPatchMerger(hidden_size, spatial_merge_size, out_hidden_size)
 
     def get_config(self) -> dict[str, Any]:
-        return dict(self._arguments)
+        return self.arguments
 
     def forward(self, pixel_values: PixelValues, image_grid_thw: ImageGrid) -> torch.Tensor:
         patches = pixel_values.flatten(0, 1)

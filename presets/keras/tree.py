@@ -1,4 +1,4 @@
-"""A backbone seen as Keras sees it: layers, their paths, names, variables and indexes."""
+"""A model seen as Keras sees it: layers, their paths, names, variables and indexes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ...backbones.backbone import Backbone, snake_case
+from ...backbones._model import Model, snake_case
 from ...backbones.layers.convolution import Convolution
-from ...backbones.layers.core import Dense
-from ...backbones.layers.layout import Child, class_name_of, keras_children, layout_of
+from ...backbones.layers.core import Projection
+from ...backbones.layers.layout import (
+    Kind,
+    Layout,
+    class_name_of,
+    keras_children,
+    layout_of,
+)
 from ...backbones.layers.quantized import QuantizedDense
 
 Reshape = Callable[[torch.Tensor], torch.Tensor]
@@ -50,13 +56,19 @@ class Variable:
 
 @dataclass
 class Layer:
-    """A Keras layer; children stand in the order of creation."""
+    """A Keras layer that holds weights; children stand in the order of creation.
+
+    Attributes:
+        path: in files.
+        key: path of the module within the model.
+    """
 
     path: str
     name: str
     class_name: str
+    layout: Layout
+    key: str = ""
     attribute: str = ""
-    module: nn.Module | None = None
     variables: list[Variable] = field(default_factory=list)
     children: list[Layer] = field(default_factory=list)
 
@@ -64,100 +76,95 @@ class Layer:
         """This layer and those in it, in the order in which Keras saves them."""
         yield self
         children = self.children
-        if self.module is not None and layout_of(self.module).subclassed:
+        if self.layout.kind is Kind.MODEL:
             children = sorted(children, key=lambda c: min(c.attribute, "layers"))
-        elif not isinstance(self.module, Backbone):  # attributes by name, private ones last
+        elif self.layout.kind is Kind.LAYER:  # attributes by name, private ones last
             children = sorted(children, key=lambda c: (c.attribute.startswith("_"), c.attribute))
         for child in children:
             yield from child.walk()
 
-    def weighted(self) -> bool:
-        return bool(self.variables) or any(child.weighted() for child in self.children)
 
-
-def keras_tree(backbone: Backbone) -> Layer:
-    """The Keras layers of a backbone."""
-    root = Layer("", backbone.name, class_name_of(backbone), module=backbone)
-    _fill(root, "")
+def keras_tree(model: Model) -> Layer:
+    """The Keras layers of a model that hold weights."""
+    layout = layout_of(model)
+    root = Layer("", model.name, class_name_of(model), layout)
+    _fill(root, model, "")
     names: Counter[str] = Counter()
     _number(root, names, called=False)
     _number(root, names, called=True)
     return root
 
 
-def keras_variables(backbone: Backbone) -> dict[str, Variable]:
+def keras_variables(model: Model) -> dict[str, Variable]:
     """Dataset path → variable, in the order in which Keras saves them."""
     return {
         f"{layer.path}/vars/{i}".lstrip("/"): variable
-        for layer in keras_tree(backbone).walk()
+        for layer in keras_tree(model).walk()
         for i, variable in enumerate(layer.variables)
     }
 
 
-def flat_layers(backbone: Backbone, order: str = "torch") -> list[Layer]:
-    """Layers with weights as Keras flattens them: parents first, the last-made child first.
+def flat_layers(model: Model, order: str = "torch") -> list[Layer]:
+    """Layers as Keras flattens them: parents first, the last-made child first.
 
     `order` is the backend whose Keras counts: on `jax` (and TensorFlow) a model lists its layers
     as they were assigned to attributes, on `torch` as they stand in the graph.
     """
-    root = keras_tree(backbone)
+    root = keras_tree(model)
     top = root.children
-    if order != "torch":
-        assigned = getattr(backbone, "assigned_layers", None)
-        if assigned is not None:
-            top = sorted(top, key=lambda layer: assigned.index(layer.attribute))
+    if order != "torch" and root.layout.assigned:
+        top = sorted(top, key=lambda layer: root.layout.assigned.index(layer.attribute))
     flat: list[Layer] = []
     waiting = list(reversed(top))
     while waiting:
         layer = waiting.pop()
-        if layer.weighted():
-            flat.append(layer)
-            waiting.extend(layer.children)
+        flat.append(layer)
+        waiting.extend(layer.children)
     return flat
 
 
-def _fill(layer: Layer, key: str) -> None:
+def _fill(layer: Layer, module: nn.Module, key: str) -> None:
     """Add variables and children to a layer whose module has the given prefix of keys."""
-    module = layer.module
-    if module is None:
-        return
     layer.variables = variables_of(module)
     for variable in layer.variables:
         variable.key = f"{key}{variable.name}"
-    children = list(keras_children(module))
-    subclassed = layout_of(module).subclassed
-    is_graph = isinstance(module, Backbone) and not subclassed
-    if isinstance(module, Backbone) and is_graph:
-        inputs = (name for name, spec in module._inputs.items() if spec.kind != "state")
-        names = module.layout.inputs or tuple(inputs)
-        children += [Child(name or "", "", "InputLayer", name is None, "", None) for name in names]
+    kind = layer.layout.kind
+    children = keras_children(module, layer.layout, layer.name)
     repeated = Counter(child.attribute for child in children)
     taken: Counter[tuple[str, str]] = Counter()
     for child in children:
-        number = snake_case(child.class_name)
-        if is_graph or (subclassed and child.attribute > "layers"):
+        late = kind is Kind.MODEL and child.attribute > "layers"
+        if late or kind in (Kind.GRAPH, Kind.SEQUENTIAL):
             container = f"{layer.path}/layers"
         elif child.stacked or repeated[child.attribute] > 1:
             container = f"{layer.path}/{child.attribute}"
         else:
             container = ""
+        path = f"{layer.path}/{child.attribute}"
         if container:
+            number = snake_case(child.class_name)
             count = taken[container, number]
             taken[container, number] += 1
             path = f"{container}/{number}_{count}" if count else f"{container}/{number}"
-        else:
-            path = f"{layer.path}/{child.attribute}"
         name = "" if child.unnamed else child.name
-        inner = Layer(path.lstrip("/"), name, child.class_name, child.attribute, child.module)
-        layer.children.append(inner)
-        _fill(inner, f"{key}{child.path}.")
+        inner = Layer(
+            path.lstrip("/"),
+            name,
+            child.class_name,
+            child.layout,
+            f"{key}{child.path}",
+            child.attribute,
+        )
+        _fill(inner, child.module, f"{inner.key}.")
+        if inner.variables or inner.children:
+            layer.children.append(inner)
 
 
 def _number(layer: Layer, names: Counter[str], called: bool, on_call: bool = False) -> None:
-    """Name the unnamed (`dropout`, `dropout_1`), those made in constructors before those made in
-    a layer's first call.
+    """Name the unnamed (`dense`, `dense_1`), those made in constructors before those made in a
+    layer's first call.
     """
-    on_call = on_call or (layer.module is not None and layout_of(layer.module).built_on_call)
+    on_call = on_call or layer.layout.built_on_call
     for child in layer.children:
         if not child.name and on_call == called:
             prefix = snake_case(child.class_name)
@@ -183,7 +190,7 @@ def variables_of(module: nn.Module) -> list[Variable]:
 
 
 @variables_of.register
-def _(module: Dense) -> list[Variable]:
+def _(module: Projection) -> list[Variable]:
     kernel = Variable(module, "weight", module.kernel_shape, module.from_kernel, module.to_kernel)
     if module.bias is None:
         return [kernel]
@@ -200,7 +207,7 @@ def _(module: QuantizedDense) -> list[Variable]:
     scale = Variable(
         module, "kernel_scale", shape, torch.flatten, lambda scale: scale.reshape(shape)
     )
-    return [*variables_of.dispatch(Dense)(module), scale]
+    return [*variables_of.dispatch(Projection)(module), scale]
 
 
 @variables_of.register
@@ -209,7 +216,7 @@ def _(module: Convolution) -> list[Variable]:
         module,
         "weight",
         tuple(module.to_kernel(module.weight).shape),
-        lambda kernel: module.from_kernel(kernel).contiguous(),
+        lambda kernel: module.from_kernel(kernel).contiguous(),  # or each call would do it
         module.to_kernel,
     )
     if module.bias is None:

@@ -1,0 +1,1 @@
+"""Tables of families in timm."""

@@ -1,7 +1,9 @@
+"""ALBERT."""
+
 from __future__ import annotations
 
 from ...backbones.albert import AlbertBackbone
-from .table import Table, assumed, fixed, heads, key, layer, only, rule, shared, under
+from ..checkpoints.table import Table, assumed, fixed, heads, key, layer, only, rule, shared, under
 
 BLOCK = (
     *layer("attention.query", "self_attention_layer.query"),

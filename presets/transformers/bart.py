@@ -1,7 +1,9 @@
+"""BART."""
+
 from __future__ import annotations
 
 from ...backbones.bart import BartBackbone
-from .table import (
+from ..checkpoints.table import (
     REQUIRED,
     Key,
     Rule,

@@ -1,7 +1,9 @@
+"""BERT."""
+
 from __future__ import annotations
 
 from ...backbones.bert import BertBackbone
-from .table import Table, assumed, fixed, heads, key, layer, only, rule, shared, under
+from ..checkpoints.table import Table, assumed, fixed, heads, key, layer, only, rule, shared, under
 
 BLOCK = (
     *layer("attention.self.query", "self_attention_layer.query"),

@@ -1,7 +1,20 @@
+"""BLOOM."""
+
 from __future__ import annotations
 
 from ...backbones.bloom import BloomBackbone
-from .table import Key, Table, either, interleave, key, layer, only, rule, shared, under
+from ..checkpoints.table import (
+    Key,
+    Table,
+    either,
+    interleave,
+    key,
+    layer,
+    only,
+    rule,
+    shared,
+    under,
+)
 
 
 def check_width(intermediate: int, width: int) -> tuple[()]:

@@ -1,7 +1,9 @@
+"""DeBERTa V2 and V3."""
+
 from __future__ import annotations
 
 from ...backbones.deberta_v3 import DebertaV3Backbone
-from .table import (
+from ..checkpoints.table import (
     REQUIRED,
     Key,
     Table,

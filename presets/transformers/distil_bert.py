@@ -1,7 +1,9 @@
+"""DistilBERT."""
+
 from __future__ import annotations
 
 from ...backbones.distil_bert import DistilBertBackbone
-from .table import Table, fixed, heads, key, layer, rule, shared, under
+from ..checkpoints.table import Table, fixed, heads, key, layer, rule, shared, under
 
 BLOCK = (
     *layer("attention.q_lin", "self_attention_layer.query"),

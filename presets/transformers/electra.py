@@ -1,8 +1,10 @@
+"""ELECTRA."""
+
 from __future__ import annotations
 
 from ...backbones.electra import ElectraBackbone
+from ..checkpoints.table import Table, assumed, fixed, heads, key, layer, only, rule, shared, under
 from .bert import BLOCK
-from .table import Table, assumed, fixed, heads, key, layer, only, rule, shared, under
 
 ELECTRA = Table(
     model_types=("electra",),

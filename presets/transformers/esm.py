@@ -1,10 +1,12 @@
+"""ESM."""
+
 from __future__ import annotations
 
 from typing import Any
 
 from ...backbones.esm import ESMBackbone
 from ...backbones.layers.activations import activation_name
-from .table import Key, Table, assumed, heads, key, layer, only, rule, skip, under
+from ..checkpoints.table import Key, Table, assumed, heads, key, layer, only, rule, skip, under
 
 # transformers counts from pad_token_id + 1, KerasHub from pad_token_id. The row before, which is
 # then theirs alone, has no token.

@@ -1,7 +1,9 @@
+"""FNet."""
+
 from __future__ import annotations
 
 from ...backbones.f_net import FNetBackbone
-from .table import Table, assumed, fixed, key, layer, rule, under
+from ..checkpoints.table import Table, assumed, fixed, key, layer, rule, under
 
 BLOCK = (
     *layer("fourier.output.LayerNorm", "mixing_layer_norm"),

@@ -1,7 +1,9 @@
+"""Falcon."""
+
 from __future__ import annotations
 
 from ...backbones.falcon import FalconBackbone
-from .table import (
+from ..checkpoints.table import (
     Key,
     Table,
     constant,

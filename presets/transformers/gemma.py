@@ -1,10 +1,12 @@
+"""Gemma and Gemma 2."""
+
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
 from ...backbones.gemma import GemmaBackbone
-from .table import (
+from ..checkpoints.table import (
     REQUIRED,
     Key,
     Table,

@@ -1,3 +1,5 @@
+"""Gemma 3, of text and of images, and what later tables share."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -5,17 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...backbones.gemma3 import Gemma3Backbone, Gemma3VisionEncoder
-from .gemma import (
-    ACTIVATIONS,
-    BLOCK,
-    DROPPED,
-    TIED,
-    as_float,
-    load_query_scale,
-    save_query_scale,
-)
-from .gemma import RENAMES as TEXT_RENAMES
-from .table import (
+from ..checkpoints.table import (
     TRANSPOSE,
     Key,
     Rule,
@@ -31,6 +23,16 @@ from .table import (
     under,
     within,
 )
+from .gemma import (
+    ACTIVATIONS,
+    BLOCK,
+    DROPPED,
+    TIED,
+    as_float,
+    load_query_scale,
+    save_query_scale,
+)
+from .gemma import RENAMES as TEXT_RENAMES
 
 IMAGE_TOKEN = 262144
 PATTERN = 6

@@ -1,7 +1,9 @@
+"""GPT-2."""
+
 from __future__ import annotations
 
 from ...backbones.gpt2 import GPT2Backbone
-from .table import (
+from ..checkpoints.table import (
     FUSE,
     REQUIRED,
     TRANSPOSE,

@@ -1,11 +1,25 @@
+"""GPT-NeoX."""
+
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
 from ...backbones.gpt_neo_x import GPTNeoXBackbone
+from ..checkpoints.table import (
+    Key,
+    Table,
+    demanded,
+    fixed,
+    heads,
+    key,
+    layer,
+    only,
+    rule,
+    shared,
+    under,
+)
 from .llama import parse_rope
-from .table import Key, Table, demanded, fixed, heads, key, layer, only, rule, shared, under
 
 
 def load_rope(part: float, theta: float, scaling: Any, parameters: Any) -> tuple[float, float]:

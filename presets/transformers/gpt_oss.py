@@ -1,3 +1,5 @@
+"""gpt-oss."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -5,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...backbones.gpt_oss import FULL, SLIDING, GptOssBackbone, keras_layer_types
+from ..checkpoints.table import REQUIRED, Key, Table, either, fixed, key, layer, rule, under
 from .llama import (
     ATTENTION,
     BIASES,
@@ -17,7 +20,6 @@ from .llama import (
     TIED,
     parse_rope,
 )
-from .table import REQUIRED, Key, Table, either, fixed, key, layer, rule, under
 
 # What the model has built in.
 YARN = {

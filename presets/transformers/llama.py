@@ -7,7 +7,18 @@ from typing import Any
 
 from ...backbones.llama import LlamaBackbone
 from ...backbones.llama3 import Llama3Backbone
-from .table import REQUIRED, TRANSPOSE, Key, Table, fixed, heads, key, only, rule, under
+from ..checkpoints.table import (
+    REQUIRED,
+    TRANSPOSE,
+    Key,
+    Table,
+    fixed,
+    heads,
+    key,
+    only,
+    rule,
+    under,
+)
 
 LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 

@@ -1,6 +1,9 @@
+"""Mistral."""
+
 from __future__ import annotations
 
 from ...backbones.mistral import MistralBackbone
+from ..checkpoints.table import Table, fixed, key, under
 from .llama import (
     ATTENTION,
     BLOCKS,
@@ -13,7 +16,6 @@ from .llama import (
     RENAMES,
     TIED,
 )
-from .table import Table, fixed, key, under
 
 MISTRAL = Table(
     model_types=("mistral",),

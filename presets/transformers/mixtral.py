@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...backbones.mixtral import MixtralBackbone
+from ..checkpoints.table import EXPERTS, HALVES, Rule, Table, either, fixed, key, rule, under
 from .llama import ATTENTION, BLOCKS, CONFIG, DROPPED, ENDS, EVEN_HEADS, LINEAR_ROPE, RENAMES, TIED
-from .table import EXPERTS, HALVES, Rule, Table, either, fixed, key, rule, under
 
 NORM = rule("post_attention_layernorm.weight", "feedforward_layernorm.weight")
 

@@ -1,3 +1,5 @@
+"""Moonshine."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -6,8 +8,20 @@ from typing import Any
 import torch
 
 from ...backbones.moonshine import MoonshineBackbone, padded_head_dim, rotary_frequencies
+from ..checkpoints.table import (
+    Key,
+    Operation,
+    Rule,
+    Table,
+    Tensors,
+    constant,
+    fixed,
+    key,
+    layer,
+    rule,
+    under,
+)
 from .llama import parse_rope
-from .table import Key, Operation, Rule, Table, Tensors, constant, fixed, key, layer, rule, under
 
 
 def check_heads(encoder: int, decoder: int) -> tuple[int, int]:

@@ -1,7 +1,22 @@
+"""OPT."""
+
 from __future__ import annotations
 
 from ...backbones.opt import OPTBackbone
-from .table import REQUIRED, Key, Table, fixed, heads, key, layer, only, rule, shared, skip, under
+from ..checkpoints.table import (
+    REQUIRED,
+    Key,
+    Table,
+    fixed,
+    heads,
+    key,
+    layer,
+    only,
+    rule,
+    shared,
+    skip,
+    under,
+)
 
 # transformers counts the tokens that are no padding from 2, and reads row 1 for padding alone.
 OFFSET = 2

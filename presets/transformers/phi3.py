@@ -1,12 +1,14 @@
+"""Phi-3."""
+
 from __future__ import annotations
 
 import math
 from typing import Any
 
 from ...backbones.phi3 import Phi3Backbone
+from ..checkpoints.table import FUSE, Key, Table, fixed, key, rule, shared, under
 from .llama import BLOCKS, CONFIG, DROPPED, ENDS, EVEN_HEADS, KEY_VALUE_HEADS, RENAMES, TIED
 from .llama import parse_rope as parse
-from .table import FUSE, Key, Table, fixed, key, rule, shared, under
 
 FACTORS = ("short_factor", "long_factor")
 OPTIONAL = ("factor", "attention_factor", "original_max_position_embeddings")

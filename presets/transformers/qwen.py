@@ -1,8 +1,11 @@
+"""Qwen2 and Qwen2.5."""
+
 from __future__ import annotations
 
 from typing import Any
 
 from ...backbones.qwen import QwenBackbone
+from ..checkpoints.table import REQUIRED, Key, Table, key, under
 from .llama import (
     ATTENTION,
     BIASES,
@@ -16,7 +19,6 @@ from .llama import (
     RENAMES,
     TIED,
 )
-from .table import REQUIRED, Key, Table, key, under
 
 WINDOW_KEYS = {
     "use_sliding_window": False,

@@ -1,9 +1,12 @@
+"""Qwen3."""
+
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
 from ...backbones.qwen3 import Qwen3Backbone
+from ..checkpoints.table import Key, Table, key, only, rule, under
 from .llama import (
     ATTENTION,
     BLOCKS,
@@ -17,7 +20,6 @@ from .llama import (
     TIED,
 )
 from .qwen import WINDOW_KEYS, window_of
-from .table import Key, Table, key, only, rule, under
 
 HEAD_EPSILON = 1e-5
 LEAST_EPSILON = 1e-6

@@ -9,10 +9,8 @@ from typing import Any
 from ...backbones.qwen3_5 import Qwen3_5Backbone, Qwen3_5MoeBackbone
 from ...backbones.qwen3_5.backbone import kinds_of_layers
 from ...backbones.qwen3_5.vision import WAVELENGTH, Qwen3_5VisionEncoder
-from .llama import BLOCKS, DROPPED, ENDS, RENAMES, TIED, parse_rope
-from .mixtral import GATED, experts
-from .table import EXPERTS as MATRICES
-from .table import (
+from ..checkpoints.table import EXPERTS as MATRICES
+from ..checkpoints.table import (
     HALVES,
     TRANSPOSE,
     Key,
@@ -30,6 +28,8 @@ from .table import (
     under,
     within,
 )
+from .llama import BLOCKS, DROPPED, ENDS, RENAMES, TIED, parse_rope
+from .mixtral import GATED, experts
 
 # The convolution's channels are apart from each other.
 APART = Operation(

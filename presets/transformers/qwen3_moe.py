@@ -1,11 +1,13 @@
+"""Qwen3-MoE."""
+
 from __future__ import annotations
 
 from typing import Any
 
 from ...backbones.qwen3_moe import Qwen3MoeBackbone
+from ..checkpoints.table import Key, Table, either, key, only, rule, under
 from .llama import ATTENTION, BLOCKS, CONFIG, DROPPED, ENDS, HEAD_DIM, LINEAR_ROPE, RENAMES, TIED
 from .mixtral import GATED, GATED_EXPERTS, NORM
-from .table import Key, Table, either, key, only, rule, under
 
 EPSILON = 1e-6
 

@@ -1,9 +1,12 @@
+"""Qwen1.5-MoE and Qwen2-MoE."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
 from ...backbones.qwen_moe import QwenMoeBackbone
+from ..checkpoints.table import REQUIRED, Key, Table, either, fixed, key, rule, under
 from .llama import (
     ATTENTION,
     BIASES,
@@ -18,7 +21,6 @@ from .llama import (
 )
 from .mixtral import GATED, GATED_EXPERTS, NORM
 from .qwen import load_window
-from .table import REQUIRED, Key, Table, either, fixed, key, rule, under
 
 
 def window(

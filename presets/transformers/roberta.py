@@ -1,11 +1,12 @@
+"""RoBERTa, and what XLM-RoBERTa shares."""
+
 from __future__ import annotations
 
 import torch
 
-from ...backbones import Backbone
+from ...backbones._model import Model
 from ...backbones.roberta import RobertaBackbone
-from .bert import BLOCK
-from .table import (
+from ..checkpoints.table import (
     Operation,
     Rule,
     Table,
@@ -21,6 +22,7 @@ from .table import (
     skip,
     under,
 )
+from .bert import BLOCK
 
 # transformers counts positions from 2. Of the rows before it reads one, and for padding only.
 OFFSET = 2
@@ -33,7 +35,7 @@ SEGMENT = Operation(
 )
 
 
-def roberta(model_type: str, backbone: type[Backbone], architecture: str) -> Table:
+def roberta(model_type: str, backbone: type[Model], architecture: str) -> Table:
     return Table(
         model_types=(model_type,),
         backbone=backbone,

@@ -1,3 +1,5 @@
+"""SmolLM3."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -6,8 +8,7 @@ from typing import Any
 import torch
 
 from ...backbones.smollm3 import SmolLM3Backbone, rotary_frequencies
-from .llama import BLOCKS, CONFIG, DROPPED, ENDS, EVEN_HEADS, RENAMES, TIED, parse_rope
-from .table import (
+from ..checkpoints.table import (
     REQUIRED,
     Key,
     Operation,
@@ -21,6 +22,7 @@ from .table import (
     rule,
     under,
 )
+from .llama import BLOCKS, CONFIG, DROPPED, ENDS, EVEN_HEADS, RENAMES, TIED, parse_rope
 
 FULL = "full_attention"
 SAME = (

@@ -1,10 +1,12 @@
+"""T5, T5 1.1 and Flan-T5."""
+
 from __future__ import annotations
 
 from typing import Any
 
 from ...backbones.layers.activations import activation_name
 from ...backbones.t5 import BUCKETS, MAX_DISTANCE, T5Backbone
-from .table import REQUIRED, TRANSPOSE, Key, Rule, Table, fixed, key, only, rule, under
+from ..checkpoints.table import REQUIRED, TRANSPOSE, Key, Rule, Table, fixed, key, only, rule, under
 
 ACTIVATIONS = {
     "relu": "relu",

@@ -1,3 +1,5 @@
+"""T5Gemma."""
+
 from __future__ import annotations
 
 import warnings
@@ -6,7 +8,19 @@ from typing import Any
 
 from ...backbones.layers.activations import activation_name
 from ...backbones.t5_gemma import LAYER_TYPES, T5GemmaBackbone
-from .table import REQUIRED, TRANSPOSE, Key, Rule, Table, fixed, heads, key, only, rule, under
+from ..checkpoints.table import (
+    REQUIRED,
+    TRANSPOSE,
+    Key,
+    Rule,
+    Table,
+    fixed,
+    heads,
+    key,
+    only,
+    rule,
+    under,
+)
 
 ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_approximate", "gelu": "gelu", "silu": "silu"}
 NO_WINDOW = 2**31 - 1  # transformers wants a number, even for layers without one

@@ -1,3 +1,5 @@
+"""T5Gemma 2."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,6 +9,19 @@ from typing import Any
 import torch
 
 from ...backbones.t5_gemma2 import T5Gemma2Backbone
+from ..checkpoints.table import (
+    Key,
+    Operation,
+    Rule,
+    Table,
+    constant,
+    fixed,
+    heads,
+    key,
+    only,
+    rule,
+    under,
+)
 from .gemma3 import PATTERN, vision, vision_config
 from .t5_gemma import (
     MLP,
@@ -19,7 +34,6 @@ from .t5_gemma import (
     save_activation,
     whole,
 )
-from .table import Key, Operation, Rule, Table, constant, fixed, heads, key, only, rule, under
 
 IMAGE_TOKEN = 256001
 

@@ -1,8 +1,10 @@
+"""Whisper."""
+
 from __future__ import annotations
 
 from ...backbones.whisper import WhisperBackbone
+from ..checkpoints.table import Key, Rule, Table, fixed, heads, key, layer, rule, shared, under
 from .bart import BLOCK, alike
-from .table import Key, Rule, Table, fixed, heads, key, layer, rule, shared, under
 
 
 def attention(theirs: str, ours: str) -> tuple[Rule, ...]:

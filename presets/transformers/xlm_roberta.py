@@ -1,3 +1,5 @@
+"""XLM-RoBERTa."""
+
 from __future__ import annotations
 
 from ...backbones.xlm_roberta import XLMRobertaBackbone

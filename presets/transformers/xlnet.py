@@ -1,11 +1,12 @@
+"""XLNet."""
+
 from __future__ import annotations
 
 from typing import Any
 
 from ...backbones.layers.activations import activation_name
 from ...backbones.xlnet import XLNetBackbone
-from .t5 import ACTIVATIONS
-from .table import (
+from ..checkpoints.table import (
     REQUIRED,
     Key,
     Operation,
@@ -19,6 +20,7 @@ from .table import (
     rule,
     under,
 )
+from .t5 import ACTIVATIONS
 
 
 def load_activation(name: Any) -> str:

@@ -56,7 +56,7 @@ OLD = [
     ),
     ("falcon-heads", {"ffn_hidden_size": ...}),
 ]
-INEXPRESSIBLE = {"falcon-odd": "layer_norm_epsilon is 0.01; transformers has only 1e-05"}
+INEXPRESSIBLE = {"falcon-odd": "layer_norm_epsilon is 0.01; only 1e-05"}
 HEADS = [("FalconForTokenClassification", CONFIG), ("FalconForQuestionAnswering", CONFIG)]
 REFUSED = [
     ("falcon", {"alibi": False}, "alibi is False; only True"),

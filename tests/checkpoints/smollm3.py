@@ -47,7 +47,7 @@ OLD = [
     ),
 ]
 HEADS = [("SmolLM3ForTokenClassification", SMALL)]
-INEXPRESSIBLE = {"smollm3-biases": "attention_bias is True; transformers has only False"}
+INEXPRESSIBLE = {"smollm3-biases": "attention_bias is True; only False"}
 REFUSED = [
     ("smollm3", {"attention_bias": True}, "attention_bias is True"),
     ("smollm3", {"layer_types": ["sliding_attention"] * 2}, "some layers have a sliding_window"),

@@ -78,7 +78,7 @@ def model_and_inputs(name: str) -> tuple[Any, dict[str, torch.Tensor]]:
     cls, config = SMALL[name]
     model = getattr(keras_hub_torch.models, cls)(**config).eval()
     inputs = {}
-    for key, spec in model._inputs.items():
+    for key, spec in model.input_specs.items():
         inputs[key] = torch.randint(0, 2 if key == "segment_ids" else 100, (5, 24))
         if spec.kind == "mask":
             mask = torch.ones(5, 24, dtype=torch.long)

@@ -1,7 +1,52 @@
-"""What a table says about one family: its foreign configuration keys and weights, and ours.
+"""The language of tables: what a family's configuration and weights are called elsewhere.
 
-Every statement is read in both directions. Names are templates: `{}` stands for a number, such as
-a layer's, `*` for anything.
+A `Table` says it of one family and one library. Every statement in it is read in both directions,
+so that export is the inverse of import. Good ones to begin with are `transformers/bert.py` and
+`timm/resnet.py`.
+
+Keys: config.json and the constructor's arguments
+    A name there may have dots: `text_config.hidden_size` is a key of an inner object.
+
+    key("vocab_size", "vocabulary_size")                one key, one argument
+    key("hidden_act", "activation", "gelu", to, back)   with a default, and another form there
+    shared(("dropout", "attention_dropout"), "dropout") one argument for several keys
+    either(("num_experts", "experts"), "num_experts")   one argument under one of several keys
+    heads("num_heads", "num_heads", "hidden_dim")       a number that must divide a width
+    override("model_args.img_size", "image_size")       an argument that the variant gives, too
+    constant(use_bias=True)                             an argument that is the same in all models
+    within("text_config.", KEYS)                        the same keys in an inner object
+    Key({"a": 1, "b": 2}, ("ours",), load, save)        anything else: functions of all values
+
+    Four verbs are for keys without an argument, of which the model can compute one value only:
+
+                                       absent there is     another value is    export writes it
+    fixed("hidden_act", "gelu")        "gelu"              an error            yes
+    only("is_decoder", False)          False               an error            no
+    demanded("bias", True, False)      True, an error      an error            yes, as False
+    assumed("layer_norm_eps", 1e-12)   1e-12               a warning           yes
+
+    `fixed`, `only` and `demanded` take further values that mean the same.
+
+Rules: tensors
+    `{}` stands for a number, the same on both sides; `{+1}` there is one more than ours. `[]`
+    stands for every number below an argument (`Rule.count`).
+
+    rule("pooler.weight", "pooled.weight")              one tensor
+    rule("lm_head.weight", "reverse", TRANSPOSE)        in another form: an `Operation`
+    rule("qkv.weight", ("q.weight", "k.weight"), FUSE)  several of ours in one of theirs
+    rule("a.weight", "b.weight", use_bias=True)         only in models with this argument
+    layer("dense", "dense")                             weight and bias
+    norm("layer{+1}.bn1", "stack{}.bn1")                weight, bias and moving statistics
+    under("encoder.{}.", "blocks.{}.", RULES)           rules with prefixes
+
+    An operation is a pair of functions, one the inverse of the other: TRANSPOSE, FUSE, HALVES,
+    EXPERTS, skip(2), interleave("num_heads").
+
+Other templates, of a table's own fields, may have `*` for anything: `dropped=("classifier.*",)`.
+
+Models that are known by a name rather than by keys are `variants` of a table: name → arguments.
+They are read forward, keys after them; an export looks for the variant whose arguments are equal,
+and writes keys for the arguments that differ.
 """
 
 from __future__ import annotations
@@ -11,12 +56,13 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ...backbones import Backbone
+if TYPE_CHECKING:
+    from ...backbones._model import Model
 
 REQUIRED: Any = object()
 Tensors = Sequence[torch.Tensor]
@@ -28,7 +74,7 @@ class Key:
     """Keys of config.json (`inner.key` in an object there) and the constructor's arguments.
 
     Attributes:
-        theirs: key → the value that an absent one has in transformers, or `REQUIRED`.
+        theirs: key → the value that an absent one has, or `REQUIRED`.
         ours: arguments.
         load: the values of all keys → those of the arguments; a ValueError refuses them.
         save: back again. Either one may leave out the last values.
@@ -75,8 +121,23 @@ def either(theirs: Sequence[str], ours: str) -> Key:
     return Key(dict.fromkeys(theirs), (ours,), load, lambda value: (value,))
 
 
+def override(
+    theirs: str,
+    ours: str,
+    load: Callable[[Any], Any] = lambda value: value,
+    save: Callable[[Any], Any] = lambda value: value,
+) -> Key:
+    """As `key`, for an argument that the variant gives: where the key is absent, it stands."""
+    return Key(
+        {theirs: None},
+        (ours,),
+        lambda value: () if value is None else (load(value),),
+        lambda value: (save(value),),
+    )
+
+
 def heads(theirs: str, ours: str, width: str) -> Key:
-    """A number of heads, into which transformers divides the argument `width` evenly."""
+    """A number of heads, into which the argument `width` is divided evenly."""
 
     def check(count: int, size: int) -> tuple[int]:
         if size % count:
@@ -127,7 +188,7 @@ def constant(**arguments: Any) -> Key:
     def check(*values: Any) -> tuple[Any, ...]:
         for (name, wanted), value in zip(arguments.items(), values):
             if value != wanted:
-                raise ValueError(f"{name} is {value!r}; transformers has only {wanted!r}")
+                raise ValueError(f"{name} is {value!r}; only {wanted!r} can be written")
         return ()
 
     return Key({}, tuple(arguments), lambda: tuple(arguments.values()), check)
@@ -215,8 +276,7 @@ class Rule:
     """Weights there and here.
 
     Attributes:
-        theirs, ours: templates, all with the same `{}`; none of theirs for what transformers
-            does not store.
+        theirs, ours: templates, all with the same `{}`; none of theirs for what is not stored.
         operations: from ours to theirs, in this order; none where they are equal. One that
             depends on the model is a function of its arguments.
         when: arguments of the models for which the rule holds.
@@ -229,13 +289,15 @@ class Rule:
     when: Mapping[str, Any] = field(default_factory=dict)
     count: str = ""
 
-    def names(self, numbers: Sequence[str], arguments: Arguments) -> tuple[str, ...]:
-        """Theirs for these `{}`."""
-        templates = [template.format(*numbers) for template in self.theirs]
+    def names(
+        self, numbers: Sequence[str], arguments: Arguments
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Theirs and ours for these `{}`."""
+        theirs = [filled(template, numbers) for template in self.theirs]
         if self.count:
             every = range(arguments[self.count])
-            templates = [name.replace("[]", str(i)) for name in templates for i in every]
-        return tuple(templates)
+            theirs = [name.replace("[]", str(i)) for name in theirs for i in every]
+        return tuple(theirs), tuple(filled(template, numbers) for template in self.ours)
 
 
 def rule(
@@ -252,6 +314,12 @@ def layer(theirs: str, ours: str) -> tuple[Rule, Rule]:
     return rule(f"{theirs}.weight", f"{ours}.weight"), rule(f"{theirs}.bias", f"{ours}.bias")
 
 
+def norm(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """The weights and the moving statistics of a batch norm."""
+    names = ("weight", "bias", "running_mean", "running_var")
+    return tuple(rule(f"{theirs}.{name}", f"{ours}.{name}") for name in names)
+
+
 def under(theirs: str, ours: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
     """The rules with these prefixes before their names."""
     return tuple(
@@ -264,13 +332,15 @@ def under(theirs: str, ours: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Table:
-    """A family of transformers as one of our classes.
+    """A family of another library as one of our classes.
 
     Attributes:
-        model_types: those that it reads; the first is written.
-        architecture: the class of transformers whose checkpoints are written.
+        model_types: the names of models that it reads; the first is written.
+        variants: in place of `model_types` the names that stand for some of the constructor's
+            arguments, with these; of several with equal ones the first is written.
+        architecture: in transformers the class whose checkpoints are written.
         instead: rules for weights that some files hold in another form; read, never written.
         also: classes that are written in the same way, and read again as `backbone`.
         ignored: keys of config.json that do not matter to a backbone.
@@ -282,19 +352,33 @@ class Table:
         extra: what else is written into config.json.
     """
 
-    model_types: tuple[str, ...]
-    backbone: type[Backbone]
-    architecture: str
+    backbone: type[Model]
+    model_types: tuple[str, ...] = ()
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    architecture: str = ""
     config: tuple[Key, ...]
     weights: tuple[Rule, ...]
     instead: tuple[Rule, ...] = ()
-    also: tuple[type[Backbone], ...] = ()
+    also: tuple[type[Model], ...] = ()
     ignored: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     dropped: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of all models that it reads."""
+        return (*self.model_types, *self.variants)
+
+    def renamed(self, name: str) -> str:
+        """The name that the rules use for a weight of a checkpoint."""
+        for theirs, ours in self.renames:
+            found = parts(theirs, name)
+            if found is not None:
+                name = ours.replace("*", "{}").format(*found)
+        return name
 
     def for_names(self, names: Iterable[str]) -> Table:
         """The table for a file with these weights."""
@@ -303,6 +387,15 @@ class Table:
         replaced = {rule.ours for rule in found}
         kept = [rule for rule in self.weights if rule.ours not in replaced]
         return replace(self, weights=(*kept, *found))
+
+
+_NUMBER = re.compile(r"\{(?:[+-]\d+)?\}")
+
+
+def filled(template: str, numbers: Sequence[str]) -> str:
+    """A template with numbers in its places, each shifted as it says there."""
+    rest = iter(numbers)
+    return _NUMBER.sub(lambda match: str(int(next(rest)) + int(match[0][1:-1] or 0)), template)
 
 
 def parts(template: str, name: str) -> tuple[str, ...] | None:
@@ -317,4 +410,5 @@ def matches(templates: Iterable[str], name: str) -> bool:
 
 @functools.cache
 def _pattern(template: str) -> re.Pattern[str]:
-    return re.compile(re.escape(template).replace(r"\{\}", r"(\d+)").replace(r"\*", "(.*)"))
+    pieces = [re.escape(piece).replace(r"\*", "(.*)") for piece in _NUMBER.split(template)]
+    return re.compile(r"(\d+)".join(pieces))

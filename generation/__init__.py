@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ..backbones._model import Model
+from ..backbones.layers.cache import Cache
 from . import samplers
-from .backbones import Backbone
-from .backbones.layers.cache import Cache
 
 
 @torch.no_grad()
 def generate(
-    backbone: Backbone,
+    backbone: Model,
     token_ids: Any,
     max_length: int,
     sampler: str | samplers.Sampler = "greedy",
@@ -97,9 +97,7 @@ def generate(
     return {"token_ids": ids, "padding_mask": mask}
 
 
-def _step(
-    backbone: Backbone, cache: Cache, tokens: torch.Tensor, index: torch.Tensor
-) -> torch.Tensor:
+def _step(backbone: Model, cache: Cache, tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Logits `[batch, vocabulary]` behind the tokens `[batch, 1]` at `index`."""
     hidden = backbone(tokens, cache=cache, cache_update_index=index)
     return backbone.token_embedding(hidden[:, -1], reverse=True)

@@ -1,0 +1,248 @@
+"""The backbones' own verbs: presets, adapters, export.
+
+The one module below `presets` and `lora` that calls them, when a verb is called and not before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+
+from . import _registry
+from ._model import Model
+from .layers.pyramid import Level, PyramidOutputs
+
+BackboneType = TypeVar("BackboneType", bound="Backbone")
+
+
+class classproperty:
+    """A read-only property of a class."""
+
+    def __init__(self, get: Callable[[Any], Any]) -> None:
+        self.get = get
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        return self.get(owner)
+
+
+class Backbone(Model):
+    """A pretrained model without a task head."""
+
+    # Presets
+
+    @classproperty
+    def presets(cls: Any) -> dict[str, dict[str, Any]]:
+        """Built-in presets of this class and its subclasses, by id."""
+        from ..presets.builtin import presets_of
+
+        if cls is Backbone:
+            return presets_of()
+        return presets_of({other.__name__ for other in _registry.public_classes(cls).values()})
+
+    @classmethod
+    def from_preset(
+        cls: type[BackboneType],
+        preset: str | os.PathLike[str],
+        load_weights: bool = True,
+        *,
+        device: str | torch.device | None = None,
+        mmap: bool | None = None,
+        **kwargs: Any,
+    ) -> BackboneType:
+        """Build the model of a preset, in `eval()` mode.
+
+        On `Backbone` itself the subclass is taken from the preset.
+
+        Args:
+            preset: a built-in id, `kaggle://org/model/keras/variant[/version]`, `hf://org/model`,
+                `modelscope://org/model`, or a folder, in the format of
+                Keras, transformers or timm.
+            load_weights: whether to read the weights; otherwise they are drawn at random.
+            device: where the weights go.
+            mmap: whether weights that need no conversion stay in the file, mapped into memory and
+                read when first used; by default safetensors are and `.weights.h5` are not. Then
+                the file must not change: rewritten in place it changes the model, and shortened
+                it ends the process. Training does not write to it. Matrices mapped from
+                `.weights.h5` are transposed views; all others are contiguous.
+            kwargs: constructor arguments that replace those of the preset, `dtype` and
+                `trainable` among them.
+
+        Raises:
+            ValueError: unknown or broken preset, a class other than this one, weights that do not
+                fit the model.
+            TypeError: unknown arguments.
+            OSError: files that are missing or cannot be fetched.
+        """
+        from ..presets.loading import load_backbone
+
+        return load_backbone(cls, preset, load_weights, device, mmap, kwargs)
+
+    def save_to_preset(
+        self,
+        preset_dir: str | os.PathLike[str],
+        max_shard_size: float | None = 10,
+        *,
+        format: str = "keras",
+        state_dict: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Save configuration and weights to a folder that KerasHub and `from_preset` load.
+
+        Adapters are merged into what is written. Wrappers of modules that only wrap (activation
+        checkpointing, compiled blocks, DDP, FSDP, offloading, parametrizations) are looked
+        through; of a sharded model every process calls this, and the first one writes.
+
+        Args:
+            max_shard_size: in GiB; larger models are split into several files.
+            format: of the weights, `keras` (`.weights.h5`) or `safetensors` (which only
+                `from_preset` here reads).
+            state_dict: the weights, if they have been gathered elsewhere.
+
+        Raises:
+            ValueError: the weights are not those of the configuration; nothing is written.
+            OSError: the folder cannot be written; what was in it is whole.
+        """
+        from ..presets.saving import save_backbone
+
+        save_backbone(self, preset_dir, max_shard_size, format, state_dict)
+
+    def export_to_transformers(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        state_dict: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Save a folder that transformers loads; wrappers and `state_dict` as in `save_to_preset`.
+
+        Raises:
+            NotImplementedError: transformers has no such family, or it is not supported here.
+            ValueError: transformers has no model of this configuration, or the weights are not
+                those of the configuration.
+        """
+        from ..presets.checkpoints import TRANSFORMERS
+        from ..presets.saving import export_checkpoint
+
+        export_checkpoint(self, path, TRANSFORMERS, state_dict)
+
+    def export_to_timm(self, path: str | os.PathLike[str]) -> None:
+        """Save a folder that `timm.create_model("local-dir:…")` loads, without a classifier.
+
+        Raises:
+            NotImplementedError: timm has no such family, or it is not supported here.
+            ValueError: timm has no architecture of this configuration.
+        """
+        from ..presets.checkpoints import TIMM
+        from ..presets.saving import export_checkpoint
+
+        export_checkpoint(self, path, TIMM)
+
+    def load_weights(self, filepath: str | os.PathLike[str]) -> None:
+        """Read `.weights.h5`, `.weights.json` (shards) or `.safetensors` into this model.
+
+        Raises:
+            ValueError: the file's weights are not exactly this model's.
+        """
+        from ..presets.loading import load_weights
+
+        load_weights(self, filepath)
+
+    def save_weights(
+        self,
+        filepath: str | os.PathLike[str],
+        max_shard_size: float | None = None,
+        *,
+        state_dict: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Write `.weights.h5`, `.weights.json` with shards of `max_shard_size` GiB, or
+        `.safetensors`; wrappers, `state_dict` and errors as in `save_to_preset`.
+        """
+        from ..presets.saving import save_weights
+
+        save_weights(self, filepath, max_shard_size, state_dict)
+
+    def summary(self) -> None:
+        """Print the layers with their shapes and numbers of weights."""
+        from ..presets.summary import print_summary
+
+        print_summary(self)
+
+    # LoRA
+
+    def enable_lora(
+        self,
+        rank: int,
+        target_layer_names: list[str] | None = None,
+        lora_alpha: float | None = None,
+    ) -> None:
+        """Freeze the weights and add trainable adapters to some layers.
+
+        Args:
+            rank: inner dimension of the adapters.
+            target_layer_names: names of the layers, `default_lora_layer_names()` by default.
+            lora_alpha: the adapters' output is scaled by `lora_alpha / rank`; `rank` by default.
+
+        Raises:
+            ValueError: no layer has such a name, or LoRA is enabled already.
+        """
+        from ..lora import enable_lora
+
+        enable_lora(self, rank, target_layer_names, lora_alpha)
+
+    def save_lora_weights(
+        self, filepath: str | os.PathLike[str], *, format: str = "keras", order: str = "jax"
+    ) -> None:
+        """Write the adapters.
+
+        Args:
+            filepath: a `.lora.h5` file, or for PEFT a folder.
+            format: `keras` or `peft`.
+            order: how `.lora.h5` counts layers: as KerasHub does on `jax` (and TensorFlow) or on
+                `torch`; they differ for some encoder-decoders.
+        """
+        from ..lora import save_lora_weights
+
+        save_lora_weights(self, filepath, format, order)
+
+    def load_lora_weights(self, filepath: str | os.PathLike[str]) -> None:
+        """Read adapters, a `.lora.h5` file or a PEFT folder, enabling LoRA where it is not.
+
+        Raises:
+            ValueError: the file was made for other layers, shapes or another rank.
+        """
+        from ..lora import load_lora_weights
+
+        load_lora_weights(self, filepath)
+
+    def merge_lora(self) -> None:
+        """Add the adapters into the weights, as the fastest form for inference."""
+        from ..lora import merge_lora
+
+        merge_lora(self)
+
+    def unmerge_lora(self) -> None:
+        """Take merged adapters out of the weights again."""
+        from ..lora import unmerge_lora
+
+        unmerge_lora(self)
+
+
+class FeaturePyramidBackbone(Backbone):
+    """A backbone of images that gives feature maps of several resolutions."""
+
+    def pyramid_levels(self) -> list[Level]:
+        """The feature maps, the largest first."""
+        raise NotImplementedError
+
+    def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Each level's feature map by name."""
+        raise NotImplementedError
+
+    @property
+    def pyramid_outputs(self) -> PyramidOutputs:
+        def compute(images: Any) -> dict[str, torch.Tensor]:
+            name = next(iter(self.input_specs))
+            return self.forward_pyramid(self.tensors({name: images})[name])
+
+        return PyramidOutputs(self.pyramid_levels(), compute)

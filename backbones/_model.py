@@ -1,0 +1,648 @@
+"""The contract that every model keeps, from its configuration to its weights; nothing here knows
+of files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import math
+import numbers
+import re
+import reprlib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from . import _registry
+from ._inputs import Input, as_tensors, check_keys, check_tensors, inputs_of
+from .layers.activations import ActivationLike, serialize_activation
+from .layers.cache import Cache
+from .layers.core import PositionEmbedding
+from .layers.dtypes import PLAIN, DTypeLike, DTypePolicy, DTypePolicyMap
+from .layers.layout import GRAPH, Layout, Stack, keras_children
+from .layers.quantized import quantize_layers
+
+ModelType = TypeVar("ModelType", bound="Model")
+# Of every constructor; the rest are a family's own.
+COMMON = ("name", "trainable", "dtype")
+PACKAGES = ("keras_hub", "keras_nlp", "")
+
+
+class Configured(type):
+    """What happens around the constructor of every model."""
+
+    def __call__(cls: type[ModelType], *args: Any, **kwargs: Any) -> ModelType:  # type: ignore[misc]
+        """Build a model.
+
+        The arguments are compared with the constructor's types and brought into one form
+        (serialized models become models, numbers of NumPy Python's); they are attributes already
+        when the family's `__init__` sees them. After it the dtype reaches every part.
+
+        Raises:
+            TypeError: unknown or missing arguments, or values of wrong types.
+        """
+        bound, values = bind_arguments(cls, args, kwargs)
+        model = cls.__new__(cls)
+        attributes = {k: v for k, v in values.items() if not isinstance(v, nn.Module)}
+        model.__dict__.update(attributes, argument_names=tuple(values), configured_class=cls)
+        cls.__init__(model, *bound.args[1:], **bound.kwargs)
+        model.finish()
+        return model
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+class Model(nn.Module, metaclass=Configured):
+    """A model whose typed constructor is its configuration.
+
+    Every argument is also an attribute; `get_config` gives them back.
+
+    Args:
+        dtype: of the weights and the computation; float32 by default.
+        trainable: whether the weights require gradients.
+        name: as in Keras; the class's name in snake case by default.
+    """
+
+    # Where KerasHub defines the class, and what it calls it in configurations, if not by its rule.
+    keras_module: ClassVar[str | None] = None
+    registered_name: ClassVar[str | None] = None
+    # Arguments that KerasHub leaves out of its configurations, with the values it stands for.
+    unsaved: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    # Arguments that older presets have, with the value that changes nothing.
+    obsolete: ClassVar[Mapping[str, Any]] = {}
+    # Inputs that exist only with a tower, by the argument that is `None` without it.
+    tower_inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    # What each layer of a decoder keeps of the tokens it has seen: objects with an `allocate`.
+    cache_shapes: Sequence[Any] = ()
+    # The parameters of `forward`.
+    input_specs: Mapping[str, Input] = {}
+    argument_names: tuple[str, ...]
+    # As it was built; wrappers such as FSDP's change the class of an instance.
+    configured_class: type[Model]
+
+    def __init__(
+        self, dtype: DTypeLike = None, trainable: bool = True, name: str | None = None
+    ) -> None:
+        super().__init__()
+        self._policy = DTypePolicy.get(dtype)
+        self._trainable = trainable
+        self.name = name or snake_case(type(self).__name__)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in cls.__dict__:
+            cls.input_specs = inputs_of(cls.forward, cls.input_specs)
+
+    def finish(self) -> None:
+        """What is done when a constructor has run."""
+        absent = [
+            name
+            for tower, names in self.tower_inputs.items()
+            if getattr(self, tower) is None
+            for name in names
+        ]
+        # Of the instance, too: torch 2.6 exports no dictionaries of classes.
+        self.input_specs = {k: spec for k, spec in self.input_specs.items() if k not in absent}
+        if isinstance(self._policy, DTypePolicyMap):
+            missing = self._policy.modes.keys() - set(quantize_layers(self, self._policy.modes))
+            if missing:
+                raise ValueError(
+                    f"The dtype policy is for other layers: {', '.join(sorted(missing))}."
+                )
+        _apply_policy(self, self._policy)
+        if not self._trainable:
+            self.requires_grad_(False)
+
+    @property
+    def class_name(self) -> str:
+        return self.configured_class.__name__
+
+    @property
+    def layout(self) -> Layout:
+        """How Keras lays out this model; a family may override it by a constant."""
+        return GRAPH
+
+    @property
+    def keras_name(self) -> str:
+        return self.name
+
+    # Calling
+
+    def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Run the model on a mapping of inputs, on keyword arguments, or on one tensor.
+
+        NumPy arrays are accepted.
+
+        Raises:
+            ValueError: missing or unknown inputs, wrong ranks or sizes.
+            TypeError: not tensors, ids that are no integers, or an input given twice.
+        """
+        known = self.input_specs
+        if isinstance(inputs, Mapping):
+            given, surplus = dict(inputs), args
+        else:
+            positional = () if inputs is None and not args else (inputs, *args)
+            given = dict(zip(known, positional))
+            surplus = positional[len(given) :]
+        if surplus or any(name in given for name in kwargs):
+            raise TypeError(
+                f"{type(self).__name__} takes the inputs {', '.join(known)}, each once."
+            )
+        given = check_keys({**given, **kwargs}, known, type(self).__name__)
+        if not torch.compiler.is_compiling():
+            given = self.tensors(given)
+        return super().__call__(**given)
+
+    def tensors(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs as checked tensors on the model's device."""
+        tensors = as_tensors(given, self.input_specs, self.device)
+        check_tensors(tensors, self.input_specs)
+        return tensors
+
+    # Generation
+
+    def make_cache(
+        self,
+        batch_size: int,
+        max_length: int,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+    ) -> Cache:
+        """Memory for the keys and values of `max_length` positions.
+
+        With `cache=…, cache_update_index=i` the model takes its tokens for those from position i
+        on (a number, a tensor, or one for each row in `[batch]`), and they see what earlier calls
+        left in the cache. A tensor rather than a number saves compiled code from recompiling.
+
+        Args:
+            dtype: of keys and values; by default what the model computes in.
+            device: by default that of the weights.
+
+        Raises:
+            NotImplementedError: the model is no decoder, or has no cache here.
+            ValueError: the model has fewer positions.
+        """
+        if not self.cache_shapes:
+            raise NotImplementedError(f"{type(self).__name__} has no cache.")
+        for module in self.modules():
+            room = module.sequence_length if isinstance(module, PositionEmbedding) else max_length
+            if room < max_length:
+                raise ValueError(f"max_length is {max_length}, but the position table has {room}.")
+        dtype = dtype or self.dtype_policy.compute_dtype
+        where = self.device if device is None else torch.device(device)
+        return Cache(self.cache_shapes, batch_size, max_length, dtype, where)
+
+    # Configuration
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's own arguments as they stand, models within the model included."""
+        return {name: getattr(self, name) for name in self.argument_names}
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments as Keras would save them, all of them JSON."""
+        config = {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": self.dtype_policy.serialize(),
+        }
+        return config | {
+            key: _serialize(value)
+            for key, value in self.arguments.items()
+            if value not in self.unsaved.get(key, ())
+        }
+
+    @classmethod
+    def from_config(cls: type[ModelType], config: Mapping[str, Any]) -> ModelType:
+        return cls(**config)
+
+    def serialize(self) -> dict[str, Any]:
+        """The object that Keras writes for a model, alone or in another one's configuration."""
+        return {
+            "module": self.keras_module or _keras_module(self.configured_class),
+            "class_name": self.class_name,
+            "config": self.get_config(),
+            "registered_name": self.registered_name or f"keras_hub>{self.class_name}",
+        }
+
+    # Layers and weights
+
+    if TYPE_CHECKING:
+        token_embedding: Any
+    else:
+
+        @property
+        def token_embedding(self) -> nn.Module | None:
+            """The embedding of token ids; with `reverse=True` it maps hidden states to logits."""
+            return self._modules.get("token_embedding")
+
+    def default_lora_layer_names(self) -> list[str]:
+        """Names of the layers that `enable_lora` adapts if it is not told others."""
+        return ["query_dense", "value_dense", "query", "value"]
+
+    @property
+    def dtype_policy(self) -> DTypePolicy:
+        """The policy given, or after `.to(dtype)` the dtype of the weights."""
+        actual = self.dtype
+        return self._policy if actual == self._policy.variable_dtype else DTypePolicy.get(actual)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of the weights."""
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any weight requires gradients."""
+        parameters = [p for p in self.parameters() if p.is_floating_point()]
+        if not parameters:
+            return self._trainable
+        return any(parameter.requires_grad for parameter in parameters)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
+        self.requires_grad_(self._trainable)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; of an offloaded model where it computes."""
+        device = next((tensor.device for tensor in self.weights()), torch.device("cpu"))
+        if device.type == "meta":
+            for module in self.modules():
+                hook = getattr(module, "_hf_hook", None)
+                for one in getattr(hook, "hooks", (hook,)):
+                    where = getattr(one, "execution_device", None)
+                    if where is not None:
+                        return torch.device(where)
+        return device
+
+    @property
+    def block_classes(self) -> tuple[type[nn.Module], ...]:
+        """Classes of the repeated blocks, for sharding and checkpointing policies."""
+        blocks = (block for stack in self._stacks() for block in stack.children())
+        return tuple(dict.fromkeys(type(block) for block in blocks))
+
+    def gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Keep only the inputs of blocks for the backward pass, which computes the rest anew.
+
+        Gradients stay the same, memory grows with one block; in `eval()` mode too.
+
+        Raises:
+            NotImplementedError: the model has no repeated blocks.
+        """
+        stacks = self._stacks()
+        if not stacks:
+            raise NotImplementedError(f"{self.class_name} has no repeated blocks.")
+        for stack in stacks:
+            stack.checkpointed = enabled
+
+    def _stacks(self) -> list[Stack]:
+        """The stacks of blocks, without those within a block."""
+        found: list[Stack] = []
+        waiting: list[nn.Module] = [self]
+        while waiting:
+            module = waiting.pop(0)
+            blocks = list(module.children()) if isinstance(module, Stack) else []
+            if blocks and not isinstance(blocks[0], Stack):
+                found.append(module)  # type: ignore[arg-type]
+            else:
+                waiting += module.children()
+        return found
+
+    @torch.no_grad()
+    def resize_token_embeddings(self, vocabulary_size: int) -> None:
+        """Give the vocabulary another size: rows at the end go, or new ones are drawn.
+
+        New rows are drawn as transformers does it, from the normal distribution of the old ones'
+        mean and a billionth of their covariance. Configuration and tied tables follow.
+
+        Raises:
+            NotImplementedError: the model has no vocabulary.
+            ValueError: not a positive size, or an embedding with an adapter.
+        """
+        argument = next((name for name in self.argument_names if name.startswith("vocab")), None)
+        if argument is None:
+            raise NotImplementedError(f"{self.class_name} has no vocabulary.")
+        if isinstance(vocabulary_size, bool) or not isinstance(vocabulary_size, int):
+            raise ValueError(f"vocabulary_size must be an integer, not {vocabulary_size!r}.")
+        if vocabulary_size < 1:
+            raise ValueError(f"vocabulary_size must be positive, not {vocabulary_size}.")
+        with torch.device("meta"):
+            resized = self.configured_class.from_config(
+                {**self.get_config(), argument: vocabulary_size}
+            )
+        owners = dict(self.named_modules())
+        for path, blank in resized.named_modules():
+            owner = owners[path]
+            for name, new in (*blank._parameters.items(), *blank._buffers.items()):
+                old = getattr(owner, name, None)
+                if new is None or old is None or old.shape == new.shape:
+                    continue
+                if hasattr(owner, "lora_kernel_a"):
+                    raise ValueError(f"{path} has an adapter; merge or delete it first.")
+                axis = next(i for i in range(old.ndim) if old.shape[i] != new.shape[i])
+                _replace(owner, name, _resized(old, axis, new.shape[axis]))
+                plain = {k: v for k, v in blank.__dict__.items() if isinstance(v, (int, tuple))}
+                owner.__dict__.update({k: v for k, v in plain.items() if k != "training"})
+        setattr(self, argument, vocabulary_size)
+
+    def count_params(self) -> int:
+        """Number of weights, statistics included."""
+        return sum(tensor.numel() for tensor in self.weights())
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> nn.Module:
+        """A layer by its Keras name, or by its place among the layers that hold weights.
+
+        Raises:
+            ValueError: no such layer, or not exactly one of `name` and `index`.
+        """
+        layers = {child.name: child.module for child in keras_children(self)}
+        if (name is None) == (index is None):
+            raise ValueError("Give either a name or an index.")
+        if name in layers:
+            return layers[name]
+        weighted = [layer for layer in layers.values() if layer.state_dict(keep_vars=True)]
+        if index is not None and -len(weighted) <= index < len(weighted):
+            return weighted[index]
+        wanted = f"index {index}" if name is None else repr(name)
+        raise ValueError(f"No layer {wanted} among {', '.join(layers)}.")
+
+    def weights(self) -> Iterator[torch.Tensor]:
+        """Parameters, and the buffers that files hold."""
+        yield from self.parameters()
+        for module in self.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                if name not in module._non_persistent_buffers_set:
+                    yield buffer
+
+
+class Component(Model):
+    """A part with a configuration of its own, a tower say, that is no backbone in KerasHub."""
+
+
+def _resized(old: torch.Tensor, axis: int, size: int) -> torch.Tensor:
+    """With fewer rows along an axis, or more, drawn around the mean of the old ones."""
+    rows = old.detach().movedim(axis, 0)
+    if size <= len(rows):
+        kept = rows[:size].clone()
+    else:
+        table = rows.reshape(len(rows), -1).float()
+        mean, centered = table.mean(0), table - table.mean(0)
+        # A weighted sum of the centered rows has their covariance, without the matrix.
+        weights = torch.randn(size - len(rows), len(rows), device=table.device)
+        drawn = mean + weights @ centered * (1e-9 / len(rows)) ** 0.5
+        kept = torch.cat((rows, drawn.to(rows.dtype).view(-1, *rows.shape[1:])))
+    return kept.movedim(0, axis).contiguous()
+
+
+def _replace(owner: nn.Module, name: str, value: torch.Tensor) -> None:
+    old = getattr(owner, name)
+    if isinstance(old, nn.Parameter):
+        owner._parameters[name] = nn.Parameter(value, old.requires_grad)
+    else:
+        owner._buffers[name] = value
+
+
+def snake_case(name: str) -> str:
+    """`GPT2Backbone` → `gpt2_backbone`, by Keras's rule."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _keras_module(cls: type[Model]) -> str:
+    """`backbones.bert` → `keras_hub.src.models.bert.bert_backbone`; by name, as of a subclass
+    elsewhere its family's.
+    """
+    families = (base.__module__.rpartition("backbones.")[2] for base in cls.__mro__)
+    family = next((found for found in families if found), "").partition(".")[0]
+    return f"keras_hub.src.models.{family}.{family}_backbone"
+
+
+# Arguments
+
+
+def bind_arguments(
+    cls: type[Model], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[inspect.BoundArguments, dict[str, Any]]:
+    """A constructor's call with all arguments in one form, and its family's own ones by name.
+
+    Raises:
+        TypeError: unknown or missing arguments, or values of wrong types.
+    """
+    signature = inspect.signature(cls.__init__)
+    parameters = list(signature.parameters.values())[1:]
+    known = constructor_arguments(cls)
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    args = tuple(map(_plain, args))
+    kwargs = {name: _plain(value) for name, value in kwargs.items()}
+    check_arguments(cls, {**dict(zip(positional, args)), **kwargs})
+    bound = signature.bind(None, *args, **kwargs)
+    bound.apply_defaults()
+    values: dict[str, Any] = {}
+    for parameter in parameters:
+        name = parameter.name
+        if parameter.kind is parameter.VAR_KEYWORD:
+            rest = {k: _in_form(v, known[k].annotation) for k, v in bound.arguments[name].items()}
+            bound.arguments[name] = rest
+            values |= rest
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            value = _in_form(bound.arguments[name], known[name].annotation)
+            bound.arguments[name] = values[name] = value
+    return bound, {name: value for name, value in values.items() if name not in COMMON}
+
+
+@functools.cache
+def constructor_arguments(cls: type[Model]) -> dict[str, inspect.Parameter]:
+    """What a constructor takes, by name; what its `**kwargs` hands on to a base class included."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        init = base.__dict__.get("__init__")
+        if init is None:
+            continue
+        hands_on = False
+        for name, parameter in list(inspect.signature(init).parameters.items())[1:]:
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                hands_on = True
+            elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+                found.setdefault(name, parameter.replace(annotation=_hints(init).get(name, Any)))
+        if not hands_on:
+            break
+    return found
+
+
+def check_arguments(cls: type[Model], given: Mapping[str, Any]) -> None:
+    """Compare arguments with a constructor.
+
+    Raises:
+        TypeError: unknown names, or values of wrong types; it lists them all.
+    """
+    known = constructor_arguments(cls)
+    problems = []
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}."
+            problems.append(f"{cls.__name__} has no argument {name!r}; {hint}")
+        elif not _fits(value, known[name].annotation):
+            kind = re.sub(r"[\w.]+\.(?=\w)", "", inspect.formatannotation(known[name].annotation))
+            shown = type(value).__name__ if isinstance(value, nn.Module) else reprlib.repr(value)
+            problems.append(f"{cls.__name__}'s {name} must be {kind}, not {shown}.")
+    if problems:
+        raise TypeError("\n".join(problems))
+
+
+def _hints(item: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(item)
+    except NameError:  # the names of a subclass elsewhere may be for type checkers
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value may be meant by a type hint; `None` and whole floats always may."""
+    kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if value is None or kind is Any:
+        return True
+    if kind in (typing.Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if kind in (tuple, list, Sequence):
+        return isinstance(value, (list, tuple)) and all(
+            any(_fits(item, argument) for argument in arguments) for item in value
+        )
+    if kind in (int, float, bool):
+        if not isinstance(value, numbers.Real):
+            return False
+        whole = isinstance(value, numbers.Integral) or float(value).is_integer()
+        return whole or (kind is float and math.isfinite(value))
+    if isinstance(kind, type) and issubclass(kind, Model):
+        return isinstance(value, (kind, Mapping))
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one of Python, which JSON knows."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _in_form(value: Any, hint: Any) -> Any:
+    """An argument as the family's constructor sees it."""
+    if hint == ActivationLike:
+        return serialize_activation(value)
+    kinds = (hint, *typing.get_args(hint))
+    if isinstance(value, float) and int in kinds and float not in kinds:
+        return int(value)
+    models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Model)]
+    if models and isinstance(value, Mapping):
+        found, arguments = deserialize(
+            value, f"The configuration of a {models[0].__name__}", models
+        )
+        return found(**arguments)
+    return value
+
+
+class UnknownClass(ValueError):
+    """A configuration of a class that is not in this package.
+
+    Attributes:
+        class_name: as the configuration has it.
+        is_keras_hubs: whether it claims to be KerasHub's.
+    """
+
+    def __init__(self, where: str, registered: str) -> None:
+        package, _, class_name = registered.rpartition(">")
+        near = difflib.get_close_matches(class_name, _registry.public_classes(Model), 1)
+        hint = f" The nearest is {near[0]}." if near else ""
+        super().__init__(f"{where} is of the unknown class {registered!r}.{hint}")
+        self.class_name = class_name
+        self.is_keras_hubs = package in PACKAGES
+
+
+def deserialize(
+    config: Mapping[str, Any], where: str, expected: Sequence[type[Any]] = ()
+) -> tuple[type[Any], dict[str, Any]]:
+    """The class, one of this package or of those expected, and the constructor arguments that a
+    Keras configuration describes.
+
+    Raises:
+        ValueError: no configuration of a model, or of one that is not known.
+        TypeError: of a class other than those expected.
+    """
+    registered = config.get("registered_name") or config.get("class_name")
+    arguments = config.get("config")
+    if not isinstance(registered, str) or not isinstance(arguments, dict):
+        raise ValueError(
+            f"{where} is no configuration of a model: it has no Keras class (registered_name and "
+            "config)."
+        )
+    package, _, name = registered.rpartition(">")
+    found: type[Any] | None = next((cls for cls in expected if cls.__name__ == name), None)
+    if found is None and package in PACKAGES:
+        found = _registry.find_class(name, Model)
+    if found is None or not found.input_specs:
+        raise UnknownClass(where, registered)
+    if expected and not issubclass(found, tuple(expected)):
+        wanted = " or ".join(cls.__name__ for cls in expected)
+        raise TypeError(f"{where} is that of a {found.__name__}; it must be of {wanted}.")
+    obsolete = found.obsolete
+    arguments = {
+        key: value
+        for key, value in arguments.items()
+        if key not in obsolete or value != obsolete[key]
+    }
+    try:
+        check_arguments(found, arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"The config.json of {where} does not fit; it may have been saved by a newer "
+            f"KerasHub. {error}"
+        ) from error
+    dtype = arguments.get("dtype")
+    if isinstance(dtype, dict) and dtype.get("class_name") not in PLAIN:
+        DTypePolicy.get(dtype)
+    else:
+        arguments["dtype"] = None  # float32 whatever it was saved in, as in Keras
+    return found, arguments
+
+
+def _serialize(value: Any) -> Any:
+    if isinstance(value, Model):
+        return value.serialize()
+    if isinstance(value, (list, tuple)):
+        return [_serialize(item) for item in value]
+    return value
+
+
+def _apply_policy(module: nn.Module, policy: DTypePolicy) -> None:
+    """Give every part the dtype asked for, but those that fix their own (`fixed_dtype`)."""
+    policy = DTypePolicy.get(getattr(module, "fixed_dtype", None) or policy)
+    if isinstance(module, Model):
+        module._policy = policy
+    if hasattr(module, "compute_dtype"):
+        mixed = policy.compute_dtype != policy.variable_dtype
+        dtype = policy.compute_dtype if mixed else None
+        module.compute_dtype = dtype  # type: ignore[assignment]
+    for tensors in (module._parameters, module._buffers):
+        for name, tensor in tensors.items():
+            if tensor is None or not tensor.is_floating_point():
+                continue
+            if tensor.dtype != policy.variable_dtype:
+                tensors[name] = _cast(tensor, policy.variable_dtype)  # type: ignore[assignment]
+    for child in module.children():
+        _apply_policy(child, policy)
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(tensor.detach().to(dtype), tensor.requires_grad)
+    return tensor.to(dtype)

@@ -1,0 +1,45 @@
+"""Attention masks.
+
+They are boolean, broadcastable to `[batch, heads, queries, keys]`, true where a query may look.
+`None` means that nothing is hidden (or, with `is_causal`, nothing but the future).
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def padding_mask_of(padding_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """`[batch, keys]`, nonzero for real tokens → `[batch, 1, 1, keys]`."""
+    return None if padding_mask is None else padding_mask.bool()[:, None, None, :]
+
+
+def causal_mask(length: int, device: torch.device, window: int | None = None) -> torch.Tensor:
+    """`[1, 1, length, length]`: each query sees itself and before, `window` keys at most."""
+    positions = torch.arange(length, device=device)
+    distance = positions[:, None] - positions
+    visible = distance >= 0
+    if window is not None:
+        visible = visible & (distance < window)
+    return visible[None, None]
+
+
+def decoder_mask(
+    padding_mask: torch.Tensor | None,
+    length: int,
+    device: torch.device,
+    window: int | None = None,
+) -> torch.Tensor | None:
+    """Causal mask joined with the padding; `None` where `is_causal` says it all."""
+    # A window that holds everything needs no mask; compiled code serves all lengths alike.
+    if window is not None and not torch.compiler.is_compiling() and length <= window:
+        window = None
+    if padding_mask is None and window is None:
+        return None
+    visible = causal_mask(length, device, window)
+    return visible if padding_mask is None else visible & padding_mask.bool()[:, None, None, :]
+
+
+def hiding_bias(mask: torch.Tensor) -> torch.Tensor:
+    """What is added to scores: -1e9 where nothing may be seen, float32."""
+    return (~mask).float() * -1e9

@@ -1,0 +1,636 @@
+"""Foreign checkpoints: read into our models, and written from them, by the same tables."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import pkgutil
+import warnings
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+
+from ...backbones._model import Model, check_arguments
+from ..loading import CONFIG, SAFETENSORS, assign, check_class, construct, place
+from ..progress import track
+from ..weights import Weight, together
+from .files import FLOATS, Stored, index_of, open_weights, weight_files
+from .table import REQUIRED, Operation, Table, Tensors, matches, parts
+
+if TYPE_CHECKING:
+    from ..sources import PresetSource
+
+ModelType = TypeVar("ModelType", bound=Model)
+
+
+class Dialect(ABC):
+    """How a library writes its checkpoints.
+
+    Attributes:
+        name: the library's.
+        packages: where its tables are; every module there has a tuple `TABLES`.
+        files: of the weights. The first that a checkpoint has is read, whole or in shards; the
+            first of all is written.
+    """
+
+    name: ClassVar[str]
+    packages: tuple[ModuleType, ...]
+    files: ClassVar[tuple[str, ...]] = (SAFETENSORS, "pytorch_model.bin")
+
+    @abstractmethod
+    def recognises(self, config: Mapping[str, Any]) -> bool:
+        """Whether a config.json is of this dialect."""
+
+    @abstractmethod
+    def kind(self, config: Mapping[str, Any]) -> str:
+        """The model's name in the tables."""
+
+    @abstractmethod
+    def title(self, config: Mapping[str, Any]) -> str:
+        """The model's name for people."""
+
+    @abstractmethod
+    def ignores(self, key: str) -> bool:
+        """Whether a key of config.json never changes what a backbone computes."""
+
+    @abstractmethod
+    def problems(self, config: Mapping[str, Any], unknown: Sequence[str]) -> list[str]:
+        """Why a config.json cannot be read; `unknown` are keys of which nothing is known."""
+
+    @abstractmethod
+    def heading(self, table: Table, kind: str, dtype: torch.dtype) -> dict[str, Any]:
+        """What config.json begins with, before the table's keys."""
+
+
+# Tables
+
+
+def find_table(dialect: Dialect, kind: str, where: str) -> Table:
+    """The table for a model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    # The right module is most often the first; importing all of them takes a second.
+    names = sorted(modules(dialect), key=lambda name: not kind.startswith(_last(name)))
+    for table in _all(names):
+        if kind in table.kinds:
+            return table
+    raise ValueError(
+        f"{where} is a {dialect.name} model of type {kind!r}, which cannot be read. Known: "
+        f"{', '.join(sorted(kind for table in _all(names) for kind in table.kinds))}."
+    )
+
+
+def known_kinds(dialect: Dialect, cls: type[Model]) -> list[str]:
+    """The models whose checkpoints this class reads."""
+    return [
+        kind for table in _all(modules(dialect)) if table.backbone is cls for kind in table.kinds
+    ]
+
+
+def modules(dialect: Dialect) -> tuple[str, ...]:
+    """The modules that hold a dialect's tables."""
+    return tuple(name for package in dialect.packages for name in _modules(package))
+
+
+@functools.cache
+def _modules(package: ModuleType) -> tuple[str, ...]:
+    found = pkgutil.iter_modules(package.__path__)
+    return tuple(f"{package.__name__}.{module.name}" for module in found)
+
+
+def tables(module: str) -> tuple[Table, ...]:
+    found: tuple[Table, ...] = importlib.import_module(module).TABLES
+    return found
+
+
+def _all(names: Iterable[str]) -> Iterator[Table]:
+    return (table for name in names for table in tables(name))
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+# Configurations
+
+
+def to_ours(
+    dialect: Dialect, table: Table, config: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """The constructor's arguments for a config.json.
+
+    Raises:
+        ValueError: keys are missing, or describe a model that cannot be computed; it lists all.
+    """
+    used = {name for key in table.config for name in key.theirs} | table.extra.keys()
+    unknown = [
+        name
+        for name in _leaves(config)
+        if not any(name == known or name.startswith(f"{known}.") for known in used)
+        and not matches(table.ignored, name)
+        and not dialect.ignores(name)
+    ]
+    problems = dialect.problems(config, unknown)
+    arguments = dict(table.variants.get(dialect.kind(config), {}))
+    for key in table.config:
+        values = [_look_up(config, name, default) for name, default in key.theirs.items()]
+        absent = [name for name, value in zip(key.theirs, values) if value is REQUIRED]
+        try:
+            if absent:
+                raise ValueError(f"{', '.join(absent)} missing")
+            arguments |= zip(key.ours, key.load(*values))
+        except ValueError as error:
+            problems.append(str(error))
+        except (TypeError, ArithmeticError, LookupError) as error:
+            problems.append(f"{', '.join(key.theirs)}: {error}")
+    try:
+        check_arguments(table.backbone, arguments)
+    except TypeError as error:
+        problems.append(str(error))
+    if problems:
+        raise ValueError(
+            f"The config.json of {where} is none for {table.backbone.__name__}:\n  "
+            + "\n  ".join(problems)
+        )
+    if unknown:
+        warnings.warn(
+            f"Keys in the config.json of {where} that are not known and have no effect: "
+            f"{', '.join(unknown)}.",
+            stacklevel=2,
+        )
+    return arguments
+
+
+def to_theirs(
+    dialect: Dialect, table: Table, arguments: Mapping[str, Any], dtype: torch.dtype
+) -> dict[str, Any]:
+    """config.json for a model with these arguments.
+
+    Raises:
+        ValueError: the library has no such model; it lists all reasons.
+    """
+    kind, same, problems = _look_up_kind(table, arguments)
+    config = dialect.heading(table, kind, dtype)
+    for key in table.config:
+        if key.ours and same.issuperset(key.ours):
+            continue  # the name says it
+        try:
+            values = key.save(*(arguments[name] for name in key.ours))
+        except ValueError as error:
+            problems.append(str(error))
+        else:
+            for name, value in zip(key.theirs, values):
+                *outer, last = name.split(".")
+                functools.reduce(lambda inner, part: inner.setdefault(part, {}), outer, config)[
+                    last
+                ] = value
+    if problems:
+        raise ValueError(f"as {kind}: " + "; ".join(problems))
+    return {**config, **table.extra}
+
+
+def _look_up_kind(table: Table, arguments: Mapping[str, Any]) -> tuple[str, set[str], list[str]]:
+    """The name of a model, the arguments that follow from it, and why it is not its name.
+
+    A variant that is not equal is the model's where keys say all the rest.
+    """
+    if not table.variants:
+        return table.model_types[0], set(), []
+    said = {name for key in table.config for name in key.ours}
+    changed = {
+        kind: {name for name, value in variant.items() if _plain(arguments[name]) != _plain(value)}
+        for kind, variant in table.variants.items()
+    }
+    kind = min(changed, key=lambda kind: (len(changed[kind] - said), len(changed[kind])))
+    variant = table.variants[kind]
+    return (
+        kind,
+        variant.keys() - changed[kind],
+        [
+            f"{name} is {arguments[name]!r}, not {value!r}"
+            for name, value in variant.items()
+            if name in changed[kind] - said
+        ],
+    )
+
+
+def _plain(value: Any) -> Any:
+    """The value with lists for tuples."""
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def arguments_of(model: Model) -> dict[str, Any]:
+    """A model's configuration with what KerasHub would leave out of it."""
+    return {**model.arguments, **model.get_config()}
+
+
+def _look_up(config: Any, name: str, default: Any) -> Any:
+    for part in name.split("."):
+        if not isinstance(config, Mapping) or part not in config:
+            return default
+        config = config[part]
+    return default if config is None and default is REQUIRED else config
+
+
+def _leaves(config: Mapping[str, Any]) -> Iterator[str]:
+    waiting: list[tuple[str, Any]] = [("", config)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Mapping) and (value or not name):
+            prefix = f"{name}." if name else ""
+            waiting += [(prefix + key, inner) for key, inner in reversed(list(value.items()))]
+        else:
+            yield name
+
+
+# Weights
+
+
+@dataclass(eq=False)
+class Binding:
+    """A rule for one layer of a model.
+
+    Attributes:
+        theirs: names.
+        ours: names → tensors on the meta device.
+        operations: from ours to theirs.
+    """
+
+    theirs: tuple[str, ...]
+    ours: dict[str, torch.Tensor]
+    operations: tuple[Operation, ...]
+
+    def save(self, tensors: Tensors) -> dict[str, torch.Tensor]:
+        """Our tensors as theirs."""
+        return dict(zip(self.theirs, self._steps(tensors)[-1]))
+
+    def load(self, tensors: Tensors) -> dict[str, torch.Tensor]:
+        """Their tensors as ours."""
+        steps = self._steps(list(self.ours.values()))
+        for operation, step in zip(reversed(self.operations), steps[-2::-1]):
+            tensors = operation.load(tensors, [tensor.shape for tensor in step])
+        return dict(zip(self.ours, tensors))
+
+    def expected(self) -> dict[str, torch.Tensor]:
+        """Theirs, on the meta device."""
+        return self.save(list(self.ours.values()))
+
+    def _steps(self, tensors: Tensors) -> list[Tensors]:
+        steps = [tensors]
+        for operation in self.operations:
+            steps.append(operation.save(steps[-1]))
+        return steps
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.ours.values())
+
+    def __str__(self) -> str:
+        return " and ".join(f"{name} {tuple(t.shape)}" for name, t in self.ours.items())
+
+
+def bind(
+    table: Table, arguments: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+) -> list[Binding]:
+    """The rules for all weights of a model, `state` by name.
+
+    Raises:
+        ValueError: no rule for a weight, or more than one; it lists them all.
+    """
+    bindings = []
+    counts: Counter[str] = Counter()
+    for rule in table.weights:
+        if any(arguments[name] != value for name, value in rule.when.items()):
+            continue
+        for name in state:
+            numbers = parts(rule.ours[0], name)
+            if numbers is None:
+                continue
+            theirs, ours = rule.names(numbers, arguments)
+            counts.update(ours)
+            known = {one: state[one].to("meta") for one in ours if one in state}
+            operations = tuple(
+                step if isinstance(step, Operation) else step(arguments) for step in rule.operations
+            )
+            bindings.append(Binding(theirs, known, operations))
+    problems = [
+        f"{counts[name]} rules for {name}"
+        for name in {**state, **counts}
+        if counts[name] != (name in state)
+    ]
+    if problems:
+        raise ValueError(
+            f"The table of {table.kinds[0]} does not fit {table.backbone.__name__}:\n  "
+            + "\n  ".join(problems)
+        )
+    return bindings
+
+
+def _expected(bindings: list[Binding]) -> dict[str, tuple[torch.Tensor, Binding]]:
+    """All tensors of a checkpoint, on the meta device, and what each belongs to."""
+    return {
+        name: (tensor, binding)
+        for binding in bindings
+        for name, tensor in binding.expected().items()
+    }
+
+
+@dataclass
+class Plan:
+    """What of a checkpoint belongs where, before any of it is read or written.
+
+    Attributes:
+        config: config.json, read or to be written.
+        model: on the meta device if it is to be read.
+        bindings: the rules for all weights of the model.
+        stored: the checkpoint's tensors by the names of the rules.
+        absent: bindings whose tensors the checkpoint may lack, and lacks.
+        files: how many tensors each holds.
+    """
+
+    table: Table
+    config: Mapping[str, Any]
+    model: Model
+    bindings: list[Binding]
+    stored: dict[str, Stored] = field(default_factory=dict)
+    absent: list[Binding] = field(default_factory=list)
+    files: Counter[Path] = field(default_factory=Counter)
+
+    @property
+    def ignored(self) -> list[str]:
+        """Tensors that are known to be no part of a backbone."""
+        used = {name for binding in self.bindings for name in binding.theirs}
+        return [name for name in self.stored if name not in used]
+
+    @property
+    def drawn(self) -> list[str]:
+        """The model's weights that the checkpoint lacks."""
+        return [name for binding in self.absent for name in binding.ours]
+
+
+# Reading
+
+
+def configured(
+    dialect: Dialect,
+    source: PresetSource,
+    config: Mapping[str, Any],
+    cls: type[Model] = Model,
+    overrides: Mapping[str, Any] | None = None,
+) -> tuple[Table, dict[str, Any]]:
+    """The table of a checkpoint and the arguments of its model, with the user's `overrides`.
+
+    Raises:
+        ValueError: another class than `cls`, or a model that cannot be computed.
+        TypeError: unknown overrides.
+    """
+    overrides = overrides or {}
+    table = find_table(dialect, dialect.kind(config), source.handle)
+    check_class(table.backbone, cls)
+    check_arguments(table.backbone, overrides)
+    return table, {**to_ours(dialect, table, config, source.handle), **overrides}
+
+
+@contextmanager
+def plan(
+    dialect: Dialect,
+    source: PresetSource,
+    config: Mapping[str, Any],
+    cls: type[Model] = Model,
+    overrides: Mapping[str, Any] | None = None,
+) -> Iterator[Plan]:
+    """How a checkpoint is read. Its files are open meanwhile.
+
+    Raises:
+        ValueError: as `configured`; and broken files, or weights that are not the model's.
+        TypeError: as `configured`.
+        FileNotFoundError: no weights.
+    """
+    table, arguments = configured(dialect, source, config, cls, overrides)
+    model = construct(table.backbone, arguments, "meta")
+    files: Counter[Path] = Counter()
+    stored: dict[str, Stored] = {}
+    problems = []
+    with ExitStack() as stack:
+        for path in weight_files(dialect.files, source):
+            for tensor in open_weights(path, stack):
+                files[path] += 1
+                name = table.renamed(tensor.name)
+                if name in stored:
+                    problems.append(f"twice: {stored[name].name} and {tensor.name} in {path.name}")
+                stored[name] = tensor
+        bindings = bind(table.for_names(stored), arguments_of(model), model.state_dict())
+        absent = account(table, bindings, stored, problems, source.handle)
+        yield Plan(table, config, model, bindings, stored, absent, files)
+
+
+def load(
+    dialect: Dialect,
+    source: PresetSource,
+    config: Mapping[str, Any],
+    cls: type[ModelType],
+    load_weights: bool,
+    device: str | torch.device | None,
+    mmap: bool | None,
+    overrides: Mapping[str, Any],
+) -> ModelType:
+    """The model of a checkpoint. See `Backbone.from_preset`."""
+    device = torch.device(device or torch.get_default_device())
+    if not load_weights:
+        table, arguments = configured(dialect, source, config, cls, overrides)
+        return construct(table.backbone, arguments, device).eval()  # type: ignore[return-value]
+    with plan(dialect, source, config, cls, overrides) as found:
+        if device.type != "meta":
+            _fill(found, torch.device(device), mmap is not False, source.handle)
+    return found.model.eval()  # type: ignore[return-value]
+
+
+def _fill(plan: Plan, device: torch.device, keep: bool, where: str) -> None:
+    if plan.drawn:
+        warnings.warn(
+            f"{where} has no weights for {', '.join(plan.drawn)}; they are drawn at random.",
+            stacklevel=4,
+        )
+        _draw(plan.model, plan.drawn, device)
+    present = [binding for binding in plan.bindings if binding not in plan.absent]
+    for binding in track(present, "Reading weights", lambda binding: binding.nbytes):
+        values = binding.load([plan.stored[name].read() for name in binding.theirs])
+        for name, value in values.items():
+            owner, _, leaf = name.rpartition(".")
+            assign(plan.model.get_submodule(owner), leaf, value, device, keep)
+
+
+def _draw(model: Model, names: list[str], device: torch.device) -> None:
+    """Initialise the weights that a checkpoint lacks."""
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        place(module, leaf, torch.empty_like(getattr(module, leaf), device=device))
+    with torch.no_grad():
+        for owner in {name.rpartition(".")[0] for name in names}:
+            model.get_submodule(owner).reset_parameters()  # type: ignore[operator]
+
+
+def account(
+    table: Table,
+    bindings: list[Binding],
+    stored: dict[str, Stored],
+    problems: list[str],
+    where: str,
+) -> list[Binding]:
+    """Compare the headers of a checkpoint with a model, and take copies out of `stored`.
+
+    Returns:
+        The bindings of weights that the checkpoint may lack, and lacks.
+
+    Raises:
+        ValueError: weights are missing, superfluous or of another shape; it lists them all.
+    """
+    expected = _expected(bindings)
+    copies = _untie(table, expected, stored)
+    absent = []
+    for template in table.optional:
+        group = [one for one in bindings if any(matches([template], name) for name in one.ours)]
+        if not any(name in stored for binding in group for name in binding.theirs):
+            absent += group
+    for name, (tensor, binding) in expected.items():
+        found = stored.get(name)
+        shape = tuple(tensor.shape)
+        if found is None:
+            if binding not in absent:
+                problems.append(f"missing: {name} {shape} for {binding}")
+        elif found.shape != shape:
+            problems.append(f"shape: {found.name} is {found.shape}, not {shape} for {binding}")
+        elif found.dtype not in FLOATS:
+            problems.append(f"dtype: {found.name} is {found.dtype}, not a float, for {binding}")
+    for name, found in stored.items():
+        if name not in expected and not matches(table.dropped, name):
+            problems.append(f"superfluous: {found.name} {found.shape}")
+    for copy, original in copies:
+        if copy.shape != original.shape:
+            problems.append(f"copy: {copy.name} {copy.shape} of {original.name} {original.shape}")
+        elif not problems and not torch.equal(copy.read(), original.read()):
+            problems.append(f"copy: {copy.name} is not equal to {original.name}")
+    if problems:
+        raise ValueError(
+            f"The weights of {where} do not fit the model ({len(problems)} problems):\n  "
+            + "\n  ".join(problems)
+        )
+    return absent
+
+
+def _untie(
+    table: Table, expected: Mapping[str, Any], stored: dict[str, Stored]
+) -> list[tuple[Stored, Stored]]:
+    """Take copies of tied weights out of `stored`, and return them with their originals.
+
+    A checkpoint that has only one of the two names means it for both.
+    """
+    copies = []
+    for copy, original in table.tied.items():
+        if copy in expected:
+            if copy not in stored and original in stored:
+                stored[copy] = stored[original].again()
+        elif copy in stored:
+            found = stored.pop(copy)
+            if original in stored:
+                copies.append((found, stored[original]))
+            else:
+                stored[original] = found
+    return copies
+
+
+# Writing
+
+
+def export_plan(dialect: Dialect, model: Model) -> Plan:
+    """How a model is written.
+
+    Raises:
+        NotImplementedError: no table for the model's class.
+        ValueError: the library has no such model.
+    """
+    cls, arguments = type(model), arguments_of(model)
+    state = {name: t for name, t in model.state_dict().items() if "lora_kernel_" not in name}
+    problems = []
+    for table in _all(_nearest_first(dialect, cls)):
+        if cls in (table.backbone, *table.also):
+            try:
+                config = to_theirs(dialect, table, arguments, model.dtype)
+            except ValueError as error:
+                problems.append(str(error))
+            else:
+                return Plan(table, config, model, bind(table, arguments, state))
+    if not problems:
+        raise NotImplementedError(f"{cls.__name__} cannot be exported to {dialect.name}.")
+    raise ValueError(f"{dialect.name} has no such {cls.__name__}:\n  " + "\n  ".join(problems))
+
+
+def _nearest_first(dialect: Dialect, cls: type) -> list[str]:
+    """The modules of tables, those first that are named as the module or folder of the class."""
+    families = [part for base in cls.__mro__ for part in base.__module__.split(".")]
+
+    def distance(module: str) -> int:
+        return families.index(_last(module)) if _last(module) in families else len(families)
+
+    return sorted(modules(dialect), key=distance)
+
+
+def export(
+    dialect: Dialect, plan: Plan, weights: Mapping[str, Weight], folder: Path | None
+) -> None:
+    """Write config.json and safetensors, in shards where they are large; without a folder, help
+    other processes to do so.
+    """
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    from ..saving import write_safetensors
+
+    expected = _expected(plan.bindings)
+    split = split_torch_state_dict_into_shards(
+        {name: tensor for name, (tensor, _) in expected.items()},
+        filename_pattern=dialect.files[0].replace(".safetensors", "{suffix}.safetensors"),
+    )
+    shards = []
+    for file, names in split.filename_to_tensors.items():
+        # What one binding makes stays together, and is gone when it is written.
+        bindings = list(dict.fromkeys(expected[name][1] for name in names))
+        bindings.sort(key=lambda one: -min(t.itemsize for t in one.ours.values()))
+        shards.append((file, set(names), bindings))
+    order = [name for _, _, bindings in shards for one in bindings for name in one.ours]
+    with together(weights, order) as values:
+        if folder is None:
+            return
+        (folder / CONFIG).write_text(json.dumps(plan.config, indent=2))
+        for file, held, bindings in shards:
+            headers = {
+                name: (tensor.dtype, tuple(tensor.shape))
+                for one in bindings
+                for name, tensor in one.expected().items()
+                if name in held
+            }
+            write_safetensors(folder / file, headers, _made(bindings, held, values))
+        if split.is_sharded:
+            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+            (folder / index_of(dialect.files[0])).write_text(json.dumps(index, indent=2))
+
+
+def _made(
+    bindings: list[Binding], names: set[str], values: Iterator[torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Those of their tensors that have these names, from ours in the order of the bindings."""
+    for one in bindings:
+        ours = [next(values).to(tensor.dtype) for tensor in one.ours.values()]
+        for name, tensor in one.save(ours).items():
+            if name in names:
+                yield tensor

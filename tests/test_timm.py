@@ -1,0 +1,198 @@
+"""Checkpoints of timm become backbones and backbones checkpoints, with equal outputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras_hub
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from keras_hub_torch.models import Backbone, BertBackbone, ResNetBackbone
+from keras_hub_torch.presets.checkpoints import TIMM, engine
+from keras_hub_torch.presets.sources import open_preset
+from keras_hub_torch.presets.uploading import model_card
+
+from . import oracle, timm_models
+from .test_cli import succeed
+
+# Folder → architecture and arguments.
+CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet18": ("resnet18", {}),
+    "resnet26": ("resnet26", {"num_classes": 7}),
+    "resnet26d": ("resnet26d", {"in_chans": 5}),
+    "resnetv2_34": ("resnetv2_34", {"drop_path_rate": 0.1}),
+    "resnetv2_50": ("resnetv2_50", {}),
+}
+IN_KERAS_HUB = ("resnet18", "resnet26", "resnetv2_50")
+
+with_timm = pytest.mark.skipif(not timm_models.PACKAGES.is_dir(), reason="timm is not installed")
+
+
+def run(command: str, folder: Path, given: Any) -> None:
+    script = str(Path(timm_models.__file__))
+    subprocess.run([sys.executable, script, command, folder, json.dumps(given)], check=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints that timm wrote, each beside its features of the same images."""
+    folder = tmp_path_factory.mktemp("timm")
+    run("make", folder, CHECKPOINTS)
+    return folder
+
+
+def images_of(model: Any, folder: Path) -> torch.Tensor:
+    channels = model.get_config()["image_shape"][-1]
+    return load_file(folder / "images.safetensors")[str(channels)].permute(0, 2, 3, 1)
+
+
+def features_of(folder: Path) -> dict[str, Any]:
+    """What timm computed, channels last."""
+    features = load_file(f"{folder}.features.safetensors")["features"]
+    return oracle.named(features.permute(0, 2, 3, 1))
+
+
+@with_timm
+@pytest.mark.parametrize("name", CHECKPOINTS)
+@torch.no_grad()
+def test_import(name: str, made: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = ResNetBackbone.from_preset(made / name)
+    images = images_of(model, made)
+    oracle.assert_close(model(images), features_of(made / name))
+    if name in IN_KERAS_HUB:
+        theirs = keras_hub.models.Backbone.from_preset(str(made / name))
+        oracle.assert_close(model(images), oracle.keras_outputs(theirs, images.numpy()))
+
+
+@with_timm
+@torch.no_grad()
+def test_export(made: Path, tmp_path: Path) -> None:
+    """The same tensors bit for bit but for the head, of which timm makes equal outputs."""
+    shutil.copy(made / "images.safetensors", tmp_path)
+    for name, (architecture, arguments) in CHECKPOINTS.items():
+        model = Backbone.from_preset(made / name)
+        model.export_to_timm(tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert config["architecture"] == architecture
+        assert config.get("model_args", {}).get("in_chans", 3) == arguments.get("in_chans", 3)
+        before, after = (load_file(f / name / "model.safetensors") for f in (made, tmp_path))
+        kept = {name for name in before if not name.endswith("num_batches_tracked")}
+        assert after.keys() == {name for name in kept if not name.startswith(("fc.", "head."))}
+        assert all(torch.equal(after[name], before[name]) for name in after)
+        again = Backbone.from_preset(tmp_path / name)
+        assert again.get_config() == model.get_config()
+    run("read", tmp_path, list(CHECKPOINTS))
+    for name in CHECKPOINTS:
+        oracle.assert_close(
+            load_file(tmp_path / f"{name}.features.safetensors")["features"],
+            oracle.named(load_file(made / f"{name}.features.safetensors")["features"]),
+        )
+
+
+@with_timm
+def test_pickles(made: Path, tmp_path: Path) -> None:
+    whole = Backbone.from_preset(made / "resnet18").state_dict()
+    for name in ("config.json", "pytorch_model.bin"):
+        shutil.copy(made / "resnet18" / name, tmp_path)
+    again = Backbone.from_preset(tmp_path).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+
+
+@with_timm
+def test_every_variant_has_timms_tensors(tmp_path: Path) -> None:
+    variants = {
+        kind: (table, variant)
+        for module in engine.modules(TIMM)
+        for table in engine.tables(module)
+        for kind, variant in table.variants.items()
+    }
+    run("shapes", tmp_path, list(variants))
+    shapes = json.loads((tmp_path / "shapes.json").read_text())
+    for kind, (table, variant) in variants.items():
+        with torch.device("meta"):
+            model = table.backbone(**variant)
+        plan = engine.export_plan(TIMM, model)
+        assert plan.config["architecture"] == kind
+        ours = {
+            name: list(tensor.shape)
+            for binding in plan.bindings
+            for name, tensor in binding.expected().items()
+        }
+        theirs = {n: s for n, s in shapes[kind].items() if not engine.matches(table.dropped, n)}
+        assert ours == theirs, kind
+
+
+# Without timm
+
+
+def test_command_line(tmp_path: Path) -> None:
+    """From a preset to timm's format and back."""
+    variant = engine.find_table(TIMM, "resnet18", "here").variants["resnet18"]
+    model = ResNetBackbone(**variant)
+    model.save_to_preset(tmp_path / "keras")
+    succeed("convert", tmp_path / "keras", tmp_path / "timm", "--format", "timm")
+    assert "Class" in succeed("info", tmp_path / "timm")
+    said = succeed("verify", tmp_path / "timm").splitlines()
+    assert said[0].startswith("config.json: ResNetBackbone with 100 weights")
+    assert said[1].startswith("model.safetensors: 100 tensors")
+    succeed("convert", tmp_path / "timm", tmp_path / "back", "--format", "keras")
+    again = Backbone.from_preset(tmp_path / "back").state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_model_card(tmp_path: Path) -> None:
+    source = open_preset(write(tmp_path, "resnet18.a1_in1k"))
+    card = model_card(source, source.json("config.json"), "me/mine")
+    assert card.startswith("---\nlibrary_name: timm\n---\n# resnet18.a1_in1k\n")
+
+
+def write(folder: Path, architecture: str = "resnet18", **changes: Any) -> Path:
+    config = {"architecture": architecture, "pretrained_cfg": {"tag": "a1"}, **changes}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_tags_and_channels(tmp_path: Path) -> None:
+    folder = write(tmp_path, "resnet34.a1_in1k", pretrained_cfg={"input_size": [4, 96, 96]})
+    config = Backbone.from_preset(folder, load_weights=False, device="meta").get_config()
+    assert config["stackwise_num_blocks"] == [3, 4, 6, 3]
+    assert config["image_shape"] == [None, None, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "resnet18d"}, "timm model of type 'resnet18d', which cannot be read"),
+        ({"architecture": ["resnet18"]}, "cannot be read"),
+        ({"model_args": {"output_stride": 8}}, "model_args.output_stride: not known here"),
+        ({"model_args": ["output_stride"]}, "model_args is no object"),
+        ({"pretrained_cfg": {"input_size": []}}, "input_size: "),
+        ({"model_args": {"in_chans": "3"}}, "image_shape must be"),
+    ],
+)
+def test_refused_configurations(changes: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        Backbone.from_preset(write(tmp_path, **changes), load_weights=False)
+
+
+def test_models_without_a_name(tmp_path: Path) -> None:
+    variant = engine.find_table(TIMM, "resnet50", "here").variants["resnet50"]
+    with torch.device("meta"):
+        model = ResNetBackbone(**{**variant, "stackwise_num_blocks": (3, 4, 23, 4)})
+    with pytest.raises(ValueError, match="timm has no such ResNetBackbone:\n  as resnet") as caught:
+        model.export_to_timm(tmp_path / "new")
+    assert "stackwise_num_blocks is [3, 4, 23, 4], not [" in str(caught.value)
+    assert not (tmp_path / "new").exists()
+    bert = BertBackbone(7, 1, 1, 4, 8)
+    with pytest.raises(NotImplementedError, match="BertBackbone cannot be exported to timm"):
+        bert.export_to_timm(tmp_path / "new")

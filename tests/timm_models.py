@@ -1,0 +1,97 @@
+"""Run by the tests in a process of its own: models of timm, made, read and computed.
+
+timm needs torchvision, whose build on PyPI is made for another torch than the one for CPUs: it
+registers kernels for operators of a library that is not there. Where the operators are declared
+beforehand it can be imported, though not used. Both are kept out of the environment's own packages,
+because others, transformers among them, would import torchvision too and fail.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+PACKAGES = Path(sys.prefix, "timm")
+
+
+def import_timm() -> Any:
+    sys.path.append(str(PACKAGES))
+    library = torch.library.Library("torchvision", "DEF")
+    while True:
+        try:
+            importlib.import_module("torchvision")
+        except RuntimeError as error:
+            missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
+            if missing is None:
+                raise
+            library.define(f"{missing[1]}() -> ()")
+            for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+                del sys.modules[name]
+        else:
+            import_timm.library = library  # type: ignore[attr-defined]  # what it declares lives on
+            return importlib.import_module("timm")
+
+
+@torch.no_grad()
+def randomise(model: torch.nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+        elif tensor.ndim == 1 and tensor.is_floating_point():  # norms
+            tensor.normal_(float(name.endswith("weight")), 0.2)
+        elif tensor.ndim > 1:
+            tensor.normal_(0, tensor[0].numel() ** -0.5)
+
+
+@torch.no_grad()
+def compute(model: torch.nn.Module, folder: Path) -> None:
+    """Features of `images.safetensors` beside the folder."""
+    images = load_file(folder.parent / "images.safetensors")[str(model.in_chans)]
+    features = model.eval().forward_features(images)
+    save_file({"features": features.contiguous()}, f"{folder}.features.safetensors")
+
+
+def make(folder: Path, models: dict[str, list[Any]]) -> None:
+    """Write checkpoints: name of a folder → architecture and its arguments."""
+    timm = import_timm()
+    torch.manual_seed(0)
+    images = {str(channels): torch.rand(2, channels, 65, 58) for channels in (3, 5)}
+    save_file(images, folder / "images.safetensors")
+    for name, (architecture, arguments) in models.items():
+        model = timm.create_model(architecture, **arguments)
+        randomise(model)
+        timm.models.save_for_hf(
+            model, folder / name, model_args=arguments or None, safe_serialization="both"
+        )
+        compute(model, folder / name)
+
+
+def read(folder: Path, names: list[str]) -> None:
+    """Compute what timm reads from checkpoints."""
+    timm = import_timm()
+    for name in names:
+        model = timm.create_model(f"local-dir:{folder / name}", pretrained=True)
+        compute(model, folder / name)
+
+
+def shapes(folder: Path, architectures: list[str]) -> None:
+    """Write the shapes of all tensors of these models."""
+    timm = import_timm()
+    found = {}
+    for architecture in architectures:
+        with torch.device("meta"):
+            model = timm.create_model(architecture)
+        found[architecture] = {name: list(t.shape) for name, t in model.state_dict().items()}
+    (folder / "shapes.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    command, place, given = sys.argv[1:]
+    {"make": make, "read": read, "shapes": shapes}[command](Path(place), json.loads(given))

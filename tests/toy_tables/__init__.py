@@ -1,0 +1,1 @@
+"""A family that timm might have, as somebody would add it: in new files only."""
