@@ -17,7 +17,7 @@ from .layers.core import Dropout, EinsumDense, ReversibleEmbedding, UnitRMSNorma
 from .layers.dtypes import DTypeLike
 from .layers.initializers import variance_scaling
 from .layers.layout import Layout, Stack
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.rotary import Tables, rotary_frequencies, rotary_tables, rotate
 
 
 class CachedGemmaAttention(nn.Module):
@@ -64,7 +64,7 @@ class CachedGemmaAttention(nn.Module):
         self,
         x: torch.Tensor,
         mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        tables: Tables,
         past: Past | None,
     ) -> torch.Tensor:
         q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
@@ -120,7 +120,7 @@ class GemmaDecoderBlock(nn.Module):
         self,
         x: torch.Tensor,
         mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        tables: Tables,
         past: Past | None,
     ) -> torch.Tensor:
         residual = x

@@ -25,7 +25,7 @@ from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Graph, Kind, Layout, Stack
 from .layers.masks import causal_mask, hiding_bias
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.rotary import Tables, rotary_frequencies, rotary_tables, rotate
 
 LAYER_TYPES = ("sliding_attention", "full_attention")
 _PROJECTIONS = {
@@ -77,9 +77,7 @@ class T5GemmaAttention(nn.Module):
         self.value = EinsumDense("bsd,dkh->bskh", key_value_dim, key_value, **options)
         self.attention_output = EinsumDense("btnh,nhd->btd", query, hidden_dim, **options)
 
-    def forward(
-        self, x: torch.Tensor, bias: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, bias: torch.Tensor, tables: Tables) -> torch.Tensor:
         q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
         k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
         v = split_heads(self.value(x), self.num_key_value_heads)
@@ -154,9 +152,7 @@ class T5GemmaEncoderLayer(nn.Module):
         self.post_feedforward_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
         self.residual_dropout = Dropout(dropout)
 
-    def forward(
-        self, x: torch.Tensor, bias: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, bias: torch.Tensor, tables: Tables) -> torch.Tensor:
         y = self.self_attention(self.pre_self_attention_layernorm(x), bias, tables)
         x = x + self.residual_dropout(self.post_self_attention_layernorm(y))
         y = self.mlp(self.pre_feedforward_layernorm(x))
@@ -204,7 +200,7 @@ class T5GemmaDecoderLayer(nn.Module):
         encoded: torch.Tensor,
         bias: torch.Tensor,
         encoded_bias: torch.Tensor,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        tables: Tables,
     ) -> torch.Tensor:
         y = self.self_attention(self.decoder_pre_self_attention_layernorm(x), bias, tables)
         x = x + self.decoder_residual_dropout(self.decoder_post_self_attention_layernorm(y))
@@ -411,7 +407,7 @@ class T5GemmaBackbone(Backbone):
         decoded = self.decoder_dropout(self.decoder_norm(x))
         return {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
 
-    def _rotary_tables(self, x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _rotary_tables(self, x: torch.Tensor, dim: int) -> Tables:
         frequencies = rotary_frequencies(dim, self.rope_max_wavelength, x.device)
         return rotary_tables(x.shape[1], frequencies, x.dtype)
 

@@ -13,17 +13,16 @@ from ._backbone import Backbone
 from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
 from .gemma3 import Gemma3VisionEncoder
 from .gemma3.backbone import GLOBAL_WAVELENGTH, VisionIndices
-from .gemma3.vision import ImagesOfRows, interleave
+from .gemma3.vision import ImagesOfRows
 from .layers.attention import attend_biased, attend_biased_soft_capped, merge_heads, split_heads
 from .layers.core import Dropout, EinsumDense, Embedding, ReversibleEmbedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Graph, Kind, Layout, Stack
 from .layers.masks import causal_mask, hiding_bias
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.multimodal import interleave
+from .layers.rotary import Tables, rotary_frequencies, rotary_tables, rotate
 from .t5_gemma import T5GemmaEncoderLayer, T5GemmaMLP, check_layer_types
-
-Tables = tuple[torch.Tensor, torch.Tensor]
 
 
 class T5Gemma2Attention(nn.Module):
@@ -365,7 +364,7 @@ class T5Gemma2Backbone(Backbone):
                 if vision_indices is None:
                     raise ValueError("images need vision_indices.")
                 tokens = self.vision_encoder(images).unflatten(0, images.shape[:2]).flatten(1, 2)
-                x = interleave(x, tokens, vision_indices)
+                x = interleave(x, tokens, vision_indices, kept=1)
         x = self.encoder_dropout(x)
         if encoder_padding_mask is None:
             encoder_padding_mask = torch.ones_like(encoder_token_ids)

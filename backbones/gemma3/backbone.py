@@ -14,9 +14,10 @@ from ..layers.core import Dense, ReversibleEmbedding, UnitRMSNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.initializers import variance_scaling
 from ..layers.layout import Stack
+from ..layers.multimodal import interleave
 from ..layers.rotary import rotary_frequencies, rotary_tables
 from .decoder import Gemma3DecoderBlock
-from .vision import Gemma3VisionEncoder, ImagesOfRows, interleave
+from .vision import Gemma3VisionEncoder, ImagesOfRows
 
 VisionIndices = Annotated[torch.Tensor, Input("ids", ("batch", "vision_tokens"))]
 VisionMask = Annotated[torch.Tensor, Input("mask", ("batch", "length"))]
@@ -151,7 +152,7 @@ class Gemma3Backbone(Backbone):
             if vision_indices is None:
                 raise ValueError("images need vision_indices.")
             tokens = self.vision_encoder(images).unflatten(0, images.shape[:2]).flatten(1, 2)
-            x = interleave(x, tokens, vision_indices)
+            x = interleave(x, tokens, vision_indices, kept=1)
             if vision_mask is None:
                 vision_mask = torch.zeros_like(token_ids).scatter(1, vision_indices.long(), 1)
                 vision_mask[:, 0] = 0

@@ -13,7 +13,7 @@ from ..layers.attention import attend, attend_soft_capped, merge_heads, split_he
 from ..layers.cache import Past
 from ..layers.core import Dropout, EinsumDense, UnitRMSNormalization
 from ..layers.layout import Layout
-from ..layers.rotary import rotate
+from ..layers.rotary import Tables, rotate
 
 
 class CachedGemma3Attention(nn.Module):
@@ -63,7 +63,7 @@ class CachedGemma3Attention(nn.Module):
         self,
         x: torch.Tensor,
         mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        tables: Tables,
         past: Past | None,
         is_causal: bool,
     ) -> torch.Tensor:
@@ -129,7 +129,7 @@ class Gemma3DecoderBlock(nn.Module):
         self,
         x: torch.Tensor,
         mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        tables: Tables,
         past: Past | None,
         is_causal: bool,
     ) -> torch.Tensor:

@@ -188,28 +188,3 @@ class Gemma3VisionEncoder(Component):
     def forward(self, images: ImagesOfRows) -> torch.Tensor:
         x = self.image_encoder(images.flatten(0, 1))
         return self.vision_output_encoder(self.pooling(x))
-
-
-def interleave(
-    text: torch.Tensor, images: torch.Tensor, vision_indices: torch.Tensor
-) -> torch.Tensor:
-    """Put the tokens of images at their places in the text.
-
-    The first position always stays text: indices are padded with 0.
-
-    Args:
-        text: `[batch, length, dim]`.
-        images: `[batch, images · tokens, dim]`, of another dtype perhaps.
-        vision_indices: `[batch, images · tokens]`.
-
-    Raises:
-        ValueError: other numbers of tokens and of indices.
-    """
-    if images.shape[1] != vision_indices.shape[1]:
-        raise ValueError(
-            f"The images give {images.shape[1]} tokens a row, but vision_indices has "
-            f"{vision_indices.shape[1]}."
-        )
-    places = vision_indices.long()[..., None].expand_as(images)
-    filled = text.scatter(1, places, images.to(text.dtype))
-    return torch.cat((text[:, :1], filled[:, 1:]), dim=1)

@@ -13,6 +13,7 @@ from ..layers.core import Dense
 from ..layers.decoder import GatedExperts, GatedFeedForward
 from ..layers.dtypes import DTypeLike
 from ..layers.layout import Layout
+from ..layers.rotary import Tables, rotary_part
 from ..layers.routing import choose_experts
 from .backbone import (
     INIT,
@@ -21,7 +22,6 @@ from .backbone import (
     Mixer,
     Qwen3_5Attention,
     Qwen3_5LayerNorm,
-    Tables,
     kinds_of_layers,
     mixers_of,
 )
@@ -140,7 +140,7 @@ class Qwen3_5MoeBackbone(HybridDecoder):
         trainable: bool = True,
         name: str | None = None,
     ) -> None:
-        rotary_dim = int(head_dim * partial_rotary_factor)
+        rotary_dim = rotary_part(head_dim, partial_rotary_factor)
         mixers = mixers_of(
             kinds_of_layers(num_layers, layer_types),
             partial(
@@ -149,7 +149,6 @@ class Qwen3_5MoeBackbone(HybridDecoder):
                 num_query_heads,
                 num_key_value_heads,
                 head_dim,
-                rotary_dim,
                 layer_norm_epsilon,
                 dropout,
             ),
