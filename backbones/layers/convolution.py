@@ -229,9 +229,9 @@ def own_padding(padding: int | str, kernel_size: Size, strides: Size, dilation: 
     return extents[0] // 2 if alike else "same"
 
 
-def pair(size: Size) -> tuple[int, int]:
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
     """Height and width of a size given once for both, or as two."""
-    return (size, size) if isinstance(size, int) else size
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def pad_same(
