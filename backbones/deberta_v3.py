@@ -150,9 +150,23 @@ class DisentangledAttentionEncoder(nn.Module):
 
 
 class DebertaV3Backbone(Backbone):
-    """Encoder with disentangled attention; `max_sequence_length` is where distances stop growing.
+    """Encoder with disentangled attention.
 
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads. Each has `hidden_dim // num_heads` dimensions.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the embeddings, the relative ones, the attention weights and the output of
+            each sublayer.
+        max_sequence_length: distance in tokens from which on the buckets do not change; inputs may
+            be longer.
+        bucket_size: buckets of distances to either side: exact up to half of them, logarithmic
+            beyond.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

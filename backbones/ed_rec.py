@@ -107,6 +107,17 @@ class EdRecBackbone(Backbone):
     `encoder_token_ids`, `encoder_padding_mask` `[batch, encoder_length]`, `decoder_token_ids`,
     `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output` and
     `decoder_sequence_output`, with `hidden_dim` as last axis.
+
+    Args:
+        vocab_size: number of token ids.
+        num_layers_enc: number of the encoder's blocks.
+        num_layers_dec: number of the decoder's blocks.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        num_heads: number of attention heads. Each has `hidden_dim // num_heads` dimensions.
+        dropout: rate on the output of each sublayer.
+        epsilon: of the norms.
+        dtype, trainable, name: as in `Model`.
     """
 
     keras_module = "keras_hub.src.models.edrec.edrec_backbone"

@@ -140,10 +140,29 @@ class GemmaDecoderBlock(nn.Module):
 class GemmaBackbone(Backbone):
     """Decoder of Gemma 1 and, with soft caps, post-norms and sliding windows, of Gemma 2.
 
-    `intermediate_dim` counts the gate and the value together. As in KerasHub
-    `query_head_dim_normalize` has no effect, and `layer_norm_epsilon` is that of the last norm.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: twice the width inside the feed-forward networks: the gate and what it
+            gates are counted together.
+        head_dim: dimensions of a head.
+        query_head_dim_normalize: has no effect, as in KerasHub: scores are divided by the root of
+            `head_dim`.
+        use_post_ffw_norm: whether the feed-forward network's output is normed, too.
+        use_post_attention_norm: whether attention's output is normed, too.
+        attention_logit_soft_cap: bound on the attention scores, by tanh; `None` for none.
+        final_logit_soft_cap: bound on the logits of `token_embedding(x, reverse=True)`, by tanh;
+            `None` for none.
+        use_sliding_window_attention: whether the first, third, … block has a window.
+        sliding_window_size: keys that a query sees there, itself included.
+        layer_norm_epsilon: of the last norm; the others have 1e-6, as in KerasHub.
+        dropout: rate on the attention weights and the output of attention.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

@@ -118,9 +118,20 @@ class GPTNeoXDecoder(nn.Module):
 class GPTNeoXBackbone(Backbone):
     """Decoder with partly rotary positions and parallel sublayers.
 
-    As in KerasHub `max_sequence_length` has no effect.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads, a divisor of `hidden_dim`.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the embeddings, the attention weights and the output of attention.
+        rotary_percentage: share of a head's dimensions that is rotated, 0 to 1.
+        rotary_max_wavelength: base of the rotary frequencies.
+        layer_norm_epsilon: of the norms.
+        max_sequence_length: has no effect, as in KerasHub.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

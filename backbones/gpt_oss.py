@@ -210,16 +210,29 @@ class GptOssTransformerDecoder(nn.Module):
 class GptOssBackbone(Backbone):
     """Decoder with attention sinks and a mixture of experts for the feed-forward network.
 
-    In every other layer a query sees the `sliding_window` keys before it and itself. As in KerasHub
-    these are the second, fourth, … layer; in the gpt-oss models as published they are the first,
-    third, … one, and `layer_types` says so. As in KerasHub `output_router_logits` has no effect.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
 
     Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside an expert.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        num_experts: experts of a block.
+        top_k: experts of each token.
+        rope_max_wavelength: base of the rotary frequencies.
         rope_scaling_factor: how far positions are stretched beyond 4096 (YaRN, arXiv:2309.00071).
-        layer_types: `sliding_attention` or `full_attention` for each layer. KerasHub has no such
-            argument.
+        layer_norm_epsilon: of the norms.
+        sliding_window: keys before the query that it sees beside itself, in blocks with a window;
+            `None` for all.
+        head_dim: dimensions of a head; `None` for `hidden_dim // num_query_heads`.
+        dropout: rate on the output of attention, before its projection.
+        output_router_logits: has no effect, as in KerasHub.
+        layer_types: `sliding_attention` or `full_attention` for each block; `None` for a window in
+            the second, fourth, … one, as in KerasHub, which has no such argument. In gpt-oss as
+            published they are the first, third, … one.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: `layer_types` are others, or not one for each layer.

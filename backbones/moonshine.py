@@ -205,6 +205,35 @@ class MoonshineBackbone(Backbone):
     `[batch, frames, hidden_dim]`, `decoder_sequence_output` `[batch, length, hidden_dim]` and
     `encoder_attention_mask` `[batch, frames]`, boolean. There is a frame for every 384 samples
     after the first 127.
+
+    Args:
+        vocabulary_size: number of token ids.
+        filter_dim: channels of the convolutions; it must be `hidden_dim`.
+        encoder_num_layers: number of the encoder's blocks.
+        decoder_num_layers: number of the decoder's blocks.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: has no effect, as in KerasHub: `feedforward_expansion_factor` says it.
+        encoder_num_heads: heads of the encoder, each of `hidden_dim // encoder_num_heads`
+            dimensions.
+        decoder_num_heads: heads of the decoder, likewise.
+        feedforward_expansion_factor: width inside the feed-forward networks, divided by
+            `hidden_dim`.
+        encoder_use_swiglu_activation: whether the encoder's feed-forward networks are gated (SiLU),
+            or have a GELU.
+        decoder_use_swiglu_activation: the decoder's, likewise.
+        max_position_embeddings: has no effect, as in KerasHub.
+        pad_head_dim_to_multiple_of: the dimensions of a head are rounded up to a multiple of it;
+            `None` leaves them.
+        partial_rotary_factor: share of a head's dimensions that is rotated.
+        dropout: rate on the inputs of the encoder's blocks, and of the decoder's.
+        initializer_range: standard deviation of the initial weights.
+        rope_theta: base of the rotary frequencies.
+        attention_bias: whether the projections of attention have biases.
+        attention_dropout: rate on the attention weights.
+        dtype, trainable, name: as in `Model`.
+
+    Raises:
+        ValueError: `filter_dim` is not `hidden_dim`, or heads are too small for rotary positions.
     """
 
     def __init__(
@@ -232,11 +261,6 @@ class MoonshineBackbone(Backbone):
         trainable: bool = True,
         name: str | None = None,
     ) -> None:
-        """`intermediate_dim` and `max_position_embeddings` have no effect, as in KerasHub.
-
-        Raises:
-            ValueError: `filter_dim` is not `hidden_dim`, or heads too small for rotary positions.
-        """
         super().__init__(dtype, trainable, name)
         if filter_dim != hidden_dim:
             raise ValueError(f"filter_dim={filter_dim} must be hidden_dim={hidden_dim}.")

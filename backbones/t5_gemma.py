@@ -229,19 +229,50 @@ ASSIGNED = (
 class T5GemmaBackbone(Backbone):
     """Encoder-decoder whose sides may differ in all their sizes but the vocabulary.
 
-    The scores are divided by the root of `query_pre_attn_scalar`. As in KerasHub a decoder's
-    window holds `sliding_window` keys before the query, the encoder has no windows whatever its
-    `encoder_layer_types`, and `final_logit_softcapping` and `cross_attention_hidden_size` have no
-    effect.
-
     `encoder_token_ids`, `encoder_padding_mask` `[batch, encoder_length]`, `decoder_token_ids`,
     `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output`
     `[batch, encoder_length, encoder_hidden_dim]` and `decoder_sequence_output`
     `[batch, length, decoder_hidden_dim]`.
 
+    Args:
+        vocabulary_size: number of token ids.
+        encoder_hidden_dim: width of the encoder's hidden states.
+        encoder_intermediate_dim: width inside its feed-forward networks.
+        encoder_num_layers: number of its blocks.
+        encoder_num_attention_heads: heads of its queries.
+        encoder_num_key_value_heads: heads of its keys and values, a divisor of that.
+        encoder_head_dim: dimensions of a head.
+        encoder_layer_types: `sliding_attention` or `full_attention` for each block. They have no
+            effect, as in KerasHub: the encoder has no windows.
+        decoder_hidden_dim: width of the decoder's hidden states.
+        decoder_intermediate_dim: width inside its feed-forward networks.
+        decoder_num_layers: number of its blocks.
+        decoder_num_attention_heads: heads of its queries.
+        decoder_num_key_value_heads: heads of its keys and values, a divisor of that.
+        decoder_head_dim: dimensions of a head.
+        decoder_layer_types: `sliding_attention` or `full_attention` for each block.
+        dropout_rate: rate on the embeddings, within the feed-forward networks, on the output of
+            each sublayer and of each side.
+        rms_norm_eps: of the norms.
+        query_pre_attn_scalar: the attention scores are divided by its root.
+        attention_bias: whether the projections of attention have biases.
+        hidden_activation: of the feed-forward networks, by its Keras name.
+        tie_word_embeddings: whether `decoder_token_embedding(x, reverse=True)` uses the embedding's
+            own matrix, not a second one.
+        initializer_range: standard deviation of the initial embeddings and projections.
+        attention_dropout: rate on the attention weights.
+        sliding_window: keys before the query that it sees beside itself, in the decoder's
+            `sliding_attention`; `None` if there is none.
+        cross_attention_hidden_size: has no effect, as in KerasHub; `None` becomes
+            `encoder_hidden_dim`.
+        attn_logit_softcapping: bound on the attention scores, by tanh; `None` for none.
+        final_logit_softcapping: has no effect, as in KerasHub.
+        rope_max_wavelength: base of the rotary frequencies.
+        dtype, trainable, name: as in `Model`.
+
     Raises:
-        ValueError: the layer types are of another number than the layers, or unknown, or there is
-            no `sliding_window` for them.
+        ValueError: the layer types are fewer than the layers, or unknown, or there is no
+            `sliding_window` for them.
     """
 
     keras_module = "keras_hub.src.models.t5gemma.t5gemma_backbone"

@@ -168,20 +168,59 @@ ASSIGNED = (
 class T5Gemma2Backbone(Backbone):
     """Encoder-decoder whose sides have one width; the encoder may see images.
 
-    The scores are divided by the root of `query_pre_attn_scalar`. The wavelengths given are those
-    of layers with windows, the scaling factors those of the others; the encoder's are by default
-    the decoder's. With a `vision_encoder` the token `eoi_token_index` (the end of an image) has
-    vectors of its own, which are not scaled. As in KerasHub `final_logit_softcapping` and
-    `cross_attention_hidden_size` have no effect.
-
     `encoder_token_ids`, `encoder_padding_mask` `[batch, encoder_length]`, `decoder_token_ids`,
     `decoder_padding_mask` `[batch, length]`, `images`
     `[batch, images, image_size, image_size, 3]`, `vision_indices` `[batch, images · tokens]` →
     `encoder_sequence_output` and `decoder_sequence_output`, with the width as last axis.
 
+    Args:
+        vocabulary_size: number of token ids.
+        encoder_hidden_dim: width of the encoder's hidden states.
+        encoder_intermediate_dim: width inside its feed-forward networks.
+        encoder_num_layers: number of its blocks.
+        encoder_num_attention_heads: heads of its queries.
+        encoder_num_key_value_heads: heads of its keys and values, a divisor of that.
+        encoder_head_dim: dimensions of a head.
+        encoder_layer_types: `sliding_attention` or `full_attention` for each block.
+        decoder_hidden_dim: width of the decoder's hidden states, the encoder's.
+        decoder_intermediate_dim: width inside its feed-forward networks.
+        decoder_num_layers: number of its blocks.
+        decoder_num_attention_heads: heads of its queries.
+        decoder_num_key_value_heads: heads of its keys and values, a divisor of that.
+        decoder_head_dim: dimensions of a head.
+        decoder_layer_types: `sliding_attention` or `full_attention` for each block.
+        dropout_rate: rate on the embeddings, within the feed-forward networks, on the output of
+            each sublayer and of each side.
+        rms_norm_eps: of the norms.
+        query_pre_attn_scalar: the attention scores are divided by its root.
+        attention_bias: whether the projections of attention have biases.
+        hidden_activation: of the feed-forward networks, by its Keras name.
+        tie_word_embeddings: whether `decoder_token_embedding(x, reverse=True)` uses the embedding's
+            own matrix, not a second one.
+        initializer_range: standard deviation of the initial embeddings and projections.
+        attention_dropout: rate on the attention weights.
+        sliding_window: keys that a query of `sliding_attention` sees, itself included: in the
+            decoder those before it, in the encoder those around it. `None` if there is none.
+        cross_attention_hidden_size: has no effect, as in KerasHub; `None` becomes
+            `encoder_hidden_dim`.
+        attn_logit_softcapping: bound on the attention scores, by tanh; `None` for none.
+        final_logit_softcapping: has no effect, as in KerasHub.
+        rope_max_wavelength: base of the rotary frequencies in `sliding_attention`; in
+            `full_attention` it is 1e6.
+        global_rope_scaling_factor: divides the positions in `full_attention`.
+        encoder_rope_max_wavelength: the encoder's; `None` for the decoder's, `rope_max_wavelength`.
+        encoder_global_rope_scaling_factor: the encoder's; `None` for the decoder's,
+            `global_rope_scaling_factor`.
+        use_query_key_norm: whether the queries and keys of each head are normed.
+        vision_encoder: the tower of images; `None` for a model of text, which has no inputs for
+            them.
+        eoi_token_index: the token that ends an image. With a `vision_encoder` it has vectors of its
+            own, which are not scaled.
+        dtype, trainable, name: as in `Model`.
+
     Raises:
-        ValueError: the sides differ in width; the layer types are of another number than the
-            layers, or unknown, or there is no `sliding_window` for them; images without indices.
+        ValueError: the sides differ in width; the layer types are fewer than the layers, or
+            unknown, or there is no `sliding_window` for them; images without indices.
     """
 
     keras_module = "keras_hub.src.models.t5gemma2.t5gemma2_backbone"

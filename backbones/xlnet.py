@@ -216,7 +216,17 @@ class XLNetBackbone(Backbone):
     `[batch, length, hidden_dim]`.
 
     Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads. Each has `hidden_dim // num_heads` dimensions.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the embeddings, within the feed-forward networks, on the output of each
+            sublayer and of the model.
+        activation: of the feed-forward networks, by its Keras name.
+        kernel_initializer_range: standard deviation of the initial matrices.
         bias_initializer: of the attention's biases, a name of Keras's.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: unknown `bias_initializer`.

@@ -27,18 +27,49 @@ GLOBAL_WAVELENGTH = 1e6
 class Gemma3Backbone(Backbone):
     """Decoder in which, with sliding windows, every sixth layer sees all that was before.
 
-    With a `vision_encoder` the tokens of `images` take the places `vision_indices` (padded with
-    0), and those of one image, a run of ones in `vision_mask`, see each other both ways. Both
-    belong to the first call with a cache. An embedding model looks both ways everywhere, if
-    `use_bidirectional_attention`, and pools.
-
-    As in KerasHub `query_head_dim_normalize` has no effect, and `layer_norm_epsilon` is that of
-    the last norm.
+    With a `vision_encoder` the tokens of `images` take the places `vision_indices` (padded with 0),
+    and those of one image, a run of ones in `vision_mask`, see each other both ways. Both belong to
+    the first call with a cache.
 
     `token_ids` and `padding_mask` `[batch, length]`, `images`
     `[batch, images, image_size, image_size, 3]`, `vision_indices` `[batch, images · tokens]` and
     `vision_mask` `[batch, length]` → `[batch, length, hidden_dim]`; an embedding model gives this
     as `sequence_output`, and `pooled_output` `[batch, embedding_dim]` of length 1.
+
+    Args:
+        vocabulary_size: number of token ids.
+        image_size: side of the images in pixels, `None` without them. It has no effect here: the
+            tower's own counts.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: twice the width inside the feed-forward networks: the gate and what it
+            gates are counted together.
+        head_dim: dimensions of a head.
+        query_head_dim_normalize: has no effect, as in KerasHub: scores are divided by the root of
+            `head_dim`.
+        use_query_key_norm: whether the queries and keys of each head are normed.
+        use_post_ffw_norm: whether the feed-forward network's output is normed, too.
+        use_post_attention_norm: whether attention's output is normed, too.
+        attention_logit_soft_cap: bound on the attention scores, by tanh; `None` for none.
+        final_logit_soft_cap: bound on the logits of `token_embedding(x, reverse=True)`, by tanh;
+            `None` for none.
+        use_sliding_window_attention: whether five of six blocks have a window.
+        sliding_window_size: keys that a query sees there, itself included; with
+            `use_bidirectional_attention` it stands in their middle.
+        local_rope_scaling_factor: divides the positions in blocks with a window.
+        global_rope_scaling_factor: divides the positions in the others.
+        vision_encoder: the tower of images; `None` for a model of text, which has no inputs for
+            them.
+        layer_norm_epsilon: of the last norm; the others have 1e-6, as in KerasHub.
+        use_bidirectional_attention: whether a query sees what comes after it, too.
+        dropout: rate on the attention weights and the output of attention.
+        is_embedding_model: whether the outputs are pooled.
+        pooling_intermediate_dim: width between the two projections of the pooled output; `None`
+            without one.
+        embedding_dim: width of the pooled output; `None` without one.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: an embedding model without `pooling_intermediate_dim` and `embedding_dim`;

@@ -143,9 +143,21 @@ class Gemma3VisionEncoder(Component):
     """Images → a few tokens each.
 
     It computes in float32 where bfloat16 is asked for, and keeps its dtype within a model of
-    another one. `layer_norm_epsilon` is that of the norm before the projection.
+    another one.
 
     `images` `[batch, images, image_size, image_size, 3]` → `[batch · images, tokens, output_dim]`.
+
+    Args:
+        image_size: side of the images in pixels.
+        patch_size: side of a patch in pixels.
+        num_heads: number of attention heads, a divisor of `hidden_dim`.
+        hidden_dim: width of the hidden states.
+        num_layers: number of blocks.
+        intermediate_dim: width inside the feed-forward networks.
+        output_dim: width of the tokens: the text model's `hidden_dim`.
+        pool_size: side of the square of patches that becomes a token.
+        layer_norm_epsilon: of the norm before the projection; the others have 1e-6.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: `hidden_dim` is not divisible by `num_heads`; images of another size.

@@ -250,17 +250,45 @@ class HybridDecoder(Backbone):
 
 
 class Qwen3_5Backbone(HybridDecoder):
-    """Decoder of Gated DeltaNets, and of attention where `layer_types` says `full_attention`; by
-    default that is every fourth layer.
+    """Decoder of Gated DeltaNets, with attention in every fourth block.
 
     With a `vision_encoder` the tokens of its `pixel_values` and `image_grid_thw` take the places
-    `vision_indices` in the rows of the text laid one after the other. As in KerasHub
-    `mrope_section` has no effect: images have the positions of text.
+    `vision_indices` in the rows of the text laid one after the other.
 
     `token_ids` and `padding_mask` `[batch, length]`, `pixel_values`
     `[images_batch, patches, temporal_patch_size, patch_size, patch_size, in_channels]`,
     `image_grid_thw` `[images_batch, images, 3]` and `vision_indices` `[images_batch, tokens]` →
     `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        head_dim: dimensions of a head of attention.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        layer_types: `linear_attention` or `full_attention` for each block; `None` for
+            `full_attention` in every fourth.
+        partial_rotary_factor: share of a head's dimensions that is rotated.
+        rope_max_wavelength: base of the rotary frequencies.
+        rope_scaling_factor: divides the positions.
+        layer_norm_epsilon: of the norms.
+        dropout: rate on the output of attention or the DeltaNet; of attention before its
+            projection, too.
+        tie_word_embeddings: whether `token_embedding(x, reverse=True)` uses the embedding's own
+            matrix, not a second one.
+        sliding_window_size: keys that a query of `full_attention` sees, itself included; `None` for
+            all before it. KerasHub's torch backend drops the window, its other backends apply it.
+        linear_num_key_heads: heads of the queries and keys of a DeltaNet.
+        linear_num_value_heads: heads of its values, a multiple of that.
+        linear_key_head_dim: dimensions of a head of its queries and keys.
+        linear_value_head_dim: dimensions of a head of its values.
+        linear_conv_kernel_dim: taps of its causal convolution.
+        vision_encoder: the tower of images; `None` for a model of text, which has no inputs for
+            them.
+        mrope_section: has no effect, as in KerasHub: images have the positions of text.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: unknown or too few `layer_types`; images that do not fit their grid or indices.

@@ -101,9 +101,43 @@ class Qwen3_5MoeTransformerDecoder(DecoderBlock):
 class Qwen3_5MoeBackbone(HybridDecoder):
     """Qwen3.5's decoder with a mixture of experts for the feed-forward network.
 
-    The probabilities of a token's `top_k` experts are made to sum to one. The loss that balances
-    the experts, which KerasHub adds with `router_aux_loss_coefficient`, is the training loop's:
-    `load_balancing_loss`. Images, inputs and errors are `Qwen3_5Backbone`'s.
+    Inputs, images and errors are `Qwen3_5Backbone`'s.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        head_dim: dimensions of a head of attention.
+        hidden_dim: width of the hidden states.
+        moe_intermediate_dim: width inside an expert.
+        shared_expert_intermediate_size: width inside the expert that all tokens share.
+        num_experts: experts of a block.
+        top_k: experts of each token; their probabilities are made to sum to one.
+        layer_types: `linear_attention` or `full_attention` for each block; `None` for
+            `full_attention` in every fourth.
+        partial_rotary_factor: share of a head's dimensions that is rotated.
+        rope_max_wavelength: base of the rotary frequencies.
+        rope_scaling_factor: divides the positions.
+        layer_norm_epsilon: of the norms.
+        dropout: rate on the output of attention or the DeltaNet; of attention before its
+            projection, too.
+        tie_word_embeddings: whether `token_embedding(x, reverse=True)` uses the embedding's own
+            matrix, not a second one.
+        sliding_window_size: keys that a query of `full_attention` sees, itself included; `None` for
+            all before it. KerasHub's torch backend drops the window, its other backends apply it.
+        linear_num_key_heads: heads of the queries and keys of a DeltaNet.
+        linear_num_value_heads: heads of its values, a multiple of that.
+        linear_key_head_dim: dimensions of a head of its queries and keys.
+        linear_value_head_dim: dimensions of a head of its values.
+        linear_conv_kernel_dim: taps of its causal convolution.
+        vision_encoder: the tower of images; `None` for a model of text, which has no inputs for
+            them.
+        mrope_section: has no effect, as in KerasHub: images have the positions of text.
+        router_aux_loss_coefficient: has no effect here. It scales the loss that balances the
+            experts, which KerasHub adds; in PyTorch that is the training loop's, see
+            `load_balancing_loss` in `backbones.layers.routing`.
+        dtype, trainable, name: as in `Model`.
     """
 
     keras_module = "keras_hub.src.models.qwen3_5_moe.qwen3_5_moe_backbone"
