@@ -48,7 +48,7 @@ class Backbone(Model):
         load_weights: bool = True,
         *,
         device: str | torch.device | None = None,
-        contiguous: bool = False,
+        mmap: bool | None = None,
         **kwargs: Any,
     ) -> BackboneType:
         """Build the model of a preset, in `eval()` mode.
@@ -61,8 +61,11 @@ class Backbone(Model):
                 Keras, transformers or timm.
             load_weights: whether to read the weights; otherwise they are drawn at random.
             device: where the weights go.
-            contiguous: whether to rearrange matrices that the file holds transposed, rather than
-                to use views; FSDP and safetensors want it.
+            mmap: whether weights that need no conversion stay in the file, mapped into memory and
+                read when first used; by default safetensors are and `.weights.h5` are not. Then
+                the file must not change: rewritten in place it changes the model, and shortened
+                it ends the process. Training does not write to it. Matrices mapped from
+                `.weights.h5` are transposed views; all others are contiguous.
             kwargs: constructor arguments that replace those of the preset, `dtype` and
                 `trainable` among them.
 
@@ -74,7 +77,7 @@ class Backbone(Model):
         """
         from ..presets.loading import load_backbone
 
-        return load_backbone(cls, preset, load_weights, device, contiguous, kwargs)
+        return load_backbone(cls, preset, load_weights, device, mmap, kwargs)
 
     def save_to_preset(
         self,

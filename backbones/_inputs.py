@@ -89,7 +89,12 @@ def check_keys(given: Mapping[str, Any], inputs: Mapping[str, Input], where: str
     missing = [name for name in wanted if inputs[name].required and given.get(name) is None]
     absent = [name for name in wanted if given.get(name) is None]
     unknown = [str(name) for name in given if name not in inputs]
-    hints = [f"{name!r} must be {meant!r}" for name in unknown if (meant := _meant(name, absent))]
+    # Written out, since compilers know no assignments within expressions.
+    hints = []
+    for name in unknown:
+        meant = _meant(name, absent)
+        if meant is not None:
+            hints.append(f"{name!r} must be {meant!r}")
     if missing or hints:
         raise ValueError(
             f"{where} takes the inputs {', '.join(wanted)}"

@@ -165,7 +165,7 @@ class Model(nn.Module, metaclass=Configured):
 
     def tensors(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs as checked tensors on the model's device."""
-        tensors = as_tensors(given, self.input_specs, next(self.parameters()).device)
+        tensors = as_tensors(given, self.input_specs, self.device)
         check_tensors(tensors, self.input_specs)
         return tensors
 
@@ -199,7 +199,7 @@ class Model(nn.Module, metaclass=Configured):
             if room < max_length:
                 raise ValueError(f"max_length is {max_length}, but the position table has {room}.")
         dtype = dtype or self.dtype_policy.compute_dtype
-        where = next(self.parameters()).device if device is None else torch.device(device)
+        where = self.device if device is None else torch.device(device)
         return Cache(self.cache_shapes, batch_size, max_length, dtype, where)
 
     # Configuration
@@ -277,11 +277,15 @@ class Model(nn.Module, metaclass=Configured):
     @property
     def device(self) -> torch.device:
         """Where the weights are; of an offloaded model where it computes."""
-        hook = getattr(self, "_hf_hook", None)
-        offloaded = getattr(hook, "execution_device", None)
-        if offloaded is not None:
-            return torch.device(offloaded)
-        return next((tensor.device for tensor in self.weights()), torch.device("cpu"))
+        device = next((tensor.device for tensor in self.weights()), torch.device("cpu"))
+        if device.type == "meta":
+            for module in self.modules():
+                hook = getattr(module, "_hf_hook", None)
+                for one in getattr(hook, "hooks", (hook,)):
+                    where = getattr(one, "execution_device", None)
+                    if where is not None:
+                        return torch.device(where)
+        return device
 
     @property
     def block_classes(self) -> tuple[type[nn.Module], ...]:

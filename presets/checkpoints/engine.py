@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 
 from ...backbones._model import Model, check_arguments
-from ..loading import CONFIG, SAFETENSORS, check_class, construct, place
+from ..loading import CONFIG, SAFETENSORS, assign, check_class, construct, place
 from ..progress import track
 from ..weights import Weight, together
 from .files import FLOATS, Stored, index_of, open_weights, weight_files
@@ -441,7 +441,7 @@ def load(
     cls: type[ModelType],
     load_weights: bool,
     device: str | torch.device | None,
-    contiguous: bool,
+    mmap: bool | None,
     overrides: Mapping[str, Any],
 ) -> ModelType:
     """The model of a checkpoint. See `Backbone.from_preset`."""
@@ -451,11 +451,11 @@ def load(
         return construct(table.backbone, arguments, device).eval()  # type: ignore[return-value]
     with plan(dialect, source, config, cls, overrides) as found:
         if device.type != "meta":
-            _fill(found, device, contiguous, source.handle)
+            _fill(found, torch.device(device), mmap is not False, source.handle)
     return found.model.eval()  # type: ignore[return-value]
 
 
-def _fill(plan: Plan, device: torch.device, contiguous: bool, where: str) -> None:
+def _fill(plan: Plan, device: torch.device, keep: bool, where: str) -> None:
     if plan.drawn:
         warnings.warn(
             f"{where} has no weights for {', '.join(plan.drawn)}; they are drawn at random.",
@@ -466,17 +466,8 @@ def _fill(plan: Plan, device: torch.device, contiguous: bool, where: str) -> Non
     for binding in track(present, "Reading weights", lambda binding: binding.nbytes):
         values = binding.load([plan.stored[name].read() for name in binding.theirs])
         for name, value in values.items():
-            _assign(plan.model, name, value, device, contiguous)
-
-
-def _assign(
-    model: Model, name: str, value: torch.Tensor, device: torch.device, contiguous: bool
-) -> None:
-    """Make what was read a weight of the model."""
-    owner, _, leaf = name.rpartition(".")
-    module = model.get_submodule(owner)
-    value = value.to(device, getattr(module, leaf).dtype)
-    place(module, leaf, value.contiguous() if contiguous else value)
+            owner, _, leaf = name.rpartition(".")
+            assign(plan.model.get_submodule(owner), leaf, value, device, keep)
 
 
 def _draw(model: Model, names: list[str], device: torch.device) -> None:
