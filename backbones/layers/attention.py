@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -11,6 +13,20 @@ from .core import EinsumDense
 from .initializers import Initializer, glorot_uniform, zeros
 from .layout import Layout
 from .masks import hiding_bias
+
+# How most attentions of KerasHub hold their projections, some of them in private attributes.
+ATTENTION = Layout(
+    attributes={
+        "query": "query_dense",
+        "key": "key_dense",
+        "value": "value_dense",
+        "attention_output": "output_dense",
+    },
+    built_on_call=True,
+)
+PRIVATE_ATTENTION = replace(
+    ATTENTION, attributes={name: f"_{held}" for name, held in ATTENTION.attributes.items()}
+)
 
 
 def split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -152,15 +168,7 @@ class MultiHeadAttention(nn.Module):
     otherwise zeros: Keras takes different paths.
     """
 
-    layout = Layout(
-        attributes={
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-            "attention_output": "output_dense",
-        },
-        built_on_call=True,
-    )
+    layout = ATTENTION
 
     def __init__(
         self,

@@ -6,13 +6,14 @@ sines of rotary positions; `mask` may be `None` where `is_causal` says it all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .attention import attend, merge_heads, split_heads
+from .attention import PRIVATE_ATTENTION, attend, merge_heads, split_heads
 from .cache import Past
 from .core import Dense, Dropout, EinsumDense
 from .initializers import Initializer, glorot_uniform, random_normal
@@ -32,15 +33,7 @@ PROJECTIONS = {
 class GroupedQueryAttention(nn.Module):
     """Several heads of queries share one of keys and values (arXiv:2305.13245); all are rotated."""
 
-    layout = Layout(
-        attributes={
-            "query": "_query_dense",
-            "key": "_key_dense",
-            "value": "_value_dense",
-            "attention_output": "_output_dense",
-        },
-        built_on_call=True,
-    )
+    layout = PRIVATE_ATTENTION
 
     def __init__(
         self,
@@ -89,9 +82,9 @@ class NormedQueryAttention(GroupedQueryAttention):
     """With norms on the queries and keys of each head."""
 
     layout = replace(
-        GroupedQueryAttention.layout,
+        PRIVATE_ATTENTION,
         attributes={
-            **GroupedQueryAttention.layout.attributes,
+            **PRIVATE_ATTENTION.attributes,
             "query_dense_layernorm": "_query_dense_layer_norm",
             "key_dense_layernorm": "_key_dense_layer_norm",
         },
@@ -129,7 +122,9 @@ class NormedQueryAttention(GroupedQueryAttention):
 
 
 class GatedProjections(nn.Module):
-    """Holds the three projections of a gated feed-forward network (arXiv:2002.05202)."""
+    """Holds the three projections of a gated feed-forward network (arXiv:2002.05202), which in
+    Keras may belong to a block directly.
+    """
 
     def add_projections(
         self, hidden_dim: int, intermediate_dim: int, initializer: Initializer
@@ -179,10 +174,9 @@ class GatedExperts(nn.Module):
         return routes.tokens(routes.product(x * F.silu(gate), self.output), weights)
 
 
-ATTENTION = {
+BLOCK = {
     "self_attention": "_self_attention_layer",
     "self_attention_layernorm": "_self_attention_layernorm",
-    "self_attention_dropout": "_self_attention_dropout",
     "feedforward_layernorm": "_feedforward_layernorm",
 }
 
@@ -191,6 +185,7 @@ class Decoder(nn.Module):
     """Attention and a feed-forward network, each behind a norm; subclasses add the second half."""
 
     feedforward_layernorm: nn.Module
+    feed_forward: Callable[[torch.Tensor], torch.Tensor]
 
     def __init__(
         self, attention: GroupedQueryAttention, attention_norm: nn.Module, dropout: float
@@ -199,9 +194,6 @@ class Decoder(nn.Module):
         self.self_attention = attention
         self.self_attention_layernorm = attention_norm
         self.self_attention_dropout = Dropout(dropout)
-
-    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
 
     def forward(
         self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
@@ -215,7 +207,7 @@ class Decoder(nn.Module):
 class SparseDecoder(Decoder):
     """With a module for the feed-forward network."""
 
-    layout = Layout(attributes=ATTENTION, unnamed=("mlp",), built_on_call=True)
+    layout = Layout(attributes=BLOCK, unnamed=("mlp",), built_on_call=True)
 
     def __init__(
         self,
@@ -236,7 +228,7 @@ class SparseDecoder(Decoder):
 class GatedDecoder(GatedProjections, Decoder):
     """With the projections of a gated feed-forward network as its own."""
 
-    layout = Layout(attributes={**ATTENTION, **PROJECTIONS}, built_on_call=True)
+    layout = Layout(attributes={**BLOCK, **PROJECTIONS}, built_on_call=True)
 
     def __init__(
         self,

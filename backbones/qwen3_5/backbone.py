@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, ClassVar
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from .._backbone import Backbone
 from .._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
-from ..layers.attention import attend, merge_heads, split_heads
+from ..layers.attention import PRIVATE_ATTENTION, attend, merge_heads, split_heads
 from ..layers.cache import KeyValueShape, Past, Step
 from ..layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, UnitRMSNormalization
 from ..layers.dtypes import DTypeLike
@@ -36,16 +37,13 @@ class Qwen3_5LayerNorm(UnitRMSNormalization):
 class Qwen3_5Attention(nn.Module):
     """Grouped-query attention with normed queries and keys, partly rotary positions and a gate."""
 
-    layout = Layout(
+    layout = replace(
+        PRIVATE_ATTENTION,
         attributes={
-            "query": "_query_dense",
+            **PRIVATE_ATTENTION.attributes,
             "query_norm": "_query_norm",
-            "key": "_key_dense",
             "key_norm": "_key_norm",
-            "value": "_value_dense",
-            "attention_output": "_output_dense",
         },
-        built_on_call=True,
     )
 
     def __init__(
