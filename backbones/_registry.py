@@ -42,8 +42,11 @@ def public_classes(base: type[ClassType]) -> dict[str, type[ClassType]]:
         if isinstance(value, type)
         and issubclass(value, base)
         and not name.startswith("_")
-        # What a family file imports to build on is not its own.
-        and value.__module__.startswith(import_family(family).__name__)
+        # What a family file imports to build on is not its own, unless it says so.
+        and (
+            value.__module__.startswith(import_family(family).__name__)
+            or name in getattr(import_family(family), "__all__", ())
+        )
     }
 
 

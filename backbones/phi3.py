@@ -16,6 +16,7 @@ from .layers.decoder import GatedProjections, GroupedQueryAttention, Tables
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Layout, Stack
+from .layers.masks import Mask
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.transformer import head_dim
 
@@ -48,7 +49,7 @@ class Phi3Decoder(GatedProjections):
         self.feedforward_dropout = Dropout(dropout)
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         residual = x
         x = self.attention(self.pre_attention_layernorm(x), mask, tables, past)

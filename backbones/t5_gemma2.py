@@ -10,10 +10,8 @@ import torch
 from torch import nn
 
 from ._backbone import Backbone
+from ._gemma3_vision import Gemma3VisionEncoder, ImagesOfRows, VisionIndices, interleave
 from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
-from .gemma3 import Gemma3VisionEncoder
-from .gemma3.backbone import GLOBAL_WAVELENGTH, VisionIndices
-from .gemma3.vision import ImagesOfRows, interleave
 from .layers.attention import attend_biased, attend_biased_soft_capped, merge_heads, split_heads
 from .layers.core import Dropout, EinsumDense, Embedding, ReversibleEmbedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
@@ -24,6 +22,7 @@ from .layers.rotary import rotary_frequencies, rotary_tables, rotate
 from .t5_gemma import T5GemmaEncoderLayer, T5GemmaMLP, check_layer_types
 
 Tables = tuple[torch.Tensor, torch.Tensor]
+GLOBAL_WAVELENGTH = 1e6
 
 
 class T5Gemma2Attention(nn.Module):

@@ -1,7 +1,7 @@
 """The decoder block of Llama (arXiv:2302.13971) and of the families that follow it.
 
 Families subclass these for the Keras names of a block and its parts. `tables` are the cosines and
-sines of rotary positions; `mask` may be `None` where `is_causal` says it all.
+sines of rotary positions.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .cache import Past
 from .core import Dense, Dropout, EinsumDense
 from .initializers import Initializer, glorot_uniform, random_normal
 from .layout import Layout
+from .masks import Mask
 from .rotary import rotate
 from .routing import Routes, expert_weights
 
@@ -57,7 +58,7 @@ class GroupedQueryAttention(nn.Module):
         )
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
         k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
@@ -69,12 +70,12 @@ class GroupedQueryAttention(nn.Module):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        mask: torch.Tensor | None,
+        mask: Mask,
         past: Past | None,
     ) -> torch.Tensor:
         if past is not None:
             k, v = past.extend(k, v)
-        x = attend(q, k, v, mask, is_causal=mask is None)
+        x = attend(q, k, v, mask)
         return self.attention_output(self.dropout_layer(merge_heads(x)))
 
 
@@ -113,7 +114,7 @@ class NormedQueryAttention(GroupedQueryAttention):
         self.key_dense_layernorm = key_norm
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         q = self.query_dense_layernorm(split_heads(self.query(x), self.num_query_heads))
         k = self.key_dense_layernorm(split_heads(self.key(x), self.num_key_value_heads))
@@ -196,7 +197,7 @@ class Decoder(nn.Module):
         self.self_attention_dropout = Dropout(dropout)
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         residual = x
         x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)

@@ -1,12 +1,22 @@
 """Attention masks.
 
-They are boolean, broadcastable to `[batch, heads, queries, keys]`, true where a query may look.
-`None` means that nothing is hidden (or, with `is_causal`, nothing but the future).
+They are boolean, broadcastable to `[batch, heads, queries, keys]`, true where a query may look;
+`None` hides nothing, and `CAUSAL` nothing but the future.
 """
 
 from __future__ import annotations
 
+from enum import Enum
+
 import torch
+
+
+class Causal(Enum):
+    CAUSAL = "each query sees itself and before"
+
+
+CAUSAL = Causal.CAUSAL
+Mask = torch.Tensor | Causal | None
 
 
 def padding_mask_of(padding_mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -29,13 +39,13 @@ def decoder_mask(
     length: int,
     device: torch.device,
     window: int | None = None,
-) -> torch.Tensor | None:
-    """Causal mask joined with the padding; `None` where `is_causal` says it all."""
+) -> torch.Tensor | Causal:
+    """Causal mask joined with the padding."""
     # A window that holds everything needs no mask; compiled code serves all lengths alike.
     if window is not None and not torch.compiler.is_compiling() and length <= window:
         window = None
     if padding_mask is None and window is None:
-        return None
+        return CAUSAL
     visible = causal_mask(length, device, window)
     return visible if padding_mask is None else visible & padding_mask.bool()[:, None, None, :]
 

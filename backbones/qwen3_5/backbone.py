@@ -19,6 +19,7 @@ from ..layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, Unit
 from ..layers.dtypes import DTypeLike
 from ..layers.initializers import random_normal
 from ..layers.layout import Kind, Layout, Stack
+from ..layers.masks import Mask
 from ..layers.rotary import rotary_frequencies, rotary_tables, rotate
 from .delta_net import Qwen3_5GatedDeltaNet
 from .vision import ImageGrid, PixelValues, Qwen3_5VisionEncoder, interleave
@@ -75,7 +76,7 @@ class Qwen3_5Attention(nn.Module):
         )
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         q, gate = split_heads(self.query(x), self.num_query_heads).chunk(2, dim=-1)
         k = split_heads(self.key(x), self.num_key_value_heads)
@@ -84,7 +85,7 @@ class Qwen3_5Attention(nn.Module):
         k = self.rotate(self.key_norm(k), tables)
         if past is not None:
             k, v = past.extend(k, v)
-        x = self.dropout_layer(attend(q, k, v, mask, is_causal=mask is None))
+        x = self.dropout_layer(attend(q, k, v, mask))
         return self.attention_output(merge_heads(x * gate.sigmoid()))
 
     def rotate(self, x: torch.Tensor, tables: Tables) -> torch.Tensor:
@@ -122,7 +123,7 @@ class DecoderBlock(nn.Module):
         self.self_attention_dropout = Dropout(dropout)
 
     def mix(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, step: Step, index: int
+        self, x: torch.Tensor, mask: Mask, tables: Tables, step: Step, index: int
     ) -> torch.Tensor:
         residual = x
         x = self.input_layernorm(x)
@@ -153,7 +154,7 @@ class Qwen3_5TransformerDecoder(DecoderBlock):
         self.post_attention_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, step: Step, index: int
+        self, x: torch.Tensor, mask: Mask, tables: Tables, step: Step, index: int
     ) -> torch.Tensor:
         residual = self.mix(x, mask, tables, step, index)
         x = self.post_attention_layernorm(residual)

@@ -13,6 +13,7 @@ from ..layers.core import Dense
 from ..layers.decoder import GatedExperts, GatedFeedForward
 from ..layers.dtypes import DTypeLike
 from ..layers.layout import Layout
+from ..layers.masks import Mask
 from ..layers.routing import choose_experts
 from .backbone import (
     INIT,
@@ -92,7 +93,7 @@ class Qwen3_5MoeTransformerDecoder(DecoderBlock):
         self.post_attention_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, step: Step, index: int
+        self, x: torch.Tensor, mask: Mask, tables: Tables, step: Step, index: int
     ) -> torch.Tensor:
         residual = self.mix(x, mask, tables, step, index)
         return self.sparse_moe_block(self.post_attention_layernorm(residual)) + residual
