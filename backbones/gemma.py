@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
@@ -72,8 +71,6 @@ class GemmaBackbone(Backbone):
                         head_dim,
                         attention_logit_soft_cap,
                         dropout,
-                        query_norm=nn.Identity(),
-                        key_norm=nn.Identity(),
                     ),
                     hidden_dim,
                     intermediate_dim // 2,

@@ -114,8 +114,8 @@ class Gemma3Backbone(Backbone):
                 for local in self.is_local
             ]
 
-        def norm() -> nn.Module:
-            return UnitRMSNormalization(head_dim) if use_query_key_norm else nn.Identity()
+        def norm() -> nn.Module | None:
+            return UnitRMSNormalization(head_dim) if use_query_key_norm else None
 
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size,

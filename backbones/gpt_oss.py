@@ -18,11 +18,10 @@ from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNo
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal, zeros
 from .layers.layout import Layout, Stack
+from .layers.masks import FULL, SLIDING, check_layer_types
 from .layers.rotary import rotary_frequencies, rotary_tables, rotate
 from .layers.routing import Routes, expert_weights
 from .layers.transformer import head_dim as default_head_dim
-
-SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 class GptOssLayerNormalization(RMSNormalization):
@@ -214,7 +213,7 @@ class GptOssBackbone(Backbone):
             argument.
 
     Raises:
-        ValueError: `layer_types` are others, or not one for each layer.
+        ValueError: unknown or too few `layer_types`.
     """
 
     unsaved: ClassVar = {"layer_types": (None,)}
@@ -245,12 +244,7 @@ class GptOssBackbone(Backbone):
         self.head_size = head_dim or default_head_dim(hidden_dim, num_query_heads)
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor
-        types = layer_types or keras_layer_types(num_layers)
-        if len(types) != num_layers or not {SLIDING, FULL}.issuperset(types):
-            raise ValueError(
-                f"layer_types must be {SLIDING!r} or {FULL!r} for each of {num_layers} layers, not "
-                f"{list(types)}."
-            )
+        types = check_layer_types(layer_types or keras_layer_types(num_layers), num_layers)
         width = sliding_window + 1 if sliding_window else None
         self.windows = [width if kind == SLIDING else None for kind in types]
         self.cache_shapes = [

@@ -33,7 +33,7 @@ class CachedGemmaAttention(nn.Module):
 
     Args:
         logit_soft_cap: of the scores; the mask must then be a tensor.
-        query_norm, key_norm: of each head's queries and keys.
+        query_norm, key_norm: of each head's queries and keys, if there are any.
     """
 
     layout = ATTENTION
@@ -46,8 +46,8 @@ class CachedGemmaAttention(nn.Module):
         head_dim: int,
         logit_soft_cap: float | None,
         dropout: float,
-        query_norm: nn.Module,
-        key_norm: nn.Module,
+        query_norm: nn.Module | None = None,
+        key_norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.num_query_heads = num_query_heads
@@ -63,8 +63,8 @@ class CachedGemmaAttention(nn.Module):
         self.query = EinsumDense("btd,ndh->btnh", hidden_dim, query)
         self.key = EinsumDense("bsd,kdh->bskh", hidden_dim, key_value)
         self.value = EinsumDense("bsd,kdh->bskh", hidden_dim, key_value)
-        self.query_norm = query_norm
-        self.key_norm = key_norm
+        self.query_norm = query_norm or nn.Identity()
+        self.key_norm = key_norm or nn.Identity()
         self.attention_output = EinsumDense("btnh,nhd->btd", query, hidden_dim)
 
     def forward(

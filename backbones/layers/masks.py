@@ -6,9 +6,13 @@ They are boolean, broadcastable to `[batch, heads, queries, keys]`, true where a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 import torch
+
+# Types of layers: with a window, and without.
+SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 class Causal(Enum):
@@ -53,3 +57,18 @@ def decoder_mask(
 def hiding_bias(mask: torch.Tensor) -> torch.Tensor:
     """What is added to scores: -1e9 where nothing may be seen, float32."""
     return (~mask).float() * -1e9
+
+
+def check_layer_types(
+    layer_types: Sequence[str], count: int, known: Sequence[str] = (SLIDING, FULL)
+) -> list[str]:
+    """The types of `count` layers; surplus ones are left out.
+
+    Raises:
+        ValueError: there are fewer, or unknown ones.
+    """
+    if len(layer_types) < count or not set(layer_types) <= set(known):
+        raise ValueError(
+            f"The layer types must be {count} of {' and '.join(known)}, not {list(layer_types)}."
+        )
+    return list(layer_types[:count])

@@ -19,13 +19,14 @@ from ..layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, Unit
 from ..layers.dtypes import DTypeLike
 from ..layers.initializers import random_normal
 from ..layers.layout import Kind, Layout, Stack
-from ..layers.masks import Mask
+from ..layers.masks import FULL, Mask, check_layer_types
 from ..layers.rotary import rotary_frequencies, rotary_tables, rotate
 from .delta_net import Qwen3_5GatedDeltaNet
 from .vision import ImageGrid, PixelValues, Qwen3_5VisionEncoder, interleave
 
 VisionIndices = Annotated[torch.Tensor, Input("ids", ("images_batch", "vision_tokens"))]
 INIT = random_normal(0.02)
+LINEAR = "linear_attention"
 Tables = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -340,14 +341,9 @@ class Qwen3_5Backbone(HybridDecoder):
 
 def kinds_of_layers(num_layers: int, layer_types: list[str] | None) -> list[str]:
     """`linear_attention` or `full_attention` for each layer."""
-    kinds = ["linear_attention", "full_attention"]
     if layer_types is None:
-        return [kinds[(i + 1) % 4 == 0] for i in range(num_layers)]
-    if len(layer_types) < num_layers or not set(layer_types) <= set(kinds):
-        raise ValueError(
-            f"layer_types must be {num_layers} of {' and '.join(kinds)}, not {layer_types}."
-        )
-    return layer_types[:num_layers]
+        return [FULL if (i + 1) % 4 == 0 else LINEAR for i in range(num_layers)]
+    return check_layer_types(layer_types, num_layers, (LINEAR, FULL))
 
 
 def mixers_of(
@@ -355,4 +351,4 @@ def mixers_of(
     attention: Callable[[], Qwen3_5Attention],
     delta_net: Callable[[], Qwen3_5GatedDeltaNet],
 ) -> list[Mixer]:
-    return [attention() if kind == "full_attention" else delta_net() for kind in kinds]
+    return [attention() if kind == FULL else delta_net() for kind in kinds]
