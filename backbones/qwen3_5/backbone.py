@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -98,9 +97,12 @@ Mixer = Qwen3_5Attention | Qwen3_5GatedDeltaNet
 
 
 class DecoderBlock(nn.Module):
-    """Attention or a Gated DeltaNet, with the norms around it; subclasses add the feed-forward
-    network.
+    """Attention or a Gated DeltaNet and a feed-forward network, each behind a norm; subclasses add
+    the second half.
     """
+
+    post_attention_layernorm: nn.Module
+    feed_forward: Callable[[torch.Tensor], torch.Tensor]
 
     layout = Layout(
         attributes={
@@ -123,7 +125,7 @@ class DecoderBlock(nn.Module):
         self.input_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
         self.self_attention_dropout = Dropout(dropout)
 
-    def mix(
+    def forward(
         self, x: torch.Tensor, mask: Mask, tables: Tables, step: Step, index: int
     ) -> torch.Tensor:
         residual = x
@@ -132,7 +134,8 @@ class DecoderBlock(nn.Module):
             x = self.linear_attn(x, step, None if step.cache is None else step.cache.layers[index])
         elif self.self_attention is not None:
             x = self.self_attention(x, mask, tables, step.past(index))
-        return self.self_attention_dropout(x) + residual
+        x = residual = self.self_attention_dropout(x) + residual
+        return self.feed_forward(self.post_attention_layernorm(x)) + residual
 
 
 class Qwen3_5TransformerDecoder(DecoderBlock):
@@ -154,25 +157,17 @@ class Qwen3_5TransformerDecoder(DecoderBlock):
         self.feedforward_output_dense = project(intermediate_dim, hidden_dim)
         self.post_attention_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
 
-    def forward(
-        self, x: torch.Tensor, mask: Mask, tables: Tables, step: Step, index: int
-    ) -> torch.Tensor:
-        residual = self.mix(x, mask, tables, step, index)
-        x = self.post_attention_layernorm(residual)
+    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
         # The kernels of silu compute in float32 whatever the dtype.
         gate = F.silu(self.feedforward_gate_dense(x))
-        return (
-            self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate) + residual
-        )
+        return self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate)
 
 
 class HybridDecoder(Backbone):
     """What the models with and without experts share.
 
     Args:
-        blocks: with their mixers built in.
-        rotary: size, longest wavelength and scaling factor of the rotary positions.
-        keys: what attention keeps of a token.
+        block: attention or a Gated DeltaNet → a decoder block with it.
     """
 
     tower_inputs: ClassVar = {
@@ -181,31 +176,70 @@ class HybridDecoder(Backbone):
 
     def __init__(
         self,
+        block: Callable[[Mixer], DecoderBlock],
+        *,
         vocabulary_size: int,
+        num_layers: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
         hidden_dim: int,
-        blocks: Iterable[DecoderBlock],
-        rotary: tuple[int, float, float],
-        keys: KeyValueShape,
-        epsilon: float,
+        layer_types: list[str] | None,
+        partial_rotary_factor: float,
+        rope_max_wavelength: float,
+        rope_scaling_factor: float,
+        layer_norm_epsilon: float,
+        dropout: float,
         tie_word_embeddings: bool,
+        sliding_window_size: int | None,
+        linear_num_key_heads: int,
+        linear_num_value_heads: int,
+        linear_key_head_dim: int,
+        linear_value_head_dim: int,
+        linear_conv_kernel_dim: int,
         vision_encoder: Qwen3_5VisionEncoder | None,
         dtype: DTypeLike,
-        trainable: bool = True,
-        name: str | None = None,
+        trainable: bool,
+        name: str | None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        self.rotary_dim, self.rope_max_wavelength, self.rope_scaling_factor = rotary
-        self.window = keys.window
+        self.rotary_dim = int(head_dim * partial_rotary_factor)
+        self.rope_max_wavelength = rope_max_wavelength
+        self.rope_scaling_factor = rope_scaling_factor
+        self.window = sliding_window_size
+
+        def mixer(kind: str) -> Mixer:
+            if kind == FULL:
+                return Qwen3_5Attention(
+                    hidden_dim,
+                    num_query_heads,
+                    num_key_value_heads,
+                    head_dim,
+                    self.rotary_dim,
+                    layer_norm_epsilon,
+                    dropout,
+                )
+            return Qwen3_5GatedDeltaNet(
+                hidden_dim,
+                linear_num_key_heads,
+                linear_num_value_heads,
+                linear_key_head_dim,
+                linear_value_head_dim,
+                linear_conv_kernel_dim,
+                layer_norm_epsilon,
+                INIT,
+            )
+
+        mixers = [mixer(kind) for kind in kinds_of_layers(num_layers, layer_types)]
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size, hidden_dim, tie_word_embeddings, random_normal(0.01)
         )
         self.vision_encoder = vision_encoder
-        blocks = list(blocks)
-        self.transformer_layers = Stack("transformer_layer_{}", blocks)
-        self.sequence_output_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
+        self.transformer_layers = Stack("transformer_layer_{}", map(block, mixers))
+        self.sequence_output_layernorm = Qwen3_5LayerNorm(hidden_dim, layer_norm_epsilon)
+        keys = KeyValueShape(num_key_value_heads, head_dim, sliding_window_size)
         self.cache_shapes = [
-            keys if block.linear_attn is None else block.linear_attn.state_shape()
-            for block in blocks
+            one.state_shape() if isinstance(one, Qwen3_5GatedDeltaNet) else keys for one in mixers
         ]
 
     @property
@@ -294,48 +328,36 @@ class Qwen3_5Backbone(HybridDecoder):
         trainable: bool = True,
         name: str | None = None,
     ) -> None:
-        rotary_dim = int(head_dim * partial_rotary_factor)
-        mixers = mixers_of(
-            kinds_of_layers(num_layers, layer_types),
-            partial(
-                Qwen3_5Attention,
-                hidden_dim,
-                num_query_heads,
-                num_key_value_heads,
-                head_dim,
-                rotary_dim,
-                layer_norm_epsilon,
-                dropout,
-            ),
-            partial(
-                Qwen3_5GatedDeltaNet,
-                hidden_dim,
-                linear_num_key_heads,
-                linear_num_value_heads,
-                linear_key_head_dim,
-                linear_value_head_dim,
-                linear_conv_kernel_dim,
-                layer_norm_epsilon,
-                INIT,
-            ),
-        )
+        def block(mixer: Mixer) -> Qwen3_5TransformerDecoder:
+            return Qwen3_5TransformerDecoder(
+                mixer, hidden_dim, intermediate_dim, layer_norm_epsilon, dropout
+            )
+
         super().__init__(
-            vocabulary_size,
-            hidden_dim,
-            (
-                Qwen3_5TransformerDecoder(
-                    mixer, hidden_dim, intermediate_dim, layer_norm_epsilon, dropout
-                )
-                for mixer in mixers
-            ),
-            (rotary_dim, rope_max_wavelength, rope_scaling_factor),
-            KeyValueShape(num_key_value_heads, head_dim, sliding_window_size),
-            layer_norm_epsilon,
-            tie_word_embeddings,
-            vision_encoder,
-            dtype,
-            trainable,
-            name,
+            block,
+            vocabulary_size=vocabulary_size,
+            num_layers=num_layers,
+            num_query_heads=num_query_heads,
+            num_key_value_heads=num_key_value_heads,
+            head_dim=head_dim,
+            hidden_dim=hidden_dim,
+            layer_types=layer_types,
+            partial_rotary_factor=partial_rotary_factor,
+            rope_max_wavelength=rope_max_wavelength,
+            rope_scaling_factor=rope_scaling_factor,
+            layer_norm_epsilon=layer_norm_epsilon,
+            dropout=dropout,
+            tie_word_embeddings=tie_word_embeddings,
+            sliding_window_size=sliding_window_size,
+            linear_num_key_heads=linear_num_key_heads,
+            linear_num_value_heads=linear_num_value_heads,
+            linear_key_head_dim=linear_key_head_dim,
+            linear_value_head_dim=linear_value_head_dim,
+            linear_conv_kernel_dim=linear_conv_kernel_dim,
+            vision_encoder=vision_encoder,
+            dtype=dtype,
+            trainable=trainable,
+            name=name,
         )
 
 
@@ -344,11 +366,3 @@ def kinds_of_layers(num_layers: int, layer_types: list[str] | None) -> list[str]
     if layer_types is None:
         return [FULL if (i + 1) % 4 == 0 else LINEAR for i in range(num_layers)]
     return check_layer_types(layer_types, num_layers, (LINEAR, FULL))
-
-
-def mixers_of(
-    kinds: Iterable[str],
-    attention: Callable[[], Qwen3_5Attention],
-    delta_net: Callable[[], Qwen3_5GatedDeltaNet],
-) -> list[Mixer]:
-    return [attention() if kind == FULL else delta_net() for kind in kinds]
