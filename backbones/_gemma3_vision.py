@@ -1,6 +1,6 @@
 """Gemma 3's vision tower: SigLIP (arXiv:2303.15343), pooled and projected to the text's width.
 
-Other families have it, too, and no family knows another one.
+It is Gemma 3's in KerasHub, but others have it, too.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from .layers.layout import Stack
 from .layers.masks import Mask
 from .layers.rotary import rotary_frequencies, rotary_tables
 
-# The tower is Gemma 3's, though others have it, too.
 __all__ = ["Gemma3Backbone", "Gemma3VisionEncoder"]
 
 VisionMask = Annotated[torch.Tensor, Input("mask", ("batch", "length"))]
