@@ -10,7 +10,7 @@ from torch import nn
 from ._backbone import Backbone
 from ._inputs import PaddingMask, TokenIds
 from .layers.activations import Activation
-from .layers.attention import attend, merge_heads, split_heads
+from .layers.attention import PRIVATE_ATTENTION, attend, merge_heads, split_heads
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
@@ -55,15 +55,7 @@ def relative_buckets(
 class DisentangledSelfAttention(nn.Module):
     """Attention by content to content, content to position and position to content."""
 
-    layout = Layout(
-        attributes={
-            "query": "_query_dense",
-            "key": "_key_dense",
-            "value": "_value_dense",
-            "attention_output": "_output_dense",
-        },
-        built_on_call=True,
-    )
+    layout = PRIVATE_ATTENTION
 
     def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()

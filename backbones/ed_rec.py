@@ -12,7 +12,7 @@ from .layers.attention import CachedMultiHeadAttention, MultiHeadAttention
 from .layers.core import Dense, Dropout, Embedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.layout import Layout, Stack
-from .layers.masks import decoder_mask, padding_mask_of
+from .layers.masks import CAUSAL, Mask, decoder_mask, padding_mask_of
 from .layers.transformer import head_dim
 
 
@@ -90,12 +90,12 @@ class EdRecDecoderBlock(nn.Module):
         self,
         x: torch.Tensor,
         encoded: torch.Tensor,
-        mask: torch.Tensor | None = None,
+        mask: Mask = CAUSAL,
         encoded_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """`mask` includes the causal one; `None` means causal and nothing else."""
+        """`mask` includes the causal one."""
         y = self.pre_self_attn_norm(x)
-        x = x + self.dropout1(self.self_attention(y, y, mask, is_causal=mask is None))
+        x = x + self.dropout1(self.self_attention(y, y, mask))
         y = self.pre_cross_attn_norm(x)
         x = x + self.dropout2(self.cross_attention(y, encoded, encoded_mask))
         return x + self.mlp(self.pre_ffw_norm(x))

@@ -14,6 +14,7 @@ from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, Revers
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Layout, Stack
+from .layers.masks import Mask
 from .layers.rotary import rotary_frequencies, rotary_tables, rotate
 from .layers.transformer import head_dim
 
@@ -46,7 +47,7 @@ class GPTNeoXAttention(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        mask: torch.Tensor | None,
+        mask: Mask,
         tables: tuple[torch.Tensor, torch.Tensor],
         past: Past | None,
     ) -> torch.Tensor:
@@ -56,7 +57,7 @@ class GPTNeoXAttention(nn.Module):
         if past is not None:
             k, v = past.extend(k, v)
         dropout = self.attention_dropout.p if self.training else 0.0
-        x = attend(q, k, v, mask, is_causal=mask is None, dropout=dropout)
+        x = attend(q, k, v, mask, dropout=dropout)
         return self.attention_output(merge_heads(x))
 
     def rotate(self, x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -104,7 +105,7 @@ class GPTNeoXDecoder(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        mask: torch.Tensor | None,
+        mask: Mask,
         tables: tuple[torch.Tensor, torch.Tensor],
         past: Past | None,
     ) -> torch.Tensor:

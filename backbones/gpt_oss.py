@@ -12,17 +12,16 @@ from torch.nn import functional as F
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
-from .layers.attention import attend, merge_heads, split_heads
+from .layers.attention import ATTENTION, attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal, zeros
 from .layers.layout import Layout, Stack
+from .layers.masks import FULL, SLIDING, check_layer_types
 from .layers.rotary import rotary_frequencies, rotary_tables, rotate
 from .layers.routing import Routes, expert_weights
 from .layers.transformer import head_dim as default_head_dim
-
-SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 class GptOssLayerNormalization(RMSNormalization):
@@ -32,15 +31,7 @@ class GptOssLayerNormalization(RMSNormalization):
 class GptOssAttention(nn.Module):
     """Grouped-query attention with rotary positions and a sink in each head."""
 
-    layout = Layout(
-        attributes={
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-            "attention_output": "output_dense",
-        },
-        built_on_call=True,
-    )
+    layout = ATTENTION
 
     def __init__(
         self,
@@ -235,7 +226,7 @@ class GptOssBackbone(Backbone):
         dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: `layer_types` are others, or not one for each layer.
+        ValueError: unknown or too few `layer_types`.
     """
 
     unsaved: ClassVar = {"layer_types": (None,)}
@@ -266,12 +257,7 @@ class GptOssBackbone(Backbone):
         self.head_size = head_dim or default_head_dim(hidden_dim, num_query_heads)
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor
-        types = layer_types or keras_layer_types(num_layers)
-        if len(types) != num_layers or not {SLIDING, FULL}.issuperset(types):
-            raise ValueError(
-                f"layer_types must be {SLIDING!r} or {FULL!r} for each of {num_layers} layers, not "
-                f"{list(types)}."
-            )
+        types = check_layer_types(layer_types or keras_layer_types(num_layers), num_layers)
         width = sliding_window + 1 if sliding_window else None
         self.windows = [width if kind == SLIDING else None for kind in types]
         self.cache_shapes = [

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.attention import ATTENTION
 from .layers.cache import KeyValueShape, Step
 from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GroupedQueryAttention, SparseDecoder
@@ -27,15 +28,7 @@ class MixtralLayerNormalization(RMSNormalization):
 
 
 class CachedMixtralAttention(GroupedQueryAttention):
-    layout = replace(
-        GroupedQueryAttention.layout,
-        attributes={
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-            "attention_output": "output_dense",
-        },
-    )
+    layout = ATTENTION
 
 
 class MixtralMoeExperts(nn.Module):

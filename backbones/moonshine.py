@@ -24,7 +24,7 @@ from .layers.core import Dense, Dropout, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layout import GRAPH, Graph, Layout, Stack
-from .layers.masks import decoder_mask, padding_mask_of
+from .layers.masks import CAUSAL, Mask, decoder_mask, padding_mask_of
 
 Audio = Annotated[torch.Tensor, Input("values", ("batch", "encoder_length", "channels"))]
 Tables = tuple[torch.Tensor, torch.Tensor]
@@ -86,19 +86,18 @@ class MoonshineMultiHeadAttention(CachedMultiHeadAttention):
         x: torch.Tensor,
         key_value: torch.Tensor,
         tables: Tables | None = None,
-        mask: torch.Tensor | None = None,
-        is_causal: bool = False,
+        mask: Mask = None,
     ) -> torch.Tensor:
         q = split_heads(self.query(x), self.num_heads)
         k = split_heads(self.key(key_value), self.num_heads)
         v = split_heads(self.value(key_value), self.num_heads)
         if tables is not None:
             q, k = rotate_pairs(q, tables), rotate_pairs(k, tables)
-        if mask is not None and self.dropout == 0:
+        if isinstance(mask, torch.Tensor) and self.dropout == 0:
             x = attend_evenly(q, k, v, mask)
         else:
             dropout = self.dropout if self.training else 0.0
-            x = attend(q, k, v, mask, is_causal=is_causal, dropout=dropout)
+            x = attend(q, k, v, mask, dropout=dropout)
         return self.attention_output(merge_heads(x))
 
 
@@ -171,12 +170,12 @@ class MoonshineDecoderBlock(nn.Module):
         x: torch.Tensor,
         encoded: torch.Tensor,
         tables: Tables,
-        mask: torch.Tensor | None = None,
+        mask: Mask = CAUSAL,
         encoded_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """`mask` includes the causal one; `None` means causal and nothing else."""
+        """`mask` includes the causal one."""
         y = self.norm1(x)
-        x = x + self.self_attention(y, y, tables, mask, is_causal=mask is None)
+        x = x + self.self_attention(y, y, tables, mask)
         x = x + self.cross_attention(self.norm2(x), encoded, mask=encoded_mask)
         return x + self.ff(self.norm3(x))
 

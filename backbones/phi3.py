@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.attention import ATTENTION
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dropout, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedProjections, GroupedQueryAttention, Tables
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Layout, Stack
+from .layers.masks import Mask
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.transformer import head_dim
 
@@ -25,15 +26,7 @@ class Phi3LayerNorm(RMSNormalization):
 
 
 class Phi3Attention(GroupedQueryAttention):
-    layout = replace(
-        GroupedQueryAttention.layout,
-        attributes={
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-            "attention_output": "output_dense",
-        },
-    )
+    layout = ATTENTION
 
 
 class Phi3Decoder(GatedProjections):
@@ -56,7 +49,7 @@ class Phi3Decoder(GatedProjections):
         self.feedforward_dropout = Dropout(dropout)
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         residual = x
         x = self.attention(self.pre_attention_layernorm(x), mask, tables, past)

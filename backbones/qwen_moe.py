@@ -11,6 +11,7 @@ from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.attention import ATTENTION
 from .layers.cache import KeyValueShape, Step
 from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedExperts, GatedFeedForward, GroupedQueryAttention, SparseDecoder
@@ -32,13 +33,7 @@ class QwenLayerNorm(RMSNormalization):
 
 class QwenMoeAttention(GroupedQueryAttention):
     layout = replace(
-        GroupedQueryAttention.layout,
-        attributes={
-            **GroupedQueryAttention.layout.attributes,
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-        },
+        ATTENTION, attributes={**ATTENTION.attributes, "attention_output": "_output_dense"}
     )
 
 

@@ -15,6 +15,7 @@ from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, EinsumDense, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.layout import Layout, Stack
+from .layers.masks import Mask
 from .layers.rotary import rotary_tables, rotate
 
 
@@ -78,7 +79,7 @@ class SmolLM3Attention(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        mask: torch.Tensor | None,
+        mask: Mask,
         positions: torch.Tensor,
         past: Past | None,
     ) -> torch.Tensor:
@@ -90,7 +91,7 @@ class SmolLM3Attention(nn.Module):
             q, k = rotate(q, tables), rotate(k, tables)
         if past is not None:
             k, v = past.extend(k, v)
-        return self.o_proj(merge_heads(attend(q, k, v, mask, is_causal=mask is None)))
+        return self.o_proj(merge_heads(attend(q, k, v, mask)))
 
 
 class SmolLM3MLP(nn.Module):
@@ -119,7 +120,7 @@ class SmolLM3DecoderLayer(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        mask: torch.Tensor | None,
+        mask: Mask,
         positions: torch.Tensor,
         past: Past | None,
     ) -> torch.Tensor:

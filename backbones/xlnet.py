@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import PaddingMask, TokenIds
 from .layers.activations import Activation, ActivationLike
-from .layers.attention import attend, merge_heads, split_heads
+from .layers.attention import ATTENTION, attend, merge_heads, split_heads
 from .layers.core import Dense, Dropout, EinsumDense, Embedding, LayerNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import (
@@ -84,16 +86,7 @@ def relative_shift(x: torch.Tensor) -> torch.Tensor:
 class TwoStreamRelativeAttention(nn.Module):
     """Transformer-XL's attention over the content stream."""
 
-    layout = Layout(
-        attributes={
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-            "attention_output": "output_dense",
-            "encoding": "_encoding_dense",
-        },
-        built_on_call=True,
-    )
+    layout = replace(ATTENTION, attributes={**ATTENTION.attributes, "encoding": "_encoding_dense"})
 
     def __init__(self, hidden_dim: int, num_heads: int, initializer: Initializer) -> None:
         super().__init__()

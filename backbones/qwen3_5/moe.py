@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import nn
 
-from ..layers.cache import KeyValueShape, Step
 from ..layers.core import Dense
 from ..layers.decoder import GatedExperts, GatedFeedForward
 from ..layers.dtypes import DTypeLike
 from ..layers.layout import Layout
 from ..layers.routing import choose_experts
-from .backbone import (
-    INIT,
-    DecoderBlock,
-    HybridDecoder,
-    Mixer,
-    Qwen3_5Attention,
-    Qwen3_5LayerNorm,
-    Tables,
-    kinds_of_layers,
-    mixers_of,
-)
-from .delta_net import Qwen3_5GatedDeltaNet
+from .backbone import INIT, DecoderBlock, HybridDecoder, Mixer, Qwen3_5LayerNorm
 from .vision import Qwen3_5VisionEncoder
 
 
@@ -83,19 +70,16 @@ class Qwen3_5MoeTransformerDecoder(DecoderBlock):
         self,
         mixer: Mixer,
         hidden_dim: int,
-        feed_forward: Qwen3_5MoeSparseMoeBlock,
+        sparse_moe_block: Qwen3_5MoeSparseMoeBlock,
         epsilon: float,
         dropout: float,
     ) -> None:
         super().__init__(mixer, hidden_dim, epsilon, dropout)
-        self.sparse_moe_block = feed_forward
+        self.sparse_moe_block = sparse_moe_block
         self.post_attention_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
 
-    def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, step: Step, index: int
-    ) -> torch.Tensor:
-        residual = self.mix(x, mask, tables, step, index)
-        return self.sparse_moe_block(self.post_attention_layernorm(residual)) + residual
+    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.sparse_moe_block(x)
 
 
 class Qwen3_5MoeBackbone(HybridDecoder):
@@ -174,56 +158,41 @@ class Qwen3_5MoeBackbone(HybridDecoder):
         trainable: bool = True,
         name: str | None = None,
     ) -> None:
-        rotary_dim = int(head_dim * partial_rotary_factor)
-        mixers = mixers_of(
-            kinds_of_layers(num_layers, layer_types),
-            partial(
-                Qwen3_5Attention,
-                hidden_dim,
-                num_query_heads,
-                num_key_value_heads,
-                head_dim,
-                rotary_dim,
-                layer_norm_epsilon,
-                dropout,
-            ),
-            partial(
-                Qwen3_5GatedDeltaNet,
-                hidden_dim,
-                linear_num_key_heads,
-                linear_num_value_heads,
-                linear_key_head_dim,
-                linear_value_head_dim,
-                linear_conv_kernel_dim,
-                layer_norm_epsilon,
-                INIT,
-            ),
-        )
-
-        def feed_forward() -> Qwen3_5MoeSparseMoeBlock:
-            return Qwen3_5MoeSparseMoeBlock(
+        def block(mixer: Mixer) -> Qwen3_5MoeTransformerDecoder:
+            sparse_moe_block = Qwen3_5MoeSparseMoeBlock(
                 hidden_dim,
                 moe_intermediate_dim,
                 shared_expert_intermediate_size,
                 num_experts,
                 top_k,
             )
+            return Qwen3_5MoeTransformerDecoder(
+                mixer, hidden_dim, sparse_moe_block, layer_norm_epsilon, dropout
+            )
 
         super().__init__(
-            vocabulary_size,
-            hidden_dim,
-            (
-                Qwen3_5MoeTransformerDecoder(
-                    mixer, hidden_dim, feed_forward(), layer_norm_epsilon, dropout
-                )
-                for mixer in mixers
-            ),
-            (rotary_dim, rope_max_wavelength, rope_scaling_factor),
-            KeyValueShape(num_key_value_heads, head_dim, sliding_window_size),
-            layer_norm_epsilon,
-            tie_word_embeddings,
-            vision_encoder,
-            dtype,
-            trainable,
-            name,
+            block,
+            vocabulary_size=vocabulary_size,
+            num_layers=num_layers,
+            num_query_heads=num_query_heads,
+            num_key_value_heads=num_key_value_heads,
+            head_dim=head_dim,
+            hidden_dim=hidden_dim,
+            layer_types=layer_types,
+            partial_rotary_factor=partial_rotary_factor,
+            rope_max_wavelength=rope_max_wavelength,
+            rope_scaling_factor=rope_scaling_factor,
+            layer_norm_epsilon=layer_norm_epsilon,
+            dropout=dropout,
+            tie_word_embeddings=tie_word_embeddings,
+            sliding_window_size=sliding_window_size,
+            linear_num_key_heads=linear_num_key_heads,
+            linear_num_value_heads=linear_num_value_heads,
+            linear_key_head_dim=linear_key_head_dim,
+            linear_value_head_dim=linear_value_head_dim,
+            linear_conv_kernel_dim=linear_conv_kernel_dim,
+            vision_encoder=vision_encoder,
+            dtype=dtype,
+            trainable=trainable,
+            name=name,
         )

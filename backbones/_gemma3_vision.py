@@ -1,4 +1,7 @@
-"""Gemma 3's vision tower: SigLIP (arXiv:2303.15343), pooled and projected to the text's width."""
+"""Gemma 3's vision tower: SigLIP (arXiv:2303.15343), pooled and projected to the text's width.
+
+It is Gemma 3's in KerasHub, but others have it, too.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .._inputs import Input
-from .._model import Component
-from ..layers.activations import gelu_approximate
-from ..layers.attention import attend, merge_heads, split_heads
-from ..layers.convolution import Conv2D, channels_first
-from ..layers.core import Dense, Embedding, LayerNormalization, UnitRMSNormalization
-from ..layers.dtypes import DTypeLike, DTypePolicy
-from ..layers.initializers import random_normal
-from ..layers.layout import Layout, Stack
+from ._inputs import Input
+from ._model import Component
+from .layers.activations import gelu_approximate
+from .layers.attention import attend, merge_heads, split_heads
+from .layers.convolution import Conv2D, channels_first
+from .layers.core import Dense, Embedding, LayerNormalization, UnitRMSNormalization
+from .layers.dtypes import DTypeLike, DTypePolicy
+from .layers.initializers import random_normal
+from .layers.layout import Layout, Stack
 
 ImagesOfRows = Annotated[
     torch.Tensor, Input("values", ("batch", "images", "height", "width", "channels"))
 ]
+VisionIndices = Annotated[torch.Tensor, Input("ids", ("batch", "vision_tokens"))]
 
 
 class Gemma3VisionEmbedding(nn.Module):
