@@ -44,8 +44,8 @@ assert_type(BertBackbone.presets, dict[str, dict[str, Any]])
 assert_type(bert.eval(), BertBackbone)
 
 assert_type(keras_hub.models.BertBackbone.from_preset("bert_tiny_en_uncased"), BertBackbone)
-models.NopeBackbone  # type: ignore[attr-defined]
-keras_hub.model  # type: ignore[attr-defined]
+print(models.NopeBackbone)  # type: ignore[attr-defined]
+print(keras_hub.model)  # type: ignore[attr-defined]
 
 
 def width(llama: LlamaBackbone) -> int:
