@@ -49,7 +49,7 @@ class Backbone(Model):
         load_weights: bool = True,
         *,
         device: str | torch.device | None = None,
-        contiguous: bool = False,
+        mmap: bool | None = None,
         **kwargs: Any,
     ) -> BackboneType:
         """Build the model of a preset, in `eval()` mode.
@@ -62,8 +62,11 @@ class Backbone(Model):
                 Keras, transformers or timm.
             load_weights: whether to read the weights; otherwise they are drawn at random.
             device: where the weights go.
-            contiguous: whether to rearrange matrices that the file holds transposed, rather than
-                to use views; FSDP and safetensors want it.
+            mmap: whether weights that need no conversion stay in the file, mapped into memory and
+                read when first used; by default safetensors are and `.weights.h5` are not. Then
+                the file must not change: rewritten in place it changes the model, and shortened
+                it ends the process. Training does not write to it. Matrices mapped from
+                `.weights.h5` are transposed views; all others are contiguous.
             kwargs: constructor arguments that replace those of the preset, `dtype` and
                 `trainable` among them.
 
@@ -75,7 +78,7 @@ class Backbone(Model):
         """
         from ..presets.loading import load_backbone
 
-        return load_backbone(cls, preset, load_weights, device, contiguous, kwargs)
+        return load_backbone(cls, preset, load_weights, device, mmap, kwargs)
 
     def save_to_preset(
         self,
@@ -83,29 +86,45 @@ class Backbone(Model):
         max_shard_size: float | None = 10,
         *,
         format: str = "keras",
+        state_dict: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Save configuration and weights to a folder that KerasHub and `from_preset` load.
+
+        Adapters are merged into what is written. Wrappers of modules that only wrap (activation
+        checkpointing, compiled blocks, DDP, FSDP, offloading, parametrizations) are looked
+        through; of a sharded model every process calls this, and the first one writes.
 
         Args:
             max_shard_size: in GiB; larger models are split into several files.
             format: of the weights, `keras` (`.weights.h5`) or `safetensors` (which only
                 `from_preset` here reads).
+            state_dict: the weights, if they have been gathered elsewhere.
+
+        Raises:
+            ValueError: the weights are not those of the configuration; nothing is written.
+            OSError: the folder cannot be written; what was in it is whole.
         """
         from ..presets.saving import save_backbone
 
-        save_backbone(self, preset_dir, max_shard_size, format)
+        save_backbone(self, preset_dir, max_shard_size, format, state_dict)
 
-    def export_to_transformers(self, path: str | os.PathLike[str]) -> None:
-        """Save a folder that transformers loads.
+    def export_to_transformers(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        state_dict: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Save a folder that transformers loads; wrappers and `state_dict` as in `save_to_preset`.
 
         Raises:
             NotImplementedError: transformers has no such family, or it is not supported here.
-            ValueError: transformers has no model of this configuration.
+            ValueError: transformers has no model of this configuration, or the weights are not
+                those of the configuration.
         """
         from ..presets.checkpoints import TRANSFORMERS
         from ..presets.saving import export_checkpoint
 
-        export_checkpoint(self, path, TRANSFORMERS)
+        export_checkpoint(self, path, TRANSFORMERS, state_dict)
 
     def export_to_timm(self, path: str | os.PathLike[str]) -> None:
         """Save a folder that `timm.create_model("local-dir:…")` loads, without a classifier.
@@ -130,16 +149,18 @@ class Backbone(Model):
         load_weights(self, filepath)
 
     def save_weights(
-        self, filepath: str | os.PathLike[str], max_shard_size: float | None = None
+        self,
+        filepath: str | os.PathLike[str],
+        max_shard_size: float | None = None,
+        *,
+        state_dict: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Write `.weights.h5`, `.weights.json` with shards of `max_shard_size` GiB, or
-        `.safetensors`.
+        `.safetensors`; wrappers, `state_dict` and errors as in `save_to_preset`.
         """
         from ..presets.saving import save_weights
 
-        save_weights(self, filepath, max_shard_size)
-
-    # Layers and weights
+        save_weights(self, filepath, max_shard_size, state_dict)
 
     def summary(self) -> None:
         """Print the layers with their shapes and numbers of weights."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from . import builtin
 from .keras.h5 import Dataset, WeightFile, shard_files
 from .keras.tree import Variable, keras_variables
 from .progress import track
+from .reading import empty
 
 if TYPE_CHECKING:
     from .sources import PresetSource
@@ -42,7 +44,7 @@ def load_backbone(
     preset: str | os.PathLike[str],
     load_weights: bool,
     device: str | torch.device | None,
-    contiguous: bool,
+    mmap: bool | None,
     overrides: dict[str, Any],
 ) -> ModelType:
     """See `Backbone.from_preset`."""
@@ -57,7 +59,7 @@ def load_backbone(
     config = source.json(CONFIG)
     dialect = dialect_of(config)
     if dialect is not None:
-        return load(dialect, source, config, cls, load_weights, device, contiguous, overrides)
+        return load(dialect, source, config, cls, load_weights, device, mmap, overrides)
     found, arguments = keras_config(config, str(preset), cls)
     check_class(found, cls)
     check_arguments(found, overrides)
@@ -77,7 +79,7 @@ def load_backbone(
     if torch.device(device or torch.get_default_device()).type == "meta":
         check(model, path)
     else:
-        fill(model, path, device, contiguous)
+        fill(model, path, device, mmap)
     return model.eval()
 
 
@@ -172,22 +174,28 @@ def weight_file(source: PresetSource) -> Path:
 
 
 def load_weights(model: Model, filepath: str | os.PathLike[str]) -> None:
-    """See `Model.load_weights`."""
-    fill(model, Path(os.path.expanduser(filepath)), None, False)
+    """See `Backbone.load_weights`."""
+    fill(model, Path(os.path.expanduser(filepath)))
     for module in model.modules():
         reset = getattr(module, "reset_adapter", None)
         if callable(reset):  # as in Keras, adapters begin anew
             reset()
 
 
-def fill(model: Model, path: Path, device: str | torch.device | None, contiguous: bool) -> None:
+def fill(
+    model: Model,
+    path: Path,
+    device: str | torch.device | None = None,
+    mmap: bool | None = None,
+) -> None:
     """Read every weight of a model from a file, each once; `meta` ones are made anew.
 
     Raises:
         ValueError: the file's weights are not exactly the model's.
     """
+    device = torch.device(device or torch.get_default_device())
     if path.name.endswith(".safetensors"):
-        _fill_from_safetensors(model, path, device)
+        _fill_from_safetensors(model, path, device, mmap is not False)
         return
     if not path.name.endswith((".weights.h5", ".weights.json")):
         raise ValueError(
@@ -200,26 +208,39 @@ def fill(model: Model, path: Path, device: str | torch.device | None, contiguous
             (variable, file.datasets[_stored_name(name, file.datasets)])
             for name, variable in variables.items()
         ]
-        device = torch.device(device or torch.get_default_device())
-
-        def is_kept(variable: Variable, dataset: Dataset) -> bool:
-            """Whether what is read becomes the weight; everything else is copied."""
-            old = variable.tensor
-            same = old.is_meta and device.type == "cpu" and dataset.dtype == old.dtype
-            return same and not contiguous
-
-        largest = max(
-            (dataset.nbytes for one, dataset in stored if not is_kept(one, dataset)), default=0
-        )
-        scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")
+        # What does not become a weight where it is read is read here first.
+        scratch = empty((max((d.nbytes for v, d in stored if not _fresh(v, device)), default=0),))
         with ThreadPoolExecutor(THREADS) as pool:
-            # Most of the time goes into memory that nothing has touched before.
-            kept = pool.map(Dataset.read, [d for variable, d in stored if is_kept(variable, d)])
+            read = functools.partial(_read, file, bool(mmap))
+            fresh = pool.map(read, [item for item in stored if _fresh(item[0], device)])
             for variable, dataset in track(stored, "Reading weights", lambda item: item[1].nbytes):
-                if is_kept(variable, dataset):
-                    place(variable.module, variable.name, variable.from_keras(next(kept)))
-                else:
-                    assign(variable, variable.from_keras(dataset.read(scratch)), device, contiguous)
+                if _fresh(variable, device):
+                    place(variable.module, variable.name, next(fresh))
+                    continue
+                memory = scratch[: dataset.nbytes].view(dataset.dtype).view(dataset.shape)
+                value = variable.from_keras(dataset.read(memory))
+                assign(variable.module, variable.name, value, device, keep=False)
+
+
+def _fresh(variable: Variable, device: torch.device) -> bool:
+    return variable.tensor.is_meta and device.type == "cpu"
+
+
+def _read(file: WeightFile, mmap: bool, item: tuple[Variable, Dataset]) -> torch.Tensor:
+    """A new value for a variable."""
+    variable, dataset = item
+    old = variable.tensor
+    if mmap and dataset.dtype == old.dtype:
+        mapped = file.mapped(dataset)
+        if mapped is not None:
+            return variable.from_keras(mapped)
+    new = empty(old.shape, old.dtype)
+    target = variable.to_keras(new)  # in which the file's numbers come one after the other
+    if target.data_ptr() == new.data_ptr():
+        dataset.read(target)
+    else:  # a copy
+        new.copy_(variable.from_keras(dataset.read()))
+    return new
 
 
 def _stored_name(name: str, stored: Mapping[str, Any]) -> str:
@@ -265,16 +286,22 @@ def refuse(problems: list[str], path: Path) -> None:
 
 
 @torch.no_grad()
-def assign(variable: Variable, value: torch.Tensor, device: torch.device, contiguous: bool) -> None:
-    """Copy a value into the model."""
-    old = variable.tensor
+def assign(
+    module: nn.Module, name: str, value: torch.Tensor, device: torch.device, keep: bool
+) -> None:
+    """Copy a value into a parameter or buffer; in place of a `meta` one it may be `kept` itself.
+
+    What is made anew is contiguous and shares its memory with nothing.
+    """
+    old = getattr(module, name)
     if not old.is_meta:
         old.copy_(value)
         return
-    # Without `contiguous` the arrangement of the file is kept, which copies fastest.
-    kept = torch.contiguous_format if contiguous else torch.preserve_format
-    new = torch.empty_like(value, dtype=old.dtype, device=device, memory_format=kept)
-    place(variable.module, variable.name, new.copy_(value))
+    moved = value.to(device, old.dtype)  # rearranged there
+    whole = moved.is_contiguous() and moved.untyped_storage().nbytes() == moved.nbytes
+    if not whole or (moved is value and not keep):
+        moved = empty(moved.shape, moved.dtype, device).copy_(moved)
+    place(module, name, moved)
 
 
 def place(module: nn.Module, name: str, value: torch.Tensor) -> None:
@@ -349,15 +376,9 @@ def _account_safetensors(model: Model, file: Any, path: Path) -> dict[str, torch
     return expected
 
 
-def _fill_from_safetensors(model: Model, path: Path, device: str | torch.device | None) -> None:
+def _fill_from_safetensors(model: Model, path: Path, device: torch.device, keep: bool) -> None:
     with open_safetensors(path) as file:
         expected = _account_safetensors(model, file, path)
-        for name, old in track(expected.items(), "Reading weights", lambda item: item[1].nbytes):
-            value = file.get_tensor(name)
-            if old.is_meta:
-                owner, _, leaf = name.rpartition(".")
-                value = value.to(device or torch.get_default_device(), old.dtype)
-                place(model.get_submodule(owner), leaf, value)
-            else:
-                with torch.no_grad():
-                    old.copy_(value)
+        for name in track(expected, "Reading weights", lambda name: expected[name].nbytes):
+            owner, _, leaf = name.rpartition(".")
+            assign(model.get_submodule(owner), leaf, file.get_tensor(name), device, keep)

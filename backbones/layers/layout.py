@@ -12,9 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Kind(Enum):
@@ -90,6 +93,14 @@ class Stack(nn.ModuleList):
         super().__init__(blocks)
         self.block_name = name.format if isinstance(name, str) else name
         self.start = start
+        self.checkpointed = False
+
+    def __iter__(self) -> Iterator[Any]:
+        """The blocks to be called; checkpointed ones compute again what the backward pass needs."""
+        blocks = super().__iter__()
+        if not self.checkpointed or not torch.is_grad_enabled():
+            return blocks
+        return (partial(checkpoint, block, use_reentrant=False) for block in blocks)
 
     def names(self) -> list[str]:
         """Of the blocks in Keras."""
@@ -99,7 +110,7 @@ class Stack(nn.ModuleList):
 class Sequential(nn.Sequential):
     """Layers one after the other; in Keras a `Sequential` with a `layers/` of its own.
 
-    The names of the children are those of the Keras layers, or `unnamed` ones.
+    Children without a name (`Sequential(a, b)`) are numbered by Keras.
     """
 
     layout = Layout(Kind.SEQUENTIAL)
@@ -170,7 +181,8 @@ def _lift(key: str, path: str, child: nn.Module, layout: Layout, owner: str) -> 
     name = (layout.prefix + name).replace("{}", owner)
     if own.group is None:
         class_name = own.class_name or class_name_of(child)
-        yield Child(name, attribute, class_name, key in layout.unnamed, path, child, own)
+        unnamed = key in layout.unnamed or key.isdigit()
+        yield Child(name, attribute, class_name, unnamed, path, child, own)
         return
     for inner in keras_children(child, own, name):
         suffix = own.attributes.get(inner.name, inner.name)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..layers.cache import Step, static
 from ..layers.core import Dense, RMSNormalization
+from ..layers.dtypes import in_float32
 from ..layers.initializers import Initializer, glorot_uniform, ones, zeros
 from ..layers.layout import Layout
 from ..layers.recurrence import accumulate
@@ -88,6 +89,7 @@ class DeltaStateShape:
         return DeltaState(static(torch.zeros(shape, device=device)), static(tail), static(position))
 
 
+@in_float32
 def delta_rule(
     q: torch.Tensor,
     k: torch.Tensor,

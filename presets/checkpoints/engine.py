@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 
 from ...backbones._model import Model, check_arguments
-from ..loading import CONFIG, SAFETENSORS, check_class, construct, place
+from ..loading import CONFIG, SAFETENSORS, assign, check_class, construct, place
 from ..progress import track
+from ..weights import Weight, together
 from .files import FLOATS, Stored, index_of, open_weights, weight_files
 from .table import REQUIRED, Operation, Table, Tensors, matches, parts
 
@@ -440,7 +441,7 @@ def load(
     cls: type[ModelType],
     load_weights: bool,
     device: str | torch.device | None,
-    contiguous: bool,
+    mmap: bool | None,
     overrides: Mapping[str, Any],
 ) -> ModelType:
     """The model of a checkpoint. See `Backbone.from_preset`."""
@@ -450,11 +451,11 @@ def load(
         return construct(table.backbone, arguments, device).eval()  # type: ignore[return-value]
     with plan(dialect, source, config, cls, overrides) as found:
         if device.type != "meta":
-            _fill(found, device, contiguous, source.handle)
+            _fill(found, torch.device(device), mmap is not False, source.handle)
     return found.model.eval()  # type: ignore[return-value]
 
 
-def _fill(plan: Plan, device: torch.device, contiguous: bool, where: str) -> None:
+def _fill(plan: Plan, device: torch.device, keep: bool, where: str) -> None:
     if plan.drawn:
         warnings.warn(
             f"{where} has no weights for {', '.join(plan.drawn)}; they are drawn at random.",
@@ -465,17 +466,8 @@ def _fill(plan: Plan, device: torch.device, contiguous: bool, where: str) -> Non
     for binding in track(present, "Reading weights", lambda binding: binding.nbytes):
         values = binding.load([plan.stored[name].read() for name in binding.theirs])
         for name, value in values.items():
-            _assign(plan.model, name, value, device, contiguous)
-
-
-def _assign(
-    model: Model, name: str, value: torch.Tensor, device: torch.device, contiguous: bool
-) -> None:
-    """Make what was read a weight of the model."""
-    owner, _, leaf = name.rpartition(".")
-    module = model.get_submodule(owner)
-    value = value.to(device, getattr(module, leaf).dtype)
-    place(module, leaf, value.contiguous() if contiguous else value)
+            owner, _, leaf = name.rpartition(".")
+            assign(plan.model.get_submodule(owner), leaf, value, device, keep)
 
 
 def _draw(model: Model, names: list[str], device: torch.device) -> None:
@@ -594,41 +586,51 @@ def _nearest_first(dialect: Dialect, cls: type) -> list[str]:
     return sorted(modules(dialect), key=distance)
 
 
-def export(dialect: Dialect, model: Model, folder: Path) -> None:
-    """Write config.json and safetensors, in shards where they are large.
-
-    Raises:
-        NotImplementedError, ValueError: as `export_plan`.
+def export(
+    dialect: Dialect, plan: Plan, weights: Mapping[str, Weight], folder: Path | None
+) -> None:
+    """Write config.json and safetensors, in shards where they are large; without a folder, help
+    other processes to do so.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
-    from safetensors.torch import save_file
 
-    from ..saving import exportable
+    from ..saving import write_safetensors
 
-    plan = export_plan(dialect, model)
-    state = model.state_dict()
-    if any(tensor.is_meta for tensor in state.values()):
-        raise ValueError("The model is on the meta device: it has no weights to save.")
-    (folder / CONFIG).write_text(json.dumps(plan.config, indent=2))
     expected = _expected(plan.bindings)
     split = split_torch_state_dict_into_shards(
         {name: tensor for name, (tensor, _) in expected.items()},
         filename_pattern=dialect.files[0].replace(".safetensors", "{suffix}.safetensors"),
     )
+    shards = []
+    for file, names in split.filename_to_tensors.items():
+        # What one binding makes stays together, and is gone when it is written.
+        bindings = list(dict.fromkeys(expected[name][1] for name in names))
+        bindings.sort(key=lambda one: -min(t.itemsize for t in one.ours.values()))
+        shards.append((file, set(names), bindings))
+    order = [name for _, _, bindings in shards for one in bindings for name in one.ours]
+    with together(weights, order) as values:
+        if folder is None:
+            return
+        (folder / CONFIG).write_text(json.dumps(plan.config, indent=2))
+        for file, held, bindings in shards:
+            headers = {
+                name: (tensor.dtype, tuple(tensor.shape))
+                for one in bindings
+                for name, tensor in one.expected().items()
+                if name in held
+            }
+            write_safetensors(folder / file, headers, _made(bindings, held, values))
+        if split.is_sharded:
+            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+            (folder / index_of(dialect.files[0])).write_text(json.dumps(index, indent=2))
 
-    def save_shard(path: Path, names: list[str]) -> None:
-        """Write some tensors; what had to be made for it is gone afterwards."""
-        made: dict[str, torch.Tensor] = {}
-        for binding in dict.fromkeys(expected[name][1] for name in names):
-            made |= binding.save([exportable(model, one, state[one]) for one in binding.ours])
-        save_file({name: made[name].contiguous() for name in names}, path, {"format": "pt"})
 
-    for file, names in track(
-        split.filename_to_tensors.items(),
-        "Writing weights",
-        lambda item: sum(expected[name][0].nbytes for name in item[1]),
-    ):
-        save_shard(folder / file, names)
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (folder / index_of(dialect.files[0])).write_text(json.dumps(index, indent=2))
+def _made(
+    bindings: list[Binding], names: set[str], values: Iterator[torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Those of their tensors that have these names, from ours in the order of the bindings."""
+    for one in bindings:
+        ours = [next(values).to(tensor.dtype) for tensor in one.ours.values()]
+        for name, tensor in one.save(ours).items():
+            if name in names:
+                yield tensor

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...backbones.gpt_oss import FULL, SLIDING, GptOssBackbone, keras_layer_types
+from ...backbones.gpt_oss import GptOssBackbone, keras_layer_types
+from ...backbones.layers.masks import FULL, SLIDING
 from ..checkpoints.table import REQUIRED, Key, Table, either, fixed, key, layer, rule, under
 from .llama import (
     ATTENTION,
@@ -70,7 +71,7 @@ def save_windows(
 ) -> tuple[list[str], int]:
     if not size:
         return [FULL] * layers, 128
-    return list(types or keras_layer_types(layers)), size + 1
+    return list(types or keras_layer_types(layers))[:layers], size + 1
 
 
 def save_head_dim(size: int | None, width: int, count: int) -> tuple[int]:
