@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -15,15 +15,16 @@ from . import _registry
 from ._model import Model
 
 BackboneType = TypeVar("BackboneType", bound="Backbone")
+ValueType = TypeVar("ValueType")
 
 
-class classproperty:
+class classproperty(Generic[ValueType]):
     """A read-only property of a class."""
 
-    def __init__(self, get: Callable[[Any], Any]) -> None:
+    def __init__(self, get: Callable[[Any], ValueType]) -> None:
         self.get = get
 
-    def __get__(self, instance: object, owner: type) -> Any:
+    def __get__(self, instance: object, owner: type) -> ValueType:
         return self.get(owner)
 
 
