@@ -91,6 +91,16 @@ class BloomBackbone(Backbone):
 
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
 
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads, a divisor of `hidden_dim`.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the attention weights and the output of each sublayer.
+        layer_norm_epsilon: of the norms.
+        dtype, trainable, name: as in `Model`.
+
     Raises:
         ValueError: `hidden_dim` is no multiple of `num_heads`.
     """

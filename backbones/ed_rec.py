@@ -12,7 +12,7 @@ from .layers.attention import CachedMultiHeadAttention, MultiHeadAttention
 from .layers.core import Dense, Dropout, Embedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.layout import Layout, Stack
-from .layers.masks import decoder_mask, padding_mask_of
+from .layers.masks import CAUSAL, Mask, decoder_mask, padding_mask_of
 from .layers.transformer import head_dim
 
 
@@ -90,12 +90,12 @@ class EdRecDecoderBlock(nn.Module):
         self,
         x: torch.Tensor,
         encoded: torch.Tensor,
-        mask: torch.Tensor | None = None,
+        mask: Mask = CAUSAL,
         encoded_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """`mask` includes the causal one; `None` means causal and nothing else."""
+        """`mask` includes the causal one."""
         y = self.pre_self_attn_norm(x)
-        x = x + self.dropout1(self.self_attention(y, y, mask, is_causal=mask is None))
+        x = x + self.dropout1(self.self_attention(y, y, mask))
         y = self.pre_cross_attn_norm(x)
         x = x + self.dropout2(self.cross_attention(y, encoded, encoded_mask))
         return x + self.mlp(self.pre_ffw_norm(x))
@@ -107,6 +107,17 @@ class EdRecBackbone(Backbone):
     `encoder_token_ids`, `encoder_padding_mask` `[batch, encoder_length]`, `decoder_token_ids`,
     `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output` and
     `decoder_sequence_output`, with `hidden_dim` as last axis.
+
+    Args:
+        vocab_size: number of token ids.
+        num_layers_enc: number of the encoder's blocks.
+        num_layers_dec: number of the decoder's blocks.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        num_heads: number of attention heads. Each has `hidden_dim // num_heads` dimensions.
+        dropout: rate on the output of each sublayer.
+        epsilon: of the norms.
+        dtype, trainable, name: as in `Model`.
     """
 
     keras_module = "keras_hub.src.models.edrec.edrec_backbone"

@@ -56,6 +56,16 @@ class FNetBackbone(Backbone):
 
     `token_ids` and `segment_ids` `[batch, length]` →
     `sequence_output` `[batch, length, hidden_dim]`, `pooled_output` `[batch, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the embeddings and the output of the feed-forward networks.
+        max_sequence_length: rows of the position table: the longest input.
+        num_segments: number of segment ids.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

@@ -73,9 +73,18 @@ class FalconTransformerDecoder(nn.Module):
 class FalconBackbone(Backbone):
     """Decoder with linear biases in place of positions.
 
-    As in KerasHub `layer_norm_epsilon` is that of the last norm.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_attention_heads: number of attention heads, a divisor of `hidden_dim`.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        layer_norm_epsilon: of the last norm; the others have 1e-5, as in KerasHub.
+        attention_dropout_rate: rate on the attention weights and the output of attention.
+        feedforward_dropout_rate: rate on the output of the feed-forward networks.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: `hidden_dim` is no multiple of `num_attention_heads`.

@@ -14,13 +14,8 @@ from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, Revers
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Layout, Stack
-from .layers.rotary import (
-    Tables,
-    rotary_frequencies,
-    rotary_part,
-    rotary_tables,
-    rotate_part,
-)
+from .layers.masks import Mask
+from .layers.rotary import Tables, rotary_frequencies, rotary_part, rotary_tables, rotate_part
 from .layers.transformer import head_dim
 
 
@@ -51,7 +46,7 @@ class GPTNeoXAttention(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        mask: torch.Tensor | None,
+        mask: Mask,
         tables: Tables,
         past: Past | None,
     ) -> torch.Tensor:
@@ -61,7 +56,7 @@ class GPTNeoXAttention(nn.Module):
         if past is not None:
             k, v = past.extend(k, v)
         dropout = self.attention_dropout.p if self.training else 0.0
-        x = attend(q, k, v, mask, is_causal=mask is None, dropout=dropout)
+        x = attend(q, k, v, mask, dropout=dropout)
         return self.attention_output(merge_heads(x))
 
 
@@ -104,7 +99,7 @@ class GPTNeoXDecoder(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        mask: torch.Tensor | None,
+        mask: Mask,
         tables: Tables,
         past: Past | None,
     ) -> torch.Tensor:
@@ -118,9 +113,20 @@ class GPTNeoXDecoder(nn.Module):
 class GPTNeoXBackbone(Backbone):
     """Decoder with partly rotary positions and parallel sublayers.
 
-    As in KerasHub `max_sequence_length` has no effect.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads, a divisor of `hidden_dim`.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the embeddings, the attention weights and the output of attention.
+        rotary_percentage: share of a head's dimensions that is rotated, 0 to 1.
+        rotary_max_wavelength: base of the rotary frequencies.
+        layer_norm_epsilon: of the norms.
+        max_sequence_length: has no effect, as in KerasHub.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

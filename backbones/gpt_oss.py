@@ -12,17 +12,16 @@ from torch.nn import functional as F
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
-from .layers.attention import attend, merge_heads, split_heads
+from .layers.attention import ATTENTION, attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal, zeros
 from .layers.layout import Layout, Stack
+from .layers.masks import FULL, SLIDING, check_layer_types
 from .layers.rotary import Tables, rotary_tables, rotate_part, yarn_frequencies, yarn_magnitude
 from .layers.routing import Routes, expert_weights
 from .layers.transformer import head_dim as default_head_dim
-
-SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 class GptOssLayerNormalization(RMSNormalization):
@@ -32,15 +31,7 @@ class GptOssLayerNormalization(RMSNormalization):
 class GptOssAttention(nn.Module):
     """Grouped-query attention with rotary positions and a sink in each head."""
 
-    layout = Layout(
-        attributes={
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-            "attention_output": "output_dense",
-        },
-        built_on_call=True,
-    )
+    layout = ATTENTION
 
     def __init__(
         self,
@@ -204,19 +195,32 @@ class GptOssTransformerDecoder(nn.Module):
 class GptOssBackbone(Backbone):
     """Decoder with attention sinks and a mixture of experts for the feed-forward network.
 
-    In every other layer a query sees the `sliding_window` keys before it and itself. As in KerasHub
-    these are the second, fourth, … layer; in the gpt-oss models as published they are the first,
-    third, … one, and `layer_types` says so. As in KerasHub `output_router_logits` has no effect.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
 
     Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside an expert.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        num_experts: experts of a block.
+        top_k: experts of each token.
+        rope_max_wavelength: base of the rotary frequencies.
         rope_scaling_factor: how far positions are stretched beyond 4096 (YaRN, arXiv:2309.00071).
-        layer_types: `sliding_attention` or `full_attention` for each layer. KerasHub has no such
-            argument.
+        layer_norm_epsilon: of the norms.
+        sliding_window: keys before the query that it sees beside itself, in blocks with a window;
+            `None` for all.
+        head_dim: dimensions of a head; `None` for `hidden_dim // num_query_heads`.
+        dropout: rate on the output of attention, before its projection.
+        output_router_logits: has no effect, as in KerasHub.
+        layer_types: `sliding_attention` or `full_attention` for each block; `None` for a window in
+            the second, fourth, … one, as in KerasHub, which has no such argument. In gpt-oss as
+            published they are the first, third, … one.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: `layer_types` are others, or not one for each layer.
+        ValueError: unknown or too few `layer_types`.
     """
 
     unsaved: ClassVar = {"layer_types": (None,)}
@@ -247,12 +251,7 @@ class GptOssBackbone(Backbone):
         self.head_size = head_dim or default_head_dim(hidden_dim, num_query_heads)
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor
-        types = layer_types or keras_layer_types(num_layers)
-        if len(types) != num_layers or not {SLIDING, FULL}.issuperset(types):
-            raise ValueError(
-                f"layer_types must be {SLIDING!r} or {FULL!r} for each of {num_layers} layers, not "
-                f"{list(types)}."
-            )
+        types = check_layer_types(layer_types or keras_layer_types(num_layers), num_layers)
         width = sliding_window + 1 if sliding_window else None
         self.windows = [width if kind == SLIDING else None for kind in types]
         self.cache_shapes = [

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.attention import ATTENTION
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dropout, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedProjections, GroupedQueryAttention
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Layout, Stack
+from .layers.masks import Mask
 from .layers.rotary import (
     Tables,
     longrope_frequencies,
@@ -30,15 +31,7 @@ class Phi3LayerNorm(RMSNormalization):
 
 
 class Phi3Attention(GroupedQueryAttention):
-    layout = replace(
-        GroupedQueryAttention.layout,
-        attributes={
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-            "attention_output": "output_dense",
-        },
-    )
+    layout = ATTENTION
 
 
 class Phi3Decoder(GatedProjections):
@@ -61,7 +54,7 @@ class Phi3Decoder(GatedProjections):
         self.feedforward_dropout = Dropout(dropout)
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         residual = x
         x = self.attention(self.pre_attention_layernorm(x), mask, tables, past)
@@ -73,11 +66,29 @@ class Phi3Decoder(GatedProjections):
 class Phi3Backbone(Backbone):
     """Llama's decoder with rotary frequencies for short and for long inputs.
 
-    With `rope_scaling_type="su"` (LongRoPE, arXiv:2402.13753) the frequencies are divided by
-    `rope_scaling_short_factor` or, beyond `pretraining_sequence_length` positions, by
-    `rope_scaling_long_factor`; each has a number for every pair of dimensions of a head.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        num_query_heads: number of heads of the queries. Each has `hidden_dim // num_query_heads`
+            dimensions.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        layer_norm_epsilon: of the norms.
+        dropout: rate on the output of attention, before its projection and after, and of the
+            feed-forward networks.
+        max_sequence_length: tokens that the model is made for: with `rope_scaling_type`, queries
+            and keys grow with its ratio to `pretraining_sequence_length`. It is no limit.
+        pretraining_sequence_length: tokens up to which the short factors hold.
+        rope_max_wavelength: base of the rotary frequencies.
+        rope_scaling_type: `su` (LongRoPE, arXiv:2402.13753), or `None`: then the factors and both
+            lengths have no effect.
+        rope_scaling_short_factor: divisors of the frequencies, one for each pair of a head's
+            dimensions.
+        rope_scaling_long_factor: the same beyond `pretraining_sequence_length`.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: another `rope_scaling_type`, or factors that are missing or of a wrong length.

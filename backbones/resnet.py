@@ -187,6 +187,23 @@ class ResNetBackbone(FeaturePyramidBackbone):
     Images `[batch, height, width, channels]` → the last stack's features; `pyramid_outputs` has
     `P2` (a quarter of the image's resolution) and up, one level per stack.
 
+    Args:
+        input_conv_filters: channels of the stem's convolutions.
+        input_conv_kernel_sizes: their sides in pixels.
+        stackwise_num_filters: channels of each stack's 3 × 3 convolutions; the first has 64.
+        stackwise_num_blocks: blocks of each stack.
+        stackwise_num_strides: stride of each stack's first block.
+        block_type: `basic_block` (two 3 × 3 convolutions) or `bottleneck_block` (1 × 1, 3 × 3, and
+            1 × 1 to four times the channels); with `_vd` strided shortcuts are averages and 1 × 1
+            convolutions.
+        use_pre_activation: whether norm and ReLU stand before the convolutions (v2), not behind
+            them.
+        image_shape: height, width and channels in the order of `data_format`; only the channels
+            have an effect, and `None` of them is 3.
+        data_format: `channels_last` or `channels_first`, of images and outputs; `None` for the
+            first.
+        dtype, trainable, name: as in `Model`.
+
     Raises:
         ValueError: stackwise arguments of different lengths, an unknown block type, or images of
             other channels than those of `image_shape`.

@@ -84,9 +84,21 @@ class RoformerV2Encoder(nn.Module):
 class RoformerV2Backbone(Backbone):
     """Encoder with rotary positions. Tokens with id 0 are padding.
 
-    `hidden_dim` must be `num_heads * head_size`.
-
     `token_ids` and `segment_ids` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        head_size: dimensions of a head; with `num_heads` they make `hidden_dim`.
+        use_bias: whether the projections have biases.
+        activation: of the feed-forward networks, by its Keras name.
+        dropout: rate on the embeddings and the output of each sublayer.
+        num_segments: number of segment ids.
+        max_wavelength: base of the rotary frequencies.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

@@ -280,6 +280,19 @@ class RWKV7Backbone(Backbone):
 
     `token_ids` and `padding_mask` `[batch, length]` → logits `[batch, length, vocabulary_size]`.
 
+    Args:
+        hidden_size: width of the hidden states.
+        head_size: dimensions of a head; they divide `hidden_size`.
+        num_layers: number of blocks.
+        vocabulary_size: number of token ids.
+        intermediate_dim: width inside the feed-forward networks.
+        gate_lora: inner dimension of the low-rank map that gives the gates.
+        mv_lora: of the one that mixes in the first block's values.
+        aaa_lora: of the one that gives the rates at which the state is corrected.
+        decay_lora: of the one that gives the decays.
+        dropout_rate: rate on the output of each block.
+        dtype, trainable, name: as in `Model`.
+
     Raises:
         ValueError: `hidden_size` is no multiple of `head_size`.
     """

@@ -15,6 +15,7 @@ from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, EinsumDense, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.layout import Layout, Stack
+from .layers.masks import Mask
 from .layers.rotary import rotary_frequencies, rotary_tables, rotate
 
 
@@ -77,7 +78,7 @@ class SmolLM3Attention(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        mask: torch.Tensor | None,
+        mask: Mask,
         positions: torch.Tensor,
         past: Past | None,
     ) -> torch.Tensor:
@@ -89,7 +90,7 @@ class SmolLM3Attention(nn.Module):
             q, k = rotate(q, tables), rotate(k, tables)
         if past is not None:
             k, v = past.extend(k, v)
-        return self.o_proj(merge_heads(attend(q, k, v, mask, is_causal=mask is None)))
+        return self.o_proj(merge_heads(attend(q, k, v, mask)))
 
 
 class SmolLM3MLP(nn.Module):
@@ -118,7 +119,7 @@ class SmolLM3DecoderLayer(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        mask: torch.Tensor | None,
+        mask: Mask,
         positions: torch.Tensor,
         past: Past | None,
     ) -> torch.Tensor:
@@ -127,11 +128,29 @@ class SmolLM3DecoderLayer(nn.Module):
 
 
 class SmolLM3Backbone(Backbone):
-    """Llama's decoder with layers that have no positions: those false in `rope_layer_enabled_list`.
-
-    As in KerasHub `attention_dropout`, `layer_types` and `max_position_embeddings` have no effect.
+    """Llama's decoder with blocks that have no positions.
 
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        num_layers: number of blocks.
+        num_attention_heads: number of heads of the queries. Each has
+            `hidden_dim // num_attention_heads` dimensions, an even number.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        attention_bias: whether the projections of queries, keys and values have biases.
+        attention_dropout: has no effect, as in KerasHub.
+        rope_layer_enabled_list: for each block whether it has rotary positions; those that are not
+            listed have them.
+        layer_types: has no effect, as in KerasHub.
+        mlp_bias: whether the feed-forward networks have biases.
+        layer_norm_epsilon: of the norms.
+        max_position_embeddings: has no effect, as in KerasHub.
+        rope_theta: base of the rotary frequencies.
+        partial_rotary_factor: share of a head's dimensions that is rotated; it must be all of them.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: heads of odd size, or a `partial_rotary_factor` that leaves some of it out.

@@ -154,6 +154,22 @@ class T5Backbone(Backbone):
     `encoder_token_ids`, `encoder_padding_mask` `[batch, encoder_length]`, `decoder_token_ids`,
     `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output` and
     `decoder_sequence_output`, with `hidden_dim` as last axis.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks of the encoder, and of the decoder.
+        num_heads: number of attention heads.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        key_value_dim: dimensions of a head; `None` for `hidden_dim // num_heads`.
+        dropout: rate on the embeddings, the attention weights, within the feed-forward networks, on
+            the output of each sublayer and of each side.
+        activation: of the feed-forward networks, by its Keras name.
+        use_gated_activation: whether the feed-forward networks are gated.
+        layer_norm_epsilon: of the norms.
+        tie_embedding_weights: whether `token_embedding(x, reverse=True)` uses the embedding's own
+            matrix, not a second one.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

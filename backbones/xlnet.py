@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import PaddingMask, TokenIds
 from .layers.activations import Activation, ActivationLike
-from .layers.attention import attend, merge_heads, split_heads
+from .layers.attention import ATTENTION, attend, merge_heads, split_heads
 from .layers.core import Dense, Dropout, EinsumDense, Embedding, LayerNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import (
@@ -84,16 +86,7 @@ def relative_shift(x: torch.Tensor) -> torch.Tensor:
 class TwoStreamRelativeAttention(nn.Module):
     """Transformer-XL's attention over the content stream."""
 
-    layout = Layout(
-        attributes={
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-            "attention_output": "output_dense",
-            "encoding": "_encoding_dense",
-        },
-        built_on_call=True,
-    )
+    layout = replace(ATTENTION, attributes={**ATTENTION.attributes, "encoding": "_encoding_dense"})
 
     def __init__(self, hidden_dim: int, num_heads: int, initializer: Initializer) -> None:
         super().__init__()
@@ -216,7 +209,17 @@ class XLNetBackbone(Backbone):
     `[batch, length, hidden_dim]`.
 
     Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads. Each has `hidden_dim // num_heads` dimensions.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the embeddings, within the feed-forward networks, on the output of each
+            sublayer and of the model.
+        activation: of the feed-forward networks, by its Keras name.
+        kernel_initializer_range: standard deviation of the initial matrices.
         bias_initializer: of the attention's biases, a name of Keras's.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: unknown `bias_initializer`.

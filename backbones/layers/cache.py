@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .masks import causal_mask, decoder_mask
+from .masks import Causal, causal_mask, decoder_mask
 
 
 class KeyValues:
@@ -134,17 +134,17 @@ class Step:
             return None
         return Past(self, self.cache.layers[layer])
 
-    def mask(self, window: int | None = None) -> torch.Tensor | None:
-        """`[1 or batch, 1, length, keys]`; `None` where `is_causal` says it all."""
+    def mask(self, window: int | None = None) -> torch.Tensor | Causal:
+        """`[1 or batch, 1, length, keys]`."""
         if self.fresh:
             return decoder_mask(self.padding_mask, self.length, self.device, window)
         return self.full_mask(window)
 
     def full_mask(self, window: int | None = None) -> torch.Tensor:
-        """The mask even where `is_causal` would say it all."""
+        """A tensor even where the mask is `CAUSAL`."""
         if self.cache is None or self.fresh:
             mask = decoder_mask(self.padding_mask, self.length, self.device, window)
-            return causal_mask(self.length, self.device) if mask is None else mask
+            return mask if isinstance(mask, torch.Tensor) else causal_mask(self.length, self.device)
         visible = self.cache.visible
         if window is None or window >= self.cache.max_length:
             keys = self.key_positions

@@ -1,22 +1,24 @@
 """The decoder block of Llama (arXiv:2302.13971) and of the families that follow it.
 
 Families subclass these for the Keras names of a block and its parts. `tables` are the cosines and
-sines of rotary positions; `mask` may be `None` where `is_causal` says it all.
+sines of rotary positions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .attention import attend, merge_heads, split_heads
+from .attention import PRIVATE_ATTENTION, attend, merge_heads, split_heads
 from .cache import Past
 from .core import Dense, Dropout, EinsumDense
 from .initializers import Initializer, glorot_uniform, random_normal
 from .layout import Layout
+from .masks import Mask
 from .rotary import Tables, rotate
 from .routing import Routes, expert_weights
 
@@ -31,15 +33,7 @@ PROJECTIONS = {
 class GroupedQueryAttention(nn.Module):
     """Several heads of queries share one of keys and values (arXiv:2305.13245); all are rotated."""
 
-    layout = Layout(
-        attributes={
-            "query": "_query_dense",
-            "key": "_key_dense",
-            "value": "_value_dense",
-            "attention_output": "_output_dense",
-        },
-        built_on_call=True,
-    )
+    layout = PRIVATE_ATTENTION
 
     def __init__(
         self,
@@ -63,7 +57,7 @@ class GroupedQueryAttention(nn.Module):
         )
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
         k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
@@ -75,12 +69,12 @@ class GroupedQueryAttention(nn.Module):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        mask: torch.Tensor | None,
+        mask: Mask,
         past: Past | None,
     ) -> torch.Tensor:
         if past is not None:
             k, v = past.extend(k, v)
-        x = attend(q, k, v, mask, is_causal=mask is None)
+        x = attend(q, k, v, mask)
         return self.attention_output(self.dropout_layer(merge_heads(x)))
 
 
@@ -88,9 +82,9 @@ class NormedQueryAttention(GroupedQueryAttention):
     """With norms on the queries and keys of each head."""
 
     layout = replace(
-        GroupedQueryAttention.layout,
+        PRIVATE_ATTENTION,
         attributes={
-            **GroupedQueryAttention.layout.attributes,
+            **PRIVATE_ATTENTION.attributes,
             "query_dense_layernorm": "_query_dense_layer_norm",
             "key_dense_layernorm": "_key_dense_layer_norm",
         },
@@ -119,7 +113,7 @@ class NormedQueryAttention(GroupedQueryAttention):
         self.key_dense_layernorm = key_norm
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         q = self.query_dense_layernorm(split_heads(self.query(x), self.num_query_heads))
         k = self.key_dense_layernorm(split_heads(self.key(x), self.num_key_value_heads))
@@ -128,7 +122,9 @@ class NormedQueryAttention(GroupedQueryAttention):
 
 
 class GatedProjections(nn.Module):
-    """Holds the three projections of a gated feed-forward network (arXiv:2002.05202)."""
+    """Holds the three projections of a gated feed-forward network (arXiv:2002.05202), which in
+    Keras may belong to a block directly.
+    """
 
     def add_projections(
         self, hidden_dim: int, intermediate_dim: int, initializer: Initializer
@@ -178,10 +174,9 @@ class GatedExperts(nn.Module):
         return routes.tokens(routes.product(x * F.silu(gate), self.output), weights)
 
 
-ATTENTION = {
+BLOCK = {
     "self_attention": "_self_attention_layer",
     "self_attention_layernorm": "_self_attention_layernorm",
-    "self_attention_dropout": "_self_attention_dropout",
     "feedforward_layernorm": "_feedforward_layernorm",
 }
 
@@ -190,6 +185,7 @@ class Decoder(nn.Module):
     """Attention and a feed-forward network, each behind a norm; subclasses add the second half."""
 
     feedforward_layernorm: nn.Module
+    feed_forward: Callable[[torch.Tensor], torch.Tensor]
 
     def __init__(
         self, attention: GroupedQueryAttention, attention_norm: nn.Module, dropout: float
@@ -199,11 +195,8 @@ class Decoder(nn.Module):
         self.self_attention_layernorm = attention_norm
         self.self_attention_dropout = Dropout(dropout)
 
-    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
-
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         residual = x
         x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)
@@ -214,7 +207,7 @@ class Decoder(nn.Module):
 class SparseDecoder(Decoder):
     """With a module for the feed-forward network."""
 
-    layout = Layout(attributes=ATTENTION, unnamed=("mlp",), built_on_call=True)
+    layout = Layout(attributes=BLOCK, unnamed=("mlp",), built_on_call=True)
 
     def __init__(
         self,
@@ -235,7 +228,7 @@ class SparseDecoder(Decoder):
 class GatedDecoder(GatedProjections, Decoder):
     """With the projections of a gated feed-forward network as its own."""
 
-    layout = Layout(attributes={**ATTENTION, **PROJECTIONS}, built_on_call=True)
+    layout = Layout(attributes={**BLOCK, **PROJECTIONS}, built_on_call=True)
 
     def __init__(
         self,

@@ -14,20 +14,22 @@ from .convolution import Conv2D, channels_first, pair, resize
 def image_channels(image_shape: Sequence[int | None], data_format: str) -> int:
     """The channels in `image_shape`, a height, a width and channels in the order of `data_format`.
 
+    `None` of them is 3.
+
     Raises:
-        ValueError: it has other than three sizes, no channels, or those of the other order.
+        ValueError: other than three sizes, or those of the other order.
     """
     if len(image_shape) != 3:
         raise ValueError(f"image_shape={image_shape} must have a height, a width and channels.")
     channels, other = image_shape[-1], image_shape[0]
     if data_format == "channels_first":
         channels, other = other, channels
-    if channels is None or (other is not None and other <= 4 < channels):
+    if other is not None and other <= 4 and not (channels and channels <= 4):
         raise ValueError(
             f"image_shape={tuple(image_shape)} does not go with data_format={data_format!r}, by "
             f"which it has {channels} channels."
         )
-    return channels
+    return channels or 3
 
 
 def check_equally_long(**lists: Sequence[object]) -> None:

@@ -177,6 +177,21 @@ class Qwen3_5VisionEncoder(Component):
     `image_grid_thw` `[batch, images, 3]`, frames, height and width of each image in patches →
     `[tokens, out_hidden_size]`; only the sum over the batch must agree.
 
+    Args:
+        depth: number of blocks.
+        hidden_size: width of the patches.
+        num_heads: number of attention heads, a divisor of `hidden_size`.
+        intermediate_size: width inside the feed-forward networks.
+        in_channels: channels of the images.
+        patch_size: side of a patch in pixels.
+        temporal_patch_size: frames of a patch.
+        spatial_merge_size: side, in patches, of the square that becomes a token.
+        out_hidden_size: width of the tokens: the text model's `hidden_dim`; `None` for
+            `hidden_size`.
+        num_position_embeddings: rows of the position table, a square that is resampled to each
+            image.
+        dtype, trainable, name: as in `Model`.
+
     Raises:
         ValueError: another number of patches than the grid says, or sides that are not divisible
             by `spatial_merge_size` (unless compiled).

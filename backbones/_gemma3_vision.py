@@ -1,4 +1,7 @@
-"""Gemma 3's vision tower: SigLIP (arXiv:2303.15343), pooled and projected to the text's width."""
+"""Gemma 3's vision tower: SigLIP (arXiv:2303.15343), pooled and projected to the text's width.
+
+It is Gemma 3's in KerasHub, but others have it, too.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .._inputs import Input
-from .._model import Component
-from ..layers.activations import gelu_approximate
-from ..layers.attention import attend, merge_heads, split_heads
-from ..layers.convolution import Conv2D
-from ..layers.core import Dense, Embedding, LayerNormalization, UnitRMSNormalization
-from ..layers.dtypes import DTypeLike, DTypePolicy
-from ..layers.initializers import random_normal
-from ..layers.layout import Layout, Stack
-from ..layers.vision import embed_patches
+from ._inputs import Input
+from ._model import Component
+from .layers.activations import gelu_approximate
+from .layers.attention import attend, merge_heads, split_heads
+from .layers.convolution import Conv2D
+from .layers.core import Dense, Embedding, LayerNormalization, UnitRMSNormalization
+from .layers.dtypes import DTypeLike, DTypePolicy
+from .layers.initializers import random_normal
+from .layers.layout import Layout, Stack
+from .layers.vision import embed_patches
 
 ImagesOfRows = Annotated[
     torch.Tensor, Input("values", ("batch", "images", "height", "width", "channels"))
 ]
+VisionIndices = Annotated[torch.Tensor, Input("ids", ("batch", "vision_tokens"))]
 
 
 class Gemma3VisionEmbedding(nn.Module):
@@ -140,9 +144,21 @@ class Gemma3VisionEncoder(Component):
     """Images → a few tokens each.
 
     It computes in float32 where bfloat16 is asked for, and keeps its dtype within a model of
-    another one. `layer_norm_epsilon` is that of the norm before the projection.
+    another one.
 
     `images` `[batch, images, image_size, image_size, 3]` → `[batch · images, tokens, output_dim]`.
+
+    Args:
+        image_size: side of the images in pixels.
+        patch_size: side of a patch in pixels.
+        num_heads: number of attention heads, a divisor of `hidden_dim`.
+        hidden_dim: width of the hidden states.
+        num_layers: number of blocks.
+        intermediate_dim: width inside the feed-forward networks.
+        output_dim: width of the tokens: the text model's `hidden_dim`.
+        pool_size: side of the square of patches that becomes a token.
+        layer_norm_epsilon: of the norm before the projection; the others have 1e-6.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: `hidden_dim` is not divisible by `num_heads`; images of another size.
