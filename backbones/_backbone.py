@@ -6,7 +6,7 @@ The one module below `presets` and `lora` that calls them, when a verb is called
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -50,6 +50,7 @@ class Backbone(Model):
         *,
         device: str | torch.device | None = None,
         mmap: bool | None = None,
+        ignore: Sequence[str] | bool = (),
         **kwargs: Any,
     ) -> BackboneType:
         """Build the model of a preset, in `eval()` mode.
@@ -67,8 +68,11 @@ class Backbone(Model):
                 the file must not change: rewritten in place it changes the model, and shortened
                 it ends the process. Training does not write to it. Matrices mapped from
                 `.weights.h5` are transposed views; all others are contiguous.
+            ignore: patterns of weights in the files that are no part of the model and are left
+                out (`["v_head.*"]`), or True for all such; they are named in a warning.
             kwargs: constructor arguments that replace those of the preset, `dtype` and
-                `trainable` among them.
+                `trainable` among them. As in Keras the dtype is float32 if not given, whatever
+                the file holds; `"auto"` takes the file's.
 
         Raises:
             ValueError: unknown or broken preset, a class other than this one, weights that do not
@@ -78,7 +82,7 @@ class Backbone(Model):
         """
         from ..presets.loading import load_backbone
 
-        return load_backbone(cls, preset, load_weights, device, mmap, kwargs)
+        return load_backbone(cls, preset, load_weights, device, mmap, ignore, kwargs)
 
     def save_to_preset(
         self,
@@ -138,15 +142,22 @@ class Backbone(Model):
 
         export_checkpoint(self, path, TIMM)
 
-    def load_weights(self, filepath: str | os.PathLike[str]) -> None:
-        """Read `.weights.h5`, `.weights.json` (shards) or `.safetensors` into this model.
+    def load_weights(
+        self, filepath: str | os.PathLike[str], *, ignore: Sequence[str] | bool = ()
+    ) -> None:
+        """Read `.weights.h5`, `.weights.json` (shards), `.safetensors` or `.keras` into this model.
+
+        In files of a whole task the backbone is found; a warning names the rest.
+
+        Args:
+            ignore: as in `from_preset`.
 
         Raises:
             ValueError: the file's weights are not exactly this model's.
         """
         from ..presets.loading import load_weights
 
-        load_weights(self, filepath)
+        load_weights(self, filepath, ignore)
 
     def save_weights(
         self,

@@ -12,7 +12,7 @@ from .cache import Past
 from .core import EinsumDense
 from .initializers import Initializer, glorot_uniform, zeros
 from .layout import Layout
-from .masks import CAUSAL, Mask, hiding_bias
+from .masks import Causal, Mask, hiding_bias
 
 # How most attentions of KerasHub hold their projections, some of them in private attributes.
 ATTENTION = Layout(
@@ -68,7 +68,7 @@ def attend(
     if (
         groups > 1
         and query.shape[2] == 1
-        and mask is not CAUSAL
+        and not isinstance(mask, Causal)
         and (mask is None or mask.shape[1] == 1)
     ):
         # One token at a time: the queries of a group stand where positions would, and nothing
@@ -84,9 +84,9 @@ def attend(
         query,
         key,
         value,
-        attn_mask=None if mask is CAUSAL else mask,
+        attn_mask=None if isinstance(mask, Causal) else mask,
         dropout_p=dropout,
-        is_causal=mask is CAUSAL,
+        is_causal=isinstance(mask, Causal),
         scale=scale,
         enable_gqa=True if groups > 1 else False,  # noqa: SIM210 (a bool in torch 2.6, too)
     )

@@ -69,6 +69,6 @@ def check_layer_types(
     """
     if len(layer_types) < count or not set(layer_types) <= set(known):
         raise ValueError(
-            f"The layer types must be {count} of {' and '.join(known)}, not {list(layer_types)}."
+            f"layer_types must be {count} of {' and '.join(known)}, not {list(layer_types)}."
         )
     return list(layer_types[:count])

@@ -21,13 +21,16 @@ import torch
 from ...backbones._model import Model, check_arguments
 from ..loading import CONFIG, SAFETENSORS, assign, check_class, construct, place
 from ..progress import track
+from ..surplus import Ignore, superfluous
 from ..weights import Weight, together
-from .files import FLOATS, Stored, index_of, open_weights, weight_files
+from .files import BYTES, FLOATS, Stored, index_of, open_weights, weight_files
 from .table import REQUIRED, Operation, Table, Tensors, matches, parts
 
 if TYPE_CHECKING:
     from ..sources import PresetSource
 
+# What models of any kind keep beside their weights, and can make again.
+BUFFERS = ("*rotary_emb.inv_freq", "*.num_batches_tracked")
 ModelType = TypeVar("ModelType", bound=Model)
 
 
@@ -62,7 +65,9 @@ class Dialect(ABC):
         """Whether a key of config.json never changes what a backbone computes."""
 
     @abstractmethod
-    def problems(self, config: Mapping[str, Any], unknown: Sequence[str]) -> list[str]:
+    def problems(
+        self, config: Mapping[str, Any], unknown: Sequence[str], table: Table
+    ) -> list[str]:
         """Why a config.json cannot be read; `unknown` are keys of which nothing is known."""
 
     @abstractmethod
@@ -140,7 +145,7 @@ def to_ours(
         and not matches(table.ignored, name)
         and not dialect.ignores(name)
     ]
-    problems = dialect.problems(config, unknown)
+    problems = dialect.problems(config, unknown, table)
     arguments = dict(table.variants.get(dialect.kind(config), {}))
     for key in table.config:
         values = [_look_up(config, name, default) for name, default in key.theirs.items()]
@@ -408,6 +413,7 @@ def plan(
     config: Mapping[str, Any],
     cls: type[Model] = Model,
     overrides: Mapping[str, Any] | None = None,
+    ignore: Ignore = (),
 ) -> Iterator[Plan]:
     """How a checkpoint is read. Its files are open meanwhile.
 
@@ -430,7 +436,7 @@ def plan(
                     problems.append(f"twice: {stored[name].name} and {tensor.name} in {path.name}")
                 stored[name] = tensor
         bindings = bind(table.for_names(stored), arguments_of(model), model.state_dict())
-        absent = account(table, bindings, stored, problems, source.handle)
+        absent = account(table, bindings, stored, problems, source.handle, ignore)
         yield Plan(table, config, model, bindings, stored, absent, files)
 
 
@@ -442,6 +448,7 @@ def load(
     load_weights: bool,
     device: str | torch.device | None,
     mmap: bool | None,
+    ignore: Ignore,
     overrides: Mapping[str, Any],
 ) -> ModelType:
     """The model of a checkpoint. See `Backbone.from_preset`."""
@@ -449,7 +456,7 @@ def load(
     if not load_weights:
         table, arguments = configured(dialect, source, config, cls, overrides)
         return construct(table.backbone, arguments, device).eval()  # type: ignore[return-value]
-    with plan(dialect, source, config, cls, overrides) as found:
+    with plan(dialect, source, config, cls, overrides, ignore) as found:
         if device.type != "meta":
             _fill(found, torch.device(device), mmap is not False, source.handle)
     return found.model.eval()  # type: ignore[return-value]
@@ -487,6 +494,7 @@ def account(
     stored: dict[str, Stored],
     problems: list[str],
     where: str,
+    ignore: Ignore = (),
 ) -> list[Binding]:
     """Compare the headers of a checkpoint with a model, and take copies out of `stored`.
 
@@ -511,11 +519,19 @@ def account(
                 problems.append(f"missing: {name} {shape} for {binding}")
         elif found.shape != shape:
             problems.append(f"shape: {found.name} is {found.shape}, not {shape} for {binding}")
-        elif found.dtype not in FLOATS:
-            problems.append(f"dtype: {found.name} is {found.dtype}, not a float, for {binding}")
-    for name, found in stored.items():
-        if name not in expected and not matches(table.dropped, name):
-            problems.append(f"superfluous: {found.name} {found.shape}")
+        elif found.dtype not in (FLOATS if tensor.is_floating_point() else BYTES):
+            kind = "a float" if tensor.is_floating_point() else "bytes"
+            problems.append(f"dtype: {found.name} is {found.dtype}, not {kind}, for {binding}")
+    surplus = {
+        found.name: found.shape
+        for name, found in stored.items()
+        if name not in expected and not matches((*table.dropped, *BUFFERS), name)
+    }
+    # A head of somebody's own stands beside the model, not in it.
+    roots = {name.partition(".")[0] for name in expected}
+    renamed = {found.name: name for name, found in stored.items()}
+    foreign = [name for name in surplus if renamed[name].partition(".")[0] not in roots]
+    problems += superfluous(surplus, ignore, where, foreign)
     for copy, original in copies:
         if copy.shape != original.shape:
             problems.append(f"copy: {copy.name} {copy.shape} of {original.name} {original.shape}")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..files import read_json, safe_name
+from ..files import read_json, refuse_pointer, safe_name
 from ..reading import empty, read_into
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ class WeightFile:
 
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}.")
+        refuse_pointer(path)
         try:
             file = h5py.File(path, "r")
         except OSError as error:
