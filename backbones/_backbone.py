@@ -6,13 +6,14 @@ The one module below `presets` and `lora` that calls them, when a verb is called
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
 
 from . import _registry
 from ._model import Model
+from .layers.pyramid import Level, PyramidOutputs
 
 BackboneType = TypeVar("BackboneType", bound="Backbone")
 ValueType = TypeVar("ValueType")
@@ -242,36 +243,18 @@ class Backbone(Model):
 class FeaturePyramidBackbone(Backbone):
     """A backbone of images that gives feature maps of several resolutions."""
 
-    def pyramid_levels(self) -> list[str]:
-        """Names of the levels, `P2` for a quarter of the image's resolution and so on."""
+    def pyramid_levels(self) -> list[Level]:
+        """The feature maps, the largest first."""
         raise NotImplementedError
 
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The feature map of each level."""
+        """Each level's feature map by name."""
         raise NotImplementedError
 
     @property
     def pyramid_outputs(self) -> PyramidOutputs:
-        return PyramidOutputs(self)
+        def compute(images: Any) -> dict[str, torch.Tensor]:
+            name = next(iter(self.input_specs))
+            return self.forward_pyramid(self.tensors({name: images})[name])
 
-
-class PyramidOutputs(Mapping[str, Callable[[Any], torch.Tensor]]):
-    """The levels of a feature pyramid: call it on images for all of them, or one level alone."""
-
-    def __init__(self, backbone: FeaturePyramidBackbone) -> None:
-        self._backbone = backbone
-
-    def __call__(self, images: Any) -> dict[str, torch.Tensor]:
-        name = next(iter(self._backbone.input_specs))
-        return self._backbone.forward_pyramid(self._backbone.tensors({name: images})[name])
-
-    def __getitem__(self, level: str) -> Callable[[Any], torch.Tensor]:
-        if level not in self._backbone.pyramid_levels():
-            raise KeyError(level)
-        return lambda images: self(images)[level]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._backbone.pyramid_levels())
-
-    def __len__(self) -> int:
-        return len(self._backbone.pyramid_levels())
+        return PyramidOutputs(self.pyramid_levels(), compute)

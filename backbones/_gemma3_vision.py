@@ -15,11 +15,12 @@ from ._inputs import Input
 from ._model import Component
 from .layers.activations import gelu_approximate
 from .layers.attention import attend, merge_heads, split_heads
-from .layers.convolution import Conv2D, channels_first
+from .layers.convolution import Conv2D
 from .layers.core import Dense, Embedding, LayerNormalization, UnitRMSNormalization
 from .layers.dtypes import DTypeLike, DTypePolicy
 from .layers.initializers import random_normal
 from .layers.layout import Layout, Stack
+from .layers.vision import embed_patches
 
 ImagesOfRows = Annotated[
     torch.Tensor, Input("values", ("batch", "images", "height", "width", "channels"))
@@ -38,14 +39,10 @@ class Gemma3VisionEmbedding(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """`[images, height, width, 3]` → `[images, patches, hidden_dim]`."""
-        size = self.image_size
-        if images.shape[1:3] != (size, size):
-            raise ValueError(
-                f"Images must be {size} × {size} pixels, not {images.shape[1]} × {images.shape[2]}."
-            )
-        patches = self.embedding_conv(channels_first(images, "channels_last"))
+        size = (self.image_size, self.image_size)
+        patches = embed_patches(images, self.embedding_conv, "channels_last", size)
         positions = torch.arange(self.position_embedding.num_embeddings, device=images.device)
-        return patches.flatten(2).mT + self.position_embedding(positions)
+        return patches + self.position_embedding(positions)
 
 
 class Gemma3VisionAttention(nn.Module):
@@ -204,28 +201,3 @@ class Gemma3VisionEncoder(Component):
     def forward(self, images: ImagesOfRows) -> torch.Tensor:
         x = self.image_encoder(images.flatten(0, 1))
         return self.vision_output_encoder(self.pooling(x))
-
-
-def interleave(
-    text: torch.Tensor, images: torch.Tensor, vision_indices: torch.Tensor
-) -> torch.Tensor:
-    """Put the tokens of images at their places in the text.
-
-    The first position always stays text: indices are padded with 0.
-
-    Args:
-        text: `[batch, length, dim]`.
-        images: `[batch, images · tokens, dim]`, of another dtype perhaps.
-        vision_indices: `[batch, images · tokens]`.
-
-    Raises:
-        ValueError: other numbers of tokens and of indices.
-    """
-    if images.shape[1] != vision_indices.shape[1]:
-        raise ValueError(
-            f"The images give {images.shape[1]} tokens a row, but vision_indices has "
-            f"{vision_indices.shape[1]}."
-        )
-    places = vision_indices.long()[..., None].expand_as(images)
-    filled = text.scatter(1, places, images.to(text.dtype))
-    return torch.cat((text[:, :1], filled[:, 1:]), dim=1)

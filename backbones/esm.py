@@ -16,9 +16,7 @@ from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layout import Kind, Layout, Stack
 from .layers.masks import padding_mask_of
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
-
-Tables = tuple[torch.Tensor, torch.Tensor]
+from .layers.rotary import Tables, rotary_frequencies, rotary_tables, rotate
 
 
 class EsmSelfAttention(nn.Module):

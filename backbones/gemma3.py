@@ -9,16 +9,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from ._backbone import Backbone
-from ._gemma3_vision import Gemma3VisionEncoder, ImagesOfRows, VisionIndices, interleave
+from ._gemma3_vision import Gemma3VisionEncoder, ImagesOfRows, VisionIndices
 from ._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, ReversibleEmbedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
-from .layers.gemma import CachedGemmaAttention, GemmaDecoderBlock, Tables, scale_embeddings
+from .layers.gemma import CachedGemmaAttention, GemmaDecoderBlock, scale_embeddings
 from .layers.initializers import variance_scaling
 from .layers.layout import Stack
 from .layers.masks import Mask
-from .layers.rotary import rotary_frequencies, rotary_tables
+from .layers.multimodal import interleave
+from .layers.rotary import Tables, rotary_frequencies, rotary_tables
 
 __all__ = ["Gemma3Backbone", "Gemma3VisionEncoder"]
 
@@ -209,7 +210,7 @@ class Gemma3Backbone(Backbone):
             if vision_indices is None:
                 raise ValueError("images need vision_indices.")
             tokens = self.vision_encoder(images).unflatten(0, images.shape[:2]).flatten(1, 2)
-            x = interleave(x, tokens, vision_indices)
+            x = interleave(x, tokens, vision_indices, kept=1)
             if vision_mask is None:
                 vision_mask = torch.zeros_like(token_ids).scatter(1, vision_indices.long(), 1)
                 vision_mask[:, 0] = 0

@@ -15,7 +15,7 @@ from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Layout, Stack
 from .layers.masks import Mask
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.rotary import Tables, rotary_frequencies, rotary_part, rotary_tables, rotate_part
 from .layers.transformer import head_dim
 
 
@@ -30,10 +30,9 @@ class GPTNeoXAttention(nn.Module):
         built_on_call=True,
     )
 
-    def __init__(self, hidden_dim: int, num_heads: int, rotary_dim: int, dropout: float) -> None:
+    def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.rotary_dim = rotary_dim
         heads = (num_heads, 3 * head_dim(hidden_dim, num_heads))
         init = random_normal(0.02)
         self.query_key_value = EinsumDense(
@@ -48,21 +47,17 @@ class GPTNeoXAttention(nn.Module):
         self,
         x: torch.Tensor,
         mask: Mask,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        tables: Tables,
         past: Past | None,
     ) -> torch.Tensor:
         # Each head's query, key and value lie side by side.
         q, k, v = split_heads(self.query_key_value(x), self.num_heads).chunk(3, dim=-1)
-        q, k = self.rotate(q, tables), self.rotate(k, tables)
+        q, k = rotate_part(q, tables), rotate_part(k, tables)
         if past is not None:
             k, v = past.extend(k, v)
         dropout = self.attention_dropout.p if self.training else 0.0
         x = attend(q, k, v, mask, dropout=dropout)
         return self.attention_output(merge_heads(x))
-
-    def rotate(self, x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        turned, rest = x.tensor_split([self.rotary_dim], dim=-1)
-        return torch.cat((rotate(turned, tables), rest), dim=-1)
 
 
 class GPTNeoXDecoder(nn.Module):
@@ -84,13 +79,12 @@ class GPTNeoXDecoder(nn.Module):
         hidden_dim: int,
         intermediate_dim: int,
         num_heads: int,
-        rotary_dim: int,
         dropout: float,
         layer_norm_epsilon: float,
     ) -> None:
         super().__init__()
         init = random_normal(0.02)
-        self.self_attention = GPTNeoXAttention(hidden_dim, num_heads, rotary_dim, dropout)
+        self.self_attention = GPTNeoXAttention(hidden_dim, num_heads, dropout)
         self.self_attention_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
         self.self_attention_dropout = Dropout(dropout)
         self.feedforward_intermediate_dense = Dense(
@@ -106,7 +100,7 @@ class GPTNeoXDecoder(nn.Module):
         self,
         x: torch.Tensor,
         mask: Mask,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        tables: Tables,
         past: Past | None,
     ) -> torch.Tensor:
         attention = self.self_attention(self.self_attention_layer_norm(x), mask, tables, past)
@@ -152,7 +146,7 @@ class GPTNeoXBackbone(Backbone):
         name: str | None = None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        self.rotary_dim = int(head_dim(hidden_dim, num_heads) * rotary_percentage)
+        self.rotary_dim = rotary_part(head_dim(hidden_dim, num_heads), rotary_percentage)
         self.rotary_max_wavelength = rotary_max_wavelength
         self.cache_shapes = [KeyValueShape(num_heads, head_dim(hidden_dim, num_heads))] * num_layers
         self.token_embedding = ReversibleEmbedding(
@@ -166,7 +160,6 @@ class GPTNeoXBackbone(Backbone):
                     hidden_dim,
                     intermediate_dim,
                     num_heads,
-                    self.rotary_dim,
                     dropout,
                     layer_norm_epsilon,
                 )

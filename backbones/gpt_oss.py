@@ -19,7 +19,7 @@ from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal, zeros
 from .layers.layout import Layout, Stack
 from .layers.masks import FULL, SLIDING, check_layer_types
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.rotary import Tables, rotary_tables, rotate_part, yarn_frequencies, yarn_magnitude
 from .layers.routing import Routes, expert_weights
 from .layers.transformer import head_dim as default_head_dim
 
@@ -58,22 +58,16 @@ class GptOssAttention(nn.Module):
         self,
         x: torch.Tensor,
         mask: torch.Tensor,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        tables: Tables,
         past: Past | None,
     ) -> torch.Tensor:
-        q = rotate_even(split_heads(self.query(x), self.num_query_heads), tables)
-        k = rotate_even(split_heads(self.key(x), self.num_key_value_heads), tables)
+        q = rotate_part(split_heads(self.query(x), self.num_query_heads), tables)
+        k = rotate_part(split_heads(self.key(x), self.num_key_value_heads), tables)
         v = split_heads(self.value(x), self.num_key_value_heads)
         if past is not None:
             k, v = past.extend(k, v)
         x = attend_with_sinks(q, k, v, mask, self.sinks)
         return self.attention_output(self.dropout_layer(merge_heads(x)))
-
-
-def rotate_even(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """As `rotate`; the last one of an odd number of dimensions stays."""
-    dim = tables[0].shape[-1]
-    return torch.cat((rotate(x[..., :dim], tables), x[..., dim:]), dim=-1)
 
 
 def attend_with_sinks(
@@ -191,7 +185,7 @@ class GptOssTransformerDecoder(nn.Module):
         self,
         x: torch.Tensor,
         mask: torch.Tensor,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        tables: Tables,
         past: Past | None,
     ) -> torch.Tensor:
         x = x + self.self_attention(self.input_layernorm(x), mask, tables, past)
@@ -298,9 +292,8 @@ class GptOssBackbone(Backbone):
         frequencies = yarn_frequencies(
             dim, self.rope_max_wavelength, x.device, self.rope_scaling_factor
         )
-        temperature = 0.1 * math.log(self.rope_scaling_factor) + 1
-        cos, sin = rotary_tables(step.positions, frequencies, torch.float32)
-        tables = (cos * temperature).to(x.dtype), (sin * temperature).to(x.dtype)
+        magnitude = yarn_magnitude(self.rope_scaling_factor)
+        tables = rotary_tables(step.positions, frequencies, x.dtype, magnitude)
         masks = {window: step.full_mask(window) for window in dict.fromkeys(self.windows)}
         for i, layer in enumerate(self.transformer_layers):
             x = layer(x, masks[self.windows[i]], tables, step.past(i))
@@ -309,29 +302,3 @@ class GptOssBackbone(Backbone):
 
 def keras_layer_types(num_layers: int) -> list[str]:
     return [SLIDING if i % 2 else FULL for i in range(num_layers)]
-
-
-def yarn_frequencies(
-    dim: int,
-    max_wavelength: float,
-    device: torch.device,
-    factor: float,
-    length: int = 4096,
-    fast: float = 32.0,
-    slow: float = 1.0,
-) -> torch.Tensor:
-    """Frequencies `[dim / 2]` for a context `factor` times the `length` of pretraining.
-
-    A wavelength that goes more than `fast` times into that length is kept, one that goes fewer
-    than `slow` times is multiplied by `factor`, and between them frequencies are interpolated.
-    """
-
-    def pair(turns: float) -> float:
-        """Which pair turns so often, a fractional index."""
-        return dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(max_wavelength))
-
-    low, high = max(pair(fast), 0.0), min(pair(slow), dim - 1.0)
-    pairs = torch.arange(dim // 2, dtype=torch.float32, device=device)
-    stretched = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
-    frequencies = rotary_frequencies(dim, max_wavelength, device)
-    return frequencies * (stretched / factor + (1 - stretched))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -15,7 +14,7 @@ from .layers.decoder import GatedDecoder, GroupedQueryAttention
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Stack
-from .layers.rotary import rotary_frequencies, rotary_tables
+from .layers.rotary import llama3_frequencies, rotary_frequencies, rotary_tables
 from .layers.transformer import head_dim
 
 
@@ -129,7 +128,7 @@ class LlamaBackbone(Backbone):
         step = Step(x, padding_mask, cache, cache_update_index)
         frequencies = rotary_frequencies(self.head_dim, self.rope_max_wavelength, x.device)
         if self.stretching is not None:
-            frequencies = stretch_frequencies(frequencies, *self.stretching)
+            frequencies = llama3_frequencies(frequencies, *self.stretching)
         tables = rotary_tables(step.positions, frequencies, x.dtype)
         mask = step.mask()
         for i, layer in enumerate(self.transformer_layers):
@@ -145,21 +144,3 @@ def _stretching(*factors: float | None) -> tuple[float, ...] | None:
             "rope_pretraining_sequence_length go together: give all of them or none."
         )
     return given or None
-
-
-def stretch_frequencies(
-    frequencies: torch.Tensor,
-    adjustment_factor: float,
-    low_factor: float,
-    high_factor: float,
-    pretraining_length: float,
-) -> torch.Tensor:
-    """Llama 3.1's scaling (arXiv:2407.21783).
-
-    A wavelength that goes fewer than `low_factor` times into the length of pretraining is
-    multiplied by `adjustment_factor`, one that goes more than `high_factor` times is kept, and
-    between them the frequencies are interpolated.
-    """
-    turns = pretraining_length * frequencies / (2 * math.pi)
-    kept = ((turns - low_factor) / (high_factor - low_factor)).clamp(0, 1)
-    return frequencies * (kept + (1 - kept) / adjustment_factor)

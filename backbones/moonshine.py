@@ -25,9 +25,9 @@ from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layout import GRAPH, Graph, Layout, Stack
 from .layers.masks import CAUSAL, Mask, decoder_mask, padding_mask_of
+from .layers.rotary import Tables, pair_tables, rotary_frequencies, rotate_pairs
 
 Audio = Annotated[torch.Tensor, Input("values", ("batch", "encoder_length", "channels"))]
-Tables = tuple[torch.Tensor, torch.Tensor]
 
 
 def padded_head_dim(hidden_dim: int, num_heads: int, multiple: int | None) -> int:
@@ -36,7 +36,7 @@ def padded_head_dim(hidden_dim: int, num_heads: int, multiple: int | None) -> in
     return -(-size // multiple) * multiple if multiple else size
 
 
-def rotary_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tensor:
+def stored_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tensor:
     """Angle per position for each pair among the first `factor` of a head's dimensions.
 
     Raises:
@@ -47,7 +47,7 @@ def rotary_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tens
         raise ValueError(
             f"partial_rotary_factor={factor} of a head's {head_dim} dimensions are too few to turn."
         )
-    return theta ** -(torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    return rotary_frequencies(dim, theta)
 
 
 class MoonshineRotaryEmbedding(nn.Module):
@@ -58,24 +58,11 @@ class MoonshineRotaryEmbedding(nn.Module):
 
     def __init__(self, head_dim: int, theta: float, factor: float) -> None:
         super().__init__()
-        self.register_buffer("inv_freq", rotary_frequencies(head_dim, theta, factor))
+        self.register_buffer("inv_freq", stored_frequencies(head_dim, theta, factor))
 
     def forward(self, x: torch.Tensor) -> Tables:
         """Cosines and sines `[length, pairs]` for `x` `[batch, length, dim]`."""
-        positions = torch.arange(x.shape[1], dtype=torch.float32, device=x.device)
-        angles = torch.outer(positions, self.inv_freq.float())
-        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-
-
-def rotate_pairs(x: torch.Tensor, tables: Tables) -> torch.Tensor:
-    """Turn the first dimensions of `[batch, heads, length, dim]`; each even one is paired with the
-    next.
-    """
-    cos, sin = tables
-    turned, rest = x.split((2 * cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]), dim=-1)
-    even, odd = turned.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
-    return torch.cat((turned, rest), dim=-1)
+        return pair_tables(x.shape[1], self.inv_freq, x.dtype)
 
 
 class MoonshineMultiHeadAttention(CachedMultiHeadAttention):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -12,12 +11,18 @@ from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.attention import ATTENTION
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dropout, ReversibleEmbedding, RMSNormalization
-from .layers.decoder import GatedProjections, GroupedQueryAttention, Tables
+from .layers.decoder import GatedProjections, GroupedQueryAttention
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Layout, Stack
 from .layers.masks import Mask
-from .layers.rotary import rotary_frequencies, rotary_tables
+from .layers.rotary import (
+    Tables,
+    longrope_frequencies,
+    longrope_magnitude,
+    rotary_frequencies,
+    rotary_tables,
+)
 from .layers.transformer import head_dim
 
 
@@ -128,9 +133,8 @@ class Phi3Backbone(Backbone):
                     f"{self.head_dim // 2} numbers each, half the dimensions of a head."
                 )
             self.factors = short, long
-            growth = max(1.0, max_sequence_length / pretraining_sequence_length)
-            self.rope_magnitude = math.sqrt(
-                1 + math.log(growth) / math.log(pretraining_sequence_length)
+            self.rope_magnitude = longrope_magnitude(
+                max_sequence_length, pretraining_sequence_length
             )
         self.cache_shapes = [KeyValueShape(num_key_value_heads, self.head_dim)] * num_layers
         self.token_embedding = ReversibleEmbedding(
@@ -166,22 +170,13 @@ class Phi3Backbone(Backbone):
     ) -> torch.Tensor:
         x = self.token_embedding(token_ids)
         step = Step(x, padding_mask, cache, cache_update_index)
-        tables = self.rotary_tables(step.positions, x.dtype)
+        frequencies = rotary_frequencies(self.head_dim, self.rope_max_wavelength, x.device)
+        if self.factors is not None:
+            frequencies = longrope_frequencies(
+                frequencies, step.positions, *self.factors, self.pretraining_length
+            )
+        tables = rotary_tables(step.positions, frequencies, x.dtype, self.rope_magnitude)
         mask = step.mask()
         for i, layer in enumerate(self.transformer_layers):
             x = layer(x, mask, tables, step.past(i))
         return self.sequence_output_layernorm(x)
-
-    def rotary_tables(
-        self, positions: torch.Tensor, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        device = positions.device
-        frequencies = rotary_frequencies(self.head_dim, self.rope_max_wavelength, device)
-        if self.factors is not None:
-            short, long = torch.tensor(self.factors, dtype=torch.float32, device=device)
-            # No branch on the length, so that one compilation serves all lengths. What a cache
-            # holds is not turned again when a sequence outgrows the short factors.
-            beyond = positions.amax(1)[:, None, None, None] >= self.pretraining_length
-            frequencies = frequencies / torch.where(beyond, long, short)
-        cos, sin = rotary_tables(positions, frequencies, torch.float32)
-        return (cos * self.rope_magnitude).to(dtype), (sin * self.rope_magnitude).to(dtype)

@@ -16,22 +16,21 @@ from .layers.core import Dense, EinsumDense, ReversibleEmbedding, RMSNormalizati
 from .layers.dtypes import DTypeLike
 from .layers.layout import Layout, Stack
 from .layers.masks import Mask
-from .layers.rotary import rotary_tables, rotate
+from .layers.rotary import rotary_frequencies, rotary_tables, rotate
 
 
-def rotary_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tensor:
+def stored_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tensor:
     """Angle per position for each pair, `[head_dim / 2]`, float32.
 
     Raises:
         ValueError: a head of odd size, or a `factor` that leaves some of it out.
     """
     dim = int(head_dim * factor)
-    frequencies = theta ** -(torch.arange(0, dim, 2, dtype=torch.float32) / max(dim, 1))
-    if 2 * len(frequencies) != head_dim:
+    if head_dim != (dim + 1) // 2 * 2:
         raise ValueError(
             f"Positions turn whole heads of even size, not {dim} of {head_dim} dimensions."
         )
-    return frequencies
+    return rotary_frequencies(dim, theta)
 
 
 class SmolLM3RotaryEmbedding(nn.Module):
@@ -42,7 +41,7 @@ class SmolLM3RotaryEmbedding(nn.Module):
 
     def __init__(self, head_dim: int, theta: float, factor: float) -> None:
         super().__init__()
-        self.register_buffer("inv_freq", rotary_frequencies(head_dim, theta, factor))
+        self.register_buffer("inv_freq", stored_frequencies(head_dim, theta, factor))
 
 
 class SmolLM3Attention(nn.Module):

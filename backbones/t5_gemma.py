@@ -18,12 +18,11 @@ from .layers.gemma import scale_embeddings
 from .layers.initializers import random_normal
 from .layers.layout import Graph, Kind, Layout, Stack
 from .layers.masks import FULL, SLIDING, causal_mask, hiding_bias
-from .layers.rotary import rotary_frequencies, rotary_tables
+from .layers.rotary import Tables, rotary_frequencies, rotary_tables
 from .layers.t5_gemma import (
     T5GemmaAttention,
     T5GemmaEncoderLayer,
     T5GemmaMLP,
-    Tables,
     check_layers,
 )
 

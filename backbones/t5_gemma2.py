@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ._backbone import Backbone
-from ._gemma3_vision import Gemma3VisionEncoder, ImagesOfRows, VisionIndices, interleave
+from ._gemma3_vision import Gemma3VisionEncoder, ImagesOfRows, VisionIndices
 from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
 from .layers.core import Dropout, Embedding, ReversibleEmbedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
@@ -17,12 +17,12 @@ from .layers.gemma import scale_embeddings
 from .layers.initializers import random_normal
 from .layers.layout import Graph, Kind, Layout, Stack
 from .layers.masks import FULL, SLIDING, causal_mask, hiding_bias
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.multimodal import interleave
+from .layers.rotary import Tables, rotary_frequencies, rotary_tables, rotate
 from .layers.t5_gemma import (
     T5GemmaAttention,
     T5GemmaEncoderLayer,
     T5GemmaMLP,
-    Tables,
     check_layers,
 )
 
@@ -356,7 +356,7 @@ class T5Gemma2Backbone(Backbone):
                 if vision_indices is None:
                     raise ValueError("images need vision_indices.")
                 tokens = self.vision_encoder(images).unflatten(0, images.shape[:2]).flatten(1, 2)
-                x = interleave(x, tokens, vision_indices)
+                x = interleave(x, tokens, vision_indices, kept=1)
         x = self.encoder_dropout(x)
         if encoder_padding_mask is None:
             encoder_padding_mask = torch.ones_like(encoder_token_ids)

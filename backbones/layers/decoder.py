@@ -19,10 +19,9 @@ from .core import Dense, Dropout, EinsumDense
 from .initializers import Initializer, glorot_uniform, random_normal
 from .layout import Layout
 from .masks import Mask
-from .rotary import rotate
+from .rotary import Tables, rotate
 from .routing import Routes, expert_weights
 
-Tables = tuple[torch.Tensor, torch.Tensor]
 INIT = random_normal(0.02)
 PROJECTIONS = {
     "feedforward_intermediate_dense": "_feedforward_intermediate_dense",

@@ -17,9 +17,7 @@ from .cache import Past
 from .core import Dropout, EinsumDense, UnitRMSNormalization
 from .layout import Layout
 from .masks import Mask
-from .rotary import rotate
-
-Tables = tuple[torch.Tensor, torch.Tensor]
+from .rotary import Tables, rotate
 
 
 def scale_embeddings(x: torch.Tensor) -> torch.Tensor:

@@ -24,9 +24,7 @@ from .core import Dense, Dropout, EinsumDense, UnitRMSNormalization
 from .initializers import random_normal
 from .layout import Layout
 from .masks import SLIDING, check_layer_types
-from .rotary import rotate
-
-Tables = tuple[torch.Tensor, torch.Tensor]
+from .rotary import Tables, rotate
 
 
 def check_layers(layer_types: Sequence[str], count: int, window: int | None) -> None:

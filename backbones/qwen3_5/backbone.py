@@ -19,14 +19,14 @@ from ..layers.dtypes import DTypeLike
 from ..layers.initializers import random_normal
 from ..layers.layout import Kind, Layout, Stack
 from ..layers.masks import FULL, Mask, check_layer_types
-from ..layers.rotary import rotary_frequencies, rotary_tables, rotate
+from ..layers.multimodal import interleave
+from ..layers.rotary import Tables, rotary_frequencies, rotary_part, rotary_tables, rotate_part
 from .delta_net import Qwen3_5GatedDeltaNet
-from .vision import ImageGrid, PixelValues, Qwen3_5VisionEncoder, interleave
+from .vision import ImageGrid, PixelValues, Qwen3_5VisionEncoder
 
 VisionIndices = Annotated[torch.Tensor, Input("ids", ("images_batch", "vision_tokens"))]
 INIT = random_normal(0.02)
 LINEAR = "linear_attention"
-Tables = tuple[torch.Tensor, torch.Tensor]
 
 
 class Qwen3_5LayerNorm(UnitRMSNormalization):
@@ -53,14 +53,12 @@ class Qwen3_5Attention(nn.Module):
         num_query_heads: int,
         num_key_value_heads: int,
         head_dim: int,
-        rotary_dim: int,
         epsilon: float,
         dropout: float,
     ) -> None:
         super().__init__()
         self.num_query_heads = num_query_heads
         self.num_key_value_heads = num_key_value_heads
-        self.rotary_dim = rotary_dim
         key_value = (num_key_value_heads, head_dim)
         # Each head's query and its gate lie side by side.
         self.query = EinsumDense(
@@ -81,16 +79,12 @@ class Qwen3_5Attention(nn.Module):
         q, gate = split_heads(self.query(x), self.num_query_heads).chunk(2, dim=-1)
         k = split_heads(self.key(x), self.num_key_value_heads)
         v = split_heads(self.value(x), self.num_key_value_heads)
-        q = self.rotate(self.query_norm(q), tables)
-        k = self.rotate(self.key_norm(k), tables)
+        q = rotate_part(self.query_norm(q), tables)
+        k = rotate_part(self.key_norm(k), tables)
         if past is not None:
             k, v = past.extend(k, v)
         x = self.dropout_layer(attend(q, k, v, mask))
         return self.attention_output(merge_heads(x * gate.sigmoid()))
-
-    def rotate(self, x: torch.Tensor, tables: Tables) -> torch.Tensor:
-        turned, rest = x.tensor_split([self.rotary_dim], dim=-1)
-        return torch.cat((rotate(turned, tables), rest), dim=-1)
 
 
 Mixer = Qwen3_5Attention | Qwen3_5GatedDeltaNet
@@ -203,7 +197,7 @@ class HybridDecoder(Backbone):
         name: str | None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        self.rotary_dim = int(head_dim * partial_rotary_factor)
+        self.rotary_dim = rotary_part(head_dim, partial_rotary_factor)
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor
         self.window = sliding_window_size
@@ -215,7 +209,6 @@ class HybridDecoder(Backbone):
                     num_query_heads,
                     num_key_value_heads,
                     head_dim,
-                    self.rotary_dim,
                     layer_norm_epsilon,
                     dropout,
                 )
@@ -271,7 +264,9 @@ class HybridDecoder(Backbone):
             if image_grid_thw is None or vision_indices is None:
                 raise ValueError("pixel_values need image_grid_thw and vision_indices.")
             tokens = self.vision_encoder(pixel_values, image_grid_thw)
-            x = interleave(x, tokens, vision_indices)
+            # The indices are those of the batch's rows one after the other.
+            rows = x.flatten(0, 1)[None]
+            x = interleave(rows, tokens[None], vision_indices.reshape(1, -1)).view_as(x)
         step = Step(x, padding_mask, cache, cache_update_index)
         frequencies = rotary_frequencies(
             self.rotary_dim, self.rope_max_wavelength, x.device, self.rope_scaling_factor

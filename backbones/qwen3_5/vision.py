@@ -21,7 +21,7 @@ from ..layers.convolution import Conv3D
 from ..layers.core import Dense, Embedding, LayerNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.layout import Kind, Layout, Stack
-from ..layers.rotary import rotary_frequencies, rotate
+from ..layers.rotary import Tables, plane_tables, rotary_frequencies, rotate
 
 PixelValues = Annotated[
     torch.Tensor,
@@ -30,7 +30,6 @@ PixelValues = Annotated[
 ImageGrid = Annotated[torch.Tensor, Input("ids", ("images_batch", "images", "axes"))]
 EPSILON = 1e-6
 WAVELENGTH = 10000.0
-Tables = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -93,10 +92,8 @@ class Places:
     def tables(self, dim: int) -> Tables:
         """Of rotary positions in a plane; the first half of the angles tells the row."""
         frequencies = rotary_frequencies(dim // 2, WAVELENGTH, self.row.device)
-        both = torch.stack((self.row, self.column), dim=-1)
-        angles = (both[..., None].float() * frequencies).flatten(-2)
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos(), angles.sin()
+        places = torch.stack((self.row, self.column), dim=-1)
+        return plane_tables(places, frequencies, torch.float32)
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Attention within frames over `[1, heads, P, dim]`."""
@@ -267,25 +264,3 @@ def _between(place: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, tor
     steps = (size - 1).clamp(min=1)
     whole = place // steps
     return whole, (place - whole * steps) / steps
-
-
-def interleave(
-    text: torch.Tensor, tokens: torch.Tensor, vision_indices: torch.Tensor
-) -> torch.Tensor:
-    """Put the tokens of images at their places in the text.
-
-    Args:
-        text: `[batch, length, dim]`.
-        tokens: `[tokens, dim]`, of another dtype perhaps.
-        vision_indices: places in the rows of the text one after the other, any shape.
-
-    Raises:
-        ValueError: other numbers of tokens and of indices.
-    """
-    indices = vision_indices.flatten().long()
-    if tokens.shape[0] != indices.shape[0]:
-        raise ValueError(
-            f"The images give {tokens.shape[0]} tokens, but vision_indices has {indices.shape[0]}."
-        )
-    filled = text.flatten(0, 1).index_copy(0, indices, tokens.to(text.dtype))
-    return filled.view_as(text)
