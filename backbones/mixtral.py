@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from ._backbone import Backbone
@@ -17,6 +16,7 @@ from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GroupedQueryAttention, SparseDecoder
 from .layers.dtypes import DTypeLike
 from .layers.initializers import glorot_uniform, random_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.routing import Routes, choose_experts, expert_weights
@@ -31,7 +31,7 @@ class CachedMixtralAttention(GroupedQueryAttention):
     layout = ATTENTION
 
 
-class MixtralMoeExperts(nn.Module):
+class MixtralMoeExperts(Layer):
     """Gated feed-forward networks; matrices are `[experts, in, out]`."""
 
     def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
@@ -51,7 +51,7 @@ class MixtralMoeExperts(nn.Module):
         return routes.tokens(routes.product(x, self.output), weights)
 
 
-class MixtralSparseMoeBlock(nn.Module):
+class MixtralSparseMoeBlock(Layer):
     """The feed-forward network of each token's `top_k` most probable experts."""
 
     layout = Layout(

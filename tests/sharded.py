@@ -58,5 +58,6 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     try:
         main(Path(sys.argv[1]), os.environ.get("ADAPTERS") == "1")
+        dist.barrier()
     finally:
         dist.destroy_process_group()
