@@ -32,6 +32,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
 SHARD_INDEX = "model.weights.json"
 SAFETENSORS = "model.safetensors"
+ADAPTER = "adapter_config.json"  # of PEFT
 THREADS = 4
 # Of PyTorch's functions while a model is built: a transformer's layer takes a hundred.
 MAX_CALLS = 200_000
@@ -46,7 +47,7 @@ def load_backbone(
     overrides: dict[str, Any],
 ) -> ModelType:
     """See `Backbone.from_preset`."""
-    from .checkpoints import dialect_of
+    from .checkpoints import TRANSFORMERS, dialect_of
     from .checkpoints.engine import load
     from .sources import open_preset
 
@@ -54,10 +55,18 @@ def load_backbone(
     if known is not None and find_class(known, Model) is None:  # before anything is downloaded
         raise NotImplementedError(f"{preset} is a {known}: {NOT_YET}")
     source = open_preset(preset)
-    config = source.json(CONFIG)
-    dialect = dialect_of(config)
-    if dialect is not None:
-        return load(dialect, source, config, cls, load_weights, device, contiguous, overrides)
+    try:
+        config = source.json(CONFIG)
+        dialect = dialect_of(config)
+        if dialect is not None:
+            model = load(dialect, source, config, cls, load_weights, device, contiguous, overrides)
+            if dialect is TRANSFORMERS:
+                vars(model)["checkpoint"] = source.checkpoint
+            return model
+    except FileNotFoundError as error:
+        if source.has(ADAPTER):
+            raise ValueError(_adapter_message(source)) from error
+        raise
     found, arguments = keras_config(config, str(preset), cls)
     check_class(found, cls)
     check_arguments(found, overrides)
@@ -79,6 +88,15 @@ def load_backbone(
     else:
         fill(model, path, device, contiguous)
     return model.eval()
+
+
+def _adapter_message(source: PresetSource) -> str:
+    base = source.json(ADAPTER).get("base_model_name_or_path")
+    named = f", {base[:200]!r}," if isinstance(base, str) and base else ""
+    return (
+        f"{source.handle} is an adapter of PEFT, not a model. Load the model it was made for"
+        f"{named} by from_preset, then the adapter by backbone.load_lora_weights(folder)."
+    )
 
 
 def keras_config(
