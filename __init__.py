@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["generate", "models", "samplers", "upload_preset"]
+__all__ = ["generate", "models", "samplers", "stream", "upload_preset"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,10 +14,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(".models", __name__)
     if name == "samplers":
         return importlib.import_module(".generation.samplers", __name__)
-    if name == "generate":
-        from .generation import generate
-
-        return generate
+    if name in ("generate", "stream"):
+        return getattr(importlib.import_module(".generation", __name__), name)
     if name == "upload_preset":
         from .presets.uploading import upload_preset
 

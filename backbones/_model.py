@@ -160,7 +160,7 @@ class Model(nn.Module, metaclass=Configured):
 
     def tensors(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs as checked tensors on the model's device."""
-        tensors = as_tensors(given, self.input_specs, next(self.parameters()).device)
+        tensors = as_tensors(given, self.input_specs, self.device)
         check_tensors(tensors, self.input_specs)
         return tensors
 
@@ -181,7 +181,7 @@ class Model(nn.Module, metaclass=Configured):
 
         Args:
             dtype: of keys and values; by default what the model computes in.
-            device: by default that of the weights.
+            device: by default the model's.
 
         Raises:
             NotImplementedError: the model is no decoder, or has no cache here.
@@ -194,7 +194,7 @@ class Model(nn.Module, metaclass=Configured):
             if room < max_length:
                 raise ValueError(f"max_length is {max_length}, but the position table has {room}.")
         dtype = dtype or self.dtype_policy.compute_dtype
-        where = next(self.parameters()).device if device is None else torch.device(device)
+        where = self.device if device is None else torch.device(device)
         return Cache(self.cache_shapes, batch_size, max_length, dtype, where)
 
     # Configuration
@@ -255,6 +255,17 @@ class Model(nn.Module, metaclass=Configured):
     def dtype(self) -> torch.dtype:
         """Data type of the weights."""
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; of a model that accelerate offloads, where it computes."""
+        found = next((tensor.device for tensor in self.weights()), torch.device("cpu"))
+        # Weights that are elsewhere between calls leave meta tensors behind.
+        for module in self.modules() if found.type == "meta" else (self,):
+            place = getattr(module.__dict__.get("_hf_hook"), "execution_device", None)
+            if place is not None:
+                return torch.device(place)
+        return found
 
     @property
     def trainable(self) -> bool:

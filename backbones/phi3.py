@@ -155,22 +155,23 @@ class Phi3Backbone(Backbone):
     ) -> torch.Tensor:
         x = self.token_embedding(token_ids)
         step = Step(x, padding_mask, cache, cache_update_index)
-        tables = self.rotary_tables(step.positions, x.dtype)
+        tables = self.rotary_tables(step, x.dtype)
         mask = step.mask()
         for i, layer in enumerate(self.transformer_layers):
             x = layer(x, mask, tables, step.past(i))
         return self.sequence_output_layernorm(x)
 
-    def rotary_tables(
-        self, positions: torch.Tensor, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        device = positions.device
+    def rotary_tables(self, step: Step, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        positions, device = step.positions, step.device
         frequencies = rotary_frequencies(self.head_dim, self.rope_max_wavelength, device)
         if self.factors is not None:
             short, long = torch.tensor(self.factors, dtype=torch.float32, device=device)
             # No branch on the length, so that one compilation serves all lengths. What a cache
             # holds is not turned again when a sequence outgrows the short factors.
-            beyond = positions.amax(1)[:, None, None, None] >= self.pretraining_length
+            last = positions
+            if step.cache is not None and step.padding_mask is not None:
+                last = positions.masked_fill(~step.padding_mask, 0)  # a row goes on behind its own
+            beyond = last.amax(1)[:, None, None, None] >= self.pretraining_length
             frequencies = frequencies / torch.where(beyond, long, short)
         cos, sin = rotary_tables(positions, frequencies, torch.float32)
         return (cos * self.rope_magnitude).to(dtype), (sin * self.rope_magnitude).to(dtype)
