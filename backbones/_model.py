@@ -186,7 +186,7 @@ class Model(nn.Module, metaclass=Configured):
 
         Args:
             dtype: of keys and values; by default what the model computes in.
-            device: by default that of the weights.
+            device: by default the model's.
 
         Raises:
             NotImplementedError: the model is no decoder, or has no cache here.

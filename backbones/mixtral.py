@@ -19,7 +19,7 @@ from .layers.initializers import glorot_uniform, random_normal
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
-from .layers.routing import Routes, choose_experts, expert_weights
+from .layers.routing import Routes, choose_experts, expert_weights, jitter
 from .layers.transformer import head_dim
 
 
@@ -77,9 +77,7 @@ class MixtralSparseMoeBlock(Layer):
         self.experts = MixtralMoeExperts(num_experts, hidden_dim, intermediate_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = x.flatten(0, 1)
-        if self.training and self.jitter > 0:
-            tokens = tokens * torch.empty_like(tokens).uniform_(1 - self.jitter, 1 + self.jitter)
+        tokens = jitter(x.flatten(0, 1), self.jitter, self.training)
         logits = self.sparse_feedforward_gate_dense(tokens)
         weights, experts = choose_experts(logits, self.top_k, normalize=True)
         return self.experts(tokens, experts, weights).view_as(x)
