@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from . import models as models
     from .generation import generate as generate
     from .generation import samplers as samplers
+    from .generation import stream as stream
     from .presets.uploading import upload_preset as upload_preset
 else:
 
@@ -20,10 +21,8 @@ else:
             return importlib.import_module(".models", __name__)
         if name == "samplers":
             return importlib.import_module(".generation.samplers", __name__)
-        if name == "generate":
-            from .generation import generate
-
-            return generate
+        if name in ("generate", "stream"):
+            return getattr(importlib.import_module(".generation", __name__), name)
         if name == "upload_preset":
             from .presets.uploading import upload_preset
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from .backbones._backbone import Backbone as Backbone
 from .backbones._backbone import FeaturePyramidBackbone as FeaturePyramidBackbone
+from .backbones._gemma3_vision import Gemma3VisionEncoder as _Gemma3VisionEncoder
 from .backbones.albert import AlbertBackbone as _AlbertBackbone
 from .backbones.bart import BartBackbone as _BartBackbone
 from .backbones.bert import BertBackbone as _BertBackbone
@@ -17,8 +18,7 @@ from .backbones.esm import ESMBackbone as _ESMBackbone
 from .backbones.f_net import FNetBackbone as _FNetBackbone
 from .backbones.falcon import FalconBackbone as _FalconBackbone
 from .backbones.gemma import GemmaBackbone as _GemmaBackbone
-from .backbones.gemma3.backbone import Gemma3Backbone as _Gemma3Backbone
-from .backbones.gemma3.vision import Gemma3VisionEncoder as _Gemma3VisionEncoder
+from .backbones.gemma3 import Gemma3Backbone as _Gemma3Backbone
 from .backbones.gpt2 import GPT2Backbone as _GPT2Backbone
 from .backbones.gpt_neo_x import GPTNeoXBackbone as _GPTNeoXBackbone
 from .backbones.gpt_oss import GptOssBackbone as _GptOssBackbone
@@ -164,6 +164,7 @@ class GemmaBackbone(_GemmaBackbone):
     num_layers: int
     num_query_heads: int
     num_key_value_heads: int
+    hidden_dim: int
     intermediate_dim: int
     query_head_dim_normalize: bool
     use_post_ffw_norm: bool
@@ -175,12 +176,23 @@ class GemmaBackbone(_GemmaBackbone):
     layer_norm_epsilon: float
     dropout: float
 
+class Gemma3VisionEncoder(_Gemma3VisionEncoder):
+    patch_size: int
+    num_heads: int
+    hidden_dim: int
+    num_layers: int
+    intermediate_dim: int
+    output_dim: int
+    pool_size: int
+    layer_norm_epsilon: float
+
 class Gemma3Backbone(_Gemma3Backbone):
     vocabulary_size: int
     image_size: int | None
     num_layers: int
     num_query_heads: int
     num_key_value_heads: int
+    hidden_dim: int
     intermediate_dim: int
     query_head_dim_normalize: bool
     use_query_key_norm: bool
@@ -198,16 +210,6 @@ class Gemma3Backbone(_Gemma3Backbone):
     dropout: float
     pooling_intermediate_dim: int | None
     embedding_dim: int | None
-
-class Gemma3VisionEncoder(_Gemma3VisionEncoder):
-    patch_size: int
-    num_heads: int
-    hidden_dim: int
-    num_layers: int
-    intermediate_dim: int
-    output_dim: int
-    pool_size: int
-    layer_norm_epsilon: float
 
 class GPT2Backbone(_GPT2Backbone):
     vocabulary_size: int
@@ -551,11 +553,13 @@ class T5Backbone(_T5Backbone):
 
 class T5GemmaBackbone(_T5GemmaBackbone):
     vocabulary_size: int
+    encoder_hidden_dim: int
     encoder_intermediate_dim: int
     encoder_num_layers: int
     encoder_num_attention_heads: int
     encoder_num_key_value_heads: int
     encoder_layer_types: Sequence[str]
+    decoder_hidden_dim: int
     decoder_intermediate_dim: int
     decoder_num_layers: int
     decoder_num_attention_heads: int

@@ -6,7 +6,8 @@ The one module below `presets` and `lora` that calls them, when a verb is called
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -184,57 +185,142 @@ class Backbone(Model):
 
     def enable_lora(
         self,
-        rank: int,
+        rank: int | None = None,
         target_layer_names: list[str] | None = None,
         lora_alpha: float | None = None,
+        *,
+        format: str = "keras",
     ) -> None:
         """Freeze the weights and add trainable adapters to some layers.
+
+        After `merge_lora` the merged adapters become part of the frozen weights, and new ones are
+        added: a second stage. Without arguments it undoes `disable_lora`.
 
         Args:
             rank: inner dimension of the adapters.
             target_layer_names: names of the layers, `default_lora_layer_names()` by default.
             lora_alpha: the adapters' output is scaled by `lora_alpha / rank`; `rank` by default.
+            format: of the factors of a kernel with heads. `keras` has one first factor for each
+                head; `peft` has one for all, and is saved for PEFT at this very rank.
 
         Raises:
-            ValueError: no layer has such a name, or LoRA is enabled already.
+            ValueError: no layer has such a name, a rank or an alpha that is none, or LoRA is
+                enabled already.
+            TypeError: a string for the list of names.
         """
         from ..lora import enable_lora
 
-        enable_lora(self, rank, target_layer_names, lora_alpha)
+        enable_lora(self, rank, target_layer_names, lora_alpha, format)
+
+    def disable_lora(self) -> AbstractContextManager[Any]:
+        """Switch the adapters off: the model computes what it did before `enable_lora`.
+
+        They stay off until `enable_lora()`, or within a `with` block:
+
+            with backbone.disable_lora():
+                reference = backbone(inputs)
+
+        Meanwhile weights are saved without the adapters, and a warning says so;
+        `save_lora_weights` saves the adapters as ever.
+
+        Raises:
+            ValueError: LoRA is not enabled, or merged into the weights.
+        """
+        from ..lora import disable_lora
+
+        return disable_lora(self)
+
+    def delete_lora(self) -> None:
+        """Remove the adapters, and let those weights train again that did before `enable_lora`.
+
+        Adapters that are merged stay in the weights; others leave nothing behind, but for whole
+        weights that `load_lora_weights` has read with them.
+
+        Raises:
+            ValueError: LoRA is not enabled.
+        """
+        from ..lora import delete_lora
+
+        delete_lora(self)
 
     def save_lora_weights(
-        self, filepath: str | os.PathLike[str], *, format: str = "keras", order: str = "jax"
+        self,
+        filepath: str | os.PathLike[str],
+        *,
+        format: str = "keras",
+        order: str = "jax",
+        base_model: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Write the adapters.
+        """Write the adapters, whether they are merged, disabled or neither.
+
+        What a file adds to the weights is exactly what the adapters add. For that the rank may
+        have to be another: a Keras adapter of rank r on a kernel with heads is one of rank
+        heads · r for PEFT; one from PEFT needs heads · r, or head_dim if that is less, in
+        `.lora.h5`. Within its own format every adapter keeps its rank.
 
         Args:
             filepath: a `.lora.h5` file, or for PEFT a folder.
             format: `keras` or `peft`.
             order: how `.lora.h5` counts layers: as KerasHub does on `jax` (and TensorFlow) or on
                 `torch`; they differ for some encoder-decoders.
+            base_model: the transformers checkpoint that PEFT is to load the adapter onto, a
+                folder or a name on the Hugging Face Hub; by default the one that this backbone
+                was loaded from, if it was one.
+
+        Raises:
+            ValueError: LoRA is not enabled, an unknown format or order, a wrong file name, or
+                layers that PEFT's format has no place for.
+            NotImplementedError: transformers has no such family.
+            OSError: it cannot be written.
         """
         from ..lora import save_lora_weights
 
-        save_lora_weights(self, filepath, format, order)
+        save_lora_weights(self, filepath, format, order, base_model)
 
-    def load_lora_weights(self, filepath: str | os.PathLike[str]) -> None:
+    def load_lora_weights(
+        self, filepath: str | os.PathLike[str], *, ignore: Iterable[str] = ()
+    ) -> None:
         """Read adapters, a `.lora.h5` file or a PEFT folder, enabling LoRA where it is not.
 
+        Where it is, ranks and layers must be the same, and `lora_alpha` stays as it was enabled
+        with. An adapter that PEFT has trained has one first factor for all heads: layers enabled
+        in Keras's format take on its form, with new parameters, so make the optimizer afterwards.
+        Whole weights in a PEFT folder (`modules_to_save`) replace the backbone's.
+
+        Args:
+            ignore: patterns of weights in a PEFT folder that are left out, `["classifier.*"]`.
+
         Raises:
-            ValueError: the file was made for other layers, shapes or another rank.
+            ValueError: the file is broken, was made for other layers, shapes or another rank, or
+                with options that cannot be honoured.
+            FileNotFoundError: no such file, or no adapter in the folder.
+            NotImplementedError: PEFT's format, for a family that transformers does not have.
         """
         from ..lora import load_lora_weights
 
-        load_lora_weights(self, filepath)
+        load_lora_weights(self, filepath, ignore)
 
     def merge_lora(self) -> None:
-        """Add the adapters into the weights, as the fastest form for inference."""
+        """Add the adapters into the weights, as the fastest form for inference.
+
+        A merged model cannot train its adapters: `backward()` says so. Its state dict is the
+        same as before, the weights without the adapters and the factors; a preset or a weight
+        file has the merged weights, as for adapters that are not merged.
+
+        Raises:
+            ValueError: LoRA is not enabled, or is disabled.
+            NotImplementedError: int8 weights.
+        """
         from ..lora import merge_lora
 
         merge_lora(self)
 
     def unmerge_lora(self) -> None:
-        """Take merged adapters out of the weights again."""
+        """Take merged adapters out of the weights again, up to rounding in the weights' dtype.
+
+        Raises:
+            ValueError: LoRA is not enabled.
+        """
         from ..lora import unmerge_lora
 
         unmerge_lora(self)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from ._inputs import Input
@@ -19,6 +18,7 @@ from .layers.convolution import Conv2D
 from .layers.core import Dense, Embedding, LayerNormalization, UnitRMSNormalization
 from .layers.dtypes import DTypeLike, DTypePolicy
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.vision import embed_patches
 
@@ -28,7 +28,7 @@ ImagesOfRows = Annotated[
 VisionIndices = Annotated[torch.Tensor, Input("ids", ("batch", "vision_tokens"))]
 
 
-class Gemma3VisionEmbedding(nn.Module):
+class Gemma3VisionEmbedding(Layer):
     layout = Layout(attributes={"embedding_conv": "patch_embedding"})
 
     def __init__(self, image_size: int, patch_size: int, hidden_dim: int) -> None:
@@ -45,7 +45,7 @@ class Gemma3VisionEmbedding(nn.Module):
         return patches + self.position_embedding(positions)
 
 
-class Gemma3VisionAttention(nn.Module):
+class Gemma3VisionAttention(Layer):
     layout = Layout(
         attributes={},
     )
@@ -65,7 +65,7 @@ class Gemma3VisionAttention(nn.Module):
         return self.out_proj(merge_heads(attend(q, k, v)))
 
 
-class Gemma3VisionEncoderLayer(nn.Module):
+class Gemma3VisionEncoderLayer(Layer):
     layout = Layout(attributes={"multi_head_attention": "attn"}, built_on_call=True)
 
     def __init__(self, hidden_dim: int, num_heads: int, intermediate_dim: int) -> None:
@@ -82,7 +82,7 @@ class Gemma3VisionEncoderLayer(nn.Module):
         return x + self.mlp_dense_2(y)
 
 
-class Gemma3VisionEncoderBlock(nn.Module):
+class Gemma3VisionEncoderBlock(Layer):
     layout = Layout(attributes={"encoder_embeddings": "vision_embeddings"})
 
     def __init__(
@@ -112,7 +112,7 @@ class Gemma3VisionEncoderBlock(nn.Module):
         return self.encoder_layer_norm(x)
 
 
-class Gemma3VisionAveragePooling(nn.Module):
+class Gemma3VisionAveragePooling(Layer):
     layout = Layout(built_on_call=True)
 
     def __init__(self, width: int, pool_size: int) -> None:
@@ -126,7 +126,7 @@ class Gemma3VisionAveragePooling(nn.Module):
         return F.avg_pool2d(x, self.pool_size).flatten(2).mT
 
 
-class Gemma3VisionOutput(nn.Module):
+class Gemma3VisionOutput(Layer):
     layout = Layout(built_on_call=True)
 
     def __init__(self, hidden_dim: int, output_dim: int, epsilon: float) -> None:

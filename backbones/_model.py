@@ -186,7 +186,7 @@ class Model(nn.Module, metaclass=Configured):
 
         Args:
             dtype: of keys and values; by default what the model computes in.
-            device: by default that of the weights.
+            device: by default the model's.
 
         Raises:
             NotImplementedError: the model is no decoder, or has no cache here.
@@ -243,7 +243,12 @@ class Model(nn.Module, metaclass=Configured):
 
         @property
         def token_embedding(self) -> nn.Module | None:
-            """The embedding of token ids; with `reverse=True` it maps hidden states to logits."""
+            """The embedding of token ids; with `reverse=True` it maps hidden states to logits.
+
+            Where its weights are not tied, those of the logits have no part in `forward`: wrap a
+            backbone alone in `DistributedDataParallel` with `find_unused_parameters=True`, or
+            together with what computes the logits.
+            """
             return self._modules.get("token_embedding")
 
     def default_lora_layer_names(self) -> list[str]:

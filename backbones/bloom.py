@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
@@ -14,10 +13,11 @@ from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 
 
-class BloomAttention(nn.Module):
+class BloomAttention(Layer):
     layout = Layout(
         attributes={
             "query_dense": "_query_dense",
@@ -48,7 +48,7 @@ class BloomAttention(nn.Module):
         return self.dropout(self.output_dense(merge_heads(x)))
 
 
-class BloomDecoder(nn.Module):
+class BloomDecoder(Layer):
     layout = Layout(
         attributes={
             "pre_attention_layernorm": "_pre_attention_layernorm",

@@ -14,11 +14,12 @@ from .layers.attention import PRIVATE_ATTENTION, attend, merge_heads, split_head
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.masks import padding_mask_of
 
 
-class RelativeEmbedding(nn.Module):
+class RelativeEmbedding(Layer):
     """A vector for each bucket of distances, normalized: `[2 · bucket_size, hidden_dim]`."""
 
     layout = Layout(attributes={"rel_embeddings_layer_norm": "layer_norm"})
@@ -52,7 +53,7 @@ def relative_buckets(
     return (bucket + bucket_size).clamp(0, 2 * bucket_size - 1)
 
 
-class DisentangledSelfAttention(nn.Module):
+class DisentangledSelfAttention(Layer):
     """Attention by content to content, content to position and position to content."""
 
     layout = PRIVATE_ATTENTION
@@ -99,7 +100,7 @@ class DisentangledSelfAttention(nn.Module):
         return self.attention_output(merge_heads(x))
 
 
-class DisentangledAttentionEncoder(nn.Module):
+class DisentangledAttentionEncoder(Layer):
     layout = Layout(
         attributes={
             "self_attention_layer": "_self_attention_layer",

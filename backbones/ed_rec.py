@@ -11,6 +11,7 @@ from .layers.activations import Activation
 from .layers.attention import CachedMultiHeadAttention, MultiHeadAttention
 from .layers.core import Dense, Dropout, Embedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.masks import CAUSAL, Mask, decoder_mask, padding_mask_of
 from .layers.transformer import head_dim
@@ -26,7 +27,7 @@ class EdRecRMSNormalization(UnitRMSNormalization):
         nn.init.ones_(self.weight)
 
 
-class EdRecGatedFeedForward(nn.Module):
+class EdRecGatedFeedForward(Layer):
     def __init__(self, hidden_dim: int, intermediate_dim: int, dropout: float) -> None:
         super().__init__()
         self.up_proj = Dense(hidden_dim, intermediate_dim, use_bias=False)
@@ -39,7 +40,7 @@ class EdRecGatedFeedForward(nn.Module):
         return self.dropout(self.down_proj(self.activation(self.up_proj(x)) * self.gate_proj(x)))
 
 
-class EdRecEncoderBlock(nn.Module):
+class EdRecEncoderBlock(Layer):
     layout = Layout(built_on_call=True)
 
     def __init__(
@@ -64,7 +65,7 @@ class EdRecEncoderBlock(nn.Module):
         return x + self.mlp(self.pre_ffw_norm(x))
 
 
-class EdRecDecoderBlock(nn.Module):
+class EdRecDecoderBlock(Layer):
     layout = Layout(built_on_call=True)
 
     def __init__(

@@ -5,7 +5,6 @@ doi:10.1126/science.ade2574).
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import TokenIds
@@ -14,12 +13,13 @@ from .layers.attention import attend_evenly, merge_heads, split_heads
 from .layers.core import Dense, Dropout, Embedding, LayerNormalization, PositionEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
+from .layers.layer import Layer
 from .layers.layout import Kind, Layout, Stack
 from .layers.masks import padding_mask_of
 from .layers.rotary import Tables, rotary_frequencies, rotary_tables, rotate
 
 
-class EsmSelfAttention(nn.Module):
+class EsmSelfAttention(Layer):
     layout = Layout(
         attributes={
             "q_dense_layer": "q_dense",
@@ -49,7 +49,7 @@ class EsmSelfAttention(nn.Module):
         return self.o_dense_layer(merge_heads(attend_evenly(q, k, v, mask)))
 
 
-class ESMEncoder(nn.Module):
+class ESMEncoder(Layer):
     layout = Layout(
         attributes={"ffn_norm": "feedforward_norm"},
         built_on_call=True,

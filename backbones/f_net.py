@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import TokenIds
@@ -18,10 +17,11 @@ from .layers.core import (
 )
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 
 
-class FNetEncoder(nn.Module):
+class FNetEncoder(Layer):
     """A Fourier transform in attention's place, and a feed-forward network."""
 
     layout = Layout(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
@@ -13,10 +12,11 @@ from .layers.attention import attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 
 
-class FalconAttention(nn.Module):
+class FalconAttention(Layer):
     layout = Layout(built_on_call=True)
 
     def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
@@ -39,7 +39,7 @@ class FalconAttention(nn.Module):
         return self.output_dense(merge_heads(x))
 
 
-class FalconTransformerDecoder(nn.Module):
+class FalconTransformerDecoder(Layer):
     layout = Layout(attributes={"attention": "attention_layer"}, built_on_call=True)
 
     def __init__(

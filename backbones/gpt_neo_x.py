@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
@@ -13,13 +12,14 @@ from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.masks import Mask
 from .layers.rotary import Tables, rotary_frequencies, rotary_part, rotary_tables, rotate_part
 from .layers.transformer import head_dim
 
 
-class GPTNeoXAttention(nn.Module):
+class GPTNeoXAttention(Layer):
     """Attention whose heads turn only their first dimensions by the position."""
 
     layout = Layout(
@@ -60,7 +60,7 @@ class GPTNeoXAttention(nn.Module):
         return self.attention_output(merge_heads(x))
 
 
-class GPTNeoXDecoder(nn.Module):
+class GPTNeoXDecoder(Layer):
     """A block whose attention and feed-forward stand side by side."""
 
     layout = Layout(

@@ -17,6 +17,7 @@ from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal, zeros
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.masks import FULL, SLIDING, check_layer_types
 from .layers.rotary import Tables, rotary_tables, rotate_part, yarn_frequencies, yarn_magnitude
@@ -28,7 +29,7 @@ class GptOssLayerNormalization(RMSNormalization):
     """The RMS norm under its Keras name."""
 
 
-class GptOssAttention(nn.Module):
+class GptOssAttention(Layer):
     """Grouped-query attention with rotary positions and a sink in each head."""
 
     layout = ATTENTION
@@ -93,7 +94,7 @@ def attend_with_sinks(
     return attend(query, key, value, mask, scale=dim**-0.5)[..., :dim]
 
 
-class GptOssExperts(nn.Module):
+class GptOssExperts(Layer):
     """Gated feed-forward networks; matrices are `[experts, in, out]`.
 
     The gates are the even outputs of the first product, what they gate the odd ones.
@@ -125,7 +126,7 @@ class GptOssExperts(nn.Module):
         return routes.tokens(x, weights)
 
 
-class GptOssTopKRouter(nn.Module):
+class GptOssTopKRouter(Layer):
     layout = Layout(built_on_call=True)
 
     def __init__(self, hidden_dim: int, num_experts: int, top_k: int) -> None:
@@ -138,7 +139,7 @@ class GptOssTopKRouter(nn.Module):
         return logits.softmax(-1), experts
 
 
-class GptOssSparseMoeBlock(nn.Module):
+class GptOssSparseMoeBlock(Layer):
     """The feed-forward networks of each token's `top_k` experts."""
 
     layout = Layout(built_on_call=True)
@@ -156,7 +157,7 @@ class GptOssSparseMoeBlock(nn.Module):
         return self.experts(tokens, experts, weights).view_as(x)
 
 
-class GptOssTransformerDecoder(nn.Module):
+class GptOssTransformerDecoder(Layer):
     layout = Layout(attributes={"self_attention": "self_attention_layer"}, built_on_call=True)
 
     def __init__(

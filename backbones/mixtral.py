@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from ._backbone import Backbone
@@ -17,9 +16,10 @@ from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GroupedQueryAttention, SparseDecoder
 from .layers.dtypes import DTypeLike
 from .layers.initializers import glorot_uniform, random_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
-from .layers.routing import Routes, choose_experts, expert_weights
+from .layers.routing import Routes, choose_experts, expert_weights, jitter
 from .layers.transformer import head_dim
 
 
@@ -31,7 +31,7 @@ class CachedMixtralAttention(GroupedQueryAttention):
     layout = ATTENTION
 
 
-class MixtralMoeExperts(nn.Module):
+class MixtralMoeExperts(Layer):
     """Gated feed-forward networks; matrices are `[experts, in, out]`."""
 
     def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
@@ -51,7 +51,7 @@ class MixtralMoeExperts(nn.Module):
         return routes.tokens(routes.product(x, self.output), weights)
 
 
-class MixtralSparseMoeBlock(nn.Module):
+class MixtralSparseMoeBlock(Layer):
     """The feed-forward network of each token's `top_k` most probable experts."""
 
     layout = Layout(
@@ -77,9 +77,7 @@ class MixtralSparseMoeBlock(nn.Module):
         self.experts = MixtralMoeExperts(num_experts, hidden_dim, intermediate_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = x.flatten(0, 1)
-        if self.training and self.jitter > 0:
-            tokens = tokens * torch.empty_like(tokens).uniform_(1 - self.jitter, 1 + self.jitter)
+        tokens = jitter(x.flatten(0, 1), self.jitter, self.training)
         logits = self.sparse_feedforward_gate_dense(tokens)
         weights, experts = choose_experts(logits, self.top_k, normalize=True)
         return self.experts(tokens, experts, weights).view_as(x)

@@ -23,6 +23,7 @@ from .layers.convolution import Conv1D, GroupNormalization
 from .layers.core import Dense, Dropout, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
+from .layers.layer import Layer
 from .layers.layout import GRAPH, Graph, Layout, Stack
 from .layers.masks import CAUSAL, Mask, decoder_mask, padding_mask_of
 from .layers.rotary import Tables, pair_tables, rotary_frequencies, rotate_pairs
@@ -50,7 +51,7 @@ def stored_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tens
     return rotary_frequencies(dim, theta)
 
 
-class MoonshineRotaryEmbedding(nn.Module):
+class MoonshineRotaryEmbedding(Layer):
     """The frequencies, which are stored though not trained."""
 
     fixed_dtype = "float32"
@@ -88,7 +89,7 @@ class MoonshineMultiHeadAttention(CachedMultiHeadAttention):
         return self.attention_output(merge_heads(x))
 
 
-class MoonshineMLP(nn.Module):
+class MoonshineMLP(Layer):
     def __init__(self, hidden_dim: int, expansion: int, initializer_range: float) -> None:
         super().__init__()
         init = truncated_normal(initializer_range)
@@ -100,7 +101,7 @@ class MoonshineMLP(nn.Module):
         return self.dense_2(self.activation(self.dense_1(x)))
 
 
-class MoonshineGatedMLP(nn.Module):
+class MoonshineGatedMLP(Layer):
     layout = Layout(
         class_name="MoonshineMLP",
     )
@@ -116,7 +117,7 @@ class MoonshineGatedMLP(nn.Module):
         return self.dense_2(x * F.silu(gate))
 
 
-class MoonshineEncoderBlock(nn.Module):
+class MoonshineEncoderBlock(Layer):
     def __init__(
         self, attention: dict[str, Any], mlp: type[nn.Module], expansion: int, deviation: float
     ) -> None:
@@ -135,7 +136,7 @@ class MoonshineEncoderBlock(nn.Module):
         return x + self.feedforward(self.feedforward_layer_norm(x))
 
 
-class MoonshineDecoderBlock(nn.Module):
+class MoonshineDecoderBlock(Layer):
     layout = Layout(
         unnamed=("norm1", "self_attention", "norm2", "cross_attention", "norm3", "ff"),
     )

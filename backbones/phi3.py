@@ -172,8 +172,12 @@ class Phi3Backbone(Backbone):
         step = Step(x, padding_mask, cache, cache_update_index)
         frequencies = rotary_frequencies(self.head_dim, self.rope_max_wavelength, x.device)
         if self.factors is not None:
+            reached = step.positions
+            if step.cache is not None and step.padding_mask is not None:
+                # A row goes on behind its own end.
+                reached = reached.masked_fill(~step.padding_mask, 0)
             frequencies = longrope_frequencies(
-                frequencies, step.positions, *self.factors, self.pretraining_length
+                frequencies, reached, *self.factors, self.pretraining_length
             )
         tables = rotary_tables(step.positions, frequencies, x.dtype, self.rope_magnitude)
         mask = step.mask()

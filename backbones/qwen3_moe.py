@@ -14,6 +14,7 @@ from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedExperts, GatedFeedForward, NormedQueryAttention, SparseDecoder
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.routing import choose_experts
@@ -36,7 +37,7 @@ class Qwen3MoeExperts(GatedExperts):
     """The experts under their Keras name."""
 
 
-class Qwen3SparseMoeBlock(nn.Module):
+class Qwen3SparseMoeBlock(Layer):
     """The feed-forward network of each token's `top_k` most probable experts."""
 
     layout = Layout(

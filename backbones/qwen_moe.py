@@ -17,6 +17,7 @@ from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedExperts, GatedFeedForward, GroupedQueryAttention, SparseDecoder
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.routing import choose_experts
@@ -45,7 +46,7 @@ class QwenMoeExperts(GatedExperts):
     """The experts under their Keras name."""
 
 
-class QwenSparseMoeBlock(nn.Module):
+class QwenSparseMoeBlock(Layer):
     """The networks of each token's `top_k` most probable experts, and one that all tokens share."""
 
     layout = Layout(

@@ -19,6 +19,7 @@ from .layers.convolution import (
     check_data_format,
 )
 from .layers.dtypes import DTypeLike
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.pyramid import Level
 from .layers.vision import check_equally_long, check_images, image_channels
@@ -46,7 +47,7 @@ def unchanged() -> Shortcut:
     return nn.Identity(), None, nn.Identity()
 
 
-class Stem(nn.Sequential):
+class Stem(Layer, nn.Sequential):
     """Convolutions, the first of stride 2, each but the last of v2 with norm and ReLU; then a
     3 × 3 max-pool of stride 2. `[b, c, h, w]` → `[b, filters, h / 4, w / 4]`.
     """
@@ -67,7 +68,7 @@ class Stem(nn.Sequential):
         self.pool = nn.MaxPool2d(3, 2, padding=1)
 
 
-class Block(nn.Module):
+class Block(Layer):
     """What residual blocks share.
 
     Keras counts the shortcut's convolution before the last one and their norms after both; so do
@@ -174,7 +175,7 @@ BLOCKS: dict[str, tuple[type[Block], type[Block]]] = {
 }
 
 
-class PostActivation(nn.Sequential):
+class PostActivation(Layer, nn.Sequential):
     """Norm and ReLU at the end of v2."""
 
     layout = Layout(group="{child}")

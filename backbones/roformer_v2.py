@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import TokenIds
@@ -12,6 +11,7 @@ from .layers.attention import attend_evenly, merge_heads, split_heads
 from .layers.core import Dense, Dropout, Embedding, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.masks import padding_mask_of
 from .layers.rotary import Tables, pair_tables, rotary_frequencies, rotate_pairs
@@ -22,7 +22,7 @@ class RoformerNorm(RMSNormalization):
         super().__init__(dim, 1e-7)
 
 
-class RoformerAttention(nn.Module):
+class RoformerAttention(Layer):
     layout = Layout(
         attributes={
             "q_dense_layer": "q_dense",
@@ -50,7 +50,7 @@ class RoformerAttention(nn.Module):
         return self.o_dense_layer(merge_heads(attend_evenly(q, k, v, mask)))
 
 
-class RoformerV2Encoder(nn.Module):
+class RoformerV2Encoder(Layer):
     layout = Layout(built_on_call=True)
 
     def __init__(

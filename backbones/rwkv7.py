@@ -19,6 +19,7 @@ from .layers.core import Dense, Dropout, Embedding, LayerNormalization
 from .layers.delta_rule import delta_rule
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
+from .layers.layer import Layer
 from .layers.layout import Kind, Layout, Stack
 
 INIT = truncated_normal(0.02)
@@ -112,7 +113,7 @@ def drawn(*shape: int) -> nn.Parameter:
     return parameter
 
 
-class RWKV7TimeMix(nn.Module):
+class RWKV7TimeMix(Layer):
     """Attention's place is taken by a state that every token decays and corrects."""
 
     compute_dtype: torch.dtype | None = None
@@ -208,7 +209,7 @@ def unit(x: torch.Tensor) -> torch.Tensor:
     return x * (x.square().sum(-1, keepdim=True) + 1e-12).rsqrt()
 
 
-class RWKV7ChannelMix(nn.Module):
+class RWKV7ChannelMix(Layer):
     compute_dtype: torch.dtype | None = None
     layout = Layout(
         attributes={"dense_k": "key", "dense_v": "value"},
@@ -229,7 +230,7 @@ class RWKV7ChannelMix(nn.Module):
         return self.dense_v(F.relu(k).square())
 
 
-class RWKV7Block(nn.Module):
+class RWKV7Block(Layer):
     layout = Layout(
         class_name="RWKV7_Block",
         attributes={

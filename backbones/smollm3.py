@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from ._backbone import Backbone
@@ -14,6 +13,7 @@ from .layers.attention import attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, EinsumDense, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.masks import Mask
 from .layers.rotary import rotary_frequencies, rotary_tables, rotate
@@ -33,7 +33,7 @@ def stored_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tens
     return rotary_frequencies(dim, theta)
 
 
-class SmolLM3RotaryEmbedding(nn.Module):
+class SmolLM3RotaryEmbedding(Layer):
     """The frequencies, which are stored though not trained."""
 
     fixed_dtype = "float32"
@@ -44,7 +44,7 @@ class SmolLM3RotaryEmbedding(nn.Module):
         self.register_buffer("inv_freq", stored_frequencies(head_dim, theta, factor))
 
 
-class SmolLM3Attention(nn.Module):
+class SmolLM3Attention(Layer):
     """Grouped-query attention, with rotary positions or without any."""
 
     layout = Layout(
@@ -93,7 +93,7 @@ class SmolLM3Attention(nn.Module):
         return self.o_proj(merge_heads(attend(q, k, v, mask)))
 
 
-class SmolLM3MLP(nn.Module):
+class SmolLM3MLP(Layer):
     """A gated feed-forward network."""
 
     def __init__(self, hidden_dim: int, intermediate_dim: int, mlp_bias: bool) -> None:
@@ -106,7 +106,7 @@ class SmolLM3MLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-class SmolLM3DecoderLayer(nn.Module):
+class SmolLM3DecoderLayer(Layer):
     def __init__(
         self, attention: SmolLM3Attention, mlp: SmolLM3MLP, hidden_dim: int, epsilon: float
     ) -> None:

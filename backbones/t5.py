@@ -14,6 +14,7 @@ from .layers.attention import attend_biased, merge_heads, split_heads
 from .layers.core import Dense, Dropout, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal, truncated_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.masks import causal_mask, hiding_bias
 
@@ -25,7 +26,7 @@ class T5LayerNorm(RMSNormalization):
     pass
 
 
-class T5MultiHeadAttention(nn.Module):
+class T5MultiHeadAttention(Layer):
     """Attention without a scale; the positions come in as a bias on the scores."""
 
     def __init__(
@@ -87,7 +88,7 @@ def relative_buckets(distance: torch.Tensor, bidirectional: bool) -> torch.Tenso
     return base + torch.where(distance < exact, distance, far.clamp(max=buckets - 1))
 
 
-class T5TransformerLayer(nn.Module):
+class T5TransformerLayer(Layer):
     layout = Layout(
         unnamed=(
             "self_attention_layer_norm",

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
@@ -16,6 +15,7 @@ from .layers.core import Dropout, Embedding, ReversibleEmbedding, UnitRMSNormali
 from .layers.dtypes import DTypeLike
 from .layers.gemma import scale_embeddings
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Graph, Kind, Layout, Stack
 from .layers.masks import FULL, SLIDING, causal_mask, hiding_bias
 from .layers.rotary import Tables, rotary_frequencies, rotary_tables
@@ -38,7 +38,7 @@ class T5GemmaCrossAttention(T5GemmaAttention):
         return self.attend(self.queries(x), self.keys(encoded), self.values(encoded), bias)
 
 
-class T5GemmaDecoderLayer(nn.Module):
+class T5GemmaDecoderLayer(Layer):
     layout = Layout(
         attributes={
             "self_attention": "self_attn",

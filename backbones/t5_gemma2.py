@@ -15,6 +15,7 @@ from .layers.core import Dropout, Embedding, ReversibleEmbedding, UnitRMSNormali
 from .layers.dtypes import DTypeLike
 from .layers.gemma import scale_embeddings
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Graph, Kind, Layout, Stack
 from .layers.masks import FULL, SLIDING, causal_mask, hiding_bias
 from .layers.multimodal import interleave
@@ -54,7 +55,7 @@ class T5Gemma2EncoderLayer(T5GemmaEncoderLayer):
     """The block under its Keras name."""
 
 
-class T5Gemma2DecoderLayer(nn.Module):
+class T5Gemma2DecoderLayer(Layer):
     layout = Layout(
         attributes={
             "merged_attention": "merged_attn",

@@ -22,6 +22,7 @@ from .layers.initializers import (
     uniform,
     zeros,
 )
+from .layers.layer import Layer
 from .layers.layout import Kind, Layout, Stack
 from .layers.rotary import rotary_frequencies
 
@@ -35,7 +36,7 @@ BIAS_INITIALIZERS: dict[str, Initializer] = {
 }
 
 
-class ContentAndQueryEmbedding(nn.Module):
+class ContentAndQueryEmbedding(Layer):
     layout = Layout(
         attributes={"word_embedding": "word_embed"},
         built_on_call=True,
@@ -59,7 +60,7 @@ class ContentAndQueryEmbedding(nn.Module):
         return x, self.dropout_layer(sinusoids)
 
 
-class XLNetAttentionMaskLayer(nn.Module):
+class XLNetAttentionMaskLayer(Layer):
     """Who sees whom; `mask_emb` belongs to the query stream, which has no use here."""
 
     def __init__(self, hidden_dim: int, initializer: Initializer) -> None:
@@ -83,7 +84,7 @@ def relative_shift(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(-2)[..., length:].unflatten(-1, (length, -1))[..., :length]
 
 
-class TwoStreamRelativeAttention(nn.Module):
+class TwoStreamRelativeAttention(Layer):
     """Transformer-XL's attention over the content stream."""
 
     layout = replace(ATTENTION, attributes={**ATTENTION.attributes, "encoding": "_encoding_dense"})
@@ -133,7 +134,7 @@ class TwoStreamRelativeAttention(nn.Module):
         return self.attention_output(merge_heads(x))
 
 
-class XLNetEncoder(nn.Module):
+class XLNetEncoder(Layer):
     layout = Layout(
         attributes={"rel_attn": "relative_attention", "layer_norm_rel_attn": "layer_norm"},
         built_on_call=True,

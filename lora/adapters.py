@@ -1,12 +1,22 @@
 """Layers with a low-rank adapter (Hu et al., 2021, arXiv:2106.09685).
 
 An adapted layer takes the place of the plain one with the same weights under the same names, and
-adds `lora_kernel_a` and `lora_kernel_b` in float32, shaped as in Keras: the kernel's shape with
-the rank for its last axis, and rank × last axis.
+adds `lora_kernel_a` and `lora_kernel_b` in float32. They come in two forms:
+
+- Keras's, by default: the kernel's shape with the rank for its last axis, and rank × last axis. A
+  kernel `[in, heads, head_dim]` so has a first factor for every head, and shares the second one.
+- flat, as in PEFT: `[in, rank]` and `[rank, out]` (`AdaptedFlatDense`). Whatever comes from PEFT
+  keeps its rank in it; in Keras's form the same function may need as many times the rank as there
+  are heads.
+
+Without heads (`[in, out]`, or a single head) the two are one, and Keras's shapes are taken.
+
+An adapter computes in float32 at least, in whatever type a cast has left its factors.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, TypeVar
 
 import torch
@@ -22,20 +32,40 @@ _he_uniform = variance_scaling(2.0, "fan_in", "uniform")
 AdapterType = TypeVar("AdapterType", bound="Adapter")
 
 
+class _Merged(torch.autograd.Function):
+    """The output of a layer whose adapter is merged, and so cannot learn from a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, y: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        raise RuntimeError(
+            "LoRA is merged into the weights, where it cannot be trained: call unmerge_lora() to "
+            "train it further, enable_lora(rank) to train new adapters on top of it, or "
+            "delete_lora() to have plain layers."
+        )
+
+
 class Adapter(nn.Module):
     """What all adapted layers share.
 
     Attributes:
         scale: `lora_alpha / rank`, a factor of the adapter's output.
+        active: whether the adapter takes part in what the layer computes.
         merged: whether the weight includes the adapter, which then is not computed.
+        plain_class: of the layer without the adapter.
     """
 
     weight: torch.Tensor
     lora_kernel_a: torch.Tensor
     lora_kernel_b: torch.Tensor
-    wrapped_class: type[nn.Module]
+    plain_class: type[nn.Module]
+    wrapped_class: type[nn.Module]  # which Keras's name of the class comes from
     rank: int
     scale: float
+    active: bool
     merged: bool
 
     @classmethod
@@ -43,8 +73,9 @@ class Adapter(nn.Module):
         """An adapted layer that shares the parameters of `layer`, which should not be used on."""
         adapted = cls.__new__(cls)
         adapted.__dict__.update(layer.__dict__)
-        adapted.wrapped_class = type(layer)
-        adapted.rank, adapted.scale, adapted.merged = rank, scale, False
+        adapted.__dict__.setdefault("wrapped_class", type(layer))
+        adapted.plain_class = type(layer)
+        adapted.rank, adapted.scale, adapted.active, adapted.merged = rank, scale, True, False
         *outer, last = cls.kernel_shape_of(layer)
         factory: dict[str, Any] = {"dtype": torch.float32, "device": layer.weight.device}
         adapted.lora_kernel_a = nn.Parameter(torch.empty(*outer, rank, **factory))
@@ -54,8 +85,25 @@ class Adapter(nn.Module):
 
     @staticmethod
     def kernel_shape_of(layer: Any) -> tuple[int, ...]:
-        """Shape of the layer's kernel in Keras."""
+        """Shape of the layer's kernel in Keras, which the factors' shapes come from."""
         raise NotImplementedError
+
+    def keras_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The factors in Keras's form, equal in what they add to the weight."""
+        return self.lora_kernel_a, self.lora_kernel_b
+
+    @property
+    def is_added(self) -> bool:
+        """Whether the adapter is computed beside the weight."""
+        return self.active and not self.merged
+
+    def guarded(self, y: torch.Tensor) -> torch.Tensor:
+        """What the weight alone gives, which no gradient of a merged adapter may pass."""
+        trains = torch.is_grad_enabled() and self.lora_kernel_b.requires_grad
+        if not self.merged or not trains or torch.compiler.is_compiling():
+            return y
+        guarded: torch.Tensor = _Merged.apply(y, self.lora_kernel_b)  # type: ignore[no-untyped-call]
+        return guarded
 
     def delta(self) -> torch.Tensor:
         """What the adapter adds to `weight`, in full size and float32."""
@@ -68,28 +116,55 @@ class Adapter(nn.Module):
         self.merged = False
 
     def merged_tensor(self, name: str) -> torch.Tensor:
-        """A parameter as it would be with the adapter merged."""
-        tensor = getattr(self, name)
+        """A parameter as the layer computes with it: with an active adapter merged."""
+        tensor: torch.Tensor = getattr(self, name)
         if name != "weight" or self.merged:
             return tensor
-        return (tensor.float() + self.delta()).to(tensor.dtype)
+        if not self.active:
+            warnings.warn(
+                "LoRA is disabled: the weights are saved without it. save_lora_weights saves the "
+                "adapters.",
+                stacklevel=2,
+            )
+            return tensor
+        return self._shifted(1).to(tensor.dtype)
 
     @torch.no_grad()
     def merge(self, sign: int = 1) -> None:
         """Add the adapter into the weight, or with `sign=-1` take it out."""
         if self.merged != (sign < 0):
             return
-        self.weight.copy_(self.weight.float() + sign * self.delta())
+        self.weight.copy_(self._shifted(sign))
         self.merged = sign > 0
+
+    def _shifted(self, sign: int) -> torch.Tensor:
+        """The weight with the adapter added or taken away, in the adapter's precision."""
+        delta = self.delta()
+        return self.weight.to(delta.dtype) + sign * delta
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """A state dict has the weight without the adapter and the factors, merged or not, so that
+        it means the same to every model that loads it.
+        """
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.merged and not keep_vars:
+            weight = self._shifted(-1).to(self.weight.dtype)
+            destination[f"{prefix}weight"] = weight.detach()
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.merge(sign=-1)
+        super()._load_from_state_dict(*args)
 
     def unwrap(self) -> nn.Module:
         """The plain layer, without the adapter, with the same weights."""
-        plain = self.wrapped_class.__new__(self.wrapped_class)
+        plain = self.plain_class.__new__(self.plain_class)
         plain.__dict__.update(self.__dict__)
         for name in ("lora_kernel_a", "lora_kernel_b"):
             del plain._parameters[name]
-        for name in ("wrapped_class", "rank", "scale", "merged"):
+        for name in ("plain_class", "rank", "scale", "active", "merged"):
             del plain.__dict__[name]
+        if self.wrapped_class is self.plain_class:
+            del plain.__dict__["wrapped_class"]
         return plain
 
 
@@ -104,27 +179,43 @@ class AdaptedDense(Adapter, Projection):
         """`[in, outer · rank]`, where `outer` counts the kernel's output axes but the last one,
         and `[rank, last]`.
         """
-        a, last = self.lora_kernel_a, len(self.kernel_shape) - 1
+        a, last = precise(self.lora_kernel_a), len(self.kernel_shape) - 1
         outer = [i for i in range(last) if i not in self.kernel_inputs]
-        return a.permute(*self.kernel_inputs, *outer, last).reshape(self.in_features, -1), (
-            self.lora_kernel_b
+        return (
+            a.permute(*self.kernel_inputs, *outer, last).reshape(self.in_features, -1),
+            precise(self.lora_kernel_b),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        projected = self.wrapped_class.forward(self, x)
-        if self.merged:
-            return projected
-        return projected + (self.adapt(x.float()) * self.scale).to(projected.dtype)
+        projected = self.plain_class.forward(self, x)
+        if not self.is_added:
+            return self.guarded(projected)
+        return projected + (self.adapt(x) * self.scale).to(projected.dtype)
 
     def adapt(self, x: torch.Tensor) -> torch.Tensor:
         """`(x · a) · b`, flat like the projection's output."""
         a, b = self.factors()
-        return ((x @ a).unflatten(-1, (-1, self.rank)) @ b).flatten(-2)
+        return ((x.to(a.dtype) @ a).unflatten(-1, (-1, self.rank)) @ b).flatten(-2)
 
     def delta(self) -> torch.Tensor:
         a, b = self.factors()
         full = (a.unflatten(-1, (-1, self.rank)) @ b).flatten(1)
         return full.T * self.scale
+
+    @property
+    def blocks(self) -> int:
+        """How many first factors there are for one second factor: `heads` of a kernel
+        `[in, heads, head_dim]`.
+        """
+        return self.out_features // self.kernel_shape[-1]
+
+    def flat_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[rank, in]` and `[out, rank]` as in PEFT, equal in what they add to the weight but for
+        the scale; the rank is `blocks` times as large, and the factor of which there is only one
+        stands on a diagonal.
+        """
+        a, b = self.factors()
+        return a.T, torch.block_diag(*[b.T] * self.blocks)
 
 
 class AdaptedInnerDense(AdaptedDense):
@@ -134,29 +225,105 @@ class AdaptedInnerDense(AdaptedDense):
         """`[rest · rank, out]`, where `rest` counts the input axes but the last one, and
         `[last, rank]`.
         """
-        a = self.lora_kernel_a.permute(self._axes()).reshape(self.out_features, -1)
-        return a.T, self.lora_kernel_b.T
+        a = precise(self.lora_kernel_a).permute(self._axes()).reshape(self.out_features, -1)
+        return a.T, precise(self.lora_kernel_b).T
 
     def adapt(self, x: torch.Tensor) -> torch.Tensor:
         a, b = self.factors()
-        return (x.unflatten(-1, (-1, len(b))) @ b).flatten(-2) @ a
+        return (x.to(b.dtype).unflatten(-1, (-1, len(b))) @ b).flatten(-2) @ a
 
     def delta(self) -> torch.Tensor:
         a, b = self.factors()
         full = torch.einsum("nro,lr->onl", a.unflatten(0, (-1, self.rank)), b)
         return full.flatten(1) * self.scale
 
+    @property
+    def blocks(self) -> int:
+        return self.in_features // self.kernel_shape[-1]
+
+    def flat_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        a, b = self.factors()
+        return torch.block_diag(*[b.T] * self.blocks), a.T
+
+
+class AdaptedFlatDense(AdaptedDense):
+    """As `AdaptedDense` with the factors of a plain matrix, `[in, rank]` and `[rank, out]`.
+
+    Layers that are one weight elsewhere, as query, key and value are in GPT-2's checkpoints, may
+    have one parameter as their first factor, as they have it there.
+    """
+
+    @staticmethod
+    def kernel_shape_of(layer: Projection) -> tuple[int, ...]:
+        return layer.in_features, layer.out_features
+
+    @property
+    def blocks(self) -> int:
+        return 1
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return precise(self.lora_kernel_a), precise(self.lora_kernel_b)
+
+    def keras_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of rank `heads · rank`, in which every head has its part of the second factor, or of
+        rank `last`, the whole of what is added times the identity; whichever is smaller.
+        """
+        a, b = self.factors()
+        last = self.kernel_shape[-1]
+        heads = self.out_features // last
+        if sums_last(self) or heads * self.rank >= last:
+            kernel = self.to_kernel((a @ b).T)
+            return kernel, torch.eye(last, dtype=a.dtype, device=a.device)
+        # [heads, heads · rank]: ones where a head's own columns are.
+        own = torch.block_diag(*[a.new_ones(1, self.rank)] * heads)
+        keras_a = to_kernel_a(self, a.repeat(1, heads)[:, None] * own)
+        return keras_a, b.unflatten(1, (heads, last)).transpose(0, 1).flatten(0, 1)
+
+
+def keras_form(
+    layer: Projection, down: torch.Tensor, up: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Keras's factors for those that `flat_factors` made of them, `[rank, in]` and `[out, rank]`;
+    `None` for any others.
+    """
+    inner, last = sums_last(layer), layer.kernel_shape[-1]
+    matrix, single = (up, down) if inner else (down.T, up.T)
+    count = (layer.in_features if inner else layer.out_features) // last
+    rank = len(down) // count
+    b = single[:rank, :last]
+    if rank * count != len(down) or not torch.equal(single, torch.block_diag(*[b] * count)):
+        return None
+    return to_kernel_a(layer, matrix.reshape(-1, rank)), b
+
+
+def to_kernel_a(layer: Projection, rows: torch.Tensor) -> torch.Tensor:
+    """Keras's first factor, of rows in the order in which `factors` has them."""
+    axes = range(len(layer.kernel_shape))
+    outputs = [i for i in axes if i not in layer.kernel_inputs]
+    inputs = list(layer.kernel_inputs)
+    order = outputs + inputs if sums_last(layer) else inputs + outputs
+    sizes = [layer.kernel_shape[i] for i in order[:-1]]
+    return rows.reshape(*sizes, rows.shape[-1]).permute([order.index(i) for i in axes])
+
 
 class AdaptedQuantizedDense(AdaptedDense, QuantizedDense):
     """As `AdaptedDense`; the int8 weight cannot take the adapter in."""
 
     def merge(self, sign: int = 1) -> None:
-        raise NotImplementedError("Adapters cannot be merged into int8 weights.")
+        if sign > 0:
+            raise NotImplementedError("Adapters cannot be merged into int8 weights.")
 
     def merged_tensor(self, name: str) -> torch.Tensor:
-        raise NotImplementedError(
-            "Adapters cannot be merged into int8 weights; save them by save_lora_weights."
-        )
+        if name == "weight" and self.active:
+            raise NotImplementedError(
+                "Adapters cannot be merged into int8 weights; save them by save_lora_weights, and "
+                "the weights without them within `with backbone.disable_lora()`."
+            )
+        return super().merged_tensor(name)
+
+
+class AdaptedFlatQuantizedDense(AdaptedFlatDense, AdaptedQuantizedDense):
+    pass
 
 
 class AdaptedEmbedding(Adapter, Embedding):
@@ -168,13 +335,14 @@ class AdaptedEmbedding(Adapter, Embedding):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         embedded = super().forward(ids)
-        if self.merged:
-            return embedded
-        added = F.embedding(ids, self.lora_kernel_a) @ self.lora_kernel_b * self.scale
+        if not self.is_added:
+            return self.guarded(embedded)
+        rows = precise(F.embedding(ids, self.lora_kernel_a))
+        added = rows @ precise(self.lora_kernel_b) * self.scale
         return embedded + added.to(embedded.dtype)
 
     def delta(self) -> torch.Tensor:
-        return self.lora_kernel_a @ self.lora_kernel_b * self.scale
+        return precise(self.lora_kernel_a) @ precise(self.lora_kernel_b) * self.scale
 
 
 class AdaptedReversibleEmbedding(AdaptedEmbedding, ReversibleEmbedding):
@@ -187,10 +355,12 @@ class AdaptedReversibleEmbedding(AdaptedEmbedding, ReversibleEmbedding):
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         logits = super().logits(x)
-        if self.merged or not self.tie_weights:
+        if not self.tie_weights:
             return logits
-        added = x.float() @ self.lora_kernel_b.T @ self.lora_kernel_a.T * self.scale
-        return logits + added.to(logits.dtype)
+        if not self.is_added:
+            return self.guarded(logits)
+        a, b = precise(self.lora_kernel_a), precise(self.lora_kernel_b)
+        return logits + (x.to(b.dtype) @ b.T @ a.T * self.scale).to(logits.dtype)
 
 
 class AdaptedConvolution(Adapter, Convolution):
@@ -202,15 +372,16 @@ class AdaptedConvolution(Adapter, Convolution):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = super().forward(x)
-        if self.merged:
-            return y
-        a = self.from_kernel(self.lora_kernel_a)
+        if not self.is_added:
+            return self.guarded(y)
+        a = self.from_kernel(precise(self.lora_kernel_a))
         inner = self._conv_forward(x.to(a.dtype), a, None)
-        added = torch.einsum("nr...,rc->nc...", inner, self.lora_kernel_b)
+        added = torch.einsum("nr...,rc->nc...", inner, precise(self.lora_kernel_b))
         return y + (added * self.scale).to(y.dtype)
 
     def delta(self) -> torch.Tensor:
-        return self.from_kernel(self.lora_kernel_a @ self.lora_kernel_b) * self.scale
+        kernel = precise(self.lora_kernel_a) @ precise(self.lora_kernel_b)
+        return self.from_kernel(kernel) * self.scale
 
 
 class AdaptedConv1D(AdaptedConvolution, Conv1D):
@@ -236,22 +407,44 @@ ADAPTERS: dict[type[nn.Module], type[Adapter]] = {
 }
 
 
-def adapter_for(layer: nn.Module) -> type[Adapter] | None:
-    """The adapted form of a layer; `None` where Keras has none either."""
-    if isinstance(layer, Adapter):
-        return type(layer)
-    if isinstance(layer, QuantizedEmbedding) or (
+def precise(factor: torch.Tensor) -> torch.Tensor:
+    """A factor in the type that adapters compute in: float32, or its own if that is wider."""
+    return factor.to(torch.promote_types(factor.dtype, torch.float32))
+
+
+def adapter_for(layer: nn.Module, flat: bool = False) -> type[Adapter] | None:
+    """The adapted form of a layer, of a projection with `flat` factors where asked for; `None`
+    where Keras has none either.
+    """
+    plain = layer.plain_class if isinstance(layer, Adapter) else type(layer)
+    if issubclass(plain, QuantizedEmbedding) or (
         isinstance(layer, Convolution) and layer.groups > 1
     ):
         return None
-    found = next((adapter for kind, adapter in ADAPTERS.items() if isinstance(layer, kind)), None)
-    if isinstance(layer, Projection) and len(layer.kernel_shape) - 1 in layer.kernel_inputs:
+    found = next((adapter for kind, adapter in ADAPTERS.items() if issubclass(plain, kind)), None)
+    if found is None or not isinstance(layer, Projection):
+        return found
+    if flat:
+        return AdaptedFlatQuantizedDense if found is AdaptedQuantizedDense else AdaptedFlatDense
+    if sums_last(layer):
         return AdaptedInnerDense if found is AdaptedDense else None
     return found
 
 
+def sums_last(layer: Projection) -> bool:
+    """Whether the last axis of the kernel is one of the input."""
+    return len(layer.kernel_shape) - 1 in layer.kernel_inputs
+
+
+def has_heads(layer: nn.Module) -> bool:
+    """Whether flat factors of a layer are others than Keras's."""
+    return isinstance(layer, Projection) and (
+        sums_last(layer) or layer.out_features > layer.kernel_shape[-1]
+    )
+
+
 def adapter_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of the two factors for a layer."""
+    """Shapes of the two factors for a layer, in Keras's form."""
     adapter = adapter_for(layer)
     assert adapter is not None
     *outer, last = adapter.kernel_shape_of(layer)

@@ -3,23 +3,80 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from ..backbones._model import Model
-from ..presets.keras.h5 import WeightFile
+from ..presets.keras.h5 import Dataset, WeightFile
 from ..presets.keras.tree import flat_layers
 from ..presets.saving import replacing
 from .adapters import Adapter, adapter_for, adapter_shapes
 
-Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
 ORDERS = ("jax", "torch")
+# Beyond it, and beyond the layer's sizes, nothing of a low rank is meant.
+MAX_RANK = 1024
+
+
+MAX_ALPHA = 1e30
+
+
+def is_alpha(value: Any) -> bool:
+    """Whether a value may be a `lora_alpha`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and 0 < abs(value) < MAX_ALPHA
+
+
+def is_low(rank: int, rows: int, columns: int) -> bool:
+    """Whether a rank may be meant for a matrix; files of enormous ones are refused unread."""
+    return rank <= max(MAX_RANK, rows, columns)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What a file holds for one layer.
+
+    Attributes:
+        a, b: the factors, in the shapes of the adapted layer. Layers with the same tensor `a`
+            share it as a parameter.
+        scale: of what they add.
+        flat: whether they are of the flat form.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: float = 1.0
+    flat: bool = False
+
+    @property
+    def rank(self) -> int:
+        return len(self.b)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a file holds for a model.
+
+    Attributes:
+        factors: by the path of the layer.
+        base: whole weights that come with the adapter, by name.
+    """
+
+    factors: dict[str, Factors]
+    base: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def save_lora_h5(backbone: Model, found: Mapping[str, Adapter], path: Path, order: str) -> None:
     """Write the adapters, their scale multiplied into the second factor, as KerasHub has none.
+
+    The file has one rank. Flat factors, and layers of other ranks, are brought to the smallest
+    one at which all are exactly what they were.
 
     Raises:
         ValueError: the name does not end in `.lora.h5`, or an unknown order.
@@ -31,24 +88,31 @@ def save_lora_h5(backbone: Model, found: Mapping[str, Adapter], path: Path, orde
     if order not in ORDERS:
         raise ValueError(f"order must be 'jax' or 'torch', not {order!r}.")
     indexes = _indexes(backbone, order)
+    with torch.no_grad():
+        factors = {
+            name: (a.detach().float().cpu(), (b.float() * found[name].scale).cpu())
+            for name, (a, b) in ((name, layer.keras_factors()) for name, layer in found.items())
+        }
+    rank = max(len(b) for _, b in factors.values())
     # In memory, because HDF5 can crash where the disk is full.
     content = io.BytesIO()
     with h5py.File(content, "w") as store:
-        store["lora/vars/rank"] = next(iter(found.values())).rank
-        for layer_path, layer in sorted(found.items(), key=lambda item: indexes[item[0]]):
+        store["lora/vars/rank"] = rank
+        for layer_path, (a, b) in sorted(factors.items(), key=lambda item: indexes[item[0]]):
             group = store.create_group(f"lora/{indexes[layer_path]}/vars")
-            b = layer.lora_kernel_b * layer.scale
-            group["lora_kernel_a"] = layer.lora_kernel_a.detach().cpu().numpy()
-            group["lora_kernel_b"] = b.detach().cpu().numpy()
+            missing = rank - len(b)
+            group["lora_kernel_a"] = nn.functional.pad(a, (0, missing)).numpy()
+            group["lora_kernel_b"] = nn.functional.pad(b, (0, 0, 0, missing)).numpy()
     with replacing(path.parent, stale=()) as folder:
         (folder / path.name).write_bytes(content.getbuffer())
 
 
-def load_lora_h5(backbone: Model, path: Path, enabled: Collection[str]) -> tuple[Factors, float]:
-    """The factors by path of the layer they are for, and their scale.
+def load_lora_h5(backbone: Model, path: Path, found: Mapping[str, Adapter]) -> Loaded:
+    """The factors by path of the layer they are for.
 
-    The file does not say whose order it counts in: the one that fits the `enabled` layers is
-    taken, or where LoRA is not enabled the default ones, or else any in which all shapes fit.
+    The file does not say whose order it counts in: the one that fits the layers with LoRA enabled
+    (`found`) is taken, or where it is not enabled the default ones, or else any in which all
+    shapes fit. Shapes are compared before anything but the rank is read.
 
     Raises:
         ValueError: it fits this model in no order.
@@ -57,14 +121,14 @@ def load_lora_h5(backbone: Model, path: Path, enabled: Collection[str]) -> tuple
     with WeightFile(path) as file:
         stored: dict[int, dict[str, str]] = {}
         for name in file.datasets:
-            parts = name.split("/")
-            if len(parts) == 4 and parts[0] == "lora" and parts[1].isdigit():
-                stored.setdefault(int(parts[1]), {})[parts[3]] = name
+            match = re.fullmatch(r"lora/(0|[1-9][0-9]{0,8})/vars/(lora_kernel_[ab])", name)
+            if match is not None:
+                stored.setdefault(int(match[1]), {})[match[2]] = name
             elif name != "lora/vars/rank":
                 raise ValueError(f"{path} has {name}, which is no part of a LoRA file.")
         if "lora/vars/rank" not in file.datasets or not stored:
             raise ValueError(f"{path} holds no LoRA weights.")
-        rank = int(file.datasets["lora/vars/rank"].read())
+        rank = _rank(file.datasets["lora/vars/rank"], path)
         candidates = []
         for order in ORDERS:
             paths = {index: name for name, index in _indexes(backbone, order).items()}
@@ -80,16 +144,30 @@ def load_lora_h5(backbone: Model, path: Path, enabled: Collection[str]) -> tuple
             )
         from . import layers_named
 
-        wanted = set(enabled or layers_named(backbone, backbone.default_lora_layer_names()))
+        wanted = set(found or layers_named(backbone, backbone.default_lora_layer_names()))
         chosen = next((c for c in candidates if c.keys() == wanted), candidates[0])
         factors = {
-            layer: (
+            layer: Factors(
                 file.datasets[names["lora_kernel_a"]].read(),
                 file.datasets[names["lora_kernel_b"]].read(),
             )
             for layer, names in chosen.items()
         }
-    return factors, 1.0
+    return Loaded(factors)
+
+
+def _rank(dataset: Dataset, path: Path) -> int:
+    """The rank that a file declares.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if dataset.shape != () or dataset.dtype is torch.bool:
+        raise ValueError(f"{path} has a rank of shape {dataset.shape} and type {dataset.dtype}.")
+    value = dataset.read().item()
+    if not 1 <= value < 2**31 or value != int(value):
+        raise ValueError(f"{path} has the rank {value}, which is no positive integer.")
+    return int(value)
 
 
 def _fits(
@@ -98,11 +176,14 @@ def _fits(
     layer = backbone.get_submodule(layer_path)
     if adapter_for(layer) is None or names.keys() != {"lora_kernel_a", "lora_kernel_b"}:
         return False
-    shapes = (
-        file.datasets[names["lora_kernel_a"]].shape,
-        file.datasets[names["lora_kernel_b"]].shape,
+    stored = [file.datasets[names[name]] for name in ("lora_kernel_a", "lora_kernel_b")]
+    expected = adapter_shapes(layer, rank)
+    (*outer, _), (_, last) = expected
+    return (
+        is_low(rank, math.prod(outer), last)
+        and all(dataset.dtype.is_floating_point for dataset in stored)
+        and tuple(dataset.shape for dataset in stored) == expected
     )
-    return shapes == adapter_shapes(layer, rank)
 
 
 def _indexes(backbone: Model, order: str) -> dict[str, int]:

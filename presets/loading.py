@@ -40,6 +40,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
 SHARD_INDEX = "model.weights.json"
 SAFETENSORS = "model.safetensors"
+ADAPTER = "adapter_config.json"  # of PEFT
 THREADS = 4
 # Names of safetensors.
 SHORT_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -57,7 +58,7 @@ def load_backbone(
     overrides: dict[str, Any],
 ) -> ModelType:
     """See `Backbone.from_preset`."""
-    from .checkpoints import dialect_of
+    from .checkpoints import TRANSFORMERS, dialect_of
     from .checkpoints.engine import load
     from .sources import open_preset
 
@@ -65,12 +66,20 @@ def load_backbone(
     if known is not None and find_class(known, Model) is None:  # before anything is downloaded
         raise NotImplementedError(f"{preset} is a {known}: {NOT_YET}")
     source = open_preset(preset)
-    config = source.json(CONFIG)
+    try:
+        config = source.json(CONFIG)
+    except FileNotFoundError as error:
+        if source.has(ADAPTER):
+            raise ValueError(_adapter_message(source)) from error
+        raise
     dialect = dialect_of(config)
     if overrides.get("dtype") == "auto":
         overrides = {**overrides, "dtype": stored_dtype(source, dialect)}
     if dialect is not None:
-        return load(dialect, source, config, cls, load_weights, device, mmap, ignore, overrides)
+        model = load(dialect, source, config, cls, load_weights, device, mmap, ignore, overrides)
+        if dialect is TRANSFORMERS:
+            vars(model)["checkpoint"] = source.checkpoint
+        return model
     found, arguments = keras_config(config, str(preset), cls)
     check_class(found, cls)
     check_arguments(found, overrides)
@@ -92,6 +101,15 @@ def load_backbone(
     else:
         fill(model, path, device, mmap, ignore)
     return model.eval()
+
+
+def _adapter_message(source: PresetSource) -> str:
+    base = source.json(ADAPTER).get("base_model_name_or_path")
+    named = f", {base[:200]!r}," if isinstance(base, str) and base else ""
+    return (
+        f"{source.handle} is an adapter of PEFT, not a model. Load the model it was made for"
+        f"{named} by from_preset, then the adapter by backbone.load_lora_weights(folder)."
+    )
 
 
 def keras_config(

@@ -9,7 +9,7 @@ import math
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,11 +67,13 @@ def save_backbone(
         name = SHARD_INDEX
     else:
         name, max_shard_size = WEIGHTS, None
-    with _destination(weights, Path(os.path.expanduser(preset_dir)), STALE) as folder:
-        if folder is not None:
-            _write_json(folder / CONFIG, model.serialize())
-            _write_json(folder / METADATA, _metadata(blank))
-        _write(blank, weights, None if folder is None else folder / name, name, max_shard_size)
+
+    def describe(folder: Path) -> None:
+        _write_json(folder / CONFIG, model.serialize())
+        _write_json(folder / METADATA, _metadata(blank))
+
+    path = Path(os.path.expanduser(preset_dir), name)
+    _write(blank, weights, path, max_shard_size, STALE, describe)
 
 
 def _metadata(model: Model) -> dict[str, Any]:
@@ -96,52 +98,54 @@ def save_weights(
     if not path.name.endswith((".safetensors", wanted)):
         raise ValueError(f"The file must end in {wanted}; {path.name} does not.")
     blank, weights = checked_weights(model, state_dict)
-    with _destination(weights, path.parent, ()) as folder:
-        target = None if folder is None else folder / path.name
-        _write(blank, weights, target, path.name, max_shard_size)
-
-
-@contextlib.contextmanager
-def _destination(
-    weights: Mapping[str, Weight], folder: Path, stale: tuple[str, ...]
-) -> Iterator[Path | None]:
-    """As `replacing`; `None` for a process that does not write."""
-    if writes(weights.values()):
-        with replacing(folder, stale) as path:
-            yield path
-    else:
-        yield None
+    _write(blank, weights, path, max_shard_size, ())
 
 
 def _write(
     blank: Model,
     weights: Mapping[str, Weight],
-    path: Path | None,
-    name: str,
+    path: Path,
     max_shard_size: float | None,
+    stale: tuple[str, ...],
+    describe: Callable[[Path], None] = lambda folder: None,
 ) -> None:
-    """Write one file, or with `max_shard_size` (GiB) shards and their index, of this name."""
-    if name.endswith(".safetensors"):
-        # By size, so that each is where its type wants it.
-        names = sorted(weights, key=lambda key: (-weights[key].dtype.itemsize, key))
-        with together(weights, names) as values:
-            if path is not None:
-                headers = {key: (weights[key].dtype, weights[key].shape) for key in names}
-                write_safetensors(path, headers, values)
-        return
+    """Write one file, or with `max_shard_size` (GiB) shards and their index.
+
+    Args:
+        stale: other files to be replaced in the folder.
+        describe: writes what else belongs there.
+    """
     layers = list(keras_tree(blank).walk())
-    variables = [variable for layer in layers for variable in layer.variables]
-    with together(weights, [variable.key for variable in variables]) as values:
-        if path is None:
+    names = [variable.key for layer in layers for variable in layer.variables]
+    is_safetensors = path.name.endswith(".safetensors")
+    if is_safetensors:  # by size, so that each is where its type wants it
+        names = sorted(weights, key=lambda key: (-weights[key].dtype.itemsize, key))
+    with together(weights, names) as values:
+        if not writes(weights.values()):
             return
-        writer = WeightWriter(path, max_shard_size)
-        try:
-            for layer in track(layers, "Writing weights", _nbytes):
-                writer.layer(layer.path, layer.name)
-                for i, variable in enumerate(layer.variables):
-                    writer.variable(i, variable.to_keras(next(values)))
-        finally:
-            writer.close()
+        with replacing(path.parent, stale) as folder:
+            describe(folder)
+            if is_safetensors:
+                headers = {key: (weights[key].dtype, weights[key].shape) for key in names}
+                write_safetensors(folder / path.name, headers, values)
+            else:
+                _write_h5(layers, folder / path.name, max_shard_size, values)
+
+
+def _write_h5(
+    layers: Sequence[Layer],
+    path: Path,
+    max_shard_size: float | None,
+    values: Iterator[torch.Tensor],
+) -> None:
+    writer = WeightWriter(path, max_shard_size)
+    try:
+        for layer in track(layers, "Writing weights", _nbytes):
+            writer.layer(layer.path, layer.name)
+            for i, variable in enumerate(layer.variables):
+                writer.variable(i, variable.to_keras(next(values)))
+    finally:
+        writer.close()
 
 
 def _nbytes(layer: Layer) -> int:
@@ -199,8 +203,8 @@ def export_checkpoint(
 
     blank, weights = checked_weights(model, state_dict)
     plan = export_plan(dialect, blank)
-    with _destination(weights, Path(os.path.expanduser(path)), STALE) as folder:
-        export(dialect, plan, weights, folder)
+    folder = Path(os.path.expanduser(path))
+    export(dialect, plan, weights, lambda: replacing(folder, STALE))
 
 
 @contextlib.contextmanager

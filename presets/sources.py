@@ -74,6 +74,11 @@ class PresetSource:
         self.handle = handle
         self._any_found = False
 
+    @property
+    def checkpoint(self) -> dict[str, str]:
+        """What PEFT calls it, if it is of transformers; empty where transformers cannot load it."""
+        return {}
+
     def _fetch(self, name: str) -> Path | None:
         """Local path of a file, downloaded if need be; None if the preset does not have it.
 
@@ -142,6 +147,10 @@ class _Folder(PresetSource):
     def _fetch(self, name: str) -> Path | None:
         path = self._folder / name
         return path if path.is_file() else None
+
+    @property
+    def checkpoint(self) -> dict[str, str]:
+        return {"base_model_name_or_path": str(self._folder.absolute())}
 
     def download_all(self) -> Path:
         return self._folder
@@ -228,6 +237,12 @@ class _HuggingFace(PresetSource):
         self._revision = revision or "main"
         self._trouble = ""
         hugging_face_repo(self._repo, handle)
+        self._given_revision = revision
+
+    @property
+    def checkpoint(self) -> dict[str, str]:
+        revision = {"revision": self._given_revision} if self._given_revision else {}
+        return {"base_model_name_or_path": self._repo, **revision}
 
     @functools.cached_property
     def _files(self) -> frozenset[str] | None:

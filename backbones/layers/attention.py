@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from .cache import Past
 from .core import EinsumDense
 from .initializers import Initializer, glorot_uniform, zeros
+from .layer import Layer
 from .layout import Layout
 from .masks import Causal, Mask, hiding_bias
 
@@ -160,7 +160,7 @@ def attend_soft_capped(
     return (F.dropout(weights, dropout) @ value).reshape(query.shape[0], heads, length, -1)
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(Layer):
     """Keras's `MultiHeadAttention`.
 
     Where its configured dropout is zero, a query that sees no key gets the mean of all values,

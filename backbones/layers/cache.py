@@ -6,7 +6,7 @@ tensors and shapes for every token. Positions index the sequence including its p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,25 @@ class Cache:
     @property
     def max_length(self) -> int:
         return self.visible.shape[1]
+
+    def take(self, rows: torch.Tensor, source: Cache | None = None) -> None:
+        """Remember for each row what the row `rows[i]` of `source` (by default of this cache) does.
+
+        Args:
+            source: of the same model and length; its batch may be another one.
+        """
+        for mine, theirs in zip(_tensors(self), _tensors(source or self)):
+            mine.copy_(theirs[rows])
+
+
+def _tensors(memory: Any) -> Iterator[torch.Tensor]:
+    """All that a cache, or what a layer keeps in it, is made of; rows come first in each."""
+    values = memory if isinstance(memory, list) else vars(memory).values()
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list) or hasattr(value, "__dict__"):
+            yield from _tensors(value)
 
 
 class Step:

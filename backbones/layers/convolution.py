@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .initializers import Initializer, glorot_uniform, keras_fans, zeros
+from .layer import Layer
 from .layout import Layout
 
 # One number for height and width, or both.
@@ -58,7 +59,7 @@ def _no_view(x: torch.Tensor) -> torch.Tensor:
     return x * 1 if torch.compiler.is_compiling() else x
 
 
-class Convolution(nn.modules.conv._ConvNd):
+class Convolution(Layer, nn.modules.conv._ConvNd):
     """What convolutions over any number of axes share."""
 
     compute_dtype: torch.dtype | None = None
@@ -251,7 +252,7 @@ def pad_same(
     return F.pad(x, around, value=value)
 
 
-class SamePadding(nn.Module):
+class SamePadding(Layer):
     """Zeros ahead of a strided convolution of padding 0, as Keras's "same" has them."""
 
     def __init__(self, kernel_size: int, strides: int, dilation: int = 1) -> None:
@@ -272,7 +273,7 @@ def max_pool_same(x: torch.Tensor, pool_size: int, strides: int) -> torch.Tensor
     return F.max_pool2d(pad_same(x, pool_size, strides, value=-torch.inf), pool_size, strides)
 
 
-class AveragePoolSame(nn.Module):
+class AveragePoolSame(Layer):
     """Keras's `AveragePooling2D` of 2 × 2 pixels with "same", at strides of 2 or more.
 
     Only pixels of the image are averaged.
@@ -315,7 +316,7 @@ def resize(
     return F.interpolate(x, tuple(size), mode=interpolation, align_corners=align_corners)
 
 
-class BatchNormalization(nn.BatchNorm2d):
+class BatchNormalization(Layer, nn.BatchNorm2d):
     """Batch norm with Keras's moving statistics: the variance is the biased one.
 
     As in Keras it keeps to the moving statistics while its weights are frozen, and it does not
@@ -366,7 +367,7 @@ class BatchNormalization(nn.BatchNorm2d):
         super()._load_from_state_dict(state_dict, prefix, {"version": 2}, *args)
 
 
-class GroupNormalization(nn.GroupNorm):
+class GroupNormalization(Layer, nn.GroupNorm):
     """Group norm over `[batch, channels, …]`; its statistics are in float32."""
 
     compute_dtype: torch.dtype | None = None
@@ -380,7 +381,7 @@ class GroupNormalization(nn.GroupNorm):
         return x.to(self.compute_dtype or self.weight.dtype)
 
 
-class ConvNorm(nn.Sequential):
+class ConvNorm(Layer, nn.Sequential):
     """A convolution and what follows it, each if given: norm, then activation.
 
     It is no Keras layer: its parts belong to the one around.

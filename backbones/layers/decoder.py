@@ -17,6 +17,7 @@ from .attention import PRIVATE_ATTENTION, attend, merge_heads, split_heads
 from .cache import Past
 from .core import Dense, Dropout, EinsumDense
 from .initializers import Initializer, glorot_uniform, random_normal
+from .layer import Layer
 from .layout import Layout
 from .masks import Mask
 from .rotary import Tables, rotate
@@ -30,7 +31,7 @@ PROJECTIONS = {
 }
 
 
-class GroupedQueryAttention(nn.Module):
+class GroupedQueryAttention(Layer):
     """Several heads of queries share one of keys and values (arXiv:2305.13245); all are rotated."""
 
     layout = PRIVATE_ATTENTION
@@ -121,7 +122,7 @@ class NormedQueryAttention(GroupedQueryAttention):
         return self.attend(rotate(q, tables), rotate(k, tables), v, mask, past)
 
 
-class GatedProjections(nn.Module):
+class GatedProjections(Layer):
     """Holds the three projections of a gated feed-forward network (arXiv:2002.05202), which in
     Keras may belong to a block directly.
     """
@@ -155,7 +156,7 @@ class GatedFeedForward(GatedProjections):
         return self.feed_forward(x)
 
 
-class GatedExperts(nn.Module):
+class GatedExperts(Layer):
     """A gated feed-forward network for each expert; matrices are `[experts, in, out]`."""
 
     def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
@@ -181,7 +182,7 @@ BLOCK = {
 }
 
 
-class Decoder(nn.Module):
+class Decoder(Layer):
     """Attention and a feed-forward network, each behind a norm; subclasses add the second half."""
 
     feedforward_layernorm: nn.Module

@@ -15,6 +15,7 @@ from .activations import gelu_approximate
 from .attention import ATTENTION, attend, attend_soft_capped, merge_heads, split_heads
 from .cache import Past
 from .core import Dropout, EinsumDense, UnitRMSNormalization
+from .layer import Layer
 from .layout import Layout
 from .masks import Mask
 from .rotary import Tables, rotate
@@ -26,7 +27,7 @@ def scale_embeddings(x: torch.Tensor) -> torch.Tensor:
     return x * torch.tensor(x.shape[-1] ** 0.5, dtype=x.dtype, device=x.device)
 
 
-class CachedGemmaAttention(nn.Module):
+class CachedGemmaAttention(Layer):
     """Grouped-query attention with rotary positions.
 
     Args:
@@ -79,7 +80,7 @@ class CachedGemmaAttention(nn.Module):
         return self.attention_output(merge_heads(x))
 
 
-class GemmaDecoderBlock(nn.Module):
+class GemmaDecoderBlock(Layer):
     """Attention and a gated feed-forward network, with norms before and perhaps after each."""
 
     layout = Layout(attributes={"ffw_gating": "gating_ffw", "ffw_gating_2": "gating_ffw_2"})

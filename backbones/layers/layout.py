@@ -19,6 +19,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .layer import Layer
+
 
 class Kind(Enum):
     """Where in files the children of a Keras layer stand."""
@@ -79,7 +81,7 @@ def functional(layout: Layout) -> Layout:
     return replace(layout, kind=Kind.GRAPH, class_name="Functional")
 
 
-class Stack(nn.ModuleList):
+class Stack(Layer, nn.ModuleList):
     """Equal blocks in a row.
 
     Args:
@@ -107,7 +109,7 @@ class Stack(nn.ModuleList):
         return [self.block_name(i) for i in range(self.start, self.start + len(self))]
 
 
-class Sequential(nn.Sequential):
+class Sequential(Layer, nn.Sequential):
     """Layers one after the other; in Keras a `Sequential` with a `layers/` of its own.
 
     Children without a name (`Sequential(a, b)`) are numbered by Keras.

@@ -22,6 +22,7 @@ from .attention import (
 )
 from .core import Dense, Dropout, EinsumDense, UnitRMSNormalization
 from .initializers import random_normal
+from .layer import Layer
 from .layout import Layout
 from .masks import SLIDING, check_layer_types
 from .rotary import Tables, rotate
@@ -37,7 +38,7 @@ def check_layers(layer_types: Sequence[str], count: int, window: int | None) -> 
         raise ValueError(f"Layers of type {SLIDING} need a sliding_window.")
 
 
-class T5GemmaAttention(nn.Module):
+class T5GemmaAttention(Layer):
     """Grouped-query attention with rotary positions.
 
     Args:
@@ -105,7 +106,7 @@ class T5GemmaAttention(nn.Module):
         return self.attend(q, k, self.values(x), bias)
 
 
-class T5GemmaMLP(nn.Module):
+class T5GemmaMLP(Layer):
     def __init__(
         self,
         hidden_dim: int,
@@ -127,7 +128,7 @@ class T5GemmaMLP(nn.Module):
         return self.down_proj(self.mlp_dropout(x))
 
 
-class T5GemmaEncoderLayer(nn.Module):
+class T5GemmaEncoderLayer(Layer):
     layout = Layout(
         attributes={
             "self_attention": "self_attn",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from .activations import Activation, ActivationLike
 from .attention import CachedMultiHeadAttention, MultiHeadAttention
 from .cache import Past
 from .core import Dense, Dropout, LayerNormalization
 from .initializers import Initializer, glorot_uniform, zeros
+from .layer import Layer
 from .layout import Layout
 from .masks import CAUSAL, Mask
 
@@ -23,7 +23,7 @@ _CHILDREN = (
 )
 
 
-class FeedForward(nn.Module):
+class FeedForward(Layer):
     """The half of a block after its attention, shared by encoder and decoder."""
 
     normalize_first: bool

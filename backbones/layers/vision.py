@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .convolution import Conv2D, channels_first, pair, resize
+from .layer import Layer
 
 
 def image_channels(image_shape: Sequence[int | None], data_format: str) -> int:
@@ -124,7 +125,7 @@ def resample_positions(
     return torch.cat((tokens, image[0].flatten(1).mT.to(table.dtype)))
 
 
-class LayerScale(nn.Module):
+class LayerScale(Layer):
     """A factor for each channel, the last axis (arXiv:2103.17239)."""
 
     compute_dtype: torch.dtype | None = None
@@ -138,7 +139,7 @@ class LayerScale(nn.Module):
         return x.to(dtype) * self.weight.to(dtype)
 
 
-class DropPath(nn.Module):
+class DropPath(Layer):
     """Stochastic depth (arXiv:1603.09382): in training mode drops whole samples of a batch."""
 
     def __init__(self, rate: float) -> None:
@@ -188,7 +189,7 @@ def window_offsets(size: int, device: torch.device | None = None) -> torch.Tenso
     return down * (2 * size - 1) + right
 
 
-class RelativePositions(nn.Module):
+class RelativePositions(Layer):
     """Scores of relative positions in a plane, those of rows and of columns added (ViTDet, SAM;
     arXiv:2112.01526). A grid of another size gets interpolated vectors.
 

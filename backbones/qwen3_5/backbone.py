@@ -17,6 +17,7 @@ from ..layers.cache import KeyValueShape, Past, Step
 from ..layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, UnitRMSNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.initializers import random_normal
+from ..layers.layer import Layer
 from ..layers.layout import Kind, Layout, Stack
 from ..layers.masks import FULL, Mask, check_layer_types
 from ..layers.multimodal import interleave
@@ -35,7 +36,7 @@ class Qwen3_5LayerNorm(UnitRMSNormalization):
     layout = Layout()
 
 
-class Qwen3_5Attention(nn.Module):
+class Qwen3_5Attention(Layer):
     """Grouped-query attention with normed queries and keys, partly rotary positions and a gate."""
 
     layout = replace(
@@ -90,7 +91,7 @@ class Qwen3_5Attention(nn.Module):
 Mixer = Qwen3_5Attention | Qwen3_5GatedDeltaNet
 
 
-class DecoderBlock(nn.Module):
+class DecoderBlock(Layer):
     """Attention or a Gated DeltaNet and a feed-forward network, each behind a norm; subclasses add
     the second half.
     """

@@ -15,6 +15,7 @@ from ..layers.cache import Step, static
 from ..layers.core import Dense, RMSNormalization
 from ..layers.dtypes import in_float32
 from ..layers.initializers import Initializer, glorot_uniform, ones, zeros
+from ..layers.layer import Layer
 from ..layers.layout import Layout
 from ..layers.recurrence import accumulate
 
@@ -150,7 +151,7 @@ class Qwen3_5RMSNormGated(RMSNormalization):
     """The RMS norm under its Keras name."""
 
 
-class Qwen3_5GatedDeltaNet(nn.Module):
+class Qwen3_5GatedDeltaNet(Layer):
     """Attention's place is taken by a state that each token decays and corrects."""
 
     compute_dtype: torch.dtype | None = None

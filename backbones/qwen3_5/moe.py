@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from ..layers.core import Dense
 from ..layers.decoder import GatedExperts, GatedFeedForward
 from ..layers.dtypes import DTypeLike
+from ..layers.layer import Layer
 from ..layers.layout import Layout
 from ..layers.routing import choose_experts
 from .backbone import INIT, DecoderBlock, HybridDecoder, Mixer, Qwen3_5LayerNorm
@@ -31,7 +31,7 @@ class Qwen3_5MoeExperts(GatedExperts):
     """The experts under their Keras name."""
 
 
-class Qwen3_5MoeSparseMoeBlock(nn.Module):
+class Qwen3_5MoeSparseMoeBlock(Layer):
     """The networks of each token's `top_k` most probable experts, and one that all tokens share."""
 
     layout = Layout(

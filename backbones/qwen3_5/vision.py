@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from .._inputs import Input
@@ -20,6 +19,7 @@ from ..layers.attention import attend
 from ..layers.convolution import Conv3D
 from ..layers.core import Dense, Embedding, LayerNormalization
 from ..layers.dtypes import DTypeLike
+from ..layers.layer import Layer
 from ..layers.layout import Kind, Layout, Stack
 from ..layers.rotary import Tables, plane_tables, rotary_frequencies, rotate
 
@@ -103,7 +103,7 @@ class Places:
         return torch.cat([attend(*frame) for frame in frames], dim=2)
 
 
-class Qwen3_5VisionPatchEmbed(nn.Module):
+class Qwen3_5VisionPatchEmbed(Layer):
     def __init__(self, in_channels: int, hidden_size: int, size: tuple[int, int, int]) -> None:
         super().__init__()
         self.proj = Conv3D(in_channels, hidden_size, size, size)
@@ -113,7 +113,7 @@ class Qwen3_5VisionPatchEmbed(nn.Module):
         return self.proj(patches.permute(0, 4, 1, 2, 3)).flatten(1)
 
 
-class Qwen3_5VisionAttention(nn.Module):
+class Qwen3_5VisionAttention(Layer):
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -127,7 +127,7 @@ class Qwen3_5VisionAttention(nn.Module):
         return self.proj(x[0].transpose(0, 1).flatten(-2))
 
 
-class Qwen3_5VisionMLP(nn.Module):
+class Qwen3_5VisionMLP(Layer):
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
         self.fc1 = Dense(hidden_size, intermediate_size)
@@ -137,7 +137,7 @@ class Qwen3_5VisionMLP(nn.Module):
         return self.fc2(gelu_approximate(self.fc1(x)))
 
 
-class Qwen3_5VisionBlock(nn.Module):
+class Qwen3_5VisionBlock(Layer):
     def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int) -> None:
         super().__init__()
         self.norm1 = LayerNormalization(hidden_size, EPSILON)
@@ -150,7 +150,7 @@ class Qwen3_5VisionBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class Qwen3_5VisionPatchMerger(nn.Module):
+class Qwen3_5VisionPatchMerger(Layer):
     """The patches of a token, side by side, projected to the text's width."""
 
     layout = Layout(attributes={"ln_q": "norm", "mlp_0": "fc1", "mlp_2": "fc2"})

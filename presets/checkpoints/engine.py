@@ -9,8 +9,8 @@ import pkgutil
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +22,7 @@ from ...backbones._model import Model, check_arguments
 from ..loading import CONFIG, SAFETENSORS, assign, check_class, construct, place
 from ..progress import track
 from ..surplus import Ignore, superfluous
-from ..weights import Weight, together
+from ..weights import Weight, together, writes
 from .files import BYTES, FLOATS, Stored, index_of, open_weights, weight_files
 from .table import REQUIRED, Operation, Table, Tensors, matches, parts
 
@@ -603,10 +603,15 @@ def _nearest_first(dialect: Dialect, cls: type) -> list[str]:
 
 
 def export(
-    dialect: Dialect, plan: Plan, weights: Mapping[str, Weight], folder: Path | None
+    dialect: Dialect,
+    plan: Plan,
+    weights: Mapping[str, Weight],
+    destination: Callable[[], AbstractContextManager[Path]],
 ) -> None:
-    """Write config.json and safetensors, in shards where they are large; without a folder, help
-    other processes to do so.
+    """Write config.json and safetensors, in shards where they are large.
+
+    Args:
+        destination: opens the folder, in the process that writes.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
 
@@ -625,20 +630,21 @@ def export(
         shards.append((file, set(names), bindings))
     order = [name for _, _, bindings in shards for one in bindings for name in one.ours]
     with together(weights, order) as values:
-        if folder is None:
+        if not writes(weights.values()):
             return
-        (folder / CONFIG).write_text(json.dumps(plan.config, indent=2))
-        for file, held, bindings in shards:
-            headers = {
-                name: (tensor.dtype, tuple(tensor.shape))
-                for one in bindings
-                for name, tensor in one.expected().items()
-                if name in held
-            }
-            write_safetensors(folder / file, headers, _made(bindings, held, values))
-        if split.is_sharded:
-            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-            (folder / index_of(dialect.files[0])).write_text(json.dumps(index, indent=2))
+        with destination() as folder:
+            (folder / CONFIG).write_text(json.dumps(plan.config, indent=2))
+            for file, held, bindings in shards:
+                headers = {
+                    name: (tensor.dtype, tuple(tensor.shape))
+                    for one in bindings
+                    for name, tensor in one.expected().items()
+                    if name in held
+                }
+                write_safetensors(folder / file, headers, _made(bindings, held, values))
+            if split.is_sharded:
+                index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+                (folder / index_of(dialect.files[0])).write_text(json.dumps(index, indent=2))
 
 
 def _made(
