@@ -490,6 +490,10 @@ def constructor_arguments(cls: type[Model]) -> dict[str, inspect.Parameter]:
                 found.setdefault(name, parameter.replace(annotation=_hints(init).get(name, Any)))
         if not hands_on:
             break
+    for name in COMMON if cls is not Model else ():
+        if name in found:  # however narrow a subclass annotates it
+            common = constructor_arguments(Model)[name].annotation
+            found[name] = found[name].replace(annotation=common)
     return found
 
 

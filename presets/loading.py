@@ -342,15 +342,17 @@ def account(
             )
     known = set(used.values())
     surplus = {name: dataset.shape for name, dataset in datasets.items() if name not in known}
-    problems += superfluous(surplus, True if place else ignore, str(file.path))
-    refuse(problems, file.path)
+    lines, hint = superfluous(surplus, True if place else ignore, str(file.path))
+    refuse(problems + lines, file.path, hint)
     return used
 
 
-def refuse(problems: list[str], path: Path) -> None:
+def refuse(problems: list[str], path: Path, hint: str = "") -> None:
     if problems:
         raise ValueError(
-            f"{path} does not fit the model ({len(problems)} problems):\n  " + "\n  ".join(problems)
+            f"{path} does not fit the model ({len(problems)} problems):\n  "
+            + "\n  ".join(problems)
+            + hint
         )
 
 
@@ -433,7 +435,8 @@ def _account_safetensors(
     stored = {name: tuple(header.get_shape()) for name, header in headers.items()}
     problems = [f"missing: {name}" for name in expected if name not in stored]
     surplus = {name: shape for name, shape in stored.items() if name not in expected}
-    problems += superfluous(surplus, ignore, str(path))
+    lines, hint = superfluous(surplus, ignore, str(path))
+    problems += lines
     problems += [
         f"shape: {name} is {stored[name]}, the model's {tuple(tensor.shape)}"
         for name, tensor in expected.items()
@@ -445,7 +448,7 @@ def _account_safetensors(
         if name in expected
         and ("F" in header.get_dtype()) != expected[name].dtype.is_floating_point
     ]
-    refuse(problems, path)
+    refuse(problems, path, hint)
     return expected
 
 
