@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = ["generate", "models", "samplers", "upload_preset"]
 
+if TYPE_CHECKING:
+    from . import models as models
+    from .generation import generate as generate
+    from .generation import samplers as samplers
+    from .generation import stream as stream
+    from .presets.uploading import upload_preset as upload_preset
+else:
 
-def __getattr__(name: str) -> Any:
-    if name == "models":
-        return importlib.import_module(".models", __name__)
-    if name == "samplers":
-        return importlib.import_module(".generation.samplers", __name__)
-    if name == "generate":
-        from .generation import generate
+    def __getattr__(name: str) -> Any:
+        if name == "models":
+            return importlib.import_module(".models", __name__)
+        if name == "samplers":
+            return importlib.import_module(".generation.samplers", __name__)
+        if name in ("generate", "stream"):
+            return getattr(importlib.import_module(".generation", __name__), name)
+        if name == "upload_preset":
+            from .presets.uploading import upload_preset
 
-        return generate
-    if name == "upload_preset":
-        from .presets.uploading import upload_preset
-
-        return upload_preset
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return upload_preset
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,1 +1,3 @@
-"""What a model is: one family a module, its machinery in modules that begin with an underscore."""
+"""What a model is: one family a module. Machinery, and models that several families are or have,
+stand in modules that begin with an underscore.
+"""

@@ -6,25 +6,27 @@ The one module below `presets` and `lora` that calls them, when a verb is called
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from . import _registry
 from ._model import Model
+from .layers.pyramid import Level, PyramidOutputs
 
 BackboneType = TypeVar("BackboneType", bound="Backbone")
+ValueType = TypeVar("ValueType")
 
 
-class classproperty:
+class classproperty(Generic[ValueType]):
     """A read-only property of a class."""
 
-    def __init__(self, get: Callable[[Any], Any]) -> None:
+    def __init__(self, get: Callable[[Any], ValueType]) -> None:
         self.get = get
 
-    def __get__(self, instance: object, owner: type) -> Any:
+    def __get__(self, instance: object, owner: type) -> ValueType:
         return self.get(owner)
 
 
@@ -49,7 +51,8 @@ class Backbone(Model):
         load_weights: bool = True,
         *,
         device: str | torch.device | None = None,
-        contiguous: bool = False,
+        mmap: bool | None = None,
+        ignore: Sequence[str] | bool = (),
         **kwargs: Any,
     ) -> BackboneType:
         """Build the model of a preset, in `eval()` mode.
@@ -62,10 +65,16 @@ class Backbone(Model):
                 Keras, transformers or timm.
             load_weights: whether to read the weights; otherwise they are drawn at random.
             device: where the weights go.
-            contiguous: whether to rearrange matrices that the file holds transposed, rather than
-                to use views; FSDP and safetensors want it.
+            mmap: whether weights that need no conversion stay in the file, mapped into memory and
+                read when first used; by default safetensors are and `.weights.h5` are not. Then
+                the file must not change: rewritten in place it changes the model, and shortened
+                it ends the process. Training does not write to it. Matrices mapped from
+                `.weights.h5` are transposed views; all others are contiguous.
+            ignore: patterns of weights in the files that are no part of the model and are left
+                out (`["v_head.*"]`), or True for all such; they are named in a warning.
             kwargs: constructor arguments that replace those of the preset, `dtype` and
-                `trainable` among them.
+                `trainable` among them. As in Keras the dtype is float32 if not given, whatever
+                the file holds; `"auto"` takes the file's.
 
         Raises:
             ValueError: unknown or broken preset, a class other than this one, weights that do not
@@ -75,7 +84,7 @@ class Backbone(Model):
         """
         from ..presets.loading import load_backbone
 
-        return load_backbone(cls, preset, load_weights, device, contiguous, kwargs)
+        return load_backbone(cls, preset, load_weights, device, mmap, ignore, kwargs)
 
     def save_to_preset(
         self,
@@ -83,29 +92,45 @@ class Backbone(Model):
         max_shard_size: float | None = 10,
         *,
         format: str = "keras",
+        state_dict: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Save configuration and weights to a folder that KerasHub and `from_preset` load.
+
+        Adapters are merged into what is written. Wrappers of modules that only wrap (activation
+        checkpointing, compiled blocks, DDP, FSDP, offloading, parametrizations) are looked
+        through; of a sharded model every process calls this, and the first one writes.
 
         Args:
             max_shard_size: in GiB; larger models are split into several files.
             format: of the weights, `keras` (`.weights.h5`) or `safetensors` (which only
                 `from_preset` here reads).
+            state_dict: the weights, if they have been gathered elsewhere.
+
+        Raises:
+            ValueError: the weights are not those of the configuration; nothing is written.
+            OSError: the folder cannot be written; what was in it is whole.
         """
         from ..presets.saving import save_backbone
 
-        save_backbone(self, preset_dir, max_shard_size, format)
+        save_backbone(self, preset_dir, max_shard_size, format, state_dict)
 
-    def export_to_transformers(self, path: str | os.PathLike[str]) -> None:
-        """Save a folder that transformers loads.
+    def export_to_transformers(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        state_dict: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Save a folder that transformers loads; wrappers and `state_dict` as in `save_to_preset`.
 
         Raises:
             NotImplementedError: transformers has no such family, or it is not supported here.
-            ValueError: transformers has no model of this configuration.
+            ValueError: transformers has no model of this configuration, or the weights are not
+                those of the configuration.
         """
         from ..presets.checkpoints import TRANSFORMERS
         from ..presets.saving import export_checkpoint
 
-        export_checkpoint(self, path, TRANSFORMERS)
+        export_checkpoint(self, path, TRANSFORMERS, state_dict)
 
     def export_to_timm(self, path: str | os.PathLike[str]) -> None:
         """Save a folder that `timm.create_model("local-dir:…")` loads, without a classifier.
@@ -119,27 +144,36 @@ class Backbone(Model):
 
         export_checkpoint(self, path, TIMM)
 
-    def load_weights(self, filepath: str | os.PathLike[str]) -> None:
-        """Read `.weights.h5`, `.weights.json` (shards) or `.safetensors` into this model.
+    def load_weights(
+        self, filepath: str | os.PathLike[str], *, ignore: Sequence[str] | bool = ()
+    ) -> None:
+        """Read `.weights.h5`, `.weights.json` (shards), `.safetensors` or `.keras` into this model.
+
+        In files of a whole task the backbone is found; a warning names the rest.
+
+        Args:
+            ignore: as in `from_preset`.
 
         Raises:
             ValueError: the file's weights are not exactly this model's.
         """
         from ..presets.loading import load_weights
 
-        load_weights(self, filepath)
+        load_weights(self, filepath, ignore)
 
     def save_weights(
-        self, filepath: str | os.PathLike[str], max_shard_size: float | None = None
+        self,
+        filepath: str | os.PathLike[str],
+        max_shard_size: float | None = None,
+        *,
+        state_dict: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Write `.weights.h5`, `.weights.json` with shards of `max_shard_size` GiB, or
-        `.safetensors`.
+        `.safetensors`; wrappers, `state_dict` and errors as in `save_to_preset`.
         """
         from ..presets.saving import save_weights
 
-        save_weights(self, filepath, max_shard_size)
-
-    # Layers and weights
+        save_weights(self, filepath, max_shard_size, state_dict)
 
     def summary(self) -> None:
         """Print the layers with their shapes and numbers of weights."""
@@ -295,36 +329,18 @@ class Backbone(Model):
 class FeaturePyramidBackbone(Backbone):
     """A backbone of images that gives feature maps of several resolutions."""
 
-    def pyramid_levels(self) -> list[str]:
-        """Names of the levels, `P2` for a quarter of the image's resolution and so on."""
+    def pyramid_levels(self) -> list[Level]:
+        """The feature maps, the largest first."""
         raise NotImplementedError
 
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The feature map of each level."""
+        """Each level's feature map by name."""
         raise NotImplementedError
 
     @property
     def pyramid_outputs(self) -> PyramidOutputs:
-        return PyramidOutputs(self)
+        def compute(images: Any) -> dict[str, torch.Tensor]:
+            name = next(iter(self.input_specs))
+            return self.forward_pyramid(self.tensors({name: images})[name])
 
-
-class PyramidOutputs(Mapping[str, Callable[[Any], torch.Tensor]]):
-    """The levels of a feature pyramid: call it on images for all of them, or one level alone."""
-
-    def __init__(self, backbone: FeaturePyramidBackbone) -> None:
-        self._backbone = backbone
-
-    def __call__(self, images: Any) -> dict[str, torch.Tensor]:
-        name = next(iter(self._backbone.input_specs))
-        return self._backbone.forward_pyramid(self._backbone.tensors({name: images})[name])
-
-    def __getitem__(self, level: str) -> Callable[[Any], torch.Tensor]:
-        if level not in self._backbone.pyramid_levels():
-            raise KeyError(level)
-        return lambda images: self(images)[level]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._backbone.pyramid_levels())
-
-    def __len__(self) -> int:
-        return len(self._backbone.pyramid_levels())
+        return PyramidOutputs(self.pyramid_levels(), compute)

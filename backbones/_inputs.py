@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -40,6 +40,14 @@ CacheState = Annotated[Cache, Input("state", ())]
 CacheIndex = Annotated[int | torch.Tensor, Input("state", ())]
 NARROW = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32, torch.uint64)
 ANY = Input("any", ())
+# Names in transformers and timm.
+SYNONYMS = {
+    "input_ids": "token_ids",
+    "attention_mask": "padding_mask",
+    "token_type_ids": "segment_ids",
+    "pixel_values": "images",
+    "input_features": "features",
+}
 
 
 def inputs_of(forward: Callable[..., Any], inherited: Mapping[str, Input]) -> dict[str, Input]:
@@ -71,29 +79,43 @@ def _annotations(hint: Any) -> list[Input]:
 def check_keys(given: Mapping[str, Any], inputs: Mapping[str, Input], where: str) -> dict[str, Any]:
     """Those of `given` that the model takes.
 
-    As in Keras, further keys are passed over where every input is there; otherwise they are taken
-    for misspellings.
+    As in Keras, further keys are passed over, but for those that look like another spelling of an
+    input that is not there.
 
     Raises:
-        ValueError: a required input is missing, or a key is unknown while an input is missing.
+        ValueError: a required input is missing, or misspelt.
     """
     wanted = [name for name, spec in inputs.items() if spec.kind != "state"]
     missing = [name for name in wanted if inputs[name].required and given.get(name) is None]
-    unknown = [name for name in given if name not in inputs]
-    if missing or (unknown and any(name not in given for name in wanted)):
-        hints = [
-            f"{name!r} is close to {near[0]!r}"
-            for name in unknown
-            if (near := difflib.get_close_matches(str(name), inputs, 1))
-        ]
+    absent = [name for name in wanted if given.get(name) is None]
+    unknown = [str(name) for name in given if name not in inputs]
+    # Written out, since compilers know no assignments within expressions.
+    hints = []
+    for name in unknown:
+        meant = _meant(name, absent)
+        if meant is not None:
+            hints.append(f"{name!r} must be {meant!r}")
+    if missing or hints:
         raise ValueError(
             f"{where} takes the inputs {', '.join(wanted)}"
             + (f"; missing: {', '.join(missing)}" if missing else "")
-            + (f"; unknown: {', '.join(map(str, unknown))}" if unknown else "")
+            + (f"; unknown: {', '.join(unknown)}" if unknown else "")
             + (f" ({'; '.join(hints)})" if hints else "")
             + "."
         )
     return {name: value for name, value in given.items() if name in inputs}
+
+
+def _meant(name: str, absent: Sequence[str]) -> str | None:
+    """The input that is not there which a name stands for elsewhere, or is close to."""
+    for theirs, ours in SYNONYMS.items():
+        if name.endswith(theirs):
+            exact = name.removesuffix(theirs) + ours
+            found = [one for one in absent if one == exact or one.endswith(ours)]
+            if found:
+                return found[0]
+    near = difflib.get_close_matches(name, absent, 1, 0.75)
+    return near[0] if near else None
 
 
 def as_tensors(
@@ -137,6 +159,12 @@ def check_tensors(given: Mapping[str, Any], inputs: Mapping[str, Input]) -> None
             )
         if spec.kind == "ids" and tensor.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"{name} must hold integers, not {tensor.dtype}.")
+        additive = spec.kind == "mask" and tensor.is_floating_point()
+        if additive and not tensor.is_meta and bool((tensor < 0).any()):
+            raise ValueError(
+                f"{name} is nonzero for what is real; one to be added to scores, with 0 for real "
+                "tokens and large negative numbers for padding, is another thing: give `mask == 0`."
+            )
         if tensor.is_complex():
             raise TypeError(f"{name} must hold real numbers, not {tensor.dtype}.")
         if tensor.ndim != len(spec.axes):

@@ -26,7 +26,7 @@ from .layers.activations import ActivationLike, serialize_activation
 from .layers.cache import Cache
 from .layers.core import PositionEmbedding
 from .layers.dtypes import PLAIN, DTypeLike, DTypePolicy, DTypePolicyMap
-from .layers.layout import GRAPH, Layout, keras_children
+from .layers.layout import GRAPH, Layout, Stack, keras_children
 from .layers.quantized import quantize_layers
 
 ModelType = TypeVar("ModelType", bound="Model")
@@ -51,7 +51,7 @@ class Configured(type):
         bound, values = bind_arguments(cls, args, kwargs)
         model = cls.__new__(cls)
         attributes = {k: v for k, v in values.items() if not isinstance(v, nn.Module)}
-        model.__dict__.update(attributes, argument_names=tuple(values), class_name=cls.__name__)
+        model.__dict__.update(attributes, argument_names=tuple(values), configured_class=cls)
         cls.__init__(model, *bound.args[1:], **bound.kwargs)
         model.finish()
         return model
@@ -87,7 +87,8 @@ class Model(nn.Module, metaclass=Configured):
     # The parameters of `forward`.
     input_specs: Mapping[str, Input] = {}
     argument_names: tuple[str, ...]
-    class_name: str
+    # As it was built; wrappers such as FSDP's change the class of an instance.
+    configured_class: type[Model]
 
     def __init__(
         self, dtype: DTypeLike = None, trainable: bool = True, name: str | None = None
@@ -121,6 +122,10 @@ class Model(nn.Module, metaclass=Configured):
         _apply_policy(self, self._policy)
         if not self._trainable:
             self.requires_grad_(False)
+
+    @property
+    def class_name(self) -> str:
+        return self.configured_class.__name__
 
     @property
     def layout(self) -> Layout:
@@ -160,7 +165,7 @@ class Model(nn.Module, metaclass=Configured):
 
     def tensors(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs as checked tensors on the model's device."""
-        tensors = as_tensors(given, self.input_specs, next(self.parameters()).device)
+        tensors = as_tensors(given, self.input_specs, self.device)
         check_tensors(tensors, self.input_specs)
         return tensors
 
@@ -181,7 +186,7 @@ class Model(nn.Module, metaclass=Configured):
 
         Args:
             dtype: of keys and values; by default what the model computes in.
-            device: by default that of the weights.
+            device: by default the model's.
 
         Raises:
             NotImplementedError: the model is no decoder, or has no cache here.
@@ -194,7 +199,7 @@ class Model(nn.Module, metaclass=Configured):
             if room < max_length:
                 raise ValueError(f"max_length is {max_length}, but the position table has {room}.")
         dtype = dtype or self.dtype_policy.compute_dtype
-        where = next(self.parameters()).device if device is None else torch.device(device)
+        where = self.device if device is None else torch.device(device)
         return Cache(self.cache_shapes, batch_size, max_length, dtype, where)
 
     # Configuration
@@ -224,7 +229,7 @@ class Model(nn.Module, metaclass=Configured):
     def serialize(self) -> dict[str, Any]:
         """The object that Keras writes for a model, alone or in another one's configuration."""
         return {
-            "module": self.keras_module or _keras_module(type(self)),
+            "module": self.keras_module or _keras_module(self.configured_class),
             "class_name": self.class_name,
             "config": self.get_config(),
             "registered_name": self.registered_name or f"keras_hub>{self.class_name}",
@@ -238,7 +243,12 @@ class Model(nn.Module, metaclass=Configured):
 
         @property
         def token_embedding(self) -> nn.Module | None:
-            """The embedding of token ids; with `reverse=True` it maps hidden states to logits."""
+            """The embedding of token ids; with `reverse=True` it maps hidden states to logits.
+
+            Where its weights are not tied, those of the logits have no part in `forward`: wrap a
+            backbone alone in `DistributedDataParallel` with `find_unused_parameters=True`, or
+            together with what computes the logits.
+            """
             return self._modules.get("token_embedding")
 
     def default_lora_layer_names(self) -> list[str]:
@@ -258,12 +268,99 @@ class Model(nn.Module, metaclass=Configured):
 
     @property
     def trainable(self) -> bool:
-        return self._trainable
+        """Whether any weight requires gradients."""
+        parameters = [p for p in self.parameters() if p.is_floating_point()]
+        if not parameters:
+            return self._trainable
+        return any(parameter.requires_grad for parameter in parameters)
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
         self._trainable = bool(value)
         self.requires_grad_(self._trainable)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; of an offloaded model where it computes."""
+        device = next((tensor.device for tensor in self.weights()), torch.device("cpu"))
+        if device.type == "meta":
+            for module in self.modules():
+                hook = getattr(module, "_hf_hook", None)
+                for one in getattr(hook, "hooks", (hook,)):
+                    where = getattr(one, "execution_device", None)
+                    if where is not None:
+                        return torch.device(where)
+        return device
+
+    @property
+    def block_classes(self) -> tuple[type[nn.Module], ...]:
+        """Classes of the repeated blocks, for sharding and checkpointing policies."""
+        blocks = (block for stack in self._stacks() for block in stack.children())
+        return tuple(dict.fromkeys(type(block) for block in blocks))
+
+    def gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Keep only the inputs of blocks for the backward pass, which computes the rest anew.
+
+        Gradients stay the same, memory grows with one block; in `eval()` mode too.
+
+        Raises:
+            NotImplementedError: the model has no repeated blocks.
+        """
+        stacks = self._stacks()
+        if not stacks:
+            raise NotImplementedError(f"{self.class_name} has no repeated blocks.")
+        for stack in stacks:
+            stack.checkpointed = enabled
+
+    def _stacks(self) -> list[Stack]:
+        """The stacks of blocks, without those within a block."""
+        found: list[Stack] = []
+        waiting: list[nn.Module] = [self]
+        while waiting:
+            module = waiting.pop(0)
+            blocks = list(module.children()) if isinstance(module, Stack) else []
+            if blocks and not isinstance(blocks[0], Stack):
+                found.append(module)  # type: ignore[arg-type]
+            else:
+                waiting += module.children()
+        return found
+
+    @torch.no_grad()
+    def resize_token_embeddings(self, vocabulary_size: int) -> None:
+        """Give the vocabulary another size: rows at the end go, or new ones are drawn.
+
+        New rows are drawn as transformers does it, from the normal distribution of the old ones'
+        mean and a billionth of their covariance. Configuration and tied tables follow.
+
+        Raises:
+            NotImplementedError: the model has no vocabulary.
+            ValueError: not a positive size, or an embedding with an adapter.
+        """
+        argument = next((name for name in self.argument_names if name.startswith("vocab")), None)
+        if argument is None:
+            raise NotImplementedError(f"{self.class_name} has no vocabulary.")
+        if isinstance(vocabulary_size, bool) or not isinstance(vocabulary_size, int):
+            raise ValueError(f"vocabulary_size must be an integer, not {vocabulary_size!r}.")
+        if vocabulary_size < 1:
+            raise ValueError(f"vocabulary_size must be positive, not {vocabulary_size}.")
+        with torch.device("meta"):
+            resized = self.configured_class.from_config(
+                {**self.get_config(), argument: vocabulary_size}
+            )
+        owners = dict(self.named_modules())
+        for path, blank in resized.named_modules():
+            owner = owners[path]
+            for name, new in (*blank._parameters.items(), *blank._buffers.items()):
+                old = getattr(owner, name, None)
+                if new is None or old is None or old.shape == new.shape:
+                    continue
+                if hasattr(owner, "lora_kernel_a"):
+                    raise ValueError(f"{path} has an adapter; merge or delete it first.")
+                axis = next(i for i in range(old.ndim) if old.shape[i] != new.shape[i])
+                _replace(owner, name, _resized(old, axis, new.shape[axis]))
+                plain = {k: v for k, v in blank.__dict__.items() if isinstance(v, (int, tuple))}
+                owner.__dict__.update({k: v for k, v in plain.items() if k != "training"})
+        setattr(self, argument, vocabulary_size)
 
     def count_params(self) -> int:
         """Number of weights, statistics included."""
@@ -297,6 +394,29 @@ class Model(nn.Module, metaclass=Configured):
 
 class Component(Model):
     """A part with a configuration of its own, a tower say, that is no backbone in KerasHub."""
+
+
+def _resized(old: torch.Tensor, axis: int, size: int) -> torch.Tensor:
+    """With fewer rows along an axis, or more, drawn around the mean of the old ones."""
+    rows = old.detach().movedim(axis, 0)
+    if size <= len(rows):
+        kept = rows[:size].clone()
+    else:
+        table = rows.reshape(len(rows), -1).float()
+        mean, centered = table.mean(0), table - table.mean(0)
+        # A weighted sum of the centered rows has their covariance, without the matrix.
+        weights = torch.randn(size - len(rows), len(rows), device=table.device)
+        drawn = mean + weights @ centered * (1e-9 / len(rows)) ** 0.5
+        kept = torch.cat((rows, drawn.to(rows.dtype).view(-1, *rows.shape[1:])))
+    return kept.movedim(0, axis).contiguous()
+
+
+def _replace(owner: nn.Module, name: str, value: torch.Tensor) -> None:
+    old = getattr(owner, name)
+    if isinstance(old, nn.Parameter):
+        owner._parameters[name] = nn.Parameter(value, old.requires_grad)
+    else:
+        owner._buffers[name] = value
 
 
 def snake_case(name: str) -> str:

@@ -27,23 +27,27 @@ def find_class(name: str, base: type[ClassType]) -> type[ClassType] | None:
     likely = [family for family in families() if wanted.startswith(family.replace("_", ""))]
     likely.sort(key=len, reverse=True)
     for family in likely + [family for family in families() if family not in likely]:
-        found = getattr(import_family(family), name, None)
-        if isinstance(found, type) and issubclass(found, base):
+        found = own_classes(family, base).get(name)
+        if found is not None:
             return found
     return None
 
 
 def public_classes(base: type[ClassType]) -> dict[str, type[ClassType]]:
     """The classes of all families with that base by name, aliases included."""
+    return {k: cls for family in families() for k, cls in own_classes(family, base).items()}
+
+
+def own_classes(family: str, base: type[ClassType]) -> dict[str, type[ClassType]]:
+    """Without what the module imports to build on, unless its `__all__` has it."""
+    module = import_family(family)
     return {
         name: value
-        for family in families()
-        for name, value in vars(import_family(family)).items()
+        for name, value in vars(module).items()
         if isinstance(value, type)
         and issubclass(value, base)
         and not name.startswith("_")
-        # What a family file imports to build on is not its own.
-        and value.__module__.startswith(import_family(family).__name__)
+        and (value.__module__.startswith(module.__name__) or name in getattr(module, "__all__", ()))
     }
 
 

@@ -32,6 +32,20 @@ class AlbertBackbone(Backbone):
     `token_ids`, `segment_ids` and `padding_mask` `[batch, length]` →
     `sequence_output` `[batch, length, hidden_dim]`, `pooled_output` `[batch, hidden_dim]`.
 
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of times that a group runs, over all groups.
+        num_heads: number of attention heads. Each has `hidden_dim // num_heads` dimensions.
+        embedding_dim: width of the embeddings, which are projected to `hidden_dim`.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        num_groups: number of groups, each with weights of its own; it divides `num_layers`.
+        num_inner_repetitions: blocks in a group.
+        dropout: rate on the embeddings, the attention weights and the output of each sublayer.
+        max_sequence_length: rows of the position table: the longest input.
+        num_segments: number of segment ids.
+        dtype, trainable, name: as in `Model`.
+
     Raises:
         ValueError: `num_layers` is no multiple of `num_groups`.
     """

@@ -33,6 +33,17 @@ class BartBackbone(Backbone):
     `encoder_token_ids`, `encoder_padding_mask` `[batch, encoder_length]`, `decoder_token_ids`,
     `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output` and
     `decoder_sequence_output`, with `hidden_dim` as last axis.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks of the encoder, and of the decoder.
+        num_heads: number of attention heads. Each has `hidden_dim // num_heads` dimensions.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the embeddings, the attention weights and the output of each sublayer.
+        max_sequence_length: rows of the encoder's position table, and of the decoder's: the longest
+            input of each.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

@@ -27,6 +27,17 @@ class BertBackbone(Backbone):
 
     `token_ids`, `segment_ids` and `padding_mask` `[batch, length]` →
     `sequence_output` `[batch, length, hidden_dim]`, `pooled_output` `[batch, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads. Each has `hidden_dim // num_heads` dimensions.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the embeddings, the attention weights and the output of each sublayer.
+        max_sequence_length: rows of the position table: the longest input.
+        num_segments: number of segment ids.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

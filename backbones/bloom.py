@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
@@ -14,10 +13,11 @@ from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 
 
-class BloomAttention(nn.Module):
+class BloomAttention(Layer):
     layout = Layout(
         attributes={
             "query_dense": "_query_dense",
@@ -48,7 +48,7 @@ class BloomAttention(nn.Module):
         return self.dropout(self.output_dense(merge_heads(x)))
 
 
-class BloomDecoder(nn.Module):
+class BloomDecoder(Layer):
     layout = Layout(
         attributes={
             "pre_attention_layernorm": "_pre_attention_layernorm",
@@ -90,6 +90,16 @@ class BloomBackbone(Backbone):
     """Decoder with linear biases in place of positions, and a norm after the embedding.
 
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads, a divisor of `hidden_dim`.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the attention weights and the output of each sublayer.
+        layer_norm_epsilon: of the norms.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: `hidden_dim` is no multiple of `num_heads`.

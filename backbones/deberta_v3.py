@@ -10,15 +10,16 @@ from torch import nn
 from ._backbone import Backbone
 from ._inputs import PaddingMask, TokenIds
 from .layers.activations import Activation
-from .layers.attention import attend, merge_heads, split_heads
+from .layers.attention import PRIVATE_ATTENTION, attend, merge_heads, split_heads
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.masks import padding_mask_of
 
 
-class RelativeEmbedding(nn.Module):
+class RelativeEmbedding(Layer):
     """A vector for each bucket of distances, normalized: `[2 · bucket_size, hidden_dim]`."""
 
     layout = Layout(attributes={"rel_embeddings_layer_norm": "layer_norm"})
@@ -52,18 +53,10 @@ def relative_buckets(
     return (bucket + bucket_size).clamp(0, 2 * bucket_size - 1)
 
 
-class DisentangledSelfAttention(nn.Module):
+class DisentangledSelfAttention(Layer):
     """Attention by content to content, content to position and position to content."""
 
-    layout = Layout(
-        attributes={
-            "query": "_query_dense",
-            "key": "_key_dense",
-            "value": "_value_dense",
-            "attention_output": "_output_dense",
-        },
-        built_on_call=True,
-    )
+    layout = PRIVATE_ATTENTION
 
     def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -107,7 +100,7 @@ class DisentangledSelfAttention(nn.Module):
         return self.attention_output(merge_heads(x))
 
 
-class DisentangledAttentionEncoder(nn.Module):
+class DisentangledAttentionEncoder(Layer):
     layout = Layout(
         attributes={
             "self_attention_layer": "_self_attention_layer",
@@ -150,9 +143,23 @@ class DisentangledAttentionEncoder(nn.Module):
 
 
 class DebertaV3Backbone(Backbone):
-    """Encoder with disentangled attention; `max_sequence_length` is where distances stop growing.
+    """Encoder with disentangled attention.
 
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads. Each has `hidden_dim // num_heads` dimensions.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the embeddings, the relative ones, the attention weights and the output of
+            each sublayer.
+        max_sequence_length: distance in tokens from which on the buckets do not change; inputs may
+            be longer.
+        bucket_size: buckets of distances to either side: exact up to half of them, logarithmic
+            beyond.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

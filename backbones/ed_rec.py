@@ -11,8 +11,9 @@ from .layers.activations import Activation
 from .layers.attention import CachedMultiHeadAttention, MultiHeadAttention
 from .layers.core import Dense, Dropout, Embedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
-from .layers.masks import decoder_mask, padding_mask_of
+from .layers.masks import CAUSAL, Mask, decoder_mask, padding_mask_of
 from .layers.transformer import head_dim
 
 
@@ -26,7 +27,7 @@ class EdRecRMSNormalization(UnitRMSNormalization):
         nn.init.ones_(self.weight)
 
 
-class EdRecGatedFeedForward(nn.Module):
+class EdRecGatedFeedForward(Layer):
     def __init__(self, hidden_dim: int, intermediate_dim: int, dropout: float) -> None:
         super().__init__()
         self.up_proj = Dense(hidden_dim, intermediate_dim, use_bias=False)
@@ -39,7 +40,7 @@ class EdRecGatedFeedForward(nn.Module):
         return self.dropout(self.down_proj(self.activation(self.up_proj(x)) * self.gate_proj(x)))
 
 
-class EdRecEncoderBlock(nn.Module):
+class EdRecEncoderBlock(Layer):
     layout = Layout(built_on_call=True)
 
     def __init__(
@@ -64,7 +65,7 @@ class EdRecEncoderBlock(nn.Module):
         return x + self.mlp(self.pre_ffw_norm(x))
 
 
-class EdRecDecoderBlock(nn.Module):
+class EdRecDecoderBlock(Layer):
     layout = Layout(built_on_call=True)
 
     def __init__(
@@ -90,12 +91,12 @@ class EdRecDecoderBlock(nn.Module):
         self,
         x: torch.Tensor,
         encoded: torch.Tensor,
-        mask: torch.Tensor | None = None,
+        mask: Mask = CAUSAL,
         encoded_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """`mask` includes the causal one; `None` means causal and nothing else."""
+        """`mask` includes the causal one."""
         y = self.pre_self_attn_norm(x)
-        x = x + self.dropout1(self.self_attention(y, y, mask, is_causal=mask is None))
+        x = x + self.dropout1(self.self_attention(y, y, mask))
         y = self.pre_cross_attn_norm(x)
         x = x + self.dropout2(self.cross_attention(y, encoded, encoded_mask))
         return x + self.mlp(self.pre_ffw_norm(x))
@@ -107,6 +108,17 @@ class EdRecBackbone(Backbone):
     `encoder_token_ids`, `encoder_padding_mask` `[batch, encoder_length]`, `decoder_token_ids`,
     `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output` and
     `decoder_sequence_output`, with `hidden_dim` as last axis.
+
+    Args:
+        vocab_size: number of token ids.
+        num_layers_enc: number of the encoder's blocks.
+        num_layers_dec: number of the decoder's blocks.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        num_heads: number of attention heads. Each has `hidden_dim // num_heads` dimensions.
+        dropout: rate on the output of each sublayer.
+        epsilon: of the norms.
+        dtype, trainable, name: as in `Model`.
     """
 
     keras_module = "keras_hub.src.models.edrec.edrec_backbone"

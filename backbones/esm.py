@@ -5,7 +5,6 @@ doi:10.1126/science.ade2574).
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import TokenIds
@@ -14,14 +13,13 @@ from .layers.attention import attend_evenly, merge_heads, split_heads
 from .layers.core import Dense, Dropout, Embedding, LayerNormalization, PositionEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
+from .layers.layer import Layer
 from .layers.layout import Kind, Layout, Stack
 from .layers.masks import padding_mask_of
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
-
-Tables = tuple[torch.Tensor, torch.Tensor]
+from .layers.rotary import Tables, rotary_frequencies, rotary_tables, rotate
 
 
-class EsmSelfAttention(nn.Module):
+class EsmSelfAttention(Layer):
     layout = Layout(
         attributes={
             "q_dense_layer": "q_dense",
@@ -51,7 +49,7 @@ class EsmSelfAttention(nn.Module):
         return self.o_dense_layer(merge_heads(attend_evenly(q, k, v, mask)))
 
 
-class ESMEncoder(nn.Module):
+class ESMEncoder(Layer):
     layout = Layout(
         attributes={"ffn_norm": "feedforward_norm"},
         built_on_call=True,
@@ -90,10 +88,26 @@ class ESMEncoder(nn.Module):
 class ESMBackbone(Backbone):
     """Encoder of protein sequences with norms before the sublayers.
 
-    Positions are rotary, or learned and `absolute`; the latter are counted from `pad_token_id`.
-    Tokens with id `pad_token_id` are padding.
-
     `token_ids` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads, a divisor of `hidden_dim`.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        use_bias: whether the projections have biases.
+        activation: of the feed-forward networks, by its Keras name.
+        dropout: rate on the input of each sublayer and the output of the second, as in KerasHub.
+        max_sequence_length: rows of the table of `absolute` positions; without effect on rotary
+            ones.
+        max_wavelength: base of the rotary frequencies.
+        layer_norm_eps: of the norms.
+        use_pre_layer_norm: whether the embeddings are normed.
+        position_embedding_type: `rotary`, or `absolute` for learned ones, which are counted from
+            `pad_token_id`.
+        pad_token_id: the token that is padding.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: `position_embedding_type` is neither `rotary` nor `absolute`.

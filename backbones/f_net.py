@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import TokenIds
@@ -18,10 +17,11 @@ from .layers.core import (
 )
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 
 
-class FNetEncoder(nn.Module):
+class FNetEncoder(Layer):
     """A Fourier transform in attention's place, and a feed-forward network."""
 
     layout = Layout(
@@ -56,6 +56,16 @@ class FNetBackbone(Backbone):
 
     `token_ids` and `segment_ids` `[batch, length]` →
     `sequence_output` `[batch, length, hidden_dim]`, `pooled_output` `[batch, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the embeddings and the output of the feed-forward networks.
+        max_sequence_length: rows of the position table: the longest input.
+        num_segments: number of segment ids.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

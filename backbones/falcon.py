@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
@@ -13,10 +12,11 @@ from .layers.attention import attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 
 
-class FalconAttention(nn.Module):
+class FalconAttention(Layer):
     layout = Layout(built_on_call=True)
 
     def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
@@ -39,7 +39,7 @@ class FalconAttention(nn.Module):
         return self.output_dense(merge_heads(x))
 
 
-class FalconTransformerDecoder(nn.Module):
+class FalconTransformerDecoder(Layer):
     layout = Layout(attributes={"attention": "attention_layer"}, built_on_call=True)
 
     def __init__(
@@ -73,9 +73,18 @@ class FalconTransformerDecoder(nn.Module):
 class FalconBackbone(Backbone):
     """Decoder with linear biases in place of positions.
 
-    As in KerasHub `layer_norm_epsilon` is that of the last norm.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_attention_heads: number of attention heads, a divisor of `hidden_dim`.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        layer_norm_epsilon: of the last norm; the others have 1e-5, as in KerasHub.
+        attention_dropout_rate: rate on the attention weights and the output of attention.
+        feedforward_dropout_rate: rate on the output of the feed-forward networks.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: `hidden_dim` is no multiple of `num_attention_heads`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
@@ -13,12 +12,14 @@ from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.masks import Mask
+from .layers.rotary import Tables, rotary_frequencies, rotary_part, rotary_tables, rotate_part
 from .layers.transformer import head_dim
 
 
-class GPTNeoXAttention(nn.Module):
+class GPTNeoXAttention(Layer):
     """Attention whose heads turn only their first dimensions by the position."""
 
     layout = Layout(
@@ -29,10 +30,9 @@ class GPTNeoXAttention(nn.Module):
         built_on_call=True,
     )
 
-    def __init__(self, hidden_dim: int, num_heads: int, rotary_dim: int, dropout: float) -> None:
+    def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.rotary_dim = rotary_dim
         heads = (num_heads, 3 * head_dim(hidden_dim, num_heads))
         init = random_normal(0.02)
         self.query_key_value = EinsumDense(
@@ -46,25 +46,21 @@ class GPTNeoXAttention(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        mask: Mask,
+        tables: Tables,
         past: Past | None,
     ) -> torch.Tensor:
         # Each head's query, key and value lie side by side.
         q, k, v = split_heads(self.query_key_value(x), self.num_heads).chunk(3, dim=-1)
-        q, k = self.rotate(q, tables), self.rotate(k, tables)
+        q, k = rotate_part(q, tables), rotate_part(k, tables)
         if past is not None:
             k, v = past.extend(k, v)
         dropout = self.attention_dropout.p if self.training else 0.0
-        x = attend(q, k, v, mask, is_causal=mask is None, dropout=dropout)
+        x = attend(q, k, v, mask, dropout=dropout)
         return self.attention_output(merge_heads(x))
 
-    def rotate(self, x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        turned, rest = x.tensor_split([self.rotary_dim], dim=-1)
-        return torch.cat((rotate(turned, tables), rest), dim=-1)
 
-
-class GPTNeoXDecoder(nn.Module):
+class GPTNeoXDecoder(Layer):
     """A block whose attention and feed-forward stand side by side."""
 
     layout = Layout(
@@ -83,13 +79,12 @@ class GPTNeoXDecoder(nn.Module):
         hidden_dim: int,
         intermediate_dim: int,
         num_heads: int,
-        rotary_dim: int,
         dropout: float,
         layer_norm_epsilon: float,
     ) -> None:
         super().__init__()
         init = random_normal(0.02)
-        self.self_attention = GPTNeoXAttention(hidden_dim, num_heads, rotary_dim, dropout)
+        self.self_attention = GPTNeoXAttention(hidden_dim, num_heads, dropout)
         self.self_attention_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
         self.self_attention_dropout = Dropout(dropout)
         self.feedforward_intermediate_dense = Dense(
@@ -104,8 +99,8 @@ class GPTNeoXDecoder(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        mask: torch.Tensor | None,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        mask: Mask,
+        tables: Tables,
         past: Past | None,
     ) -> torch.Tensor:
         attention = self.self_attention(self.self_attention_layer_norm(x), mask, tables, past)
@@ -118,9 +113,20 @@ class GPTNeoXDecoder(nn.Module):
 class GPTNeoXBackbone(Backbone):
     """Decoder with partly rotary positions and parallel sublayers.
 
-    As in KerasHub `max_sequence_length` has no effect.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads, a divisor of `hidden_dim`.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the embeddings, the attention weights and the output of attention.
+        rotary_percentage: share of a head's dimensions that is rotated, 0 to 1.
+        rotary_max_wavelength: base of the rotary frequencies.
+        layer_norm_epsilon: of the norms.
+        max_sequence_length: has no effect, as in KerasHub.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(
@@ -140,7 +146,7 @@ class GPTNeoXBackbone(Backbone):
         name: str | None = None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        self.rotary_dim = int(head_dim(hidden_dim, num_heads) * rotary_percentage)
+        self.rotary_dim = rotary_part(head_dim(hidden_dim, num_heads), rotary_percentage)
         self.rotary_max_wavelength = rotary_max_wavelength
         self.cache_shapes = [KeyValueShape(num_heads, head_dim(hidden_dim, num_heads))] * num_layers
         self.token_embedding = ReversibleEmbedding(
@@ -154,7 +160,6 @@ class GPTNeoXBackbone(Backbone):
                     hidden_dim,
                     intermediate_dim,
                     num_heads,
-                    self.rotary_dim,
                     dropout,
                     layer_norm_epsilon,
                 )

@@ -12,35 +12,27 @@ from torch.nn import functional as F
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
-from .layers.attention import attend, merge_heads, split_heads
+from .layers.attention import ATTENTION, attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal, zeros
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
+from .layers.masks import FULL, SLIDING, check_layer_types
+from .layers.rotary import Tables, rotary_tables, rotate_part, yarn_frequencies, yarn_magnitude
 from .layers.routing import Routes, expert_weights
 from .layers.transformer import head_dim as default_head_dim
-
-SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 class GptOssLayerNormalization(RMSNormalization):
     """The RMS norm under its Keras name."""
 
 
-class GptOssAttention(nn.Module):
+class GptOssAttention(Layer):
     """Grouped-query attention with rotary positions and a sink in each head."""
 
-    layout = Layout(
-        attributes={
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-            "attention_output": "output_dense",
-        },
-        built_on_call=True,
-    )
+    layout = ATTENTION
 
     def __init__(
         self,
@@ -67,22 +59,16 @@ class GptOssAttention(nn.Module):
         self,
         x: torch.Tensor,
         mask: torch.Tensor,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        tables: Tables,
         past: Past | None,
     ) -> torch.Tensor:
-        q = rotate_even(split_heads(self.query(x), self.num_query_heads), tables)
-        k = rotate_even(split_heads(self.key(x), self.num_key_value_heads), tables)
+        q = rotate_part(split_heads(self.query(x), self.num_query_heads), tables)
+        k = rotate_part(split_heads(self.key(x), self.num_key_value_heads), tables)
         v = split_heads(self.value(x), self.num_key_value_heads)
         if past is not None:
             k, v = past.extend(k, v)
         x = attend_with_sinks(q, k, v, mask, self.sinks)
         return self.attention_output(self.dropout_layer(merge_heads(x)))
-
-
-def rotate_even(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """As `rotate`; the last one of an odd number of dimensions stays."""
-    dim = tables[0].shape[-1]
-    return torch.cat((rotate(x[..., :dim], tables), x[..., dim:]), dim=-1)
 
 
 def attend_with_sinks(
@@ -108,7 +94,7 @@ def attend_with_sinks(
     return attend(query, key, value, mask, scale=dim**-0.5)[..., :dim]
 
 
-class GptOssExperts(nn.Module):
+class GptOssExperts(Layer):
     """Gated feed-forward networks; matrices are `[experts, in, out]`.
 
     The gates are the even outputs of the first product, what they gate the odd ones.
@@ -140,7 +126,7 @@ class GptOssExperts(nn.Module):
         return routes.tokens(x, weights)
 
 
-class GptOssTopKRouter(nn.Module):
+class GptOssTopKRouter(Layer):
     layout = Layout(built_on_call=True)
 
     def __init__(self, hidden_dim: int, num_experts: int, top_k: int) -> None:
@@ -153,7 +139,7 @@ class GptOssTopKRouter(nn.Module):
         return logits.softmax(-1), experts
 
 
-class GptOssSparseMoeBlock(nn.Module):
+class GptOssSparseMoeBlock(Layer):
     """The feed-forward networks of each token's `top_k` experts."""
 
     layout = Layout(built_on_call=True)
@@ -171,7 +157,7 @@ class GptOssSparseMoeBlock(nn.Module):
         return self.experts(tokens, experts, weights).view_as(x)
 
 
-class GptOssTransformerDecoder(nn.Module):
+class GptOssTransformerDecoder(Layer):
     layout = Layout(attributes={"self_attention": "self_attention_layer"}, built_on_call=True)
 
     def __init__(
@@ -200,7 +186,7 @@ class GptOssTransformerDecoder(nn.Module):
         self,
         x: torch.Tensor,
         mask: torch.Tensor,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        tables: Tables,
         past: Past | None,
     ) -> torch.Tensor:
         x = x + self.self_attention(self.input_layernorm(x), mask, tables, past)
@@ -210,19 +196,32 @@ class GptOssTransformerDecoder(nn.Module):
 class GptOssBackbone(Backbone):
     """Decoder with attention sinks and a mixture of experts for the feed-forward network.
 
-    In every other layer a query sees the `sliding_window` keys before it and itself. As in KerasHub
-    these are the second, fourth, … layer; in the gpt-oss models as published they are the first,
-    third, … one, and `layer_types` says so. As in KerasHub `output_router_logits` has no effect.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
 
     Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside an expert.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        num_experts: experts of a block.
+        top_k: experts of each token.
+        rope_max_wavelength: base of the rotary frequencies.
         rope_scaling_factor: how far positions are stretched beyond 4096 (YaRN, arXiv:2309.00071).
-        layer_types: `sliding_attention` or `full_attention` for each layer. KerasHub has no such
-            argument.
+        layer_norm_epsilon: of the norms.
+        sliding_window: keys before the query that it sees beside itself, in blocks with a window;
+            `None` for all.
+        head_dim: dimensions of a head; `None` for `hidden_dim // num_query_heads`.
+        dropout: rate on the output of attention, before its projection.
+        output_router_logits: has no effect, as in KerasHub.
+        layer_types: `sliding_attention` or `full_attention` for each block; `None` for a window in
+            the second, fourth, … one, as in KerasHub, which has no such argument. In gpt-oss as
+            published they are the first, third, … one.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: `layer_types` are others, or not one for each layer.
+        ValueError: unknown or too few `layer_types`.
     """
 
     unsaved: ClassVar = {"layer_types": (None,)}
@@ -253,12 +252,7 @@ class GptOssBackbone(Backbone):
         self.head_size = head_dim or default_head_dim(hidden_dim, num_query_heads)
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor
-        types = layer_types or keras_layer_types(num_layers)
-        if len(types) != num_layers or not {SLIDING, FULL}.issuperset(types):
-            raise ValueError(
-                f"layer_types must be {SLIDING!r} or {FULL!r} for each of {num_layers} layers, not "
-                f"{list(types)}."
-            )
+        types = check_layer_types(layer_types or keras_layer_types(num_layers), num_layers)
         width = sliding_window + 1 if sliding_window else None
         self.windows = [width if kind == SLIDING else None for kind in types]
         self.cache_shapes = [
@@ -299,9 +293,8 @@ class GptOssBackbone(Backbone):
         frequencies = yarn_frequencies(
             dim, self.rope_max_wavelength, x.device, self.rope_scaling_factor
         )
-        temperature = 0.1 * math.log(self.rope_scaling_factor) + 1
-        cos, sin = rotary_tables(step.positions, frequencies, torch.float32)
-        tables = (cos * temperature).to(x.dtype), (sin * temperature).to(x.dtype)
+        magnitude = yarn_magnitude(self.rope_scaling_factor)
+        tables = rotary_tables(step.positions, frequencies, x.dtype, magnitude)
         masks = {window: step.full_mask(window) for window in dict.fromkeys(self.windows)}
         for i, layer in enumerate(self.transformer_layers):
             x = layer(x, masks[self.windows[i]], tables, step.past(i))
@@ -310,29 +303,3 @@ class GptOssBackbone(Backbone):
 
 def keras_layer_types(num_layers: int) -> list[str]:
     return [SLIDING if i % 2 else FULL for i in range(num_layers)]
-
-
-def yarn_frequencies(
-    dim: int,
-    max_wavelength: float,
-    device: torch.device,
-    factor: float,
-    length: int = 4096,
-    fast: float = 32.0,
-    slow: float = 1.0,
-) -> torch.Tensor:
-    """Frequencies `[dim / 2]` for a context `factor` times the `length` of pretraining.
-
-    A wavelength that goes more than `fast` times into that length is kept, one that goes fewer
-    than `slow` times is multiplied by `factor`, and between them frequencies are interpolated.
-    """
-
-    def pair(turns: float) -> float:
-        """Which pair turns so often, a fractional index."""
-        return dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(max_wavelength))
-
-    low, high = max(pair(fast), 0.0), min(pair(slow), dim - 1.0)
-    pairs = torch.arange(dim // 2, dtype=torch.float32, device=device)
-    stretched = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
-    frequencies = rotary_frequencies(dim, max_wavelength, device)
-    return frequencies * (stretched / factor + (1 - stretched))

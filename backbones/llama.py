@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -15,7 +14,7 @@ from .layers.decoder import GatedDecoder, GroupedQueryAttention
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Stack
-from .layers.rotary import rotary_frequencies, rotary_tables
+from .layers.rotary import llama3_frequencies, rotary_frequencies, rotary_tables
 from .layers.transformer import head_dim
 
 
@@ -34,13 +33,33 @@ class LlamaTransformerDecoder(GatedDecoder):
 class LlamaBackbone(Backbone):
     """Decoder with rotary positions, RMS norms before the sublayers and a gated feed-forward.
 
-    With the last four `rope_*` arguments, which go together, long wavelengths are stretched as in
-    Llama 3.1. As in KerasHub `rope_position_scaling_factor` has no effect.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
 
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries. Each has `hidden_dim // num_query_heads`
+            dimensions.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        rope_max_wavelength: base of the rotary frequencies.
+        rope_position_scaling_factor: has no effect, as in KerasHub.
+        rope_frequency_adjustment_factor: by how much long wavelengths are stretched, as in Llama
+            3.1. It goes together with the next three; `None` stretches none.
+        rope_low_freq_factor: a wavelength that goes fewer times than this into the length of
+            pretraining is stretched in full.
+        rope_high_freq_factor: one that goes more often than this is kept; between the two
+            frequencies are interpolated.
+        rope_pretraining_sequence_length: length of pretraining, in tokens.
+        layer_norm_epsilon: of the norms.
+        dropout: rate on the output of attention, before its projection and after.
+        tie_word_embeddings: whether `token_embedding(x, reverse=True)` uses the embedding's own
+            matrix, not a second one.
+        dtype, trainable, name: as in `Model`.
+
     Raises:
-        ValueError: some but not all of the four are given.
+        ValueError: some but not all four arguments of stretching are given.
     """
 
     unsaved: ClassVar = {"tie_word_embeddings": (False,)}
@@ -109,7 +128,7 @@ class LlamaBackbone(Backbone):
         step = Step(x, padding_mask, cache, cache_update_index)
         frequencies = rotary_frequencies(self.head_dim, self.rope_max_wavelength, x.device)
         if self.stretching is not None:
-            frequencies = stretch_frequencies(frequencies, *self.stretching)
+            frequencies = llama3_frequencies(frequencies, *self.stretching)
         tables = rotary_tables(step.positions, frequencies, x.dtype)
         mask = step.mask()
         for i, layer in enumerate(self.transformer_layers):
@@ -125,21 +144,3 @@ def _stretching(*factors: float | None) -> tuple[float, ...] | None:
             "rope_pretraining_sequence_length go together: give all of them or none."
         )
     return given or None
-
-
-def stretch_frequencies(
-    frequencies: torch.Tensor,
-    adjustment_factor: float,
-    low_factor: float,
-    high_factor: float,
-    pretraining_length: float,
-) -> torch.Tensor:
-    """Llama 3.1's scaling (arXiv:2407.21783).
-
-    A wavelength that goes fewer than `low_factor` times into the length of pretraining is
-    multiplied by `adjustment_factor`, one that goes more than `high_factor` times is kept, and
-    between them the frequencies are interpolated.
-    """
-    turns = pretraining_length * frequencies / (2 * math.pi)
-    kept = ((turns - low_factor) / (high_factor - low_factor)).clamp(0, 1)
-    return frequencies * (kept + (1 - kept) / adjustment_factor)

@@ -29,9 +29,24 @@ class MistralTransformerDecoder(GatedDecoder):
 
 
 class MistralBackbone(Backbone):
-    """Llama's decoder with a sliding window: a query sees `sliding_window` keys, itself included.
+    """Llama's decoder with a sliding window.
 
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        rope_max_wavelength: base of the rotary frequencies.
+        rope_scaling_factor: divides the positions.
+        layer_norm_epsilon: of the norms.
+        sliding_window: keys that a query sees, itself included; `None` for all before it.
+        head_dim: dimensions of a head; `None` for `hidden_dim // num_query_heads`.
+        dropout: rate on the output of attention, before its projection and after.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

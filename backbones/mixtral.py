@@ -6,19 +6,20 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.attention import ATTENTION
 from .layers.cache import KeyValueShape, Step
 from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GroupedQueryAttention, SparseDecoder
 from .layers.dtypes import DTypeLike
 from .layers.initializers import glorot_uniform, random_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
-from .layers.routing import Routes, choose_experts, expert_weights
+from .layers.routing import Routes, choose_experts, expert_weights, jitter
 from .layers.transformer import head_dim
 
 
@@ -27,18 +28,10 @@ class MixtralLayerNormalization(RMSNormalization):
 
 
 class CachedMixtralAttention(GroupedQueryAttention):
-    layout = replace(
-        GroupedQueryAttention.layout,
-        attributes={
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-            "attention_output": "output_dense",
-        },
-    )
+    layout = ATTENTION
 
 
-class MixtralMoeExperts(nn.Module):
+class MixtralMoeExperts(Layer):
     """Gated feed-forward networks; matrices are `[experts, in, out]`."""
 
     def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
@@ -58,7 +51,7 @@ class MixtralMoeExperts(nn.Module):
         return routes.tokens(routes.product(x, self.output), weights)
 
 
-class MixtralSparseMoeBlock(nn.Module):
+class MixtralSparseMoeBlock(Layer):
     """The feed-forward network of each token's `top_k` most probable experts."""
 
     layout = Layout(
@@ -84,9 +77,7 @@ class MixtralSparseMoeBlock(nn.Module):
         self.experts = MixtralMoeExperts(num_experts, hidden_dim, intermediate_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = x.flatten(0, 1)
-        if self.training and self.jitter > 0:
-            tokens = tokens * torch.empty_like(tokens).uniform_(1 - self.jitter, 1 + self.jitter)
+        tokens = jitter(x.flatten(0, 1), self.jitter, self.training)
         logits = self.sparse_feedforward_gate_dense(tokens)
         weights, experts = choose_experts(logits, self.top_k, normalize=True)
         return self.experts(tokens, experts, weights).view_as(x)
@@ -102,12 +93,30 @@ class MixtralTransformerDecoder(SparseDecoder):
 class MixtralBackbone(Backbone):
     """Mistral's decoder with a mixture of experts for the feed-forward network.
 
-    A query sees `sliding_window` keys, itself included. In training tokens are multiplied with
-    1 ± `router_jitter_noise` before the experts. The loss that balances the experts, which KerasHub
-    adds with `router_aux_loss_coef`, is the training loop's: `load_balancing_loss`. As in
-    KerasHub `output_router_logits` has no effect.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries. Each has `hidden_dim // num_query_heads`
+            dimensions.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside an expert.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        num_experts: experts of a block.
+        top_k: experts of each token.
+        router_jitter_noise: in training tokens are multiplied with up to 1 ± this before the
+            experts.
+        rope_max_wavelength: base of the rotary frequencies.
+        rope_scaling_factor: divides the positions.
+        layer_norm_epsilon: of the norms.
+        router_aux_loss_coef: has no effect here. It scales the loss that balances the experts,
+            which KerasHub adds; in PyTorch that is the training loop's, see `load_balancing_loss`
+            in `backbones.layers.routing`.
+        sliding_window: keys that a query sees, itself included; `None` for all before it.
+        dropout: rate on the output of attention, before its projection and after.
+        output_router_logits: has no effect, as in KerasHub.
+        dtype, trainable, name: as in `Model`.
     """
 
     unsaved: ClassVar = {"output_router_logits": (False, True)}

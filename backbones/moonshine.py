@@ -23,11 +23,12 @@ from .layers.convolution import Conv1D, GroupNormalization
 from .layers.core import Dense, Dropout, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
+from .layers.layer import Layer
 from .layers.layout import GRAPH, Graph, Layout, Stack
-from .layers.masks import decoder_mask, padding_mask_of
+from .layers.masks import CAUSAL, Mask, decoder_mask, padding_mask_of
+from .layers.rotary import Tables, pair_tables, rotary_frequencies, rotate_pairs
 
 Audio = Annotated[torch.Tensor, Input("values", ("batch", "encoder_length", "channels"))]
-Tables = tuple[torch.Tensor, torch.Tensor]
 
 
 def padded_head_dim(hidden_dim: int, num_heads: int, multiple: int | None) -> int:
@@ -36,7 +37,7 @@ def padded_head_dim(hidden_dim: int, num_heads: int, multiple: int | None) -> in
     return -(-size // multiple) * multiple if multiple else size
 
 
-def rotary_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tensor:
+def stored_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tensor:
     """Angle per position for each pair among the first `factor` of a head's dimensions.
 
     Raises:
@@ -47,10 +48,10 @@ def rotary_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tens
         raise ValueError(
             f"partial_rotary_factor={factor} of a head's {head_dim} dimensions are too few to turn."
         )
-    return theta ** -(torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    return rotary_frequencies(dim, theta)
 
 
-class MoonshineRotaryEmbedding(nn.Module):
+class MoonshineRotaryEmbedding(Layer):
     """The frequencies, which are stored though not trained."""
 
     fixed_dtype = "float32"
@@ -58,24 +59,11 @@ class MoonshineRotaryEmbedding(nn.Module):
 
     def __init__(self, head_dim: int, theta: float, factor: float) -> None:
         super().__init__()
-        self.register_buffer("inv_freq", rotary_frequencies(head_dim, theta, factor))
+        self.register_buffer("inv_freq", stored_frequencies(head_dim, theta, factor))
 
     def forward(self, x: torch.Tensor) -> Tables:
         """Cosines and sines `[length, pairs]` for `x` `[batch, length, dim]`."""
-        positions = torch.arange(x.shape[1], dtype=torch.float32, device=x.device)
-        angles = torch.outer(positions, self.inv_freq.float())
-        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-
-
-def rotate_pairs(x: torch.Tensor, tables: Tables) -> torch.Tensor:
-    """Turn the first dimensions of `[batch, heads, length, dim]`; each even one is paired with the
-    next.
-    """
-    cos, sin = tables
-    turned, rest = x.split((2 * cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]), dim=-1)
-    even, odd = turned.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
-    return torch.cat((turned, rest), dim=-1)
+        return pair_tables(x.shape[1], self.inv_freq, x.dtype)
 
 
 class MoonshineMultiHeadAttention(CachedMultiHeadAttention):
@@ -86,23 +74,22 @@ class MoonshineMultiHeadAttention(CachedMultiHeadAttention):
         x: torch.Tensor,
         key_value: torch.Tensor,
         tables: Tables | None = None,
-        mask: torch.Tensor | None = None,
-        is_causal: bool = False,
+        mask: Mask = None,
     ) -> torch.Tensor:
         q = split_heads(self.query(x), self.num_heads)
         k = split_heads(self.key(key_value), self.num_heads)
         v = split_heads(self.value(key_value), self.num_heads)
         if tables is not None:
             q, k = rotate_pairs(q, tables), rotate_pairs(k, tables)
-        if mask is not None and self.dropout == 0:
+        if isinstance(mask, torch.Tensor) and self.dropout == 0:
             x = attend_evenly(q, k, v, mask)
         else:
             dropout = self.dropout if self.training else 0.0
-            x = attend(q, k, v, mask, is_causal=is_causal, dropout=dropout)
+            x = attend(q, k, v, mask, dropout=dropout)
         return self.attention_output(merge_heads(x))
 
 
-class MoonshineMLP(nn.Module):
+class MoonshineMLP(Layer):
     def __init__(self, hidden_dim: int, expansion: int, initializer_range: float) -> None:
         super().__init__()
         init = truncated_normal(initializer_range)
@@ -114,7 +101,7 @@ class MoonshineMLP(nn.Module):
         return self.dense_2(self.activation(self.dense_1(x)))
 
 
-class MoonshineGatedMLP(nn.Module):
+class MoonshineGatedMLP(Layer):
     layout = Layout(
         class_name="MoonshineMLP",
     )
@@ -130,7 +117,7 @@ class MoonshineGatedMLP(nn.Module):
         return self.dense_2(x * F.silu(gate))
 
 
-class MoonshineEncoderBlock(nn.Module):
+class MoonshineEncoderBlock(Layer):
     def __init__(
         self, attention: dict[str, Any], mlp: type[nn.Module], expansion: int, deviation: float
     ) -> None:
@@ -149,7 +136,7 @@ class MoonshineEncoderBlock(nn.Module):
         return x + self.feedforward(self.feedforward_layer_norm(x))
 
 
-class MoonshineDecoderBlock(nn.Module):
+class MoonshineDecoderBlock(Layer):
     layout = Layout(
         unnamed=("norm1", "self_attention", "norm2", "cross_attention", "norm3", "ff"),
     )
@@ -171,12 +158,12 @@ class MoonshineDecoderBlock(nn.Module):
         x: torch.Tensor,
         encoded: torch.Tensor,
         tables: Tables,
-        mask: torch.Tensor | None = None,
+        mask: Mask = CAUSAL,
         encoded_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """`mask` includes the causal one; `None` means causal and nothing else."""
+        """`mask` includes the causal one."""
         y = self.norm1(x)
-        x = x + self.self_attention(y, y, tables, mask, is_causal=mask is None)
+        x = x + self.self_attention(y, y, tables, mask)
         x = x + self.cross_attention(self.norm2(x), encoded, mask=encoded_mask)
         return x + self.ff(self.norm3(x))
 
@@ -205,6 +192,35 @@ class MoonshineBackbone(Backbone):
     `[batch, frames, hidden_dim]`, `decoder_sequence_output` `[batch, length, hidden_dim]` and
     `encoder_attention_mask` `[batch, frames]`, boolean. There is a frame for every 384 samples
     after the first 127.
+
+    Args:
+        vocabulary_size: number of token ids.
+        filter_dim: channels of the convolutions; it must be `hidden_dim`.
+        encoder_num_layers: number of the encoder's blocks.
+        decoder_num_layers: number of the decoder's blocks.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: has no effect, as in KerasHub: `feedforward_expansion_factor` says it.
+        encoder_num_heads: heads of the encoder, each of `hidden_dim // encoder_num_heads`
+            dimensions.
+        decoder_num_heads: heads of the decoder, likewise.
+        feedforward_expansion_factor: width inside the feed-forward networks, divided by
+            `hidden_dim`.
+        encoder_use_swiglu_activation: whether the encoder's feed-forward networks are gated (SiLU),
+            or have a GELU.
+        decoder_use_swiglu_activation: the decoder's, likewise.
+        max_position_embeddings: has no effect, as in KerasHub.
+        pad_head_dim_to_multiple_of: the dimensions of a head are rounded up to a multiple of it;
+            `None` leaves them.
+        partial_rotary_factor: share of a head's dimensions that is rotated.
+        dropout: rate on the inputs of the encoder's blocks, and of the decoder's.
+        initializer_range: standard deviation of the initial weights.
+        rope_theta: base of the rotary frequencies.
+        attention_bias: whether the projections of attention have biases.
+        attention_dropout: rate on the attention weights.
+        dtype, trainable, name: as in `Model`.
+
+    Raises:
+        ValueError: `filter_dim` is not `hidden_dim`, or heads are too small for rotary positions.
     """
 
     def __init__(
@@ -232,11 +248,6 @@ class MoonshineBackbone(Backbone):
         trainable: bool = True,
         name: str | None = None,
     ) -> None:
-        """`intermediate_dim` and `max_position_embeddings` have no effect, as in KerasHub.
-
-        Raises:
-            ValueError: `filter_dim` is not `hidden_dim`, or heads too small for rotary positions.
-        """
         super().__init__(dtype, trainable, name)
         if filter_dim != hidden_dim:
             raise ValueError(f"filter_dim={filter_dim} must be hidden_dim={hidden_dim}.")

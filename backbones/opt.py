@@ -18,6 +18,16 @@ class OPTBackbone(Backbone):
     """Decoder with absolute positions and norms before the sublayers.
 
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads. Each has `hidden_dim // num_heads` dimensions.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the attention weights and the output of each sublayer.
+        max_sequence_length: rows of the position table: the longest input.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

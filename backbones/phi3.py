@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.attention import ATTENTION
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dropout, ReversibleEmbedding, RMSNormalization
-from .layers.decoder import GatedProjections, GroupedQueryAttention, Tables
+from .layers.decoder import GatedProjections, GroupedQueryAttention
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layout import Layout, Stack
-from .layers.rotary import rotary_frequencies, rotary_tables
+from .layers.masks import Mask
+from .layers.rotary import (
+    Tables,
+    longrope_frequencies,
+    longrope_magnitude,
+    rotary_frequencies,
+    rotary_tables,
+)
 from .layers.transformer import head_dim
 
 
@@ -25,15 +31,7 @@ class Phi3LayerNorm(RMSNormalization):
 
 
 class Phi3Attention(GroupedQueryAttention):
-    layout = replace(
-        GroupedQueryAttention.layout,
-        attributes={
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-            "attention_output": "output_dense",
-        },
-    )
+    layout = ATTENTION
 
 
 class Phi3Decoder(GatedProjections):
@@ -56,7 +54,7 @@ class Phi3Decoder(GatedProjections):
         self.feedforward_dropout = Dropout(dropout)
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         residual = x
         x = self.attention(self.pre_attention_layernorm(x), mask, tables, past)
@@ -68,11 +66,29 @@ class Phi3Decoder(GatedProjections):
 class Phi3Backbone(Backbone):
     """Llama's decoder with rotary frequencies for short and for long inputs.
 
-    With `rope_scaling_type="su"` (LongRoPE, arXiv:2402.13753) the frequencies are divided by
-    `rope_scaling_short_factor` or, beyond `pretraining_sequence_length` positions, by
-    `rope_scaling_long_factor`; each has a number for every pair of dimensions of a head.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        num_query_heads: number of heads of the queries. Each has `hidden_dim // num_query_heads`
+            dimensions.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        layer_norm_epsilon: of the norms.
+        dropout: rate on the output of attention, before its projection and after, and of the
+            feed-forward networks.
+        max_sequence_length: tokens that the model is made for: with `rope_scaling_type`, queries
+            and keys grow with its ratio to `pretraining_sequence_length`. It is no limit.
+        pretraining_sequence_length: tokens up to which the short factors hold.
+        rope_max_wavelength: base of the rotary frequencies.
+        rope_scaling_type: `su` (LongRoPE, arXiv:2402.13753), or `None`: then the factors and both
+            lengths have no effect.
+        rope_scaling_short_factor: divisors of the frequencies, one for each pair of a head's
+            dimensions.
+        rope_scaling_long_factor: the same beyond `pretraining_sequence_length`.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: another `rope_scaling_type`, or factors that are missing or of a wrong length.
@@ -117,9 +133,8 @@ class Phi3Backbone(Backbone):
                     f"{self.head_dim // 2} numbers each, half the dimensions of a head."
                 )
             self.factors = short, long
-            growth = max(1.0, max_sequence_length / pretraining_sequence_length)
-            self.rope_magnitude = math.sqrt(
-                1 + math.log(growth) / math.log(pretraining_sequence_length)
+            self.rope_magnitude = longrope_magnitude(
+                max_sequence_length, pretraining_sequence_length
             )
         self.cache_shapes = [KeyValueShape(num_key_value_heads, self.head_dim)] * num_layers
         self.token_embedding = ReversibleEmbedding(
@@ -155,22 +170,17 @@ class Phi3Backbone(Backbone):
     ) -> torch.Tensor:
         x = self.token_embedding(token_ids)
         step = Step(x, padding_mask, cache, cache_update_index)
-        tables = self.rotary_tables(step.positions, x.dtype)
+        frequencies = rotary_frequencies(self.head_dim, self.rope_max_wavelength, x.device)
+        if self.factors is not None:
+            reached = step.positions
+            if step.cache is not None and step.padding_mask is not None:
+                # A row goes on behind its own end.
+                reached = reached.masked_fill(~step.padding_mask, 0)
+            frequencies = longrope_frequencies(
+                frequencies, reached, *self.factors, self.pretraining_length
+            )
+        tables = rotary_tables(step.positions, frequencies, x.dtype, self.rope_magnitude)
         mask = step.mask()
         for i, layer in enumerate(self.transformer_layers):
             x = layer(x, mask, tables, step.past(i))
         return self.sequence_output_layernorm(x)
-
-    def rotary_tables(
-        self, positions: torch.Tensor, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        device = positions.device
-        frequencies = rotary_frequencies(self.head_dim, self.rope_max_wavelength, device)
-        if self.factors is not None:
-            short, long = torch.tensor(self.factors, dtype=torch.float32, device=device)
-            # No branch on the length, so that one compilation serves all lengths. What a cache
-            # holds is not turned again when a sequence outgrows the short factors.
-            beyond = positions.amax(1)[:, None, None, None] >= self.pretraining_length
-            frequencies = frequencies / torch.where(beyond, long, short)
-        cos, sin = rotary_tables(positions, frequencies, torch.float32)
-        return (cos * self.rope_magnitude).to(dtype), (sin * self.rope_magnitude).to(dtype)

@@ -31,10 +31,26 @@ class QwenTransformerDecoder(GatedDecoder):
 class QwenBackbone(Backbone):
     """Llama's decoder with biases in the projections of queries, keys and values.
 
-    With `use_sliding_window_attention` a query sees `sliding_window_size` keys, itself included.
-    (KerasHub's torch backend drops the window, its other backends apply it.)
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries. Each has `hidden_dim // num_query_heads`
+            dimensions.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        rope_max_wavelength: base of the rotary frequencies.
+        rope_scaling_factor: divides the positions.
+        layer_norm_epsilon: of the norms.
+        dropout: rate on the output of attention, before its projection and after.
+        tie_word_embeddings: whether `token_embedding(x, reverse=True)` uses the embedding's own
+            matrix, not a second one.
+        use_sliding_window_attention: whether there is a window. KerasHub's torch backend drops the
+            window, its other backends apply it.
+        sliding_window_size: keys that a query sees then, itself included.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

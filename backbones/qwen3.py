@@ -31,11 +31,26 @@ class Qwen3TransformerDecoder(GatedDecoder):
 class Qwen3Backbone(Backbone):
     """Llama's decoder with RMS norms on the queries and keys of each head.
 
-    A query sees `sliding_window_size` keys, itself included. (KerasHub's torch backend drops the
-    window, its other backends apply it.) As in KerasHub `layer_norm_epsilon` is not that of the
-    norms on queries and keys.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        head_dim: dimensions of a head; `None` for `hidden_dim // num_query_heads`.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        rope_max_wavelength: base of the rotary frequencies.
+        rope_scaling_factor: divides the positions.
+        layer_norm_epsilon: of the norms but those on queries and keys, which have 1e-6, as in
+            KerasHub.
+        dropout: rate on the output of attention, before its projection and after.
+        tie_word_embeddings: whether `token_embedding(x, reverse=True)` uses the embedding's own
+            matrix, not a second one.
+        sliding_window_size: keys that a query sees, itself included; `None` for all before it.
+            KerasHub's torch backend drops the window, its other backends apply it.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

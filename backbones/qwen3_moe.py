@@ -14,6 +14,7 @@ from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedExperts, GatedFeedForward, NormedQueryAttention, SparseDecoder
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.routing import choose_experts
@@ -36,7 +37,7 @@ class Qwen3MoeExperts(GatedExperts):
     """The experts under their Keras name."""
 
 
-class Qwen3SparseMoeBlock(nn.Module):
+class Qwen3SparseMoeBlock(Layer):
     """The feed-forward network of each token's `top_k` most probable experts."""
 
     layout = Layout(
@@ -78,13 +79,35 @@ class Qwen3MoeTransformerDecoder(SparseDecoder):
 class Qwen3MoeBackbone(Backbone):
     """Qwen3's decoder with a mixture of experts for the feed-forward network.
 
-    Every `decoder_sparse_step`-th layer has experts, unless it is one of `mlp_only_layers`. A query
-    sees `sliding_window_size` keys, itself included. (KerasHub's torch backend drops the window,
-    its other backends apply it.) As in KerasHub `layer_norm_epsilon` is not that of the norms on
-    queries and keys. The loss that balances the experts, which KerasHub adds with
-    `router_aux_loss_coefficient`, is the training loop's: `load_balancing_loss`.
-
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks of blocks without experts.
+        moe_intermediate_dim: width inside an expert.
+        num_experts: experts of a block; with 0 none has any.
+        head_dim: dimensions of a head; `None` for `hidden_dim // num_query_heads`.
+        top_k: experts of each token.
+        norm_top_k_prob: whether the probabilities of a token's experts are made to sum to one.
+        decoder_sparse_step: every so many-th block has experts.
+        rope_max_wavelength: base of the rotary frequencies.
+        rope_scaling_factor: divides the positions.
+        layer_norm_epsilon: of the norms but those on queries and keys, which have 1e-6, as in
+            KerasHub.
+        dropout: rate on the output of attention, before its projection and after.
+        tie_word_embeddings: whether `token_embedding(x, reverse=True)` uses the embedding's own
+            matrix, not a second one.
+        sliding_window_size: keys that a query sees, itself included; `None` for all before it.
+            KerasHub's torch backend drops the window, its other backends apply it.
+        router_aux_loss_coefficient: has no effect here. It scales the loss that balances the
+            experts, which KerasHub adds; in PyTorch that is the training loop's, see
+            `load_balancing_loss` in `backbones.layers.routing`.
+        mlp_only_layers: blocks that have none nevertheless, counted from 0.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

@@ -11,11 +11,13 @@ from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
+from .layers.attention import ATTENTION
 from .layers.cache import KeyValueShape, Step
 from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedExperts, GatedFeedForward, GroupedQueryAttention, SparseDecoder
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.routing import choose_experts
@@ -32,13 +34,7 @@ class QwenLayerNorm(RMSNormalization):
 
 class QwenMoeAttention(GroupedQueryAttention):
     layout = replace(
-        GroupedQueryAttention.layout,
-        attributes={
-            **GroupedQueryAttention.layout.attributes,
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-        },
+        ATTENTION, attributes={**ATTENTION.attributes, "attention_output": "_output_dense"}
     )
 
 
@@ -50,7 +46,7 @@ class QwenMoeExperts(GatedExperts):
     """The experts under their Keras name."""
 
 
-class QwenSparseMoeBlock(nn.Module):
+class QwenSparseMoeBlock(Layer):
     """The networks of each token's `top_k` most probable experts, and one that all tokens share."""
 
     layout = Layout(
@@ -96,13 +92,39 @@ class QwenMoeTransformerDecoder(SparseDecoder):
 class QwenMoeBackbone(Backbone):
     """Qwen's decoder with a mixture of experts for the feed-forward network.
 
-    With `use_sliding_window_attention` a query sees `sliding_window_size` keys, itself included. As
-    in KerasHub all layers are alike: with a `decoder_sparse_step` other than one, or with 0 among
-    `mlp_only_layers`, none has experts. The loss that balances the experts, which KerasHub adds
-    with `router_aux_loss_coefficient`, is the training loop's: `load_balancing_loss`. As in
-    KerasHub `output_router_logits` has no effect.
+    As in KerasHub all blocks are alike.
 
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries. Each has `hidden_dim // num_query_heads`
+            dimensions.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks of blocks without experts.
+        moe_intermediate_dim: width inside an expert.
+        shared_expert_intermediate_dim: width inside the expert that all tokens share.
+        num_experts: experts of a block; with 0 none has any.
+        top_k: experts of each token.
+        norm_top_k_prob: whether the probabilities of a token's experts are made to sum to one.
+        decoder_sparse_step: with another one than 1 no block has experts, as in KerasHub.
+        rope_max_wavelength: base of the rotary frequencies.
+        rope_scaling_factor: divides the positions.
+        layer_norm_epsilon: of the norms.
+        dropout: rate on the output of attention, before its projection and after.
+        tie_word_embeddings: whether `token_embedding(x, reverse=True)` uses the embedding's own
+            matrix, not a second one.
+        use_sliding_window_attention: whether there is a window.
+        sliding_window_size: keys that a query sees then, itself included.
+        output_router_logits: has no effect, as in KerasHub.
+        router_aux_loss_coefficient: has no effect here. It scales the loss that balances the
+            experts, which KerasHub adds; in PyTorch that is the training loop's, see
+            `load_balancing_loss` in `backbones.layers.routing`.
+        mlp_only_layers: with 0 among them no block has experts; others have no effect, as in
+            KerasHub.
+        dtype, trainable, name: as in `Model`.
     """
 
     unsaved: ClassVar = {"router_aux_loss_coefficient": (0.001,)}

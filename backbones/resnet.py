@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, cast
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ._backbone import FeaturePyramidBackbone
 from ._inputs import Images
 from .layers.convolution import (
+    AveragePoolSame,
     BatchNormalization,
     Conv2D,
     channels_back,
@@ -19,9 +19,13 @@ from .layers.convolution import (
     check_data_format,
 )
 from .layers.dtypes import DTypeLike
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
+from .layers.pyramid import Level
+from .layers.vision import check_equally_long, check_images, image_channels
 
-BLOCK_TYPES = ("basic_block", "bottleneck_block", "basic_block_vd", "bottleneck_block_vd")
+# Pooling, 1 × 1 convolution and norm; without a convolution a block's input is added as it is.
+Shortcut: TypeAlias = tuple[nn.Module, Conv2D | None, nn.Module]
 
 
 def norm(channels: int) -> BatchNormalization:
@@ -33,114 +37,149 @@ def conv(inputs: int, filters: int, kernel_size: int, strides: int = 1) -> Conv2
     return Conv2D(inputs, filters, kernel_size, strides, padding, use_bias=False)
 
 
-class Stem(nn.Module):
+def project(inputs: int, filters: int, strides: int, pooled: bool) -> Shortcut:
+    if pooled and strides > 1:
+        return AveragePoolSame(strides), conv(inputs, filters, 1), norm(filters)
+    return nn.Identity(), conv(inputs, filters, 1, strides), norm(filters)
+
+
+def unchanged() -> Shortcut:
+    return nn.Identity(), None, nn.Identity()
+
+
+class Stem(Layer, nn.Sequential):
     """Convolutions, the first of stride 2, each but the last of v2 with norm and ReLU; then a
     3 × 3 max-pool of stride 2. `[b, c, h, w]` → `[b, filters, h / 4, w / 4]`.
     """
 
+    layout = Layout(group="{child}")
+
     def __init__(
-        self, channels: int, filters: Sequence[int], kernel_sizes: Sequence[int], pre_norm: bool
+        self, channels: int, filters: Sequence[int], kernel_sizes: Sequence[int], pre_act: bool
     ) -> None:
         super().__init__()
-        self.pre_norm = pre_norm
-        self.num_convs = len(filters)
-        weightless = {"conv1_pad": "ZeroPadding2D"}
         for i, (width, kernel_size) in enumerate(zip(filters, kernel_sizes), start=1):
             self.add_module(f"conv{i}_conv", conv(channels, width, kernel_size, 2 if i == 1 else 1))
-            if i < self.num_convs or not pre_norm:
+            if i < len(filters) or not pre_act:
                 self.add_module(f"conv{i}_bn", norm(width))
-                weightless[f"conv{i}_relu"] = "Activation"
+                self.add_module(f"conv{i}_relu", nn.ReLU(inplace=True))
             channels = width
-        if not pre_norm:
-            weightless["pool1_pad"] = "ZeroPadding2D"
-        weightless["pool1_pool"] = "MaxPooling2D"
-        self.layout = Layout(group="{child}")
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for i in range(1, self.num_convs + 1):
-            x = getattr(self, f"conv{i}_conv")(x)
-            if i < self.num_convs or not self.pre_norm:
-                x = F.relu(getattr(self, f"conv{i}_bn")(x))
-        # Padding with -inf; after a ReLU, in v1, it is the same as Keras's zeros.
-        return F.max_pool2d(x, 3, 2, padding=1)
+        # Its padding is -inf; after a ReLU, in v1, that is the same as Keras's zeros.
+        self.pool = nn.MaxPool2d(3, 2, padding=1)
 
 
-class Block(nn.Module):
-    """A residual block; `filters` and `kernel_sizes` are those of its convolutions.
-
-    Children stand in the order of Keras's graph, where the shortcut follows the second-to-last
-    convolution of the main branch.
+class Block(Layer):
+    """What residual blocks share. Keras counts the shortcut before the last convolution, and so do
+    the constructors.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        filters: Sequence[int],
-        kernel_sizes: Sequence[int],
-        strides: int,
-        conv_shortcut: bool,
-        pre_norm: bool,
-        pooled_shortcut: bool,
-    ) -> None:
+    layout = Layout(
+        attributes={f"{kind}{i}": f"{i}_{kind}" for kind in ("conv", "bn") for i in range(4)},
+        group="{group}_{child}",
+    )
+    expansion = 1
+
+
+class BasicBlock(Block):
+    """Two 3 × 3 convolutions."""
+
+    def __init__(self, channels: int, filters: int, strides: int, shortcut: Shortcut) -> None:
         super().__init__()
-        self.pre_norm = pre_norm
-        self.strides = strides
-        self.num_convs = last = len(filters)
-        self.pooled_shortcut = pooled_shortcut and conv_shortcut and not pre_norm and strides > 1
-        strided = kernel_sizes.index(3) + 1  # the first convolution that is not 1 × 1
-        names: dict[str, str] = {}
-        weightless: dict[str, str] = {}
-        if pre_norm:
-            self.pre_activation_bn = norm(channels)
-            weightless["pre_activation_relu"] = "Activation"
-        width = channels
-        for i in range(1, last + 1):
-            if i == last and conv_shortcut:
-                step = 1 if pooled_shortcut else strides
-                self.conv0 = conv(channels, filters[-1], 1, step)
-                names["conv0"] = "0_conv"
-            step = strides if i == strided else 1
-            self.add_module(f"conv{i}", conv(width, filters[i - 1], kernel_sizes[i - 1], step))
-            names[f"conv{i}"] = f"{i}_conv"
-            if step > 1:
-                weightless[f"{i}_pad"] = "ZeroPadding2D"
-            if i == last and conv_shortcut and not pre_norm:
-                self.bn0 = norm(filters[-1])
-                names["bn0"] = "0_bn"
-            if i < last or not pre_norm:
-                self.add_module(f"bn{i}", norm(filters[i - 1]))
-                names[f"bn{i}"] = f"{i}_bn"
-            if i < last:
-                weightless[f"{i}_relu"] = "Activation"
-            width = filters[i - 1]
-        if self.pooled_shortcut:
-            weightless["average_pooling2d"] = "AveragePooling2D"
-        weightless |= {"out": "Add"} if pre_norm else {"add": "Add", "out": "Activation"}
-        self.layout = Layout(
-            attributes=names,
-            unnamed=("average_pooling2d",),
-            group="{group}_{child}",
-        )
+        self.conv1, self.bn1 = conv(channels, filters, 3, strides), norm(filters)
+        self.pool0, self.conv0, self.bn0 = shortcut
+        self.conv2, self.bn2 = conv(filters, filters, 3), norm(filters)
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = x
-        if self.pre_norm:
-            x = F.relu(self.pre_activation_bn(x))
-        if hasattr(self, "conv0"):
-            shortcut = x
-            if self.pooled_shortcut:
-                # Odd sizes are padded at the end, and only real pixels are averaged.
-                shortcut = F.avg_pool2d(shortcut, 2, self.strides, ceil_mode=True)
-            shortcut = self.conv0(shortcut)
-            if not self.pre_norm:
-                shortcut = self.bn0(shortcut)
-        for i in range(1, self.num_convs + 1):
-            x = getattr(self, f"conv{i}")(x)
-            if i < self.num_convs:
-                x = F.relu(getattr(self, f"bn{i}")(x))
-        if self.pre_norm:
-            return shortcut + x
-        return F.relu(shortcut + getattr(self, f"bn{self.num_convs}")(x))
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if self.conv0 is not None:
+            x = self.bn0(self.conv0(self.pool0(x)))
+        return self.relu(x + y)
+
+
+class BottleneckBlock(Block):
+    """1 × 1, 3 × 3 and 1 × 1, the last one four times as wide."""
+
+    expansion = 4
+
+    def __init__(self, channels: int, filters: int, strides: int, shortcut: Shortcut) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = conv(channels, filters, 1), norm(filters)
+        self.conv2, self.bn2 = conv(filters, filters, 3, strides), norm(filters)
+        self.pool0, self.conv0, self.bn0 = shortcut
+        self.conv3, self.bn3 = conv(filters, 4 * filters, 1), norm(4 * filters)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        if self.conv0 is not None:
+            x = self.bn0(self.conv0(self.pool0(x)))
+        return self.relu(x + y)
+
+
+class PreActBasicBlock(Block):
+    """As `BasicBlock`, norm and ReLU before the convolutions and nothing after the sum."""
+
+    def __init__(self, channels: int, filters: int, strides: int, shortcut: Shortcut) -> None:
+        super().__init__()
+        self.pre_activation_bn = norm(channels)
+        self.conv1, self.bn1 = conv(channels, filters, 3, strides), norm(filters)
+        self.conv0 = shortcut[1]
+        self.conv2 = conv(filters, filters, 3)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.relu(self.pre_activation_bn(x))
+        if self.conv0 is not None:
+            x = self.conv0(y)
+        y = self.relu(self.bn1(self.conv1(y)))
+        return x + self.conv2(y)
+
+
+class PreActBottleneckBlock(Block):
+    """As `BottleneckBlock`, norm and ReLU before the convolutions and nothing after the sum."""
+
+    expansion = 4
+
+    def __init__(self, channels: int, filters: int, strides: int, shortcut: Shortcut) -> None:
+        super().__init__()
+        self.pre_activation_bn = norm(channels)
+        self.conv1, self.bn1 = conv(channels, filters, 1), norm(filters)
+        self.conv2, self.bn2 = conv(filters, filters, 3, strides), norm(filters)
+        self.conv0 = shortcut[1]
+        self.conv3 = conv(filters, 4 * filters, 1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.relu(self.pre_activation_bn(x))
+        if self.conv0 is not None:
+            x = self.conv0(y)
+        y = self.relu(self.bn1(self.conv1(y)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        return x + self.conv3(y)
+
+
+# By name, without and with `use_pre_activation`.
+BLOCKS: dict[str, tuple[type[Block], type[Block]]] = {
+    "basic_block": (BasicBlock, PreActBasicBlock),
+    "bottleneck_block": (BottleneckBlock, PreActBottleneckBlock),
+    "basic_block_vd": (BasicBlock, PreActBasicBlock),
+    "bottleneck_block_vd": (BottleneckBlock, PreActBottleneckBlock),
+}
+
+
+class PostActivation(Layer, nn.Sequential):
+    """Norm and ReLU at the end of v2."""
+
+    layout = Layout(group="{child}")
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.post_bn = norm(channels)
+        self.post_relu = nn.ReLU(inplace=True)
 
 
 class ResNetBackbone(FeaturePyramidBackbone):
@@ -149,8 +188,26 @@ class ResNetBackbone(FeaturePyramidBackbone):
     Images `[batch, height, width, channels]` → the last stack's features; `pyramid_outputs` has
     `P2` (a quarter of the image's resolution) and up, one level per stack.
 
+    Args:
+        input_conv_filters: channels of the stem's convolutions.
+        input_conv_kernel_sizes: their sides in pixels.
+        stackwise_num_filters: channels of each stack's 3 × 3 convolutions; the first has 64.
+        stackwise_num_blocks: blocks of each stack.
+        stackwise_num_strides: stride of each stack's first block.
+        block_type: `basic_block` (two 3 × 3 convolutions) or `bottleneck_block` (1 × 1, 3 × 3, and
+            1 × 1 to four times the channels); with `_vd` strided shortcuts are averages and 1 × 1
+            convolutions.
+        use_pre_activation: whether norm and ReLU stand before the convolutions (v2), not behind
+            them.
+        image_shape: height, width and channels in the order of `data_format`; only the channels
+            have an effect, and `None` of them is 3.
+        data_format: `channels_last` or `channels_first`, of images and outputs; `None` for the
+            first.
+        dtype, trainable, name: as in `Model`.
+
     Raises:
-        ValueError: stackwise arguments of different lengths, or an unknown block type.
+        ValueError: stackwise arguments of different lengths, an unknown block type, or images of
+            other channels than those of `image_shape`.
     """
 
     unsaved: ClassVar = {"data_format": (None, "channels_last")}
@@ -171,80 +228,61 @@ class ResNetBackbone(FeaturePyramidBackbone):
         name: str | None = None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        if len(input_conv_filters) != len(input_conv_kernel_sizes):
-            raise ValueError(
-                f"input_conv_filters={input_conv_filters} and input_conv_kernel_sizes="
-                f"{input_conv_kernel_sizes} must be equally long."
-            )
-        stacks = (stackwise_num_filters, stackwise_num_blocks, stackwise_num_strides)
-        if len({len(values) for values in stacks}) != 1:
-            raise ValueError(
-                f"stackwise_num_filters={stackwise_num_filters}, stackwise_num_blocks="
-                f"{stackwise_num_blocks} and stackwise_num_strides={stackwise_num_strides} must be "
-                "equally long."
-            )
+        check_equally_long(
+            input_conv_filters=input_conv_filters, input_conv_kernel_sizes=input_conv_kernel_sizes
+        )
+        check_equally_long(
+            stackwise_num_filters=stackwise_num_filters,
+            stackwise_num_blocks=stackwise_num_blocks,
+            stackwise_num_strides=stackwise_num_strides,
+        )
         if stackwise_num_filters[0] != 64:
             raise ValueError(f"stackwise_num_filters={stackwise_num_filters} must begin with 64.")
-        if block_type not in BLOCK_TYPES:
-            raise ValueError(f"block_type={block_type!r} must be one of {', '.join(BLOCK_TYPES)}.")
-        if block_type.endswith("_vd") and use_pre_activation and max(stackwise_num_strides) > 1:
+        if block_type not in BLOCKS:
+            raise ValueError(f"block_type={block_type!r} must be one of {', '.join(BLOCKS)}.")
+        vd = block_type.endswith("_vd")
+        if vd and use_pre_activation and max(stackwise_num_strides) > 1:
             raise ValueError("A strided shortcut of a vd block cannot have use_pre_activation.")
         self.data_format = check_data_format(data_format)
-        channels = image_shape[-1 if self.data_format == "channels_last" else 0] or 3
-        bottleneck = block_type.startswith("bottleneck")
-        self.stem = Stem(channels, input_conv_filters, input_conv_kernel_sizes, use_pre_activation)
-        width = input_conv_filters[-1]
-        self.num_stacks = len(stackwise_num_filters)
-        for i, (filters, blocks, strides) in enumerate(zip(*stacks)):
-            widths = (filters, filters, 4 * filters) if bottleneck else (filters, filters)
-            stack = []
-            for j in range(blocks):
-                shortcut = j == 0 and (block_type != "basic_block" or i > 0)
-                step = strides if j == 0 else 1
-                kernel_sizes = (1, 3, 1) if bottleneck else (3, 3)
-                stack.append(
-                    Block(
-                        width,
-                        widths,
-                        kernel_sizes,
-                        step,
-                        shortcut,
-                        use_pre_activation,
-                        pooled_shortcut=block_type.endswith("_vd"),
-                    )
-                )
-                width = widths[-1]
+        self.channels = image_channels(image_shape, self.data_format)
+        self.stem = Stem(
+            self.channels, input_conv_filters, input_conv_kernel_sizes, use_pre_activation
+        )
+        block = BLOCKS[block_type][use_pre_activation]
+        inputs, stride = input_conv_filters[-1], 4
+        self.levels: list[Level] = []
+        for i, (filters, blocks, strides) in enumerate(
+            zip(stackwise_num_filters, stackwise_num_blocks, stackwise_num_strides)
+        ):
+            width = block.expansion * filters
+            plain = i == 0 and block_type == "basic_block"
+            shortcut = unchanged() if plain else project(inputs, width, strides, pooled=vd)
+            stack = [block(inputs, filters, strides, shortcut)]
+            stack += [block(width, filters, 1, unchanged()) for _ in range(1, blocks)]
             self.add_module(f"stack{i}", Stack(f"stack{i}_block{{}}", stack))
-        self.post = PostActivation(width) if use_pre_activation else None
+            inputs, stride = width, stride * strides
+            self.levels.append(Level(f"P{i + 2}", width, stride))
+        self.post = PostActivation(inputs) if use_pre_activation else nn.Identity()
 
-    def pyramid_levels(self) -> list[str]:
-        return [f"P{i + 2}" for i in range(self.num_stacks)]
+    def pyramid_levels(self) -> list[Level]:
+        return self.levels
+
+    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What each stack gives, `[batch, channels, height, width]`."""
+        check_images(images, self.data_format, self.channels)
+        x = self.stem(channels_first(images, self.data_format))
+        stacks = [child for child in self.children() if isinstance(child, Stack)]
+        found = {}
+        for level, stack in zip(self.levels, stacks):
+            for block in stack:
+                x = block(x)
+            found[level.name] = x
+        return found
 
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        x = self.stem(channels_first(images, self.data_format))
-        levels = {}
-        for i, level in enumerate(self.pyramid_levels()):
-            for block in cast(Stack, getattr(self, f"stack{i}")):
-                x = block(x)
-            levels[level] = channels_back(x, self.data_format)
-        return levels
+        features = self.features(images)
+        return {name: channels_back(x, self.data_format) for name, x in features.items()}
 
     def forward(self, images: Images) -> torch.Tensor:
-        x = self.forward_pyramid(images)[self.pyramid_levels()[-1]]
-        if self.post is None:
-            return x
-        x = self.post(channels_first(x, self.data_format))
-        return channels_back(x, self.data_format)
-
-
-class PostActivation(nn.Module):
-    """Norm and ReLU at the end of v2."""
-
-    layout = Layout(group="{child}")
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.post_bn = norm(channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.post_bn(x))
+        x = self.features(images)[self.levels[-1].name]
+        return channels_back(self.post(x), self.data_format)

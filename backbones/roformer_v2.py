@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import TokenIds
@@ -12,9 +11,10 @@ from .layers.attention import attend_evenly, merge_heads, split_heads
 from .layers.core import Dense, Dropout, Embedding, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.masks import padding_mask_of
-from .layers.rotary import rotary_frequencies
+from .layers.rotary import Tables, pair_tables, rotary_frequencies, rotate_pairs
 
 
 class RoformerNorm(RMSNormalization):
@@ -22,16 +22,7 @@ class RoformerNorm(RMSNormalization):
         super().__init__(dim, 1e-7)
 
 
-def rotate_pairs(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    """Turn `[batch, heads, length, dim]` by `[length, dim / 2]`; each even dimension is paired
-    with the next one.
-    """
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
-
-
-class RoformerAttention(nn.Module):
+class RoformerAttention(Layer):
     layout = Layout(
         attributes={
             "q_dense_layer": "q_dense",
@@ -52,14 +43,14 @@ class RoformerAttention(nn.Module):
         self.v_dense_layer = Dense(hidden_dim, inner_dim, use_bias, init)
         self.o_dense_layer = Dense(inner_dim, inner_dim, use_bias, init)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-        q = rotate_pairs(split_heads(self.q_dense_layer(x), self.num_heads), angles)
-        k = rotate_pairs(split_heads(self.k_dense_layer(x), self.num_heads), angles)
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, tables: Tables) -> torch.Tensor:
+        q = rotate_pairs(split_heads(self.q_dense_layer(x), self.num_heads), tables)
+        k = rotate_pairs(split_heads(self.k_dense_layer(x), self.num_heads), tables)
         v = split_heads(self.v_dense_layer(x), self.num_heads)
         return self.o_dense_layer(merge_heads(attend_evenly(q, k, v, mask)))
 
 
-class RoformerV2Encoder(nn.Module):
+class RoformerV2Encoder(Layer):
     layout = Layout(built_on_call=True)
 
     def __init__(
@@ -82,8 +73,8 @@ class RoformerV2Encoder(nn.Module):
         self.attention_norm = RoformerNorm(hidden_dim)
         self.feedforward_norm = RoformerNorm(hidden_dim)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-        y = self.attention_layer(x, mask, angles)
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, tables: Tables) -> torch.Tensor:
+        y = self.attention_layer(x, mask, tables)
         x = self.attention_norm(x + self.self_attention_dropout(y))
         y = self.feedforward_activation(self.feedforward_intermediate_dense(x))
         y = self.feedforward_output_dense(y)
@@ -93,9 +84,21 @@ class RoformerV2Encoder(nn.Module):
 class RoformerV2Backbone(Backbone):
     """Encoder with rotary positions. Tokens with id 0 are padding.
 
-    `hidden_dim` must be `num_heads * head_size`.
-
     `token_ids` and `segment_ids` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        head_size: dimensions of a head; with `num_heads` they make `hidden_dim`.
+        use_bias: whether the projections have biases.
+        activation: of the feed-forward networks, by its Keras name.
+        dropout: rate on the embeddings and the output of each sublayer.
+        num_segments: number of segment ids.
+        max_wavelength: base of the rotary frequencies.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(
@@ -146,10 +149,9 @@ class RoformerV2Backbone(Backbone):
             segment_ids = torch.zeros_like(token_ids)
         x = self.token_embedding(token_ids) + self.segment_embedding(segment_ids)
         x = self.embeddings_dropout(self.embeddings_layer_norm(x))
-        positions = torch.arange(x.shape[1], device=x.device).float()
         frequencies = rotary_frequencies(self.head_size, self.max_wavelength, x.device)
-        angles = torch.outer(positions, frequencies)
+        tables = pair_tables(x.shape[1], frequencies, x.dtype)
         mask = padding_mask_of(token_ids)  # nonzero ids
         for layer in self.transformer_layers:
-            x = layer(x, mask, angles)
+            x = layer(x, mask, tables)
         return x

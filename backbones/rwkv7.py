@@ -19,6 +19,7 @@ from .layers.core import Dense, Dropout, Embedding, LayerNormalization
 from .layers.delta_rule import delta_rule
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
+from .layers.layer import Layer
 from .layers.layout import Kind, Layout, Stack
 
 INIT = truncated_normal(0.02)
@@ -112,7 +113,7 @@ def drawn(*shape: int) -> nn.Parameter:
     return parameter
 
 
-class RWKV7TimeMix(nn.Module):
+class RWKV7TimeMix(Layer):
     """Attention's place is taken by a state that every token decays and corrects."""
 
     compute_dtype: torch.dtype | None = None
@@ -208,7 +209,7 @@ def unit(x: torch.Tensor) -> torch.Tensor:
     return x * (x.square().sum(-1, keepdim=True) + 1e-12).rsqrt()
 
 
-class RWKV7ChannelMix(nn.Module):
+class RWKV7ChannelMix(Layer):
     compute_dtype: torch.dtype | None = None
     layout = Layout(
         attributes={"dense_k": "key", "dense_v": "value"},
@@ -229,7 +230,7 @@ class RWKV7ChannelMix(nn.Module):
         return self.dense_v(F.relu(k).square())
 
 
-class RWKV7Block(nn.Module):
+class RWKV7Block(Layer):
     layout = Layout(
         class_name="RWKV7_Block",
         attributes={
@@ -279,6 +280,19 @@ class RWKV7Backbone(Backbone):
     Its cache holds that memory; positions must be given in their order, or from 0 again.
 
     `token_ids` and `padding_mask` `[batch, length]` → logits `[batch, length, vocabulary_size]`.
+
+    Args:
+        hidden_size: width of the hidden states.
+        head_size: dimensions of a head; they divide `hidden_size`.
+        num_layers: number of blocks.
+        vocabulary_size: number of token ids.
+        intermediate_dim: width inside the feed-forward networks.
+        gate_lora: inner dimension of the low-rank map that gives the gates.
+        mv_lora: of the one that mixes in the first block's values.
+        aaa_lora: of the one that gives the rates at which the state is corrected.
+        decay_lora: of the one that gives the decays.
+        dropout_rate: rate on the output of each block.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: `hidden_size` is no multiple of `head_size`.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from ._backbone import Backbone
@@ -14,26 +13,27 @@ from .layers.attention import attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, EinsumDense, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
-from .layers.rotary import rotary_tables, rotate
+from .layers.masks import Mask
+from .layers.rotary import rotary_frequencies, rotary_tables, rotate
 
 
-def rotary_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tensor:
+def stored_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tensor:
     """Angle per position for each pair, `[head_dim / 2]`, float32.
 
     Raises:
         ValueError: a head of odd size, or a `factor` that leaves some of it out.
     """
     dim = int(head_dim * factor)
-    frequencies = theta ** -(torch.arange(0, dim, 2, dtype=torch.float32) / max(dim, 1))
-    if 2 * len(frequencies) != head_dim:
+    if head_dim != (dim + 1) // 2 * 2:
         raise ValueError(
             f"Positions turn whole heads of even size, not {dim} of {head_dim} dimensions."
         )
-    return frequencies
+    return rotary_frequencies(dim, theta)
 
 
-class SmolLM3RotaryEmbedding(nn.Module):
+class SmolLM3RotaryEmbedding(Layer):
     """The frequencies, which are stored though not trained."""
 
     fixed_dtype = "float32"
@@ -41,10 +41,10 @@ class SmolLM3RotaryEmbedding(nn.Module):
 
     def __init__(self, head_dim: int, theta: float, factor: float) -> None:
         super().__init__()
-        self.register_buffer("inv_freq", rotary_frequencies(head_dim, theta, factor))
+        self.register_buffer("inv_freq", stored_frequencies(head_dim, theta, factor))
 
 
-class SmolLM3Attention(nn.Module):
+class SmolLM3Attention(Layer):
     """Grouped-query attention, with rotary positions or without any."""
 
     layout = Layout(
@@ -78,7 +78,7 @@ class SmolLM3Attention(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        mask: torch.Tensor | None,
+        mask: Mask,
         positions: torch.Tensor,
         past: Past | None,
     ) -> torch.Tensor:
@@ -90,10 +90,10 @@ class SmolLM3Attention(nn.Module):
             q, k = rotate(q, tables), rotate(k, tables)
         if past is not None:
             k, v = past.extend(k, v)
-        return self.o_proj(merge_heads(attend(q, k, v, mask, is_causal=mask is None)))
+        return self.o_proj(merge_heads(attend(q, k, v, mask)))
 
 
-class SmolLM3MLP(nn.Module):
+class SmolLM3MLP(Layer):
     """A gated feed-forward network."""
 
     def __init__(self, hidden_dim: int, intermediate_dim: int, mlp_bias: bool) -> None:
@@ -106,7 +106,7 @@ class SmolLM3MLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-class SmolLM3DecoderLayer(nn.Module):
+class SmolLM3DecoderLayer(Layer):
     def __init__(
         self, attention: SmolLM3Attention, mlp: SmolLM3MLP, hidden_dim: int, epsilon: float
     ) -> None:
@@ -119,7 +119,7 @@ class SmolLM3DecoderLayer(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        mask: torch.Tensor | None,
+        mask: Mask,
         positions: torch.Tensor,
         past: Past | None,
     ) -> torch.Tensor:
@@ -128,11 +128,29 @@ class SmolLM3DecoderLayer(nn.Module):
 
 
 class SmolLM3Backbone(Backbone):
-    """Llama's decoder with layers that have no positions: those false in `rope_layer_enabled_list`.
-
-    As in KerasHub `attention_dropout`, `layer_types` and `max_position_embeddings` have no effect.
+    """Llama's decoder with blocks that have no positions.
 
     `token_ids` and `padding_mask` `[batch, length]` → `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        num_layers: number of blocks.
+        num_attention_heads: number of heads of the queries. Each has
+            `hidden_dim // num_attention_heads` dimensions, an even number.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        attention_bias: whether the projections of queries, keys and values have biases.
+        attention_dropout: has no effect, as in KerasHub.
+        rope_layer_enabled_list: for each block whether it has rotary positions; those that are not
+            listed have them.
+        layer_types: has no effect, as in KerasHub.
+        mlp_bias: whether the feed-forward networks have biases.
+        layer_norm_epsilon: of the norms.
+        max_position_embeddings: has no effect, as in KerasHub.
+        rope_theta: base of the rotary frequencies.
+        partial_rotary_factor: share of a head's dimensions that is rotated; it must be all of them.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: heads of odd size, or a `partial_rotary_factor` that leaves some of it out.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from .layers.attention import attend_biased, merge_heads, split_heads
 from .layers.core import Dense, Dropout, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal, truncated_normal
+from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.masks import causal_mask, hiding_bias
 
@@ -26,7 +26,7 @@ class T5LayerNorm(RMSNormalization):
     pass
 
 
-class T5MultiHeadAttention(nn.Module):
+class T5MultiHeadAttention(Layer):
     """Attention without a scale; the positions come in as a bias on the scores."""
 
     def __init__(
@@ -45,6 +45,7 @@ class T5MultiHeadAttention(nn.Module):
         inner_dim = num_heads * key_value_dim
         init = random_normal(inner_dim**-0.5)
         init_query = random_normal((inner_dim * key_value_dim) ** -0.5)
+        self.relative_attention_bias: nn.Parameter | None = None
         if use_relative_attention_bias:
             self.relative_attention_bias = nn.Parameter(torch.empty(BUCKETS, num_heads))
             init(self.relative_attention_bias, BUCKETS, num_heads)
@@ -53,19 +54,22 @@ class T5MultiHeadAttention(nn.Module):
         self.value_projector = Dense(hidden_dim, inner_dim, False, init)
         self.output_projector = Dense(inner_dim, hidden_dim, False, init)
 
-    def position_bias(self, length: int) -> torch.Tensor:
-        """`[1, heads, length, length]`, looked up by the buckets of the distances."""
-        positions = torch.arange(length, device=self.relative_attention_bias.device)
-        buckets = relative_buckets(positions - positions[:, None], not self.is_decoder)
-        return self.relative_attention_bias[buckets].permute(2, 0, 1)[None].float()
-
-    def forward(self, x: torch.Tensor, key_value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, key_value: torch.Tensor, bias: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The result, and the bias for the next layers: the first one adds that of positions."""
+        if self.relative_attention_bias is not None:
+            positions = torch.arange(x.shape[1], device=x.device)
+            buckets = relative_buckets(positions - positions[:, None], not self.is_decoder)
+            # `[1, heads, length, length]`, looked up by the buckets of the distances.
+            table = self.relative_attention_bias.float()
+            bias = bias + table[buckets].permute(2, 0, 1)[None]
         q = split_heads(self.query_projector(x), self.num_heads)
         k = split_heads(self.key_projector(key_value), self.num_heads)
         v = split_heads(self.value_projector(key_value), self.num_heads)
         dropout = self.dropout if self.training else 0.0
         x = attend_biased(q, k, v, bias, scale=1.0, dropout=dropout)
-        return self.output_projector(merge_heads(x))
+        return self.output_projector(merge_heads(x)), bias
 
 
 def relative_buckets(distance: torch.Tensor, bidirectional: bool) -> torch.Tensor:
@@ -84,7 +88,7 @@ def relative_buckets(distance: torch.Tensor, bidirectional: bool) -> torch.Tenso
     return base + torch.where(distance < exact, distance, far.clamp(max=buckets - 1))
 
 
-class T5TransformerLayer(nn.Module):
+class T5TransformerLayer(Layer):
     layout = Layout(
         unnamed=(
             "self_attention_layer_norm",
@@ -131,22 +135,18 @@ class T5TransformerLayer(nn.Module):
         bias: torch.Tensor,
         encoder_output: torch.Tensor | None = None,
         encoder_bias: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         y = self.self_attention_layer_norm(x)
-        x = x + self.self_attention_dropout(self.self_attention(y, y, bias))
+        y, bias = self.self_attention(y, y, bias)
+        x = x + self.self_attention_dropout(y)
         if encoder_output is not None and encoder_bias is not None:
             y = self.cross_attention_layer_norm(x)
-            y = self.cross_attention(y, encoder_output, encoder_bias)
+            y, _ = self.cross_attention(y, encoder_output, encoder_bias)
             x = x + self.cross_attention_dropout(y)
         y = self.layer_norm(x)
         gate = self.activation(self.input_projector(y))
         y = gate if self.gate_projector is None else gate * self.gate_projector(y)
-        return x + self.dropout_layer(self.output_projector(self.dropout_layer(y)))
-
-
-def position_bias(layers: Stack, length: int) -> torch.Tensor:
-    """That of the first layer, which all layers share."""
-    return cast(T5TransformerLayer, layers[0]).self_attention.position_bias(length)
+        return x + self.dropout_layer(self.output_projector(self.dropout_layer(y))), bias
 
 
 class T5Backbone(Backbone):
@@ -155,6 +155,22 @@ class T5Backbone(Backbone):
     `encoder_token_ids`, `encoder_padding_mask` `[batch, encoder_length]`, `decoder_token_ids`,
     `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output` and
     `decoder_sequence_output`, with `hidden_dim` as last axis.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks of the encoder, and of the decoder.
+        num_heads: number of attention heads.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        key_value_dim: dimensions of a head; `None` for `hidden_dim // num_heads`.
+        dropout: rate on the embeddings, the attention weights, within the feed-forward networks, on
+            the output of each sublayer and of each side.
+        activation: of the feed-forward networks, by its Keras name.
+        use_gated_activation: whether the feed-forward networks are gated.
+        layer_norm_epsilon: of the norms.
+        tie_embedding_weights: whether `token_embedding(x, reverse=True)` uses the embedding's own
+            matrix, not a second one.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(
@@ -223,17 +239,17 @@ class T5Backbone(Backbone):
         if encoder_padding_mask is None:
             encoder_padding_mask = torch.ones_like(encoder_token_ids)
         hidden = hiding_bias(encoder_padding_mask.bool()[:, None, None, :])
-        bias = position_bias(self.encoder_transformer_layers, x.shape[1]) + hidden
+        bias = hidden
         for layer in self.encoder_transformer_layers:
-            x = layer(x, bias)
+            x, bias = layer(x, bias)
         encoded = self.encoder_output_dropout(self.encoder_output_layer_norm(x))
 
         x = self.decoder_embedding_dropout(self.token_embedding(decoder_token_ids))
         visible = causal_mask(x.shape[1], x.device)
         if decoder_padding_mask is not None:
             visible = visible & decoder_padding_mask.bool()[:, None, None, :]
-        bias = position_bias(self.decoder_transformer_layers, x.shape[1]) + hiding_bias(visible)
+        bias = hiding_bias(visible)
         for layer in self.decoder_transformer_layers:
-            x = layer(x, bias, encoded, hidden)
+            x, bias = layer(x, bias, encoded, hidden)
         decoded = self.decoder_output_dropout(self.decoder_output_layer_norm(x))
         return {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}

@@ -2,168 +2,43 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
-from .layers.activations import Activation
-from .layers.attention import attend_biased, attend_biased_soft_capped, merge_heads, split_heads
-from .layers.core import (
-    Dense,
-    Dropout,
-    EinsumDense,
-    Embedding,
-    ReversibleEmbedding,
-    UnitRMSNormalization,
-)
+from .layers.attention import ATTENTION
+from .layers.core import Dropout, Embedding, ReversibleEmbedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
+from .layers.gemma import scale_embeddings
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Graph, Kind, Layout, Stack
-from .layers.masks import causal_mask, hiding_bias
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
-
-LAYER_TYPES = ("sliding_attention", "full_attention")
-_PROJECTIONS = {
-    "query": "query_dense",
-    "key": "key_dense",
-    "value": "value_dense",
-    "attention_output": "output_dense",
-}
-
-
-class T5GemmaAttention(nn.Module):
-    """Grouped-query attention with rotary positions."""
-
-    layout = Layout(
-        attributes=_PROJECTIONS,
-        built_on_call=True,
-    )
-
-    def __init__(
-        self,
-        hidden_dim: int,
-        key_value_dim: int,
-        num_query_heads: int,
-        num_key_value_heads: int,
-        head_dim: int,
-        query_pre_attn_scalar: float,
-        use_bias: bool,
-        initializer_range: float,
-        dropout: float,
-        logit_soft_cap: float | None,
-    ) -> None:
-        super().__init__()
-        self.num_query_heads = num_query_heads
-        self.num_key_value_heads = num_key_value_heads
-        self.dropout = dropout
-        attend: Callable[..., torch.Tensor] = (
-            attend_biased
-            if logit_soft_cap is None
-            else functools.partial(attend_biased_soft_capped, soft_cap=logit_soft_cap)
-        )
-        self.attend = functools.partial(attend, scale=query_pre_attn_scalar**-0.5)
-        query, key_value = (num_query_heads, head_dim), (num_key_value_heads, head_dim)
-        options: dict[str, Any] = {
-            "use_bias": use_bias,
-            "kernel_initializer": random_normal(initializer_range),
-        }
-        self.query = EinsumDense("btd,dnh->btnh", hidden_dim, query, **options)
-        self.key = EinsumDense("bsd,dkh->bskh", key_value_dim, key_value, **options)
-        self.value = EinsumDense("bsd,dkh->bskh", key_value_dim, key_value, **options)
-        self.attention_output = EinsumDense("btnh,nhd->btd", query, hidden_dim, **options)
-
-    def forward(
-        self, x: torch.Tensor, bias: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
-        q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
-        k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
-        v = split_heads(self.value(x), self.num_key_value_heads)
-        dropout = self.dropout if self.training else 0.0
-        return self.attention_output(merge_heads(self.attend(q, k, v, bias, dropout=dropout)))
+from .layers.masks import FULL, SLIDING, causal_mask, hiding_bias
+from .layers.rotary import Tables, rotary_frequencies, rotary_tables
+from .layers.t5_gemma import (
+    T5GemmaAttention,
+    T5GemmaEncoderLayer,
+    T5GemmaMLP,
+    check_layers,
+)
 
 
 class T5GemmaCrossAttention(T5GemmaAttention):
     """The same from the decoder to the encoder's output, without positions."""
 
-    layout = Layout(
-        class_name="T5GemmaAttention",
-        attributes=_PROJECTIONS,
-        built_on_call=True,
-    )
+    layout = replace(ATTENTION, class_name="T5GemmaAttention")
 
     def forward(  # type: ignore[override]
         self, x: torch.Tensor, encoded: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        q = split_heads(self.query(x), self.num_query_heads)
-        k = split_heads(self.key(encoded), self.num_key_value_heads)
-        v = split_heads(self.value(encoded), self.num_key_value_heads)
-        dropout = self.dropout if self.training else 0.0
-        return self.attention_output(merge_heads(self.attend(q, k, v, bias, dropout=dropout)))
+        return self.attend(self.queries(x), self.keys(encoded), self.values(encoded), bias)
 
 
-class T5GemmaMLP(nn.Module):
-    def __init__(
-        self,
-        hidden_dim: int,
-        intermediate_dim: int,
-        activation: str,
-        dropout: float,
-        initializer_range: float,
-    ) -> None:
-        super().__init__()
-        init = random_normal(initializer_range)
-        self.activation = Activation(activation)
-        self.gate_proj = Dense(hidden_dim, intermediate_dim, False, init)
-        self.up_proj = Dense(hidden_dim, intermediate_dim, False, init)
-        self.down_proj = Dense(intermediate_dim, hidden_dim, False, init)
-        self.mlp_dropout = Dropout(dropout)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.activation(self.gate_proj(x)) * self.up_proj(x)
-        return self.down_proj(self.mlp_dropout(x))
-
-
-class T5GemmaEncoderLayer(nn.Module):
-    layout = Layout(
-        attributes={
-            "self_attention": "self_attn",
-            "pre_self_attention_layernorm": "pre_self_attn_layernorm",
-            "post_self_attention_layernorm": "post_self_attn_layernorm",
-        },
-    )
-
-    def __init__(
-        self,
-        hidden_dim: int,
-        self_attention: nn.Module,
-        mlp: T5GemmaMLP,
-        epsilon: float,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        self.self_attention = self_attention
-        self.pre_self_attention_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
-        self.post_self_attention_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
-        self.mlp = mlp
-        self.pre_feedforward_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
-        self.post_feedforward_layernorm = UnitRMSNormalization(hidden_dim, epsilon)
-        self.residual_dropout = Dropout(dropout)
-
-    def forward(
-        self, x: torch.Tensor, bias: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
-        y = self.self_attention(self.pre_self_attention_layernorm(x), bias, tables)
-        x = x + self.residual_dropout(self.post_self_attention_layernorm(y))
-        y = self.mlp(self.pre_feedforward_layernorm(x))
-        return x + self.residual_dropout(self.post_feedforward_layernorm(y))
-
-
-class T5GemmaDecoderLayer(nn.Module):
+class T5GemmaDecoderLayer(Layer):
     layout = Layout(
         attributes={
             "self_attention": "self_attn",
@@ -204,7 +79,7 @@ class T5GemmaDecoderLayer(nn.Module):
         encoded: torch.Tensor,
         bias: torch.Tensor,
         encoded_bias: torch.Tensor,
-        tables: tuple[torch.Tensor, torch.Tensor],
+        tables: Tables,
     ) -> torch.Tensor:
         y = self.self_attention(self.decoder_pre_self_attention_layernorm(x), bias, tables)
         x = x + self.decoder_residual_dropout(self.decoder_post_self_attention_layernorm(y))
@@ -229,19 +104,50 @@ ASSIGNED = (
 class T5GemmaBackbone(Backbone):
     """Encoder-decoder whose sides may differ in all their sizes but the vocabulary.
 
-    The scores are divided by the root of `query_pre_attn_scalar`. As in KerasHub a decoder's
-    window holds `sliding_window` keys before the query, the encoder has no windows whatever its
-    `encoder_layer_types`, and `final_logit_softcapping` and `cross_attention_hidden_size` have no
-    effect.
-
     `encoder_token_ids`, `encoder_padding_mask` `[batch, encoder_length]`, `decoder_token_ids`,
     `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output`
     `[batch, encoder_length, encoder_hidden_dim]` and `decoder_sequence_output`
     `[batch, length, decoder_hidden_dim]`.
 
+    Args:
+        vocabulary_size: number of token ids.
+        encoder_hidden_dim: width of the encoder's hidden states.
+        encoder_intermediate_dim: width inside its feed-forward networks.
+        encoder_num_layers: number of its blocks.
+        encoder_num_attention_heads: heads of its queries.
+        encoder_num_key_value_heads: heads of its keys and values, a divisor of that.
+        encoder_head_dim: dimensions of a head.
+        encoder_layer_types: `sliding_attention` or `full_attention` for each block. They have no
+            effect, as in KerasHub: the encoder has no windows.
+        decoder_hidden_dim: width of the decoder's hidden states.
+        decoder_intermediate_dim: width inside its feed-forward networks.
+        decoder_num_layers: number of its blocks.
+        decoder_num_attention_heads: heads of its queries.
+        decoder_num_key_value_heads: heads of its keys and values, a divisor of that.
+        decoder_head_dim: dimensions of a head.
+        decoder_layer_types: `sliding_attention` or `full_attention` for each block.
+        dropout_rate: rate on the embeddings, within the feed-forward networks, on the output of
+            each sublayer and of each side.
+        rms_norm_eps: of the norms.
+        query_pre_attn_scalar: the attention scores are divided by its root.
+        attention_bias: whether the projections of attention have biases.
+        hidden_activation: of the feed-forward networks, by its Keras name.
+        tie_word_embeddings: whether `decoder_token_embedding(x, reverse=True)` uses the embedding's
+            own matrix, not a second one.
+        initializer_range: standard deviation of the initial embeddings and projections.
+        attention_dropout: rate on the attention weights.
+        sliding_window: keys before the query that it sees beside itself, in the decoder's
+            `sliding_attention`; `None` if there is none.
+        cross_attention_hidden_size: has no effect, as in KerasHub; `None` becomes
+            `encoder_hidden_dim`.
+        attn_logit_softcapping: bound on the attention scores, by tanh; `None` for none.
+        final_logit_softcapping: has no effect, as in KerasHub.
+        rope_max_wavelength: base of the rotary frequencies.
+        dtype, trainable, name: as in `Model`.
+
     Raises:
-        ValueError: the layer types are of another number than the layers, or unknown, or there is
-            no `sliding_window` for them.
+        ValueError: the layer types are fewer than the layers, or unknown, or there is no
+            `sliding_window` for them.
     """
 
     keras_module = "keras_hub.src.models.t5gemma.t5gemma_backbone"
@@ -282,10 +188,8 @@ class T5GemmaBackbone(Backbone):
     ) -> None:
         super().__init__(dtype, trainable, name)
         self.cross_attention_hidden_size = cross_attention_hidden_size or encoder_hidden_dim
-        check_layer_types(encoder_layer_types, encoder_num_layers, sliding_window)
-        check_layer_types(decoder_layer_types, decoder_num_layers, sliding_window)
-        self.encoder_hidden_dim = encoder_hidden_dim
-        self.decoder_hidden_dim = decoder_hidden_dim
+        check_layers(encoder_layer_types, encoder_num_layers, sliding_window)
+        check_layers(decoder_layer_types, decoder_num_layers, sliding_window)
         self.encoder_head_dim = encoder_head_dim
         self.decoder_head_dim = decoder_head_dim
         self.decoder_layer_types = decoder_layer_types
@@ -383,9 +287,7 @@ class T5GemmaBackbone(Backbone):
         encoder_padding_mask: EncoderPaddingMask | None = None,
         decoder_padding_mask: PaddingMask | None = None,
     ) -> dict[str, torch.Tensor]:
-        x = self.encoder_token_embedding(encoder_token_ids)
-        # The factor is rounded to the dtype of the embeddings, as in the original weights' code.
-        x = x * torch.tensor(self.encoder_hidden_dim**0.5, dtype=x.dtype, device=x.device)
+        x = scale_embeddings(self.encoder_token_embedding(encoder_token_ids))
         x = self.encoder_dropout(x)
         if encoder_padding_mask is None:
             encoder_padding_mask = torch.ones_like(encoder_token_ids)
@@ -395,31 +297,21 @@ class T5GemmaBackbone(Backbone):
             x = layer(x, encoded_bias, tables)
         encoded = self.encoder_dropout(self.encoder_norm(x))
 
-        x = self.decoder_token_embedding(decoder_token_ids)
-        x = x * torch.tensor(self.decoder_hidden_dim**0.5, dtype=x.dtype, device=x.device)
+        x = scale_embeddings(self.decoder_token_embedding(decoder_token_ids))
         x = self.decoder_dropout(x)
         if decoder_padding_mask is None:
             decoder_padding_mask = torch.ones_like(decoder_token_ids)
         padding = decoder_padding_mask.bool()[:, None, None, :]
-        biases = {"full_attention": hiding_bias(causal_mask(x.shape[1], x.device) & padding)}
+        biases = {FULL: hiding_bias(causal_mask(x.shape[1], x.device) & padding)}
         if self.sliding_window is not None:
             window = causal_mask(x.shape[1], x.device, self.sliding_window + 1)
-            biases["sliding_attention"] = hiding_bias(window & padding)
+            biases[SLIDING] = hiding_bias(window & padding)
         tables = self._rotary_tables(x, self.decoder_head_dim)
         for layer, kind in zip(self.decoder_layers, self.decoder_layer_types):
             x = layer(x, encoded, biases[kind], encoded_bias, tables)
         decoded = self.decoder_dropout(self.decoder_norm(x))
         return {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
 
-    def _rotary_tables(self, x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _rotary_tables(self, x: torch.Tensor, dim: int) -> Tables:
         frequencies = rotary_frequencies(dim, self.rope_max_wavelength, x.device)
         return rotary_tables(x.shape[1], frequencies, x.dtype)
-
-
-def check_layer_types(layer_types: Sequence[str], count: int, window: int | None) -> None:
-    if len(layer_types) < count or any(kind not in LAYER_TYPES for kind in layer_types):
-        raise ValueError(
-            f"The layer types must be {count} of {' or '.join(LAYER_TYPES)}, not {layer_types!r}."
-        )
-    if window is None and "sliding_attention" in layer_types[:count]:
-        raise ValueError("Layers of type sliding_attention need a sliding_window.")

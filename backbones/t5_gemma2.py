@@ -2,98 +2,39 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 
 from ._backbone import Backbone
+from ._gemma3_vision import Gemma3VisionEncoder, ImagesOfRows, VisionIndices
 from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
-from .gemma3 import Gemma3VisionEncoder
-from .gemma3.backbone import GLOBAL_WAVELENGTH, VisionIndices
-from .gemma3.vision import ImagesOfRows, interleave
-from .layers.attention import attend_biased, attend_biased_soft_capped, merge_heads, split_heads
-from .layers.core import Dropout, EinsumDense, Embedding, ReversibleEmbedding, UnitRMSNormalization
+from .layers.core import Dropout, Embedding, ReversibleEmbedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
+from .layers.gemma import scale_embeddings
 from .layers.initializers import random_normal
+from .layers.layer import Layer
 from .layers.layout import Graph, Kind, Layout, Stack
-from .layers.masks import causal_mask, hiding_bias
-from .layers.rotary import rotary_frequencies, rotary_tables, rotate
-from .t5_gemma import T5GemmaEncoderLayer, T5GemmaMLP, check_layer_types
+from .layers.masks import FULL, SLIDING, causal_mask, hiding_bias
+from .layers.multimodal import interleave
+from .layers.rotary import Tables, rotary_frequencies, rotary_tables, rotate
+from .layers.t5_gemma import (
+    T5GemmaAttention,
+    T5GemmaEncoderLayer,
+    T5GemmaMLP,
+    check_layers,
+)
 
-Tables = tuple[torch.Tensor, torch.Tensor]
-
-
-class T5Gemma2Attention(nn.Module):
-    """Grouped-query attention with rotary positions and normed queries and keys."""
-
-    layout = Layout(
-        attributes={
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-            "attention_output": "output_dense",
-        },
-        built_on_call=True,
-    )
-
-    def __init__(
-        self,
-        hidden_dim: int,
-        num_query_heads: int,
-        num_key_value_heads: int,
-        head_dim: int,
-        query_pre_attn_scalar: float,
-        use_bias: bool,
-        initializer_range: float,
-        dropout: float,
-        logit_soft_cap: float | None,
-        use_query_key_norm: bool,
-        epsilon: float,
-    ) -> None:
-        super().__init__()
-        self.num_query_heads = num_query_heads
-        self.num_key_value_heads = num_key_value_heads
-        self.dropout = dropout
-        attend: Callable[..., torch.Tensor] = (
-            attend_biased
-            if logit_soft_cap is None
-            else functools.partial(attend_biased_soft_capped, soft_cap=logit_soft_cap)
-        )
-        self.attend = functools.partial(attend, scale=query_pre_attn_scalar**-0.5)
-        query, key_value = (num_query_heads, head_dim), (num_key_value_heads, head_dim)
-        options: dict[str, Any] = {
-            "use_bias": use_bias,
-            "kernel_initializer": random_normal(initializer_range),
-        }
-        self.query = EinsumDense("btd,dnh->btnh", hidden_dim, query, **options)
-        self.key = EinsumDense("bsd,dkh->bskh", hidden_dim, key_value, **options)
-        self.value = EinsumDense("bsd,dkh->bskh", hidden_dim, key_value, **options)
-        self.attention_output = EinsumDense("btnh,nhd->btd", query, hidden_dim, **options)
-        self.query_norm = UnitRMSNormalization(head_dim, epsilon) if use_query_key_norm else None
-        self.key_norm = UnitRMSNormalization(head_dim, epsilon) if use_query_key_norm else None
-
-    def queries(self, x: torch.Tensor) -> torch.Tensor:
-        q = split_heads(self.query(x), self.num_query_heads)
-        return q if self.query_norm is None else self.query_norm(q)
-
-    def keys(self, x: torch.Tensor) -> torch.Tensor:
-        k = split_heads(self.key(x), self.num_key_value_heads)
-        return k if self.key_norm is None else self.key_norm(k)
-
-    def values(self, x: torch.Tensor) -> torch.Tensor:
-        return split_heads(self.value(x), self.num_key_value_heads)
-
-    def forward(self, x: torch.Tensor, bias: torch.Tensor, tables: Tables) -> torch.Tensor:
-        q, k = rotate(self.queries(x), tables), rotate(self.keys(x), tables)
-        dropout = self.dropout if self.training else 0.0
-        x = self.attend(q, k, self.values(x), bias, dropout=dropout)
-        return self.attention_output(merge_heads(x))
+GLOBAL_WAVELENGTH = 1e6
 
 
-class T5Gemma2MergedAttention(T5Gemma2Attention):
+class T5Gemma2Attention(T5GemmaAttention):
+    """The attention under its Keras name."""
+
+
+class T5Gemma2MergedAttention(T5GemmaAttention):
     """Self- and cross-attention in one: the keys of both sides share projections and a softmax."""
 
     def forward(  # type: ignore[override]
@@ -103,19 +44,18 @@ class T5Gemma2MergedAttention(T5Gemma2Attention):
         q = rotate(self.queries(x), tables)
         k = torch.cat((rotate(self.keys(x), tables), self.keys(encoded)), dim=2)
         v = torch.cat((self.values(x), self.values(encoded)), dim=2)
-        dropout = self.dropout if self.training else 0.0
-        return self.attention_output(merge_heads(self.attend(q, k, v, bias, dropout=dropout)))
+        return self.attend(q, k, v, bias)
 
 
 class T5Gemma2MLP(T5GemmaMLP):
-    """As T5Gemma's, under its Keras name."""
+    """The feed-forward network under its Keras name."""
 
 
 class T5Gemma2EncoderLayer(T5GemmaEncoderLayer):
-    """As T5Gemma's, under its Keras name."""
+    """The block under its Keras name."""
 
 
-class T5Gemma2DecoderLayer(nn.Module):
+class T5Gemma2DecoderLayer(Layer):
     layout = Layout(
         attributes={
             "merged_attention": "merged_attn",
@@ -168,20 +108,59 @@ ASSIGNED = (
 class T5Gemma2Backbone(Backbone):
     """Encoder-decoder whose sides have one width; the encoder may see images.
 
-    The scores are divided by the root of `query_pre_attn_scalar`. The wavelengths given are those
-    of layers with windows, the scaling factors those of the others; the encoder's are by default
-    the decoder's. With a `vision_encoder` the token `eoi_token_index` (the end of an image) has
-    vectors of its own, which are not scaled. As in KerasHub `final_logit_softcapping` and
-    `cross_attention_hidden_size` have no effect.
-
     `encoder_token_ids`, `encoder_padding_mask` `[batch, encoder_length]`, `decoder_token_ids`,
     `decoder_padding_mask` `[batch, length]`, `images`
     `[batch, images, image_size, image_size, 3]`, `vision_indices` `[batch, images · tokens]` →
     `encoder_sequence_output` and `decoder_sequence_output`, with the width as last axis.
 
+    Args:
+        vocabulary_size: number of token ids.
+        encoder_hidden_dim: width of the encoder's hidden states.
+        encoder_intermediate_dim: width inside its feed-forward networks.
+        encoder_num_layers: number of its blocks.
+        encoder_num_attention_heads: heads of its queries.
+        encoder_num_key_value_heads: heads of its keys and values, a divisor of that.
+        encoder_head_dim: dimensions of a head.
+        encoder_layer_types: `sliding_attention` or `full_attention` for each block.
+        decoder_hidden_dim: width of the decoder's hidden states, the encoder's.
+        decoder_intermediate_dim: width inside its feed-forward networks.
+        decoder_num_layers: number of its blocks.
+        decoder_num_attention_heads: heads of its queries.
+        decoder_num_key_value_heads: heads of its keys and values, a divisor of that.
+        decoder_head_dim: dimensions of a head.
+        decoder_layer_types: `sliding_attention` or `full_attention` for each block.
+        dropout_rate: rate on the embeddings, within the feed-forward networks, on the output of
+            each sublayer and of each side.
+        rms_norm_eps: of the norms.
+        query_pre_attn_scalar: the attention scores are divided by its root.
+        attention_bias: whether the projections of attention have biases.
+        hidden_activation: of the feed-forward networks, by its Keras name.
+        tie_word_embeddings: whether `decoder_token_embedding(x, reverse=True)` uses the embedding's
+            own matrix, not a second one.
+        initializer_range: standard deviation of the initial embeddings and projections.
+        attention_dropout: rate on the attention weights.
+        sliding_window: keys that a query of `sliding_attention` sees, itself included: in the
+            decoder those before it, in the encoder those around it. `None` if there is none.
+        cross_attention_hidden_size: has no effect, as in KerasHub; `None` becomes
+            `encoder_hidden_dim`.
+        attn_logit_softcapping: bound on the attention scores, by tanh; `None` for none.
+        final_logit_softcapping: has no effect, as in KerasHub.
+        rope_max_wavelength: base of the rotary frequencies in `sliding_attention`; in
+            `full_attention` it is 1e6.
+        global_rope_scaling_factor: divides the positions in `full_attention`.
+        encoder_rope_max_wavelength: the encoder's; `None` for the decoder's, `rope_max_wavelength`.
+        encoder_global_rope_scaling_factor: the encoder's; `None` for the decoder's,
+            `global_rope_scaling_factor`.
+        use_query_key_norm: whether the queries and keys of each head are normed.
+        vision_encoder: the tower of images; `None` for a model of text, which has no inputs for
+            them.
+        eoi_token_index: the token that ends an image. With a `vision_encoder` it has vectors of its
+            own, which are not scaled.
+        dtype, trainable, name: as in `Model`.
+
     Raises:
-        ValueError: the sides differ in width; the layer types are of another number than the
-            layers, or unknown, or there is no `sliding_window` for them; images without indices.
+        ValueError: the sides differ in width; the layer types are fewer than the layers, or
+            unknown, or there is no `sliding_window` for them; images without indices.
     """
 
     keras_module = "keras_hub.src.models.t5gemma2.t5gemma2_backbone"
@@ -237,9 +216,8 @@ class T5Gemma2Backbone(Backbone):
                 f"encoder_hidden_dim={encoder_hidden_dim} and decoder_hidden_dim="
                 f"{decoder_hidden_dim} differ, but both go through the same projections."
             )
-        check_layer_types(encoder_layer_types, encoder_num_layers, sliding_window)
-        check_layer_types(decoder_layer_types, decoder_num_layers, sliding_window)
-        self.hidden_dim = encoder_hidden_dim
+        check_layers(encoder_layer_types, encoder_num_layers, sliding_window)
+        check_layers(decoder_layer_types, decoder_num_layers, sliding_window)
         self.encoder_head_dim = encoder_head_dim
         self.decoder_head_dim = decoder_head_dim
         self.encoder_layer_types = encoder_layer_types
@@ -263,9 +241,11 @@ class T5Gemma2Backbone(Backbone):
             "initializer_range": initializer_range,
             "dropout": attention_dropout,
             "logit_soft_cap": attn_logit_softcapping,
-            "use_query_key_norm": use_query_key_norm,
-            "epsilon": rms_norm_eps,
         }
+
+        def norm(dim: int) -> nn.Module | None:
+            return UnitRMSNormalization(dim, rms_norm_eps) if use_query_key_norm else None
+
         encoder_heads = (encoder_num_attention_heads, encoder_num_key_value_heads, encoder_head_dim)
         decoder_heads = (decoder_num_attention_heads, decoder_num_key_value_heads, decoder_head_dim)
         mlp = (hidden_activation, dropout_rate, initializer_range)
@@ -280,7 +260,14 @@ class T5Gemma2Backbone(Backbone):
             (
                 T5Gemma2EncoderLayer(
                     encoder_hidden_dim,
-                    T5Gemma2Attention(encoder_hidden_dim, *encoder_heads, **attention),
+                    T5Gemma2Attention(
+                        encoder_hidden_dim,
+                        encoder_hidden_dim,
+                        *encoder_heads,
+                        **attention,
+                        query_norm=norm(encoder_head_dim),
+                        key_norm=norm(encoder_head_dim),
+                    ),
                     T5Gemma2MLP(encoder_hidden_dim, encoder_intermediate_dim, *mlp),
                     rms_norm_eps,
                     dropout_rate,
@@ -298,7 +285,14 @@ class T5Gemma2Backbone(Backbone):
             (
                 T5Gemma2DecoderLayer(
                     decoder_hidden_dim,
-                    T5Gemma2MergedAttention(decoder_hidden_dim, *decoder_heads, **attention),
+                    T5Gemma2MergedAttention(
+                        decoder_hidden_dim,
+                        decoder_hidden_dim,
+                        *decoder_heads,
+                        **attention,
+                        query_norm=norm(decoder_head_dim),
+                        key_norm=norm(decoder_head_dim),
+                    ),
                     T5Gemma2MLP(decoder_hidden_dim, decoder_intermediate_dim, *mlp),
                     rms_norm_eps,
                     dropout_rate,
@@ -355,9 +349,7 @@ class T5Gemma2Backbone(Backbone):
         images: ImagesOfRows | None = None,
         vision_indices: VisionIndices | None = None,
     ) -> dict[str, torch.Tensor]:
-        x = self.encoder_token_embedding(encoder_token_ids)
-        # The factor is rounded to the dtype of the embeddings, as in the original weights' code.
-        x = x * torch.tensor(self.hidden_dim**0.5, dtype=x.dtype, device=x.device)
+        x = scale_embeddings(self.encoder_token_embedding(encoder_token_ids))
         if self.vision_encoder is not None:
             ends = (encoder_token_ids == self.eoi_token_index)[..., None]
             x = torch.where(ends, self.encoder_eoi_embedding.to(x.dtype), x)
@@ -365,22 +357,21 @@ class T5Gemma2Backbone(Backbone):
                 if vision_indices is None:
                     raise ValueError("images need vision_indices.")
                 tokens = self.vision_encoder(images).unflatten(0, images.shape[:2]).flatten(1, 2)
-                x = interleave(x, tokens, vision_indices)
+                x = interleave(x, tokens, vision_indices, kept=1)
         x = self.encoder_dropout(x)
         if encoder_padding_mask is None:
             encoder_padding_mask = torch.ones_like(encoder_token_ids)
         encoded_bias = hiding_bias(encoder_padding_mask.bool()[:, None, None, :])
-        biases = {"full_attention": encoded_bias}
+        biases = {FULL: encoded_bias}
         if self.window is not None:
             outside = hiding_bias(centered_window(x.shape[1], self.window, x.device))
-            biases["sliding_attention"] = encoded_bias + outside
+            biases[SLIDING] = encoded_bias + outside
         tables = _tables(x, self.encoder_head_dim, *self.encoder_rotary)
         for layer, kind in zip(self.encoder_layers, self.encoder_layer_types):
             x = layer(x, biases[kind], tables[kind])
         encoded = self.encoder_dropout(self.encoder_norm(x))
 
-        x = self.decoder_token_embedding(decoder_token_ids)
-        x = x * torch.tensor(self.hidden_dim**0.5, dtype=x.dtype, device=x.device)
+        x = scale_embeddings(self.decoder_token_embedding(decoder_token_ids))
         if self.vision_encoder is not None:
             ends = (decoder_token_ids == self.eoi_token_index)[..., None]
             x = torch.where(ends, self.decoder_eoi_embedding.to(x.dtype), x)
@@ -390,10 +381,10 @@ class T5Gemma2Backbone(Backbone):
         padding = decoder_padding_mask.bool()[:, None, None, :]
         encoded_bias = encoded_bias.expand(-1, -1, x.shape[1], -1)
         visible = causal_mask(x.shape[1], x.device) & padding
-        biases = {"full_attention": torch.cat((hiding_bias(visible), encoded_bias), dim=-1)}
+        biases = {FULL: torch.cat((hiding_bias(visible), encoded_bias), dim=-1)}
         if self.window is not None:
             visible = causal_mask(x.shape[1], x.device, self.window) & padding
-            biases["sliding_attention"] = torch.cat((hiding_bias(visible), encoded_bias), dim=-1)
+            biases[SLIDING] = torch.cat((hiding_bias(visible), encoded_bias), dim=-1)
         tables = _tables(x, self.decoder_head_dim, *self.decoder_rotary)
         for layer, kind in zip(self.decoder_layers, self.decoder_layer_types):
             x = layer(x, encoded, biases[kind], tables[kind])
@@ -411,7 +402,7 @@ def centered_window(length: int, window: int, device: torch.device) -> torch.Ten
 def _tables(x: torch.Tensor, dim: int, wavelength: float, factor: float) -> dict[str, Tables]:
     """Rotary tables for each type of layer."""
     frequencies = {
-        "sliding_attention": rotary_frequencies(dim, wavelength, x.device),
-        "full_attention": rotary_frequencies(dim, GLOBAL_WAVELENGTH, x.device, factor),
+        SLIDING: rotary_frequencies(dim, wavelength, x.device),
+        FULL: rotary_frequencies(dim, GLOBAL_WAVELENGTH, x.device, factor),
     }
     return {kind: rotary_tables(x.shape[1], f, x.dtype) for kind, f in frequencies.items()}

@@ -103,6 +103,19 @@ class WhisperBackbone(Backbone):
     `decoder_padding_mask` `[batch, length]` → `encoder_sequence_output`
     `[batch, ceil(encoder_length / 2), hidden_dim]` and `decoder_sequence_output`
     `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks of the encoder, and of the decoder.
+        num_heads: number of attention heads. Each has `hidden_dim // num_heads` dimensions.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        num_mels: channels of the spectrogram.
+        dropout: rate on the embeddings, the attention weights and the output of each sublayer.
+        max_encoder_sequence_length: frames of the longest spectrogram; the position table has half
+            as many rows.
+        max_decoder_sequence_length: rows of the decoder's position table: the longest input.
+        dtype, trainable, name: as in `Model`.
     """
 
     def __init__(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import PaddingMask, TokenIds
 from .layers.activations import Activation, ActivationLike
-from .layers.attention import attend, merge_heads, split_heads
+from .layers.attention import ATTENTION, attend, merge_heads, split_heads
 from .layers.core import Dense, Dropout, EinsumDense, Embedding, LayerNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import (
@@ -20,6 +22,7 @@ from .layers.initializers import (
     uniform,
     zeros,
 )
+from .layers.layer import Layer
 from .layers.layout import Kind, Layout, Stack
 from .layers.rotary import rotary_frequencies
 
@@ -33,7 +36,7 @@ BIAS_INITIALIZERS: dict[str, Initializer] = {
 }
 
 
-class ContentAndQueryEmbedding(nn.Module):
+class ContentAndQueryEmbedding(Layer):
     layout = Layout(
         attributes={"word_embedding": "word_embed"},
         built_on_call=True,
@@ -57,7 +60,7 @@ class ContentAndQueryEmbedding(nn.Module):
         return x, self.dropout_layer(sinusoids)
 
 
-class XLNetAttentionMaskLayer(nn.Module):
+class XLNetAttentionMaskLayer(Layer):
     """Who sees whom; `mask_emb` belongs to the query stream, which has no use here."""
 
     def __init__(self, hidden_dim: int, initializer: Initializer) -> None:
@@ -81,19 +84,10 @@ def relative_shift(x: torch.Tensor) -> torch.Tensor:
     return x.flatten(-2)[..., length:].unflatten(-1, (length, -1))[..., :length]
 
 
-class TwoStreamRelativeAttention(nn.Module):
+class TwoStreamRelativeAttention(Layer):
     """Transformer-XL's attention over the content stream."""
 
-    layout = Layout(
-        attributes={
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-            "attention_output": "output_dense",
-            "encoding": "_encoding_dense",
-        },
-        built_on_call=True,
-    )
+    layout = replace(ATTENTION, attributes={**ATTENTION.attributes, "encoding": "_encoding_dense"})
 
     def __init__(self, hidden_dim: int, num_heads: int, initializer: Initializer) -> None:
         super().__init__()
@@ -140,7 +134,7 @@ class TwoStreamRelativeAttention(nn.Module):
         return self.attention_output(merge_heads(x))
 
 
-class XLNetEncoder(nn.Module):
+class XLNetEncoder(Layer):
     layout = Layout(
         attributes={"rel_attn": "relative_attention", "layer_norm_rel_attn": "layer_norm"},
         built_on_call=True,
@@ -216,7 +210,17 @@ class XLNetBackbone(Backbone):
     `[batch, length, hidden_dim]`.
 
     Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_heads: number of attention heads. Each has `hidden_dim // num_heads` dimensions.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        dropout: rate on the embeddings, within the feed-forward networks, on the output of each
+            sublayer and of the model.
+        activation: of the feed-forward networks, by its Keras name.
+        kernel_initializer_range: standard deviation of the initial matrices.
         bias_initializer: of the attention's biases, a name of Keras's.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: unknown `bias_initializer`.

@@ -2,126 +2,303 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from ..backbones._model import Model
 from ..backbones.layers.cache import Cache
 from . import samplers
+from .decoding import Decoding, sample
+from .inference import without_training
+from .prompts import Prompts, read_prompts
+
+__all__ = ["generate", "samplers", "stream"]
 
 
-@torch.no_grad()
 def generate(
     backbone: Model,
     token_ids: Any,
-    max_length: int,
+    max_length: int | None = None,
     sampler: str | samplers.Sampler = "greedy",
     *,
+    max_new_tokens: int | None = None,
     padding_mask: Any = None,
     stop_token_ids: int | Sequence[int] | None = None,
     pad_token_id: int = 0,
+    num_return_sequences: int = 1,
+    repetition_penalty: float = 1.0,
+    return_scores: bool = False,
+    streamer: Callable[[torch.Tensor], Any] | None = None,
     cache: Cache | None = None,
     compile: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Continue prompts with the tokens a decoder finds likely.
 
     Logits are those of its token embedding, soft cap included. Each row goes on behind its last
-    token, wherever its padding is.
+    token. Padding, wherever it is, is left out of what the model sees, so that each prompt is
+    continued as if it stood alone. Nothing is dropped in whatever mode the model is, and no mode is
+    changed: a model that trains, or that several threads share, may be used as it is.
 
     Args:
         token_ids: prompts, `[batch, length]` or rows of different lengths, or KerasHub's mapping
             of `token_ids` and `padding_mask`.
-        max_length: of prompt and continuation together.
-        sampler: `greedy`, `random`, `top_k`, `top_p`, or a function from logits
-            `[batch, vocabulary]` to ids `[batch]`, as those in `samplers`.
+        max_length: of prompt and continuation together, padding before the prompt's end included.
+        sampler: `greedy`, `random`, `top_k`, `top_p`, `min_p`, `beam` or `contrastive`, an object
+            of `samplers`, or a function from logits `[batch, vocabulary]` to ids `[batch]`.
+        max_new_tokens: of each row's continuation; either this or `max_length`.
         padding_mask: `[batch, length]`, nonzero for real tokens.
         stop_token_ids: a row ends with the first of these that it produces.
-        pad_token_id: what stands behind a row's end.
-        cache: memory to be used again, of `backbone.make_cache(batch, max_length)`.
+        pad_token_id: what stands behind a row's end, and where the mask has padding.
+        num_return_sequences: continuations of each prompt, drawn independently, or the likeliest
+            beams; the rows of a prompt follow each other.
+        repetition_penalty: the logits of tokens that a row has already, prompt included, are
+            divided by it if above 0, multiplied if below (arXiv:1909.05858); 1 changes nothing.
+        return_scores: whether to return log-probabilities of the new tokens.
+        streamer: called with each step's tokens `[batch · num_return_sequences]`, of rows that
+            have ended `pad_token_id`. For a loop over the steps see `stream`.
+        cache: memory to be used again, of `backbone.make_cache(rows, length)`, with `num_beams`
+            rows for each prompt (`k`, `num_return_sequences`) and room for prompt and continuation.
         compile: whether to compile the step from one token to the next; the first call for a model
             then takes long. Give a `cache` too, or CUDA graphs are recorded anew in each call.
 
     Returns:
-        `token_ids` and `padding_mask`, `[batch, max_length]`.
+        `token_ids` and `padding_mask`, `[batch · num_return_sequences, length]`, where `length` is
+        `max_length`, or that of the prompts and `max_new_tokens`. With `return_scores` also
+        `scores` of this shape: natural logarithms of the probabilities that the model gives to new
+        tokens, before temperature, filters and penalty; 0 elsewhere. With a `BeamSampler` also
+        `log_probs` of whole beams.
 
     Raises:
-        NotImplementedError: the model is no decoder.
-        ValueError: an empty prompt, one longer than `max_length`, or an unknown sampler.
+        NotImplementedError: the model is no decoder, or gives no hidden states for contrastive
+            search.
+        TypeError: ids that are no integers, text, or a sampler or cache that is something else.
+        ValueError: an empty prompt, ids that the model does not know, a prompt longer than
+            `max_length`, both lengths or none, a cache of another size, an unknown sampler, more
+            sequences than the sampler has, a streamer for beams, or `compile` while in training.
     """
-    device = next(backbone.parameters()).device
-    ids, mask = _prompts(token_ids, padding_mask, pad_token_id, device)
-    batch, length = ids.shape
-    ends = (mask * torch.arange(1, length + 1, device=device)).amax(1)
-    if length > max_length or not ends.all():
-        raise ValueError(
-            f"Prompts must have 1 to max_length={max_length} tokens, not "
-            f"{length if length > max_length else 0}."
-        )
-    sample = samplers.get(sampler)
-    step = _compiled_step(device.type) if compile else _step
-    stops = torch.tensor([] if stop_token_ids is None else stop_token_ids, device=device).flatten()
+    steps = _start(
+        backbone,
+        token_ids,
+        max_length,
+        sampler,
+        max_new_tokens=max_new_tokens,
+        padding_mask=padding_mask,
+        stop_token_ids=stop_token_ids,
+        pad_token_id=pad_token_id,
+        num_return_sequences=num_return_sequences,
+        repetition_penalty=repetition_penalty,
+        return_scores=return_scores,
+        streaming=streamer is not None,
+        cache=cache,
+        compile=compile,
+    )
+    while True:
+        try:
+            tokens = next(steps)
+        except StopIteration as end:
+            return end.value
+        if streamer is not None:
+            streamer(tokens)
+
+
+def stream(
+    backbone: Model,
+    token_ids: Any,
+    max_length: int | None = None,
+    sampler: str | samplers.Sampler = "greedy",
+    *,
+    max_new_tokens: int | None = None,
+    padding_mask: Any = None,
+    stop_token_ids: int | Sequence[int] | None = None,
+    pad_token_id: int = 0,
+    num_return_sequences: int = 1,
+    repetition_penalty: float = 1.0,
+    cache: Cache | None = None,
+    compile: bool = False,
+) -> Iterator[torch.Tensor]:
+    """Each step's tokens `[batch · num_return_sequences]` as `generate` finds them, of rows that
+    have ended `pad_token_id`.
+
+    The model runs when the next ones are asked for; leaving the loop ends it. Arguments and errors
+    are those of `generate`.
+    """
+    return _start(
+        backbone,
+        token_ids,
+        max_length,
+        sampler,
+        max_new_tokens=max_new_tokens,
+        padding_mask=padding_mask,
+        stop_token_ids=stop_token_ids,
+        pad_token_id=pad_token_id,
+        num_return_sequences=num_return_sequences,
+        repetition_penalty=repetition_penalty,
+        return_scores=False,
+        streaming=True,
+        cache=cache,
+        compile=compile,
+    )
+
+
+def _start(
+    backbone: Model,
+    token_ids: Any,
+    max_length: int | None,
+    sampler: str | samplers.Sampler,
+    *,
+    max_new_tokens: int | None,
+    padding_mask: Any,
+    stop_token_ids: int | Sequence[int] | None,
+    pad_token_id: int,
+    num_return_sequences: int,
+    repetition_penalty: float,
+    return_scores: bool,
+    streaming: bool,
+    cache: Cache | None,
+    compile: bool,
+) -> Generator[torch.Tensor, None, dict[str, torch.Tensor]]:
+    """Compare the arguments with each other and the model; nothing runs before the first step."""
+    _check_model(backbone, compile)
+    chosen = samplers.get(sampler)
+    copies = _copies(chosen, num_return_sequences, streaming)
+    if not repetition_penalty > 0:
+        raise ValueError(f"repetition_penalty must be above 0, not {repetition_penalty}.")
+    device = backbone.device
+    vocabulary_size: int = backbone.vocabulary_size  # type: ignore[assignment]
+    prompts = read_prompts(token_ids, padding_mask, vocabulary_size, device)
+    width, room = _room(prompts, max_length, max_new_tokens)
+    longest = int((prompts.lengths + room).max())
     if cache is None:
-        cache = backbone.make_cache(batch, max_length)
+        cache = backbone.make_cache(len(room) * copies, longest)
+    _check_cache(cache, backbone, len(room) * copies, longest)
+    stops = torch.as_tensor([] if stop_token_ids is None else stop_token_ids, device=device)
+    if stops.is_floating_point() and stops.numel():
+        raise TypeError(f"stop_token_ids must be integers, not {stop_token_ids}.")
 
-    room = max_length - length
-    ids = F.pad(ids.masked_fill(~mask, pad_token_id), (0, room), value=pad_token_id)
-    mask = F.pad(mask, (0, room))
-    rows = torch.arange(batch, device=device)
-    index = ends[:1] if bool((ends == ends[0]).all()) else ends
-    finished = torch.zeros(batch, dtype=torch.bool, device=device)
-    training = backbone.training
-    backbone.eval()
-    try:
-        prompt_mask = None if bool(mask[:, :length].all()) else mask[:, :length]
-        hidden = backbone(ids[:, :length], prompt_mask, cache=cache)
-        logits = backbone.token_embedding(hidden[rows, ends - 1], reverse=True)
-        for position in range(int(ends.min()), max_length):
-            finished = finished | (index >= max_length)
-            place = index.clamp(max=max_length - 1)
-            token = torch.where(finished, ids[rows, place], sample(logits))
-            ids[rows, place] = token
-            mask[rows, place] |= ~finished
-            if len(stops):
-                finished = finished | torch.isin(token, stops)
-                if finished.all():
-                    break
-            if position + 1 < max_length:
-                logits = step(backbone, cache, token[:, None], place)
-                index = index + 1
-    finally:
-        backbone.train(training)
-    return {"token_ids": ids, "padding_mask": mask}
+    def steps() -> Generator[torch.Tensor, None, dict[str, torch.Tensor]]:
+        decoding = Decoding(
+            backbone,
+            prompts,
+            room,
+            copies,
+            cache,
+            stop_token_ids=stops.flatten(),
+            pad_token_id=pad_token_id,
+            repetition_penalty=repetition_penalty,
+            keep_scores=return_scores,
+            keep_states=isinstance(chosen, samplers.ContrastiveSampler),
+            compile=compile,
+        )
+        if not isinstance(chosen, samplers.Search):
+            rows, _ = yield from sample(decoding, chosen)
+            return _result(prompts, decoding, rows, width)
+        everything = isinstance(chosen, samplers.BeamSampler) and chosen.return_all_beams
+        best = chosen.copies if everything else num_return_sequences
+        rows, log_probs = yield from chosen.search(decoding, best)
+        found = _result(prompts, decoding, rows, width)
+        if log_probs is not None:
+            found["log_probs"] = log_probs
+        if everything:
+            found = {name: value.unflatten(0, (-1, best)) for name, value in found.items()}
+        return found
 
-
-def _step(backbone: Model, cache: Cache, tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Logits `[batch, vocabulary]` behind the tokens `[batch, 1]` at `index`."""
-    hidden = backbone(tokens, cache=cache, cache_update_index=index)
-    return backbone.token_embedding(hidden[:, -1], reverse=True)
+    return without_training(backbone, steps())
 
 
-@functools.cache
-def _compiled_step(device_type: str) -> Callable[..., torch.Tensor]:
-    mode = "reduce-overhead" if device_type == "cuda" else None
-    return torch.compile(_step, fullgraph=True, dynamic=False, mode=mode)
+def _check_model(backbone: Any, compile: bool) -> None:
+    name = type(backbone).__name__
+    if not hasattr(backbone, "make_cache"):
+        raise TypeError(f"generate needs a backbone, not {name}; of a wrapped one give the inside.")
+    if not backbone.cache_shapes:
+        what = "is an encoder"
+        help = "Take a decoder, such as GPT2Backbone or LlamaBackbone."
+        if any("encoder" in key for key in backbone.input_specs):
+            what = "is an encoder-decoder"
+            help = (
+                "Call it with the decoder's tokens so far, or generate in transformers after "
+                "export_to_transformers()."
+            )
+        raise NotImplementedError(f"Only decoders generate, and {name} {what}. {help}")
+    if compile and any(module.training for module in backbone.modules()):
+        raise ValueError("compile=True needs the model in evaluation mode: call eval() first.")
 
 
-def _prompts(
-    token_ids: Any, padding_mask: Any, pad_token_id: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and boolean mask, `[batch, length]`."""
-    if isinstance(token_ids, Mapping):
-        padding_mask = token_ids.get("padding_mask", padding_mask)
-        token_ids = token_ids["token_ids"]
-    if isinstance(token_ids, (list, tuple)) and any(hasattr(row, "__len__") for row in token_ids):
-        longest = max(map(len, token_ids))
-        if padding_mask is None:
-            padding_mask = [[i < len(row) for i in range(longest)] for row in token_ids]
-        token_ids = [[*row, *[pad_token_id] * (longest - len(row))] for row in token_ids]
-    ids = torch.atleast_2d(torch.as_tensor(token_ids, device=device)).long()
-    if padding_mask is None:
-        return ids, torch.ones_like(ids, dtype=torch.bool)
-    return ids, torch.atleast_2d(torch.as_tensor(padding_mask, device=device)).bool()
+def _copies(sampler: samplers.Sampler, num_return_sequences: int, streaming: bool) -> int:
+    """How many rows are followed for each prompt."""
+    most = None
+    if isinstance(sampler, samplers.BeamSampler):
+        most = sampler.num_beams
+        if streaming:
+            raise ValueError("Beams are known at their end only: nothing can be streamed.")
+    elif isinstance(sampler, (samplers.GreedySampler, samplers.ContrastiveSampler)):
+        most = 1
+    _check_count("num_return_sequences", num_return_sequences, 1)
+    if most is not None and num_return_sequences > most:
+        raise ValueError(
+            f"num_return_sequences is {num_return_sequences}, but this {type(sampler).__name__} "
+            f"finds {most} for each prompt."
+        )
+    return sampler.copies if isinstance(sampler, samplers.Search) else num_return_sequences
+
+
+def _room(
+    prompts: Prompts, max_length: int | None, max_new_tokens: int | None
+) -> tuple[int, torch.Tensor]:
+    """Length of the result, and how many tokens each row may get."""
+    longest = int(prompts.ends.max())
+    if (max_length is None) == (max_new_tokens is None):
+        raise ValueError("Give either max_length or max_new_tokens.")
+    if max_new_tokens is not None:
+        _check_count("max_new_tokens", max_new_tokens, 0)
+        return longest + max_new_tokens, torch.full_like(prompts.ends, max_new_tokens)
+    _check_count("max_length", max_length, 1)
+    assert max_length is not None
+    if longest > max_length:
+        raise ValueError(f"Prompts must have 1 to max_length={max_length} tokens, not {longest}.")
+    return max_length, max_length - prompts.ends
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, not {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}.")
+
+
+def _check_cache(cache: Any, backbone: Model, rows: int, length: int) -> None:
+    if not isinstance(cache, Cache):
+        raise TypeError(f"cache must come from make_cache, not be {type(cache).__name__}.")
+    if cache.batch_size != rows or cache.max_length < length:
+        raise ValueError(
+            f"The cache is for {cache.batch_size} rows of {cache.max_length} tokens; "
+            f"this needs {rows} of {length}."
+        )
+    if len(cache.layers) != len(backbone.cache_shapes):
+        raise ValueError("The cache is another model's.")
+
+
+def _result(
+    prompts: Prompts, decoding: Decoding, rows: torch.Tensor, width: int
+) -> dict[str, torch.Tensor]:
+    """The prompts as they were given, and behind each one's end what was found in these rows."""
+    source = rows // decoding.copies
+    given, given_mask = prompts.given[source, :width], prompts.given_mask[source, :width]
+    ids = given.new_full((len(rows), width), decoding.pad_token_id)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    mask[:, : given.shape[1]] = given_mask
+    ids[mask] = given[given_mask]
+    counts = decoding.ends()[rows]
+    row, count = (torch.arange(decoding.most, device=rows.device) < counts[:, None]).nonzero(
+        as_tuple=True
+    )
+    place = prompts.ends[source][row] + count
+    ids[row, place] = decoding.tokens[rows][row, count]
+    mask[row, place] = True
+    found = {"token_ids": ids, "padding_mask": mask}
+    if decoding.scores is not None:
+        scores = torch.zeros(ids.shape, device=ids.device)
+        scores[row, place] = decoding.scores[rows][row, count]
+        found["scores"] = scores
+    return found

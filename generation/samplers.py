@@ -1,18 +1,26 @@
-"""How the next token is chosen, with KerasHub's names and defaults."""
+"""How the next token is chosen, with KerasHub's names, arguments and defaults."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+from torch.nn import functional as F
 
-Sampler: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+if TYPE_CHECKING:
+    from .decoding import Decoding, Steps
+
+Choice: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """Logits `[batch, vocabulary]` → token ids `[batch]`."""
 
 
 class GreedySampler:
-    """The likeliest token."""
+    """The likeliest token; no `temperature` changes which one that is."""
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        self.temperature = _above_zero("temperature", temperature)
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.argmax(-1)
@@ -22,17 +30,15 @@ class RandomSampler:
     """Draws from the whole distribution.
 
     Args:
-        temperature: divides the logits; below 1 likely tokens become likelier.
         seed: of the draws; by default PyTorch's own generator is used.
+        temperature: divides the logits; below 1 likely tokens become likelier.
 
     Raises:
         ValueError: the temperature is not above 0.
     """
 
-    def __init__(self, temperature: float = 1.0, seed: int | None = None) -> None:
-        if temperature <= 0:
-            raise ValueError(f"The temperature must be above 0, not {temperature}.")
-        self.temperature = temperature
+    def __init__(self, seed: int | None = None, temperature: float = 1.0) -> None:
+        self.temperature = _above_zero("temperature", temperature)
         self.seed = seed
         self._generators: dict[torch.device, torch.Generator] = {}
 
@@ -54,11 +60,9 @@ class RandomSampler:
 class TopKSampler(RandomSampler):
     """Draws from the `k` likeliest tokens."""
 
-    def __init__(self, k: int = 5, temperature: float = 1.0, seed: int | None = None) -> None:
-        super().__init__(temperature, seed)
-        if k < 1:
-            raise ValueError(f"k must be at least 1, not {k}.")
-        self.k = k
+    def __init__(self, k: int = 5, seed: int | None = None, temperature: float = 1.0) -> None:
+        super().__init__(seed, temperature)
+        self.k = _count("k", k)
 
     def filter(self, logits: torch.Tensor) -> torch.Tensor:
         values, tokens = logits.topk(min(self.k, logits.shape[-1]))
@@ -74,14 +78,12 @@ class TopPSampler(RandomSampler):
         self,
         p: float = 0.1,
         k: int | None = None,
-        temperature: float = 1.0,
         seed: int | None = None,
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(temperature, seed)
-        if not 0 <= p <= 1:
-            raise ValueError(f"p must be between 0 and 1, not {p}.")
-        self.p = p
-        self.k = k
+        super().__init__(seed, temperature)
+        self.p = _share("p", p)
+        self.k = None if k is None else _count("k", k)
 
     def filter(self, logits: torch.Tensor) -> torch.Tensor:
         # As in KerasHub the probabilities are those among all tokens, with `k` too.
@@ -95,8 +97,145 @@ class TopPSampler(RandomSampler):
         return torch.empty_like(logits).scatter(-1, tokens, values)
 
 
+class MinPSampler(RandomSampler):
+    """Draws from the tokens at least `min_p` times as likely as the likeliest one
+    (arXiv:2407.01082). Not in KerasHub.
+    """
+
+    def __init__(
+        self, min_p: float = 0.05, seed: int | None = None, temperature: float = 1.0
+    ) -> None:
+        super().__init__(seed, temperature)
+        self.min_p = _share("min_p", min_p)
+
+    def filter(self, logits: torch.Tensor) -> torch.Tensor:
+        probabilities = logits.softmax(-1)
+        least = self.min_p * probabilities.amax(-1, keepdim=True)
+        return logits.masked_fill(probabilities < least, -torch.inf)
+
+
+class BeamSampler:
+    """Beam search: of all continuations of the beams the likeliest `num_beams` become the next.
+
+    As in KerasHub a beam goes on behind its stop token, and with it its probability, until all
+    beams of its prompt have one.
+
+    Args:
+        num_beams: how many are followed for each prompt.
+        return_all_beams: whether `generate` returns all of them, the likeliest first:
+            `[batch, num_beams, length]`, with `log_probs` `[batch, num_beams]`.
+        temperature: divides the logits.
+
+    Raises:
+        ValueError: `num_beams` is below 1, or the temperature not above 0.
+    """
+
+    def __init__(
+        self, num_beams: int = 5, return_all_beams: bool = False, temperature: float = 1.0
+    ) -> None:
+        self.num_beams = self.copies = _count("num_beams", num_beams)
+        self.return_all_beams = return_all_beams
+        self.temperature = _above_zero("temperature", temperature)
+
+    def search(self, decoding: Decoding, best: int) -> Steps:
+        """Run the search; nothing is known before its end, so that it yields nothing.
+
+        Returns:
+            The `best` beams of each prompt and their log-probabilities, the likeliest first.
+        """
+        beams, device = self.num_beams, decoding.tokens.device
+        own = torch.arange(len(decoding.tokens), device=device).view(-1, beams)
+        # At first all beams are the same one, and only one of them counts.
+        total = torch.full(own.shape, -1e9, device=device)
+        total[:, 0] = 0
+        while decoding.running:
+            done = decoding.finished.view(-1, beams).all(1, keepdim=True)
+            log_probs = (decoding.logits.float() / self.temperature).log_softmax(-1)
+            vocabulary = log_probs.shape[-1]
+            found = (log_probs.view(len(own), beams, -1) + total[..., None]).flatten(1)
+            likeliest, index = found.topk(beams)
+            total = torch.where(done, total, likeliest)
+            parents = torch.where(done, own, own[:, :1] + index // vocabulary)
+            decoding.reorder(parents.flatten())
+            decoding.append((index % vocabulary).flatten(), still=done.expand(-1, beams).flatten())
+            if decoding.running:
+                decoding.advance()
+        total, order = total.sort(dim=1, descending=True, stable=True)
+        return own.gather(1, order)[:, :best].flatten(), total[:, :best].flatten()
+        yield  # a generator, as all searches
+
+
+class ContrastiveSampler:
+    """Contrastive search (arXiv:2202.06417): of the `k` likeliest tokens the one that is likely
+    and whose hidden state resembles none of those before.
+
+    Each candidate is run through the model, so that a token costs as much as `k`.
+
+    Args:
+        k: number of candidates.
+        alpha: what the likeness weighs, from 0 (greedy) to 1.
+        temperature: divides the logits.
+
+    Raises:
+        ValueError: `k` is below 1, `alpha` is not between 0 and 1, or the temperature not above 0.
+    """
+
+    def __init__(self, k: int = 5, alpha: float = 0.6, temperature: float = 1.0) -> None:
+        self.k = self.copies = _count("k", k)
+        self.alpha = _share("alpha", alpha)
+        self.temperature = _above_zero("temperature", temperature)
+
+    def search(self, decoding: Decoding, best: int) -> Steps:
+        """Run the search; the `k` rows of a prompt are its candidates and then all the chosen one.
+
+        Raises:
+            NotImplementedError: the model gives logits in place of hidden states.
+            ValueError: `k` is larger than the vocabulary.
+        """
+        assert decoding.prompt_states is not None
+        if decoding.gives_logits:
+            raise NotImplementedError(
+                "ContrastiveSampler compares hidden states, and "
+                f"{type(decoding.backbone).__name__} gives logits."
+            )
+        if self.k > decoding.logits.shape[-1]:
+            raise ValueError(f"k={self.k}, but the vocabulary has {decoding.logits.shape[-1]}.")
+        k, device = self.k, decoding.tokens.device
+        firsts = torch.arange(0, len(decoding.tokens), k, device=device)
+        batch = torch.arange(len(firsts), device=device)
+        # Directions of the hidden states so far, zeros where there is none yet.
+        lengths = decoding.lengths[firsts]
+        prompt = F.normalize(decoding.prompt_states.float(), dim=-1)
+        before = F.pad(prompt, (0, 0, 0, decoding.most))
+        positions = torch.arange(before.shape[1], device=device)
+        while decoding.running:
+            finished = decoding.finished[firsts]
+            probabilities = (decoding.logits[firsts].float() / self.temperature).softmax(-1)
+            likely, candidates = probabilities.topk(k)
+            decoding.append(candidates.flatten())
+            decoding.advance()
+            states = F.normalize(decoding.states.float().view(len(batch), k, -1), dim=-1)
+            likeness = states @ before.mT
+            known = positions < (lengths + decoding.count - 1)[:, None]
+            likeness = likeness.masked_fill(~known[:, None], -1).amax(-1)
+            score = (1 - self.alpha) * likely - self.alpha * likeness
+            chosen = score.argmax(1)
+            decoding.reorder((firsts + chosen).repeat_interleave(k))
+            place = (lengths + decoding.count - 1).clamp(max=before.shape[1] - 1)
+            before[batch, place] = states[batch, chosen]
+            tokens = decoding.tokens[firsts, decoding.count - 1]
+            yield tokens.masked_fill(finished, decoding.pad_token_id)
+        return firsts, None
+
+
+Search: TypeAlias = BeamSampler | ContrastiveSampler
+Sampler: TypeAlias = Choice | Search
+
 SAMPLERS: dict[str, Callable[[], Sampler]] = {
+    "beam": BeamSampler,
+    "contrastive": ContrastiveSampler,
     "greedy": GreedySampler,
+    "min_p": MinPSampler,
     "random": RandomSampler,
     "top_k": TopKSampler,
     "top_p": TopPSampler,
@@ -108,9 +247,34 @@ def get(sampler: str | Sampler) -> Sampler:
 
     Raises:
         ValueError: no such name.
+        TypeError: no sampler, or a class of them.
     """
     if isinstance(sampler, str):
         if sampler not in SAMPLERS:
             raise ValueError(f"Unknown sampler {sampler!r}. Known: {', '.join(SAMPLERS)}.")
         return SAMPLERS[sampler]()
+    if inspect.isclass(sampler):
+        raise TypeError(f"sampler must be an object, {sampler.__name__}(), not the class itself.")
+    if not isinstance(sampler, Search) and not callable(sampler):
+        raise TypeError(
+            f"sampler must be a name or a function of logits, not {type(sampler).__name__}."
+        )
     return sampler
+
+
+def _above_zero(name: str, value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be above 0, not {value}.")
+    return value
+
+
+def _count(name: str, value: int) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, not {value}.")
+    return value
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, not {value}.")
+    return value

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_JSON_BYTES = 64 * 1024**2
+POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def safe_name(name: Any) -> str:
@@ -21,6 +22,20 @@ def safe_name(name: Any) -> str:
     return name
 
 
+def refuse_pointer(path: Path) -> None:
+    """Look whether a file is but the pointer that a clone without git-lfs leaves in its place.
+
+    Raises:
+        ValueError: it is.
+    """
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise ValueError(
+                f"{path} is a pointer of Git LFS, not the file itself. `git lfs install` and then "
+                "`git lfs pull` in the repository fetch it."
+            )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
@@ -29,6 +44,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{path} is larger than {MAX_JSON_BYTES:,} bytes.")
+    refuse_pointer(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +19,18 @@ from torch.overrides import TorchFunctionMode
 
 from ..backbones._model import Model, UnknownClass, check_arguments, deserialize
 from ..backbones._registry import find_class
-from ..backbones.layers.dtypes import DTypePolicy
+from ..backbones.layers.dtypes import FLOATS, DTypePolicy
 from . import builtin
+from .files import refuse_pointer
+from .keras.archive import unpack
 from .keras.h5 import Dataset, WeightFile, shard_files
 from .keras.tree import Variable, keras_variables
 from .progress import track
+from .reading import empty
+from .surplus import Ignore, superfluous
 
 if TYPE_CHECKING:
+    from .checkpoints.engine import Dialect
     from .sources import PresetSource
 
 ModelType = TypeVar("ModelType", bound=Model)
@@ -34,6 +42,8 @@ SHARD_INDEX = "model.weights.json"
 SAFETENSORS = "model.safetensors"
 ADAPTER = "adapter_config.json"  # of PEFT
 THREADS = 4
+# Names of safetensors.
+SHORT_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Of PyTorch's functions while a model is built: a transformer's layer takes a hundred.
 MAX_CALLS = 200_000
 
@@ -43,7 +53,8 @@ def load_backbone(
     preset: str | os.PathLike[str],
     load_weights: bool,
     device: str | torch.device | None,
-    contiguous: bool,
+    mmap: bool | None,
+    ignore: Ignore,
     overrides: dict[str, Any],
 ) -> ModelType:
     """See `Backbone.from_preset`."""
@@ -57,16 +68,18 @@ def load_backbone(
     source = open_preset(preset)
     try:
         config = source.json(CONFIG)
-        dialect = dialect_of(config)
-        if dialect is not None:
-            model = load(dialect, source, config, cls, load_weights, device, contiguous, overrides)
-            if dialect is TRANSFORMERS:
-                vars(model)["checkpoint"] = source.checkpoint
-            return model
     except FileNotFoundError as error:
         if source.has(ADAPTER):
             raise ValueError(_adapter_message(source)) from error
         raise
+    dialect = dialect_of(config)
+    if overrides.get("dtype") == "auto":
+        overrides = {**overrides, "dtype": stored_dtype(source, dialect)}
+    if dialect is not None:
+        model = load(dialect, source, config, cls, load_weights, device, mmap, ignore, overrides)
+        if dialect is TRANSFORMERS:
+            vars(model)["checkpoint"] = source.checkpoint
+        return model
     found, arguments = keras_config(config, str(preset), cls)
     check_class(found, cls)
     check_arguments(found, overrides)
@@ -84,9 +97,9 @@ def load_backbone(
     model = construct(found, arguments, "meta")
     path = weight_file(source)
     if torch.device(device or torch.get_default_device()).type == "meta":
-        check(model, path)
+        check(model, path, ignore)
     else:
-        fill(model, path, device, contiguous)
+        fill(model, path, device, mmap, ignore)
     return model.eval()
 
 
@@ -189,23 +202,55 @@ def weight_file(source: PresetSource) -> Path:
         ) from error
 
 
-def load_weights(model: Model, filepath: str | os.PathLike[str]) -> None:
-    """See `Model.load_weights`."""
-    fill(model, Path(os.path.expanduser(filepath)), None, False)
+def stored_dtype(source: PresetSource, dialect: Dialect | None) -> str:
+    """The floating dtype that most bytes of a preset's weights have."""
+    from .checkpoints.files import open_weights, weight_files
+
+    counts: Counter[str] = Counter()
+    with contextlib.ExitStack() as stack:
+        names = None if dialect is None else dialect.files
+        paths = [weight_file(source)] if names is None else weight_files(names, source)
+        if paths[0].suffix in (".h5", ".json"):
+            for dataset in stack.enter_context(WeightFile(paths[0])).datasets.values():
+                counts[str(dataset.dtype).removeprefix("torch.")] += dataset.nbytes
+        else:
+            for tensor in (tensor for path in paths for tensor in open_weights(path, stack)):
+                name = SHORT_NAMES.get(tensor.dtype, tensor.dtype)
+                counts[name] += math.prod(tensor.shape)
+    floats = [name for name, _ in counts.most_common() if name in FLOATS]
+    return floats[0] if floats else "float32"
+
+
+def load_weights(model: Model, filepath: str | os.PathLike[str], ignore: Ignore = ()) -> None:
+    """See `Backbone.load_weights`."""
+    path = Path(os.path.expanduser(filepath))
+    if path.name.endswith(".keras"):
+        with tempfile.TemporaryDirectory() as folder:
+            unpack(path, Path(folder))
+            fill(model, Path(folder, WEIGHTS), ignore=ignore)
+    else:
+        fill(model, path, ignore=ignore)
     for module in model.modules():
         reset = getattr(module, "reset_adapter", None)
         if callable(reset):  # as in Keras, adapters begin anew
             reset()
 
 
-def fill(model: Model, path: Path, device: str | torch.device | None, contiguous: bool) -> None:
+def fill(
+    model: Model,
+    path: Path,
+    device: str | torch.device | None = None,
+    mmap: bool | None = None,
+    ignore: Ignore = (),
+) -> None:
     """Read every weight of a model from a file, each once; `meta` ones are made anew.
 
     Raises:
         ValueError: the file's weights are not exactly the model's.
     """
+    device = torch.device(device or torch.get_default_device())
     if path.name.endswith(".safetensors"):
-        _fill_from_safetensors(model, path, device)
+        _fill_from_safetensors(model, path, device, mmap is not False, ignore)
         return
     if not path.name.endswith((".weights.h5", ".weights.json")):
         raise ValueError(
@@ -213,31 +258,41 @@ def fill(model: Model, path: Path, device: str | torch.device | None, contiguous
         )
     variables = keras_variables(model)
     with WeightFile(path) as file:
-        account(variables, file)
-        stored = [
-            (variable, file.datasets[_stored_name(name, file.datasets)])
-            for name, variable in variables.items()
-        ]
-        device = torch.device(device or torch.get_default_device())
-
-        def is_kept(variable: Variable, dataset: Dataset) -> bool:
-            """Whether what is read becomes the weight; everything else is copied."""
-            old = variable.tensor
-            same = old.is_meta and device.type == "cpu" and dataset.dtype == old.dtype
-            return same and not contiguous
-
-        largest = max(
-            (dataset.nbytes for one, dataset in stored if not is_kept(one, dataset)), default=0
-        )
-        scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")
+        used = account(variables, file, ignore)
+        stored = [(variable, file.datasets[used[name]]) for name, variable in variables.items()]
+        # What does not become a weight where it is read is read here first.
+        scratch = empty((max((d.nbytes for v, d in stored if not _fresh(v, device)), default=0),))
         with ThreadPoolExecutor(THREADS) as pool:
-            # Most of the time goes into memory that nothing has touched before.
-            kept = pool.map(Dataset.read, [d for variable, d in stored if is_kept(variable, d)])
+            read = functools.partial(_read, file, bool(mmap))
+            fresh = pool.map(read, [item for item in stored if _fresh(item[0], device)])
             for variable, dataset in track(stored, "Reading weights", lambda item: item[1].nbytes):
-                if is_kept(variable, dataset):
-                    place(variable.module, variable.name, variable.from_keras(next(kept)))
-                else:
-                    assign(variable, variable.from_keras(dataset.read(scratch)), device, contiguous)
+                if _fresh(variable, device):
+                    place(variable.module, variable.name, next(fresh))
+                    continue
+                memory = scratch[: dataset.nbytes].view(dataset.dtype).view(dataset.shape)
+                value = variable.from_keras(dataset.read(memory))
+                assign(variable.module, variable.name, value, device, keep=False)
+
+
+def _fresh(variable: Variable, device: torch.device) -> bool:
+    return variable.tensor.is_meta and device.type == "cpu"
+
+
+def _read(file: WeightFile, mmap: bool, item: tuple[Variable, Dataset]) -> torch.Tensor:
+    """A new value for a variable."""
+    variable, dataset = item
+    old = variable.tensor
+    if mmap and dataset.dtype == old.dtype:
+        mapped = file.mapped(dataset)
+        if mapped is not None:
+            return variable.from_keras(mapped)
+    new = empty(old.shape, old.dtype)
+    target = variable.to_keras(new)  # in which the file's numbers come one after the other
+    if target.data_ptr() == new.data_ptr():
+        dataset.read(target)
+    else:  # a copy
+        new.copy_(variable.from_keras(dataset.read()))
+    return new
 
 
 def _stored_name(name: str, stored: Mapping[str, Any]) -> str:
@@ -246,8 +301,23 @@ def _stored_name(name: str, stored: Mapping[str, Any]) -> str:
     return old if name not in stored and old in stored else name
 
 
-def account(variables: Mapping[str, Variable], file: WeightFile) -> None:
+def _place_of(variables: Mapping[str, Variable], datasets: Mapping[str, Dataset]) -> str:
+    """Where in a file the model's weights are: in that of a task the backbone's lie deeper."""
+    first = next(iter(variables))
+    if _stored_name(first, datasets) in datasets:
+        return ""
+    places = [name.removesuffix(first) for name in datasets if name.endswith(f"/{first}")]
+    whole = [place for place in places if all(place + name in datasets for name in variables)]
+    return whole[0] if len(whole) == 1 else ""
+
+
+def account(
+    variables: Mapping[str, Variable], file: WeightFile, ignore: Ignore = ()
+) -> dict[str, str]:
     """Compare a file's headers with a model, before anything is read.
+
+    Returns:
+        The names of the variables in the file.
 
     Raises:
         ValueError: weights are missing, superfluous, repeated or of another shape or kind of
@@ -255,11 +325,10 @@ def account(variables: Mapping[str, Variable], file: WeightFile) -> None:
     """
     datasets = file.datasets
     problems = [f"repeated: {place}" for place in file.repeated]
-    used = set()
+    place = _place_of(variables, datasets)
+    used = {name: place + name if place else _stored_name(name, datasets) for name in variables}
     for name, variable in variables.items():
-        stored = _stored_name(name, datasets)
-        dataset = datasets.get(stored)
-        used.add(stored)
+        dataset = datasets.get(used[name])
         if dataset is None:
             problems.append(f"missing: {name} {variable.shape} for {variable.key}")
         elif dataset.shape != variable.shape:
@@ -271,8 +340,11 @@ def account(variables: Mapping[str, Variable], file: WeightFile) -> None:
                 f"dtype: {name} is {dataset.dtype}, the model's {variable.key} "
                 f"{variable.tensor.dtype}"
             )
-    problems += [f"superfluous: {name}" for name in datasets if name not in used]
+    known = set(used.values())
+    surplus = {name: dataset.shape for name, dataset in datasets.items() if name not in known}
+    problems += superfluous(surplus, True if place else ignore, str(file.path))
     refuse(problems, file.path)
+    return used
 
 
 def refuse(problems: list[str], path: Path) -> None:
@@ -283,16 +355,22 @@ def refuse(problems: list[str], path: Path) -> None:
 
 
 @torch.no_grad()
-def assign(variable: Variable, value: torch.Tensor, device: torch.device, contiguous: bool) -> None:
-    """Copy a value into the model."""
-    old = variable.tensor
+def assign(
+    module: nn.Module, name: str, value: torch.Tensor, device: torch.device, keep: bool
+) -> None:
+    """Copy a value into a parameter or buffer; in place of a `meta` one it may be `kept` itself.
+
+    What is made anew is contiguous and shares its memory with nothing.
+    """
+    old = getattr(module, name)
     if not old.is_meta:
         old.copy_(value)
         return
-    # Without `contiguous` the arrangement of the file is kept, which copies fastest.
-    kept = torch.contiguous_format if contiguous else torch.preserve_format
-    new = torch.empty_like(value, dtype=old.dtype, device=device, memory_format=kept)
-    place(variable.module, variable.name, new.copy_(value))
+    moved = value.to(device, old.dtype)  # rearranged there
+    whole = moved.is_contiguous() and moved.untyped_storage().nbytes() == moved.nbytes
+    if not whole or (moved is value and not keep):
+        moved = empty(moved.shape, moved.dtype, device).copy_(moved)
+    place(module, name, moved)
 
 
 def place(module: nn.Module, name: str, value: torch.Tensor) -> None:
@@ -304,7 +382,7 @@ def place(module: nn.Module, name: str, value: torch.Tensor) -> None:
         module._buffers[name] = value
 
 
-def check(model: Model, path: Path) -> Counter[Path]:
+def check(model: Model, path: Path, ignore: Ignore = ()) -> Counter[Path]:
     """Compare a weight file with a model by its headers; no data is read.
 
     Returns:
@@ -315,9 +393,9 @@ def check(model: Model, path: Path) -> Counter[Path]:
     """
     if path.name.endswith(".safetensors"):
         with open_safetensors(path) as file:
-            return Counter({path: len(_account_safetensors(model, file, path))})
+            return Counter({path: len(_account_safetensors(model, file, path, ignore))})
     with WeightFile(path) as file:
-        account(keras_variables(model), file)
+        account(keras_variables(model), file, ignore)
         return Counter(dataset.file for dataset in file.datasets.values())
 
 
@@ -333,6 +411,7 @@ def open_safetensors(path: Path) -> Iterator[Any]:
 
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
+    refuse_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -340,7 +419,9 @@ def open_safetensors(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path} is no readable safetensors file: {error}") from error
 
 
-def _account_safetensors(model: Model, file: Any, path: Path) -> dict[str, torch.Tensor]:
+def _account_safetensors(
+    model: Model, file: Any, path: Path, ignore: Ignore = ()
+) -> dict[str, torch.Tensor]:
     """The model's tensors by name, if they are exactly those of the file.
 
     Raises:
@@ -351,7 +432,8 @@ def _account_safetensors(model: Model, file: Any, path: Path) -> dict[str, torch
     headers = {name: file.get_slice(name) for name in names}
     stored = {name: tuple(header.get_shape()) for name, header in headers.items()}
     problems = [f"missing: {name}" for name in expected if name not in stored]
-    problems += [f"superfluous: {name}" for name in stored if name not in expected]
+    surplus = {name: shape for name, shape in stored.items() if name not in expected}
+    problems += superfluous(surplus, ignore, str(path))
     problems += [
         f"shape: {name} is {stored[name]}, the model's {tuple(tensor.shape)}"
         for name, tensor in expected.items()
@@ -367,15 +449,11 @@ def _account_safetensors(model: Model, file: Any, path: Path) -> dict[str, torch
     return expected
 
 
-def _fill_from_safetensors(model: Model, path: Path, device: str | torch.device | None) -> None:
+def _fill_from_safetensors(
+    model: Model, path: Path, device: torch.device, keep: bool, ignore: Ignore
+) -> None:
     with open_safetensors(path) as file:
-        expected = _account_safetensors(model, file, path)
-        for name, old in track(expected.items(), "Reading weights", lambda item: item[1].nbytes):
-            value = file.get_tensor(name)
-            if old.is_meta:
-                owner, _, leaf = name.rpartition(".")
-                value = value.to(device or torch.get_default_device(), old.dtype)
-                place(model.get_submodule(owner), leaf, value)
-            else:
-                with torch.no_grad():
-                    old.copy_(value)
+        expected = _account_safetensors(model, file, path, ignore)
+        for name in track(expected, "Reading weights", lambda name: expected[name].nbytes):
+            owner, _, leaf = name.rpartition(".")
+            assign(model.get_submodule(owner), leaf, file.get_tensor(name), device, keep)

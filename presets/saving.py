@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import math
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from .keras.h5 import WeightWriter
 from .keras.tree import Layer, keras_tree
 from .loading import CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .progress import track
+from .weights import Weight, checked_weights, together, writes
 
 if TYPE_CHECKING:
     from .checkpoints.engine import Dialect
@@ -28,25 +30,50 @@ METADATA = "metadata.json"
 # The versions whose files are written.
 KERAS_VERSION = "3.15.1"
 KERAS_HUB_VERSION = "0.32.0"
+# What a save replaces though its own files have other names.
+STALE = (
+    *(WEIGHTS, SHARD_INDEX, "model_[0-9][0-9][0-9][0-9][0-9].weights.h5"),
+    *(f"{SAFETENSORS}*", "model-*-of-*.safetensors"),
+)
+SAFETENSORS_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def save_backbone(
-    model: Model, preset_dir: str | os.PathLike[str], max_shard_size: float | None, format: str
+    model: Model,
+    preset_dir: str | os.PathLike[str],
+    max_shard_size: float | None,
+    format: str,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """See `Backbone.save_to_preset`."""
     if format not in ("keras", "safetensors"):
         raise ValueError(f"format must be 'keras' or 'safetensors', not {format!r}.")
-    nbytes = sum(tensor.numel() * tensor.itemsize for tensor in model.weights())
+    blank, weights = checked_weights(model, state_dict)
+    nbytes = sum(tensor.nbytes for tensor in blank.weights())
     if format == "safetensors":
-        weights = SAFETENSORS
+        name = SAFETENSORS
     elif max_shard_size is not None and nbytes > max_shard_size * 1024**3:
-        weights = SHARD_INDEX
+        name = SHARD_INDEX
     else:
-        weights, max_shard_size = WEIGHTS, None
-    with replacing(Path(os.path.expanduser(preset_dir))) as folder:
+        name, max_shard_size = WEIGHTS, None
+
+    def describe(folder: Path) -> None:
         _write_json(folder / CONFIG, model.serialize())
-        _write_json(folder / METADATA, _metadata(model))
-        write_weights(model, folder / weights, max_shard_size)
+        _write_json(folder / METADATA, _metadata(blank))
+
+    path = Path(os.path.expanduser(preset_dir), name)
+    _write(blank, weights, path, max_shard_size, STALE, describe)
 
 
 def _metadata(model: Model) -> dict[str, Any]:
@@ -60,34 +87,63 @@ def _metadata(model: Model) -> dict[str, Any]:
 
 
 def save_weights(
-    model: Model, filepath: str | os.PathLike[str], max_shard_size: float | None
+    model: Model,
+    filepath: str | os.PathLike[str],
+    max_shard_size: float | None,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """See `Backbone.save_weights`."""
     path = Path(os.path.expanduser(filepath))
-    with replacing(path.parent, stale=()) as folder:
-        write_weights(model, folder / path.name, max_shard_size)
-
-
-def write_weights(model: Model, path: Path, max_shard_size: float | None) -> None:
-    """Write one file, or with `max_shard_size` (GiB) shards and the index `path`.
-
-    Raises:
-        ValueError: the file's name does not say what it is, or the model has no weights.
-    """
-    if any(tensor.is_meta for tensor in model.weights()):
-        raise ValueError("The model is on the meta device: it has no weights to save.")
-    if path.name.endswith(".safetensors"):
-        _write_safetensors(model, path)
-        return
     wanted = ".weights.h5" if max_shard_size is None else ".weights.json"
-    if not path.name.endswith(wanted):
+    if not path.name.endswith((".safetensors", wanted)):
         raise ValueError(f"The file must end in {wanted}; {path.name} does not.")
+    blank, weights = checked_weights(model, state_dict)
+    _write(blank, weights, path, max_shard_size, ())
+
+
+def _write(
+    blank: Model,
+    weights: Mapping[str, Weight],
+    path: Path,
+    max_shard_size: float | None,
+    stale: tuple[str, ...],
+    describe: Callable[[Path], None] = lambda folder: None,
+) -> None:
+    """Write one file, or with `max_shard_size` (GiB) shards and their index.
+
+    Args:
+        stale: other files to be replaced in the folder.
+        describe: writes what else belongs there.
+    """
+    layers = list(keras_tree(blank).walk())
+    names = [variable.key for layer in layers for variable in layer.variables]
+    is_safetensors = path.name.endswith(".safetensors")
+    if is_safetensors:  # by size, so that each is where its type wants it
+        names = sorted(weights, key=lambda key: (-weights[key].dtype.itemsize, key))
+    with together(weights, names) as values:
+        if not writes(weights.values()):
+            return
+        with replacing(path.parent, stale) as folder:
+            describe(folder)
+            if is_safetensors:
+                headers = {key: (weights[key].dtype, weights[key].shape) for key in names}
+                write_safetensors(folder / path.name, headers, values)
+            else:
+                _write_h5(layers, folder / path.name, max_shard_size, values)
+
+
+def _write_h5(
+    layers: Sequence[Layer],
+    path: Path,
+    max_shard_size: float | None,
+    values: Iterator[torch.Tensor],
+) -> None:
     writer = WeightWriter(path, max_shard_size)
     try:
-        for layer in track(keras_tree(model).walk(), "Writing weights", _nbytes):
+        for layer in track(layers, "Writing weights", _nbytes):
             writer.layer(layer.path, layer.name)
             for i, variable in enumerate(layer.variables):
-                writer.variable(i, variable.saved)
+                writer.variable(i, variable.to_keras(next(values)))
     finally:
         writer.close()
 
@@ -96,53 +152,65 @@ def _nbytes(layer: Layer) -> int:
     return sum(variable.tensor.nbytes for variable in layer.variables)
 
 
-def _write_safetensors(model: Model, path: Path) -> None:
-    from safetensors.torch import save_file
+def write_safetensors(
+    path: Path,
+    headers: Mapping[str, tuple[torch.dtype, Sequence[int]]],
+    tensors: Iterable[torch.Tensor],
+) -> None:
+    """Write tensors one after the other; the library's own writer wants all of them at once.
 
-    tensors = {name: tensor.contiguous() for name, tensor in exportable_state(model).items()}
-    nbytes = sum(tensor.nbytes for tensor in tensors.values())
-    # One step: the library writes a file at once.
-    for whole in track([tensors], "Writing weights", lambda _: nbytes):
-        save_file(whole, path, metadata={"format": "pt"})
+    The format: the header's length in eight bytes, the header in JSON, the data.
+    """
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, (dtype, shape) in headers.items():
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        entries[name] = {
+            "dtype": SAFETENSORS_DTYPES[dtype],
+            "shape": list(shape),
+            "data_offsets": [begin, end],
+        }
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        waiting = iter(tensors)
+        for dtype, shape in track(
+            headers.values(), "Writing weights", lambda one: math.prod(one[1]) * one[0].itemsize
+        ):
+            tensor = next(waiting)
+            assert tensor.dtype == dtype
+            assert tuple(tensor.shape) == tuple(shape)
+            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            file.write(data.numpy().data)
 
 
-def exportable_state(model: Model) -> dict[str, torch.Tensor]:
-    """All weights by name, adapters merged into them."""
-    return {
-        key: exportable(model, key, tensor)
-        for key, tensor in model.state_dict().items()
-        if not key.rpartition(".")[2].startswith("lora_kernel_")
-    }
-
-
-def exportable(model: Model, key: str, tensor: torch.Tensor) -> torch.Tensor:
-    """A weight of this name, with its adapter merged into it."""
-    owner, _, name = key.rpartition(".")
-    merged = getattr(model.get_submodule(owner), "merged_tensor", None)
-    return tensor if merged is None else merged(name).detach()
-
-
-def export_checkpoint(model: Model, path: str | os.PathLike[str], dialect: Dialect) -> None:
+def export_checkpoint(
+    model: Model,
+    path: str | os.PathLike[str],
+    dialect: Dialect,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write what another library loads.
 
     Raises:
         NotImplementedError: the library has no such family, or it is not supported here.
-        ValueError: it has the family, but no model of this configuration.
+        ValueError: it has the family, but no model of this configuration; or weights that are not
+            the model's.
         OSError: the folder cannot be written.
     """
-    from .checkpoints.engine import export
+    from .checkpoints.engine import export, export_plan
 
-    with replacing(Path(os.path.expanduser(path))) as folder:
-        export(dialect, model, folder)
+    blank, weights = checked_weights(model, state_dict)
+    plan = export_plan(dialect, blank)
+    folder = Path(os.path.expanduser(path))
+    export(dialect, plan, weights, lambda: replacing(folder, STALE))
 
 
 @contextlib.contextmanager
 def replacing(
     folder: Path,
-    stale: tuple[str, ...] = (
-        *(WEIGHTS, SHARD_INDEX, "model_[0-9][0-9][0-9][0-9][0-9].weights.h5"),
-        *(f"{SAFETENSORS}*", "model-*-of-*.safetensors"),
-    ),
+    stale: tuple[str, ...] = STALE,
 ) -> Iterator[Path]:
     """A new folder whose files move into `folder` at the end, when all of them are written.
 

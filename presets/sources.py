@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from . import builtin
 from .files import read_json, safe_name
+from .keras.archive import unpack
 
 
 def open_preset(preset: str | os.PathLike[str]) -> PresetSource:
@@ -40,6 +42,8 @@ def open_preset(preset: str | os.PathLike[str]) -> PresetSource:
     folder = Path(os.path.expanduser(preset))
     if preset and folder.is_dir():
         return _Folder(str(preset), folder)
+    if preset and folder.is_file() and folder.name.endswith(".keras"):
+        return _Archive(str(preset), folder)
     if preset and folder.exists():
         raise NotADirectoryError(
             f"Preset {str(preset)!r} is a file. Give the folder it is in, with config.json and the "
@@ -158,6 +162,15 @@ class _Folder(PresetSource):
             for name, path in sorted(files.items())
             if path.is_file() and not any(part.startswith(".") for part in name.parts)
         }
+
+
+class _Archive(_Folder):
+    """A `.keras` file, unpacked for as long as this lives."""
+
+    def __init__(self, handle: str, path: Path):
+        self._unpacked = tempfile.TemporaryDirectory()
+        super().__init__(handle, Path(self._unpacked.name))
+        unpack(path, self._folder)
 
 
 class _Kaggle(PresetSource):

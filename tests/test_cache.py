@@ -10,6 +10,7 @@ import torch
 from torch._dynamo.utils import counters
 
 import keras_hub_torch
+from keras_hub_torch.backbones.layers.cache import _tensors
 
 from . import oracle
 from .cases import all_cases
@@ -127,6 +128,25 @@ def test_used_again(case: oracle.Case) -> None:
     close(model(ids[:, :4], cache=cache), model(ids[:, :4]))
     out = model(ids[:, 4:6], cache=cache, cache_update_index=4)
     close(out, model(ids[:, :6])[:, 4:])
+
+
+@firsts
+def test_rows_change_places(case: oracle.Case) -> None:
+    """Within a cache, and into a larger one."""
+    model, ids = model_of(case), long_inputs(case)
+    cache, larger = model.make_cache(3, 11), model.make_cache(4, 11)
+    model(ids[:, :6], cache=cache)
+    places = [tensor.data_ptr() for tensor in _tensors(cache)]
+    rows = torch.tensor([2, 0, 2, 1])
+    larger.take(rows, cache)
+    cache.take(rows[:3])
+    assert [tensor.data_ptr() for tensor in _tensors(cache)] == places
+    expected = model(ids)[rows, 6:]
+    for i in range(6, 11):
+        tokens = ids[rows, i : i + 1]
+        for memory, batch in ((cache, 3), (larger, 4)):
+            out = model(tokens[:batch], cache=memory, cache_update_index=i)
+            close(out[:, 0], expected[:batch, i - 6])
 
 
 @firsts

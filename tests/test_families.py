@@ -166,13 +166,6 @@ def test_safetensors(first: Reference, tmp_path: Path) -> None:
         assert torch.equal(again.state_dict()[name], value)
 
 
-def test_contiguous(first: Reference) -> None:
-    model = ours(first, contiguous=True)
-    assert all(tensor.is_contiguous() for tensor in model.state_dict().values())
-    with torch.no_grad():
-        oracle.assert_close(model(first.inputs), first.outputs)
-
-
 def test_initial_values(first: Reference, tmp_path: Path) -> None:
     """Each weight comes from the distribution Keras draws it from: Kolmogorov–Smirnov, and the
     standard deviation; by chance either fails once in ten million.

@@ -107,7 +107,7 @@ def test_blocks_that_are_no_keras_layers() -> None:
     table = lines(resnet)
     assert "conv1_conv Conv2D 7×7×3×64 9,408" in table
     assert "stack1_block0_0_conv Conv2D 1×1×64×128 8,192" in table
-    assert "stack1_block1…3 Block 3 × 295,936" in table
+    assert "stack1_block1…3 BasicBlock 3 × 295,936" in table
     assert "stack1_block*_1_conv Conv2D 3×3×128×128 147,456" in table
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from keras_hub_torch.backbones.layers.core import Projection
+from keras_hub_torch.presets.keras.tree import keras_tree
 
 from . import oracle
 from .conftest import Reference
@@ -74,3 +75,18 @@ def test_peft_on_all_linear_layers(first: Reference) -> None:
     expected = outputs_of(wrapped, first.inputs)
     merged = wrapped.merge_and_unload()
     oracle.assert_close(merged(first.inputs), expected)
+
+
+def test_layers_are_frozen_as_in_keras(first: Reference) -> None:
+    model = first.load(trainable=True)
+    for layer in keras_tree(model).children:
+        module = model.get_submodule(layer.key)
+        module.trainable = False
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+    own = [p for p in model.parameters(recurse=False) if p.requires_grad]
+    assert model.trainable is bool(own)
+    model.trainable = True
+    assert all(p.requires_grad for p in model.parameters() if p.is_floating_point())
+    model.requires_grad_(False)
+    assert model.trainable is False
+    assert model.get_config().get("trainable", False) is False

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
 from torch.nn import functional as F
+
+from .layer import Layer
 
 ActivationFunction: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 # What a constructor takes: a name, Keras's serialized function, or one of the functions below.
@@ -81,7 +82,7 @@ def activation_name(activation: ActivationLike) -> str:
     raise ValueError(f"Unknown activation {activation!r}. Known: {', '.join(ACTIVATIONS)}.")
 
 
-class Activation(nn.Module):
+class Activation(Layer):
     """An activation of its own, so that it is seen where the layers are printed."""
 
     def __init__(self, activation: ActivationLike) -> None:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from .cache import Past
 from .core import EinsumDense
 from .initializers import Initializer, glorot_uniform, zeros
+from .layer import Layer
 from .layout import Layout
-from .masks import hiding_bias
+from .masks import Causal, Mask, hiding_bias
+
+# How most attentions of KerasHub hold their projections, some of them in private attributes.
+ATTENTION = Layout(
+    attributes={
+        "query": "query_dense",
+        "key": "key_dense",
+        "value": "value_dense",
+        "attention_output": "output_dense",
+    },
+    built_on_call=True,
+)
+PRIVATE_ATTENTION = replace(
+    ATTENTION, attributes={name: f"_{held}" for name, held in ATTENTION.attributes.items()}
+)
 
 
 def split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -33,8 +49,7 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    mask: torch.Tensor | None = None,
-    is_causal: bool = False,
+    mask: Mask = None,
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> torch.Tensor:
@@ -53,7 +68,7 @@ def attend(
     if (
         groups > 1
         and query.shape[2] == 1
-        and not is_causal
+        and not isinstance(mask, Causal)
         and (mask is None or mask.shape[1] == 1)
     ):
         # One token at a time: the queries of a group stand where positions would, and nothing
@@ -61,7 +76,7 @@ def attend(
         grouped = query.reshape(key.shape[0], key.shape[1], groups, -1)
         x = attend(grouped, key, value, mask, scale=scale, dropout=dropout)
         return x.reshape(query.shape[0], query.shape[1], 1, -1)
-    if groups > 1 and mask is not None and query.is_cuda:
+    if groups > 1 and isinstance(mask, torch.Tensor) and query.is_cuda:
         # Of the kernels there only the one that writes all scores out takes groups and a mask.
         key, value = repeat_heads(key, query.shape[1]), repeat_heads(value, query.shape[1])
         groups = 1
@@ -69,9 +84,9 @@ def attend(
         query,
         key,
         value,
-        attn_mask=mask,
+        attn_mask=None if isinstance(mask, Causal) else mask,
         dropout_p=dropout,
-        is_causal=is_causal,
+        is_causal=isinstance(mask, Causal),
         scale=scale,
         enable_gqa=True if groups > 1 else False,  # noqa: SIM210 (a bool in torch 2.6, too)
     )
@@ -145,22 +160,14 @@ def attend_soft_capped(
     return (F.dropout(weights, dropout) @ value).reshape(query.shape[0], heads, length, -1)
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(Layer):
     """Keras's `MultiHeadAttention`.
 
     Where its configured dropout is zero, a query that sees no key gets the mean of all values,
     otherwise zeros: Keras takes different paths.
     """
 
-    layout = Layout(
-        attributes={
-            "query": "query_dense",
-            "key": "key_dense",
-            "value": "value_dense",
-            "attention_output": "output_dense",
-        },
-        built_on_call=True,
-    )
+    layout = ATTENTION
 
     def __init__(
         self,
@@ -196,8 +203,7 @@ class MultiHeadAttention(nn.Module):
         self,
         query: torch.Tensor,
         value: torch.Tensor,
-        mask: torch.Tensor | None = None,
-        is_causal: bool = False,
+        mask: Mask = None,
         past: Past | None = None,
     ) -> torch.Tensor:
         """Queries from `query` `[batch, length, dim]`, keys and values from `value` and before."""
@@ -206,11 +212,11 @@ class MultiHeadAttention(nn.Module):
         v = split_heads(self.value(value), self.num_heads)
         if past is not None:
             k, v = past.extend(k, v)
-        if mask is not None and self.dropout == 0:
+        if isinstance(mask, torch.Tensor) and self.dropout == 0:
             x = attend_evenly(q, k, v, mask)
         else:
             dropout = self.dropout if self.training else 0.0
-            x = attend(q, k, v, mask, is_causal=is_causal, dropout=dropout)
+            x = attend(q, k, v, mask, dropout=dropout)
         return self.attention_output(merge_heads(x))
 
 

@@ -6,13 +6,13 @@ tensors and shapes for every token. Positions index the sequence including its p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from .masks import causal_mask, decoder_mask
+from .masks import Causal, causal_mask, decoder_mask
 
 
 class KeyValues:
@@ -78,6 +78,25 @@ class Cache:
     def max_length(self) -> int:
         return self.visible.shape[1]
 
+    def take(self, rows: torch.Tensor, source: Cache | None = None) -> None:
+        """Remember for each row what the row `rows[i]` of `source` (by default of this cache) does.
+
+        Args:
+            source: of the same model and length; its batch may be another one.
+        """
+        for mine, theirs in zip(_tensors(self), _tensors(source or self)):
+            mine.copy_(theirs[rows])
+
+
+def _tensors(memory: Any) -> Iterator[torch.Tensor]:
+    """All that a cache, or what a layer keeps in it, is made of; rows come first in each."""
+    values = memory if isinstance(memory, list) else vars(memory).values()
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list) or hasattr(value, "__dict__"):
+            yield from _tensors(value)
+
 
 class Step:
     """The tokens of one call: where they stand, and which keys they see.
@@ -134,17 +153,17 @@ class Step:
             return None
         return Past(self, self.cache.layers[layer])
 
-    def mask(self, window: int | None = None) -> torch.Tensor | None:
-        """`[1 or batch, 1, length, keys]`; `None` where `is_causal` says it all."""
+    def mask(self, window: int | None = None) -> torch.Tensor | Causal:
+        """`[1 or batch, 1, length, keys]`."""
         if self.fresh:
             return decoder_mask(self.padding_mask, self.length, self.device, window)
         return self.full_mask(window)
 
     def full_mask(self, window: int | None = None) -> torch.Tensor:
-        """The mask even where `is_causal` would say it all."""
+        """A tensor even where the mask is `CAUSAL`."""
         if self.cache is None or self.fresh:
             mask = decoder_mask(self.padding_mask, self.length, self.device, window)
-            return causal_mask(self.length, self.device) if mask is None else mask
+            return mask if isinstance(mask, torch.Tensor) else causal_mask(self.length, self.device)
         visible = self.cache.visible
         if window is None or window >= self.cache.max_length:
             keys = self.key_positions

@@ -14,10 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from .initializers import Initializer, glorot_uniform, uniform, zeros
+from .layer import Layer
 from .layout import Layout
 
 
-class Projection(nn.Module):
+class Projection(Layer):
     """What holds the weights of a Keras kernel, of `Dense` or `EinsumDense`.
 
     Attributes:
@@ -129,7 +130,7 @@ class EinsumDense(Dense):
         self.batch_axes = len(outputs) - len(output_shape)
 
 
-class Embedding(nn.Embedding):
+class Embedding(Layer, nn.Embedding):
     """Token, segment or position ids → vectors."""
 
     compute_dtype: torch.dtype | None = None
@@ -186,7 +187,7 @@ class ReversibleEmbedding(Embedding):
         return x.to(dtype) @ kernel.to(dtype)
 
 
-class PositionEmbedding(nn.Module):
+class PositionEmbedding(Layer):
     """A learned vector for each position."""
 
     compute_dtype: torch.dtype | None = None
@@ -218,7 +219,7 @@ class PositionEmbedding(nn.Module):
         return weight.to(self.compute_dtype or self.weight.dtype)
 
 
-class TokenAndPositionEmbedding(nn.Module):
+class TokenAndPositionEmbedding(Layer):
     """The sum of a token's and a position's vector."""
 
     def __init__(
@@ -243,7 +244,7 @@ class TokenAndPositionEmbedding(nn.Module):
         return x + self.position_embedding(x, positions=positions)
 
 
-class LayerNormalization(nn.LayerNorm):
+class LayerNormalization(Layer, nn.LayerNorm):
     """Layer norm; its statistics are in float32."""
 
     compute_dtype: torch.dtype | None = None
@@ -259,7 +260,7 @@ class LayerNormalization(nn.LayerNorm):
         return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(dtype)
 
 
-class RMSNormalization(nn.Module):
+class RMSNormalization(Layer):
     """`x / rms(x) · weight`, computed in float32."""
 
     compute_dtype: torch.dtype | None = None
@@ -274,7 +275,7 @@ class RMSNormalization(nn.Module):
         return normed.to(self.compute_dtype or self.weight.dtype)
 
 
-class UnitRMSNormalization(nn.Module):
+class UnitRMSNormalization(Layer):
     """`x / rms(x) · (1 + weight)`, computed in float32 (Gemma)."""
 
     compute_dtype: torch.dtype | None = None
@@ -290,5 +291,5 @@ class UnitRMSNormalization(nn.Module):
         return normed.to(self.compute_dtype or self.weight.dtype)
 
 
-class Dropout(nn.Dropout):
+class Dropout(Layer, nn.Dropout):
     """Drops values in training mode."""

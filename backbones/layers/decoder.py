@@ -1,26 +1,28 @@
 """The decoder block of Llama (arXiv:2302.13971) and of the families that follow it.
 
 Families subclass these for the Keras names of a block and its parts. `tables` are the cosines and
-sines of rotary positions; `mask` may be `None` where `is_causal` says it all.
+sines of rotary positions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .attention import attend, merge_heads, split_heads
+from .attention import PRIVATE_ATTENTION, attend, merge_heads, split_heads
 from .cache import Past
 from .core import Dense, Dropout, EinsumDense
 from .initializers import Initializer, glorot_uniform, random_normal
+from .layer import Layer
 from .layout import Layout
-from .rotary import rotate
+from .masks import Mask
+from .rotary import Tables, rotate
 from .routing import Routes, expert_weights
 
-Tables = tuple[torch.Tensor, torch.Tensor]
 INIT = random_normal(0.02)
 PROJECTIONS = {
     "feedforward_intermediate_dense": "_feedforward_intermediate_dense",
@@ -29,18 +31,10 @@ PROJECTIONS = {
 }
 
 
-class GroupedQueryAttention(nn.Module):
+class GroupedQueryAttention(Layer):
     """Several heads of queries share one of keys and values (arXiv:2305.13245); all are rotated."""
 
-    layout = Layout(
-        attributes={
-            "query": "_query_dense",
-            "key": "_key_dense",
-            "value": "_value_dense",
-            "attention_output": "_output_dense",
-        },
-        built_on_call=True,
-    )
+    layout = PRIVATE_ATTENTION
 
     def __init__(
         self,
@@ -64,7 +58,7 @@ class GroupedQueryAttention(nn.Module):
         )
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
         k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
@@ -76,12 +70,12 @@ class GroupedQueryAttention(nn.Module):
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
-        mask: torch.Tensor | None,
+        mask: Mask,
         past: Past | None,
     ) -> torch.Tensor:
         if past is not None:
             k, v = past.extend(k, v)
-        x = attend(q, k, v, mask, is_causal=mask is None)
+        x = attend(q, k, v, mask)
         return self.attention_output(self.dropout_layer(merge_heads(x)))
 
 
@@ -89,9 +83,9 @@ class NormedQueryAttention(GroupedQueryAttention):
     """With norms on the queries and keys of each head."""
 
     layout = replace(
-        GroupedQueryAttention.layout,
+        PRIVATE_ATTENTION,
         attributes={
-            **GroupedQueryAttention.layout.attributes,
+            **PRIVATE_ATTENTION.attributes,
             "query_dense_layernorm": "_query_dense_layer_norm",
             "key_dense_layernorm": "_key_dense_layer_norm",
         },
@@ -120,7 +114,7 @@ class NormedQueryAttention(GroupedQueryAttention):
         self.key_dense_layernorm = key_norm
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         q = self.query_dense_layernorm(split_heads(self.query(x), self.num_query_heads))
         k = self.key_dense_layernorm(split_heads(self.key(x), self.num_key_value_heads))
@@ -128,8 +122,10 @@ class NormedQueryAttention(GroupedQueryAttention):
         return self.attend(rotate(q, tables), rotate(k, tables), v, mask, past)
 
 
-class GatedProjections(nn.Module):
-    """Holds the three projections of a gated feed-forward network (arXiv:2002.05202)."""
+class GatedProjections(Layer):
+    """Holds the three projections of a gated feed-forward network (arXiv:2002.05202), which in
+    Keras may belong to a block directly.
+    """
 
     def add_projections(
         self, hidden_dim: int, intermediate_dim: int, initializer: Initializer
@@ -160,7 +156,7 @@ class GatedFeedForward(GatedProjections):
         return self.feed_forward(x)
 
 
-class GatedExperts(nn.Module):
+class GatedExperts(Layer):
     """A gated feed-forward network for each expert; matrices are `[experts, in, out]`."""
 
     def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
@@ -179,18 +175,18 @@ class GatedExperts(nn.Module):
         return routes.tokens(routes.product(x * F.silu(gate), self.output), weights)
 
 
-ATTENTION = {
+BLOCK = {
     "self_attention": "_self_attention_layer",
     "self_attention_layernorm": "_self_attention_layernorm",
-    "self_attention_dropout": "_self_attention_dropout",
     "feedforward_layernorm": "_feedforward_layernorm",
 }
 
 
-class Decoder(nn.Module):
+class Decoder(Layer):
     """Attention and a feed-forward network, each behind a norm; subclasses add the second half."""
 
     feedforward_layernorm: nn.Module
+    feed_forward: Callable[[torch.Tensor], torch.Tensor]
 
     def __init__(
         self, attention: GroupedQueryAttention, attention_norm: nn.Module, dropout: float
@@ -200,11 +196,8 @@ class Decoder(nn.Module):
         self.self_attention_layernorm = attention_norm
         self.self_attention_dropout = Dropout(dropout)
 
-    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
-
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         residual = x
         x = self.self_attention(self.self_attention_layernorm(x), mask, tables, past)
@@ -215,7 +208,7 @@ class Decoder(nn.Module):
 class SparseDecoder(Decoder):
     """With a module for the feed-forward network."""
 
-    layout = Layout(attributes=ATTENTION, unnamed=("mlp",), built_on_call=True)
+    layout = Layout(attributes=BLOCK, unnamed=("mlp",), built_on_call=True)
 
     def __init__(
         self,
@@ -236,7 +229,7 @@ class SparseDecoder(Decoder):
 class GatedDecoder(GatedProjections, Decoder):
     """With the projections of a gated feed-forward network as its own."""
 
-    layout = Layout(attributes={**ATTENTION, **PROJECTIONS}, built_on_call=True)
+    layout = Layout(attributes={**BLOCK, **PROJECTIONS}, built_on_call=True)
 
     def __init__(
         self,

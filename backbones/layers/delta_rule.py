@@ -9,11 +9,13 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from .dtypes import in_float32
 from .recurrence import accumulate
 
 CHUNK = 32
 
 
+@in_float32
 def delta_rule(
     r: torch.Tensor,
     log_w: torch.Tensor,

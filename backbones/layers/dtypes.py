@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 
@@ -14,6 +15,23 @@ FLOATS: dict[str, torch.dtype] = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def in_float32(function: Function) -> Function:
+    """A function of tensors that computes in float32, matrix products included, under autocast
+    too.
+    """
+
+    @functools.wraps(function)
+    def computed(first: torch.Tensor, *rest: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            tensors = (t.float() if isinstance(t, torch.Tensor) else t for t in rest)
+            return function(first.float(), *tensors)
+
+    return cast(Function, computed)
+
 
 # Keras's classes for policies that are but a name.
 PLAIN = ("DTypePolicy", "FloatDTypePolicy", "Policy")

@@ -12,9 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .layer import Layer
 
 
 class Kind(Enum):
@@ -76,7 +81,7 @@ def functional(layout: Layout) -> Layout:
     return replace(layout, kind=Kind.GRAPH, class_name="Functional")
 
 
-class Stack(nn.ModuleList):
+class Stack(Layer, nn.ModuleList):
     """Equal blocks in a row.
 
     Args:
@@ -90,13 +95,21 @@ class Stack(nn.ModuleList):
         super().__init__(blocks)
         self.block_name = name.format if isinstance(name, str) else name
         self.start = start
+        self.checkpointed = False
+
+    def __iter__(self) -> Iterator[Any]:
+        """The blocks to be called; checkpointed ones compute again what the backward pass needs."""
+        blocks = super().__iter__()
+        if not self.checkpointed or not torch.is_grad_enabled():
+            return blocks
+        return (partial(checkpoint, block, use_reentrant=False) for block in blocks)
 
     def names(self) -> list[str]:
         """Of the blocks in Keras."""
         return [self.block_name(i) for i in range(self.start, self.start + len(self))]
 
 
-class Sequential(nn.Sequential):
+class Sequential(Layer, nn.Sequential):
     """Layers one after the other; in Keras a `Sequential` with a `layers/` of its own.
 
     Children without a name (`Sequential(a, b)`) are numbered by Keras.

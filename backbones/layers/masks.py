@@ -1,12 +1,26 @@
 """Attention masks.
 
-They are boolean, broadcastable to `[batch, heads, queries, keys]`, true where a query may look.
-`None` means that nothing is hidden (or, with `is_causal`, nothing but the future).
+They are boolean, broadcastable to `[batch, heads, queries, keys]`, true where a query may look;
+`None` hides nothing, and `CAUSAL` nothing but the future.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from enum import Enum
+
 import torch
+
+# Types of layers: with a window, and without.
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+class Causal(Enum):
+    CAUSAL = "each query sees itself and before"
+
+
+CAUSAL = Causal.CAUSAL
+Mask = torch.Tensor | Causal | None
 
 
 def padding_mask_of(padding_mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -29,13 +43,13 @@ def decoder_mask(
     length: int,
     device: torch.device,
     window: int | None = None,
-) -> torch.Tensor | None:
-    """Causal mask joined with the padding; `None` where `is_causal` says it all."""
+) -> torch.Tensor | Causal:
+    """Causal mask joined with the padding."""
     # A window that holds everything needs no mask; compiled code serves all lengths alike.
     if window is not None and not torch.compiler.is_compiling() and length <= window:
         window = None
     if padding_mask is None and window is None:
-        return None
+        return CAUSAL
     visible = causal_mask(length, device, window)
     return visible if padding_mask is None else visible & padding_mask.bool()[:, None, None, :]
 
@@ -43,3 +57,18 @@ def decoder_mask(
 def hiding_bias(mask: torch.Tensor) -> torch.Tensor:
     """What is added to scores: -1e9 where nothing may be seen, float32."""
     return (~mask).float() * -1e9
+
+
+def check_layer_types(
+    layer_types: Sequence[str], count: int, known: Sequence[str] = (SLIDING, FULL)
+) -> list[str]:
+    """The types of `count` layers; surplus ones are left out.
+
+    Raises:
+        ValueError: there are fewer, or unknown ones.
+    """
+    if len(layer_types) < count or not set(layer_types) <= set(known):
+        raise ValueError(
+            f"layer_types must be {count} of {' and '.join(known)}, not {list(layer_types)}."
+        )
+    return list(layer_types[:count])

@@ -1,38 +1,187 @@
-"""Rotary position embedding (Su et al., 2021, arXiv:2104.09864), in the half-split form."""
+"""Rotary position embedding (Su et al., 2021, arXiv:2104.09864).
+
+Pairs of dimensions are turned by angles, position times frequency, always float32. In `halves`
+dimension i is paired with i + dim / 2 (`rotary_tables`, `rotate`), in `pairs` each even dimension
+with the next one (`pair_tables`, `rotate_pairs`).
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import torch
+
+# Cosines and sines.
+Tables: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 
 def rotary_frequencies(
-    dim: int, max_wavelength: float, device: torch.device, scaling_factor: float = 1.0
+    dim: int,
+    max_wavelength: float,
+    device: torch.device | None = None,
+    scaling_factor: float = 1.0,
 ) -> torch.Tensor:
     """Angle per position for each pair, `[dim / 2]`, float32."""
     exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim
     return max_wavelength**-exponents / scaling_factor
 
 
+def rotary_part(head_dim: int, factor: float) -> int:
+    """How many of a head's dimensions are turned where only a part of them is.
+
+    Raises:
+        ValueError: an odd number.
+    """
+    dim = int(head_dim * factor)
+    if dim % 2:
+        raise ValueError(
+            f"Positions turn an even number of dimensions, not {dim}, {factor} of a head's "
+            f"{head_dim}."
+        )
+    return dim
+
+
+def llama3_frequencies(
+    frequencies: torch.Tensor,
+    adjustment_factor: float,
+    low_factor: float,
+    high_factor: float,
+    pretraining_length: float,
+) -> torch.Tensor:
+    """Llama 3.1's scaling (arXiv:2407.21783).
+
+    A wavelength that goes fewer than `low_factor` times into the length of pretraining is
+    multiplied by `adjustment_factor`, one that goes more than `high_factor` times is kept, and
+    between them the frequencies are interpolated.
+    """
+    turns = pretraining_length * frequencies / (2 * math.pi)
+    kept = ((turns - low_factor) / (high_factor - low_factor)).clamp(0, 1)
+    return frequencies * (kept + (1 - kept) / adjustment_factor)
+
+
+def yarn_frequencies(
+    dim: int,
+    max_wavelength: float,
+    device: torch.device,
+    factor: float,
+    length: int = 4096,
+    fast: float = 32.0,
+    slow: float = 1.0,
+) -> torch.Tensor:
+    """YaRN's (arXiv:2309.00071), `[dim / 2]`, for `factor` times the `length` of pretraining.
+
+    A wavelength that goes more than `fast` times into that length is kept, one that goes fewer
+    than `slow` times is multiplied by `factor`, and between them frequencies are interpolated.
+    """
+
+    def pair(turns: float) -> float:
+        """Which pair turns so often, a fractional index."""
+        return dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(max_wavelength))
+
+    low, high = max(pair(fast), 0.0), min(pair(slow), dim - 1.0)
+    pairs = torch.arange(dim // 2, dtype=torch.float32, device=device)
+    stretched = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
+    frequencies = rotary_frequencies(dim, max_wavelength, device)
+    return frequencies * (stretched / factor + (1 - stretched))
+
+
+def yarn_magnitude(factor: float) -> float:
+    """By which YaRN scales cosines and sines."""
+    return 0.1 * math.log(factor) + 1
+
+
+def longrope_frequencies(
+    frequencies: torch.Tensor,
+    positions: torch.Tensor,
+    short: Sequence[float],
+    long: Sequence[float],
+    pretraining_length: int,
+) -> torch.Tensor:
+    """LongRoPE's (arXiv:2402.13753), `[rows, 1, 1, pairs]` for `positions` `[rows, length]`.
+
+    Frequencies are divided by `short` or, in rows with positions beyond `pretraining_length`, by
+    `long`, a number for each pair.
+    """
+    factors = torch.tensor((short, long), dtype=torch.float32, device=positions.device)
+    # No branch on the length, so that one compilation serves all lengths. What a cache holds is
+    # not turned again when a sequence outgrows the short factors.
+    beyond = positions.amax(1)[:, None, None, None] >= pretraining_length
+    return frequencies / torch.where(beyond, factors[1], factors[0])
+
+
+def longrope_magnitude(max_length: int, pretraining_length: int) -> float:
+    """By which LongRoPE scales the cosines and sines of a model made for `max_length`."""
+    growth = max(1.0, max_length / pretraining_length)
+    return math.sqrt(1 + math.log(growth) / math.log(pretraining_length))
+
+
 def rotary_tables(
-    positions: int | torch.Tensor, frequencies: torch.Tensor, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines; the angles are float32.
+    positions: int | torch.Tensor,
+    frequencies: torch.Tensor,
+    dtype: torch.dtype,
+    magnitude: float = 1.0,
+) -> Tables:
+    """Of positions in a row, for `rotate`.
 
     Args:
         positions: how many from 0 on, for tables `[length, dim]`; or the positions
             `[rows, length]`, for tables `[rows, 1, length, dim]`.
+        magnitude: what cosines and sines are multiplied by.
     """
     if isinstance(positions, torch.Tensor):
         positions = positions[:, None]
     else:
         positions = torch.arange(positions, device=frequencies.device)
+    return _halves(positions[..., None].float() * frequencies, dtype, magnitude)
+
+
+def plane_tables(positions: torch.Tensor, frequencies: torch.Tensor, dtype: torch.dtype) -> Tables:
+    """Of positions in a plane, for `rotate`: each axis has a part of the pairs.
+
+    Args:
+        positions: `[..., axes]`.
+        frequencies: `[dim / 2 / axes]`.
+
+    Returns:
+        Tables `[..., dim]`.
+    """
     angles = positions[..., None].float() * frequencies
-    angles = torch.cat((angles, angles), dim=-1)
+    return _halves(angles.flatten(-2), dtype)
+
+
+def pair_tables(length: int, frequencies: torch.Tensor, dtype: torch.dtype) -> Tables:
+    """Of the first positions in a row, `[length, pairs]`, for `rotate_pairs`."""
+    positions = torch.arange(length, dtype=torch.float32, device=frequencies.device)
+    angles = torch.outer(positions, frequencies.float())
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def rotate(x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Turn `[batch, heads, length, dim]`; dimension i is paired with i + dim / 2."""
+def _halves(angles: torch.Tensor, dtype: torch.dtype, magnitude: float = 1.0) -> Tables:
+    angles = torch.cat((angles, angles), dim=-1)
+    return (angles.cos() * magnitude).to(dtype), (angles.sin() * magnitude).to(dtype)
+
+
+def rotate(x: torch.Tensor, tables: Tables) -> torch.Tensor:
+    """Turn `[..., length, dim]`; dimension i is paired with i + dim / 2."""
     cos, sin = tables
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def rotate_part(x: torch.Tensor, tables: Tables) -> torch.Tensor:
+    """As `rotate`, of as many of the first dimensions as the tables have."""
+    dim = tables[0].shape[-1]
+    return torch.cat((rotate(x[..., :dim], tables), x[..., dim:]), dim=-1)
+
+
+def rotate_pairs(x: torch.Tensor, tables: Tables) -> torch.Tensor:
+    """Turn the first dimensions of `[..., length, dim]`, twice as many as the tables have; each
+    even one is paired with the next.
+    """
+    cos, sin = tables
+    turned, rest = x.tensor_split([2 * cos.shape[-1]], dim=-1)
+    even, odd = turned.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+    return torch.cat((turned, rest), dim=-1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .initializers import Initializer, keras_fans
 
@@ -25,6 +26,15 @@ def expert_weights(shape: tuple[int, ...], initializer: Initializer) -> nn.Param
     weight = nn.Parameter(torch.empty(shape))
     initializer(weight, *keras_fans(shape))
     return weight
+
+
+def jitter(input: torch.Tensor, noise: float, training: bool) -> torch.Tensor:
+    """In training each number times 1 ± `noise`, drawn evenly; may be overridden as dropout may."""
+    if has_torch_function_unary(input):
+        return handle_torch_function(jitter, (input,), input, noise, training)
+    if not training or noise <= 0:
+        return input
+    return input * torch.empty_like(input).uniform_(1 - noise, 1 + noise)
 
 
 def choose_experts(

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from .activations import Activation, ActivationLike
 from .attention import CachedMultiHeadAttention, MultiHeadAttention
 from .cache import Past
 from .core import Dense, Dropout, LayerNormalization
 from .initializers import Initializer, glorot_uniform, zeros
+from .layer import Layer
 from .layout import Layout
+from .masks import CAUSAL, Mask
 
 _CHILDREN = (
     "self_attention_layer_norm",
@@ -22,7 +23,7 @@ _CHILDREN = (
 )
 
 
-class FeedForward(nn.Module):
+class FeedForward(Layer):
     """The half of a block after its attention, shared by encoder and decoder."""
 
     normalize_first: bool
@@ -129,20 +130,18 @@ class TransformerDecoder(FeedForward):
         self.feedforward_layer_norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
         self.feedforward_dropout = Dropout(dropout)
 
-    def self_attend(
-        self, x: torch.Tensor, mask: torch.Tensor | None, past: Past | None
-    ) -> torch.Tensor:
-        """`mask` includes the causal one; `None` means causal and nothing else."""
+    def self_attend(self, x: torch.Tensor, mask: Mask, past: Past | None) -> torch.Tensor:
         residual = x
         if self.normalize_first:
             x = self.self_attention_layer_norm(x)
-        x = self.self_attention(x, x, mask, is_causal=mask is None, past=past)
+        x = self.self_attention(x, x, mask, past=past)
         x = self.self_attention_dropout(x) + residual
         return x if self.normalize_first else self.self_attention_layer_norm(x)
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None = None, past: Past | None = None
+        self, x: torch.Tensor, mask: Mask = CAUSAL, past: Past | None = None
     ) -> torch.Tensor:
+        """`mask` includes the causal one."""
         return self.feed_forward(self.self_attend(x, mask, past))
 
 
@@ -198,12 +197,12 @@ class TransformerCrossDecoder(TransformerDecoder):
         self,
         x: torch.Tensor,
         encoded: torch.Tensor,
-        mask: torch.Tensor | None = None,
+        mask: Mask = CAUSAL,
         encoded_mask: torch.Tensor | None = None,
         past: Past | None = None,
     ) -> torch.Tensor:
         """`encoded_mask` is that of `encoded`, the encoder's output
-        `[batch, encoder_length, dim]`.
+        `[batch, encoder_length, dim]`; `mask` includes the causal one.
         """
         x = residual = self.self_attend(x, mask, past)
         if self.normalize_first:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
 import torch
@@ -12,19 +12,22 @@ from torch.nn import functional as F
 
 from .._backbone import Backbone
 from .._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
-from ..layers.attention import attend, merge_heads, split_heads
+from ..layers.attention import PRIVATE_ATTENTION, attend, merge_heads, split_heads
 from ..layers.cache import KeyValueShape, Past, Step
 from ..layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, UnitRMSNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.initializers import random_normal
+from ..layers.layer import Layer
 from ..layers.layout import Kind, Layout, Stack
-from ..layers.rotary import rotary_frequencies, rotary_tables, rotate
+from ..layers.masks import FULL, Mask, check_layer_types
+from ..layers.multimodal import interleave
+from ..layers.rotary import Tables, rotary_frequencies, rotary_part, rotary_tables, rotate_part
 from .delta_net import Qwen3_5GatedDeltaNet
-from .vision import ImageGrid, PixelValues, Qwen3_5VisionEncoder, interleave
+from .vision import ImageGrid, PixelValues, Qwen3_5VisionEncoder
 
 VisionIndices = Annotated[torch.Tensor, Input("ids", ("images_batch", "vision_tokens"))]
 INIT = random_normal(0.02)
-Tables = tuple[torch.Tensor, torch.Tensor]
+LINEAR = "linear_attention"
 
 
 class Qwen3_5LayerNorm(UnitRMSNormalization):
@@ -33,19 +36,16 @@ class Qwen3_5LayerNorm(UnitRMSNormalization):
     layout = Layout()
 
 
-class Qwen3_5Attention(nn.Module):
+class Qwen3_5Attention(Layer):
     """Grouped-query attention with normed queries and keys, partly rotary positions and a gate."""
 
-    layout = Layout(
+    layout = replace(
+        PRIVATE_ATTENTION,
         attributes={
-            "query": "_query_dense",
+            **PRIVATE_ATTENTION.attributes,
             "query_norm": "_query_norm",
-            "key": "_key_dense",
             "key_norm": "_key_norm",
-            "value": "_value_dense",
-            "attention_output": "_output_dense",
         },
-        built_on_call=True,
     )
 
     def __init__(
@@ -54,14 +54,12 @@ class Qwen3_5Attention(nn.Module):
         num_query_heads: int,
         num_key_value_heads: int,
         head_dim: int,
-        rotary_dim: int,
         epsilon: float,
         dropout: float,
     ) -> None:
         super().__init__()
         self.num_query_heads = num_query_heads
         self.num_key_value_heads = num_key_value_heads
-        self.rotary_dim = rotary_dim
         key_value = (num_key_value_heads, head_dim)
         # Each head's query and its gate lie side by side.
         self.query = EinsumDense(
@@ -77,30 +75,29 @@ class Qwen3_5Attention(nn.Module):
         )
 
     def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, past: Past | None
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
         q, gate = split_heads(self.query(x), self.num_query_heads).chunk(2, dim=-1)
         k = split_heads(self.key(x), self.num_key_value_heads)
         v = split_heads(self.value(x), self.num_key_value_heads)
-        q = self.rotate(self.query_norm(q), tables)
-        k = self.rotate(self.key_norm(k), tables)
+        q = rotate_part(self.query_norm(q), tables)
+        k = rotate_part(self.key_norm(k), tables)
         if past is not None:
             k, v = past.extend(k, v)
-        x = self.dropout_layer(attend(q, k, v, mask, is_causal=mask is None))
+        x = self.dropout_layer(attend(q, k, v, mask))
         return self.attention_output(merge_heads(x * gate.sigmoid()))
-
-    def rotate(self, x: torch.Tensor, tables: Tables) -> torch.Tensor:
-        turned, rest = x.tensor_split([self.rotary_dim], dim=-1)
-        return torch.cat((rotate(turned, tables), rest), dim=-1)
 
 
 Mixer = Qwen3_5Attention | Qwen3_5GatedDeltaNet
 
 
-class DecoderBlock(nn.Module):
-    """Attention or a Gated DeltaNet, with the norms around it; subclasses add the feed-forward
-    network.
+class DecoderBlock(Layer):
+    """Attention or a Gated DeltaNet and a feed-forward network, each behind a norm; subclasses add
+    the second half.
     """
+
+    post_attention_layernorm: nn.Module
+    feed_forward: Callable[[torch.Tensor], torch.Tensor]
 
     layout = Layout(
         attributes={
@@ -123,8 +120,8 @@ class DecoderBlock(nn.Module):
         self.input_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
         self.self_attention_dropout = Dropout(dropout)
 
-    def mix(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, step: Step, index: int
+    def forward(
+        self, x: torch.Tensor, mask: Mask, tables: Tables, step: Step, index: int
     ) -> torch.Tensor:
         residual = x
         x = self.input_layernorm(x)
@@ -132,7 +129,8 @@ class DecoderBlock(nn.Module):
             x = self.linear_attn(x, step, None if step.cache is None else step.cache.layers[index])
         elif self.self_attention is not None:
             x = self.self_attention(x, mask, tables, step.past(index))
-        return self.self_attention_dropout(x) + residual
+        x = residual = self.self_attention_dropout(x) + residual
+        return self.feed_forward(self.post_attention_layernorm(x)) + residual
 
 
 class Qwen3_5TransformerDecoder(DecoderBlock):
@@ -154,25 +152,17 @@ class Qwen3_5TransformerDecoder(DecoderBlock):
         self.feedforward_output_dense = project(intermediate_dim, hidden_dim)
         self.post_attention_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
 
-    def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, step: Step, index: int
-    ) -> torch.Tensor:
-        residual = self.mix(x, mask, tables, step, index)
-        x = self.post_attention_layernorm(residual)
+    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
         # The kernels of silu compute in float32 whatever the dtype.
         gate = F.silu(self.feedforward_gate_dense(x))
-        return (
-            self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate) + residual
-        )
+        return self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate)
 
 
 class HybridDecoder(Backbone):
     """What the models with and without experts share.
 
     Args:
-        blocks: with their mixers built in.
-        rotary: size, longest wavelength and scaling factor of the rotary positions.
-        keys: what attention keeps of a token.
+        block: attention or a Gated DeltaNet → a decoder block with it.
     """
 
     tower_inputs: ClassVar = {
@@ -181,31 +171,69 @@ class HybridDecoder(Backbone):
 
     def __init__(
         self,
+        block: Callable[[Mixer], DecoderBlock],
+        *,
         vocabulary_size: int,
+        num_layers: int,
+        num_query_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
         hidden_dim: int,
-        blocks: Iterable[DecoderBlock],
-        rotary: tuple[int, float, float],
-        keys: KeyValueShape,
-        epsilon: float,
+        layer_types: list[str] | None,
+        partial_rotary_factor: float,
+        rope_max_wavelength: float,
+        rope_scaling_factor: float,
+        layer_norm_epsilon: float,
+        dropout: float,
         tie_word_embeddings: bool,
+        sliding_window_size: int | None,
+        linear_num_key_heads: int,
+        linear_num_value_heads: int,
+        linear_key_head_dim: int,
+        linear_value_head_dim: int,
+        linear_conv_kernel_dim: int,
         vision_encoder: Qwen3_5VisionEncoder | None,
         dtype: DTypeLike,
-        trainable: bool = True,
-        name: str | None = None,
+        trainable: bool,
+        name: str | None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        self.rotary_dim, self.rope_max_wavelength, self.rope_scaling_factor = rotary
-        self.window = keys.window
+        self.rotary_dim = rotary_part(head_dim, partial_rotary_factor)
+        self.rope_max_wavelength = rope_max_wavelength
+        self.rope_scaling_factor = rope_scaling_factor
+        self.window = sliding_window_size
+
+        def mixer(kind: str) -> Mixer:
+            if kind == FULL:
+                return Qwen3_5Attention(
+                    hidden_dim,
+                    num_query_heads,
+                    num_key_value_heads,
+                    head_dim,
+                    layer_norm_epsilon,
+                    dropout,
+                )
+            return Qwen3_5GatedDeltaNet(
+                hidden_dim,
+                linear_num_key_heads,
+                linear_num_value_heads,
+                linear_key_head_dim,
+                linear_value_head_dim,
+                linear_conv_kernel_dim,
+                layer_norm_epsilon,
+                INIT,
+            )
+
+        mixers = [mixer(kind) for kind in kinds_of_layers(num_layers, layer_types)]
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size, hidden_dim, tie_word_embeddings, random_normal(0.01)
         )
         self.vision_encoder = vision_encoder
-        blocks = list(blocks)
-        self.transformer_layers = Stack("transformer_layer_{}", blocks)
-        self.sequence_output_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
+        self.transformer_layers = Stack("transformer_layer_{}", map(block, mixers))
+        self.sequence_output_layernorm = Qwen3_5LayerNorm(hidden_dim, layer_norm_epsilon)
+        keys = KeyValueShape(num_key_value_heads, head_dim, sliding_window_size)
         self.cache_shapes = [
-            keys if block.linear_attn is None else block.linear_attn.state_shape()
-            for block in blocks
+            one.state_shape() if isinstance(one, Qwen3_5GatedDeltaNet) else keys for one in mixers
         ]
 
     @property
@@ -237,7 +265,9 @@ class HybridDecoder(Backbone):
             if image_grid_thw is None or vision_indices is None:
                 raise ValueError("pixel_values need image_grid_thw and vision_indices.")
             tokens = self.vision_encoder(pixel_values, image_grid_thw)
-            x = interleave(x, tokens, vision_indices)
+            # The indices are those of the batch's rows one after the other.
+            rows = x.flatten(0, 1)[None]
+            x = interleave(rows, tokens[None], vision_indices.reshape(1, -1)).view_as(x)
         step = Step(x, padding_mask, cache, cache_update_index)
         frequencies = rotary_frequencies(
             self.rotary_dim, self.rope_max_wavelength, x.device, self.rope_scaling_factor
@@ -250,17 +280,45 @@ class HybridDecoder(Backbone):
 
 
 class Qwen3_5Backbone(HybridDecoder):
-    """Decoder of Gated DeltaNets, and of attention where `layer_types` says `full_attention`; by
-    default that is every fourth layer.
+    """Decoder of Gated DeltaNets, with attention in every fourth block.
 
     With a `vision_encoder` the tokens of its `pixel_values` and `image_grid_thw` take the places
-    `vision_indices` in the rows of the text laid one after the other. As in KerasHub
-    `mrope_section` has no effect: images have the positions of text.
+    `vision_indices` in the rows of the text laid one after the other.
 
     `token_ids` and `padding_mask` `[batch, length]`, `pixel_values`
     `[images_batch, patches, temporal_patch_size, patch_size, patch_size, in_channels]`,
     `image_grid_thw` `[images_batch, images, 3]` and `vision_indices` `[images_batch, tokens]` →
     `[batch, length, hidden_dim]`.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        head_dim: dimensions of a head of attention.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward networks.
+        layer_types: `linear_attention` or `full_attention` for each block; `None` for
+            `full_attention` in every fourth.
+        partial_rotary_factor: share of a head's dimensions that is rotated.
+        rope_max_wavelength: base of the rotary frequencies.
+        rope_scaling_factor: divides the positions.
+        layer_norm_epsilon: of the norms.
+        dropout: rate on the output of attention or the DeltaNet; of attention before its
+            projection, too.
+        tie_word_embeddings: whether `token_embedding(x, reverse=True)` uses the embedding's own
+            matrix, not a second one.
+        sliding_window_size: keys that a query of `full_attention` sees, itself included; `None` for
+            all before it. KerasHub's torch backend drops the window, its other backends apply it.
+        linear_num_key_heads: heads of the queries and keys of a DeltaNet.
+        linear_num_value_heads: heads of its values, a multiple of that.
+        linear_key_head_dim: dimensions of a head of its queries and keys.
+        linear_value_head_dim: dimensions of a head of its values.
+        linear_conv_kernel_dim: taps of its causal convolution.
+        vision_encoder: the tower of images; `None` for a model of text, which has no inputs for
+            them.
+        mrope_section: has no effect, as in KerasHub: images have the positions of text.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: unknown or too few `layer_types`; images that do not fit their grid or indices.
@@ -294,66 +352,41 @@ class Qwen3_5Backbone(HybridDecoder):
         trainable: bool = True,
         name: str | None = None,
     ) -> None:
-        rotary_dim = int(head_dim * partial_rotary_factor)
-        mixers = mixers_of(
-            kinds_of_layers(num_layers, layer_types),
-            partial(
-                Qwen3_5Attention,
-                hidden_dim,
-                num_query_heads,
-                num_key_value_heads,
-                head_dim,
-                rotary_dim,
-                layer_norm_epsilon,
-                dropout,
-            ),
-            partial(
-                Qwen3_5GatedDeltaNet,
-                hidden_dim,
-                linear_num_key_heads,
-                linear_num_value_heads,
-                linear_key_head_dim,
-                linear_value_head_dim,
-                linear_conv_kernel_dim,
-                layer_norm_epsilon,
-                INIT,
-            ),
-        )
+        def block(mixer: Mixer) -> Qwen3_5TransformerDecoder:
+            return Qwen3_5TransformerDecoder(
+                mixer, hidden_dim, intermediate_dim, layer_norm_epsilon, dropout
+            )
+
         super().__init__(
-            vocabulary_size,
-            hidden_dim,
-            (
-                Qwen3_5TransformerDecoder(
-                    mixer, hidden_dim, intermediate_dim, layer_norm_epsilon, dropout
-                )
-                for mixer in mixers
-            ),
-            (rotary_dim, rope_max_wavelength, rope_scaling_factor),
-            KeyValueShape(num_key_value_heads, head_dim, sliding_window_size),
-            layer_norm_epsilon,
-            tie_word_embeddings,
-            vision_encoder,
-            dtype,
-            trainable,
-            name,
+            block,
+            vocabulary_size=vocabulary_size,
+            num_layers=num_layers,
+            num_query_heads=num_query_heads,
+            num_key_value_heads=num_key_value_heads,
+            head_dim=head_dim,
+            hidden_dim=hidden_dim,
+            layer_types=layer_types,
+            partial_rotary_factor=partial_rotary_factor,
+            rope_max_wavelength=rope_max_wavelength,
+            rope_scaling_factor=rope_scaling_factor,
+            layer_norm_epsilon=layer_norm_epsilon,
+            dropout=dropout,
+            tie_word_embeddings=tie_word_embeddings,
+            sliding_window_size=sliding_window_size,
+            linear_num_key_heads=linear_num_key_heads,
+            linear_num_value_heads=linear_num_value_heads,
+            linear_key_head_dim=linear_key_head_dim,
+            linear_value_head_dim=linear_value_head_dim,
+            linear_conv_kernel_dim=linear_conv_kernel_dim,
+            vision_encoder=vision_encoder,
+            dtype=dtype,
+            trainable=trainable,
+            name=name,
         )
 
 
 def kinds_of_layers(num_layers: int, layer_types: list[str] | None) -> list[str]:
     """`linear_attention` or `full_attention` for each layer."""
-    kinds = ["linear_attention", "full_attention"]
     if layer_types is None:
-        return [kinds[(i + 1) % 4 == 0] for i in range(num_layers)]
-    if len(layer_types) < num_layers or not set(layer_types) <= set(kinds):
-        raise ValueError(
-            f"layer_types must be {num_layers} of {' and '.join(kinds)}, not {layer_types}."
-        )
-    return layer_types[:num_layers]
-
-
-def mixers_of(
-    kinds: Iterable[str],
-    attention: Callable[[], Qwen3_5Attention],
-    delta_net: Callable[[], Qwen3_5GatedDeltaNet],
-) -> list[Mixer]:
-    return [attention() if kind == "full_attention" else delta_net() for kind in kinds]
+        return [FULL if (i + 1) % 4 == 0 else LINEAR for i in range(num_layers)]
+    return check_layer_types(layer_types, num_layers, (LINEAR, FULL))

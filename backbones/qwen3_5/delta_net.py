@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from ..layers.cache import Step, static
 from ..layers.core import Dense, RMSNormalization
+from ..layers.dtypes import in_float32
 from ..layers.initializers import Initializer, glorot_uniform, ones, zeros
+from ..layers.layer import Layer
 from ..layers.layout import Layout
 from ..layers.recurrence import accumulate
 
@@ -88,6 +90,7 @@ class DeltaStateShape:
         return DeltaState(static(torch.zeros(shape, device=device)), static(tail), static(position))
 
 
+@in_float32
 def delta_rule(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -148,7 +151,7 @@ class Qwen3_5RMSNormGated(RMSNormalization):
     """The RMS norm under its Keras name."""
 
 
-class Qwen3_5GatedDeltaNet(nn.Module):
+class Qwen3_5GatedDeltaNet(Layer):
     """Attention's place is taken by a state that each token decays and corrects."""
 
     compute_dtype: torch.dtype | None = None

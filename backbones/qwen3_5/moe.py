@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import torch
-from torch import nn
 
-from ..layers.cache import KeyValueShape, Step
 from ..layers.core import Dense
 from ..layers.decoder import GatedExperts, GatedFeedForward
 from ..layers.dtypes import DTypeLike
+from ..layers.layer import Layer
 from ..layers.layout import Layout
 from ..layers.routing import choose_experts
-from .backbone import (
-    INIT,
-    DecoderBlock,
-    HybridDecoder,
-    Mixer,
-    Qwen3_5Attention,
-    Qwen3_5LayerNorm,
-    Tables,
-    kinds_of_layers,
-    mixers_of,
-)
-from .delta_net import Qwen3_5GatedDeltaNet
+from .backbone import INIT, DecoderBlock, HybridDecoder, Mixer, Qwen3_5LayerNorm
 from .vision import Qwen3_5VisionEncoder
 
 
@@ -44,7 +31,7 @@ class Qwen3_5MoeExperts(GatedExperts):
     """The experts under their Keras name."""
 
 
-class Qwen3_5MoeSparseMoeBlock(nn.Module):
+class Qwen3_5MoeSparseMoeBlock(Layer):
     """The networks of each token's `top_k` most probable experts, and one that all tokens share."""
 
     layout = Layout(
@@ -83,27 +70,58 @@ class Qwen3_5MoeTransformerDecoder(DecoderBlock):
         self,
         mixer: Mixer,
         hidden_dim: int,
-        feed_forward: Qwen3_5MoeSparseMoeBlock,
+        sparse_moe_block: Qwen3_5MoeSparseMoeBlock,
         epsilon: float,
         dropout: float,
     ) -> None:
         super().__init__(mixer, hidden_dim, epsilon, dropout)
-        self.sparse_moe_block = feed_forward
+        self.sparse_moe_block = sparse_moe_block
         self.post_attention_layernorm = Qwen3_5LayerNorm(hidden_dim, epsilon)
 
-    def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None, tables: Tables, step: Step, index: int
-    ) -> torch.Tensor:
-        residual = self.mix(x, mask, tables, step, index)
-        return self.sparse_moe_block(self.post_attention_layernorm(residual)) + residual
+    def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.sparse_moe_block(x)
 
 
 class Qwen3_5MoeBackbone(HybridDecoder):
     """Qwen3.5's decoder with a mixture of experts for the feed-forward network.
 
-    The probabilities of a token's `top_k` experts are made to sum to one. The loss that balances
-    the experts, which KerasHub adds with `router_aux_loss_coefficient`, is the training loop's:
-    `load_balancing_loss`. Images, inputs and errors are `Qwen3_5Backbone`'s.
+    Inputs, images and errors are `Qwen3_5Backbone`'s.
+
+    Args:
+        vocabulary_size: number of token ids.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        head_dim: dimensions of a head of attention.
+        hidden_dim: width of the hidden states.
+        moe_intermediate_dim: width inside an expert.
+        shared_expert_intermediate_size: width inside the expert that all tokens share.
+        num_experts: experts of a block.
+        top_k: experts of each token; their probabilities are made to sum to one.
+        layer_types: `linear_attention` or `full_attention` for each block; `None` for
+            `full_attention` in every fourth.
+        partial_rotary_factor: share of a head's dimensions that is rotated.
+        rope_max_wavelength: base of the rotary frequencies.
+        rope_scaling_factor: divides the positions.
+        layer_norm_epsilon: of the norms.
+        dropout: rate on the output of attention or the DeltaNet; of attention before its
+            projection, too.
+        tie_word_embeddings: whether `token_embedding(x, reverse=True)` uses the embedding's own
+            matrix, not a second one.
+        sliding_window_size: keys that a query of `full_attention` sees, itself included; `None` for
+            all before it. KerasHub's torch backend drops the window, its other backends apply it.
+        linear_num_key_heads: heads of the queries and keys of a DeltaNet.
+        linear_num_value_heads: heads of its values, a multiple of that.
+        linear_key_head_dim: dimensions of a head of its queries and keys.
+        linear_value_head_dim: dimensions of a head of its values.
+        linear_conv_kernel_dim: taps of its causal convolution.
+        vision_encoder: the tower of images; `None` for a model of text, which has no inputs for
+            them.
+        mrope_section: has no effect, as in KerasHub: images have the positions of text.
+        router_aux_loss_coefficient: has no effect here. It scales the loss that balances the
+            experts, which KerasHub adds; in PyTorch that is the training loop's, see
+            `load_balancing_loss` in `backbones.layers.routing`.
+        dtype, trainable, name: as in `Model`.
     """
 
     keras_module = "keras_hub.src.models.qwen3_5_moe.qwen3_5_moe_backbone"
@@ -140,56 +158,41 @@ class Qwen3_5MoeBackbone(HybridDecoder):
         trainable: bool = True,
         name: str | None = None,
     ) -> None:
-        rotary_dim = int(head_dim * partial_rotary_factor)
-        mixers = mixers_of(
-            kinds_of_layers(num_layers, layer_types),
-            partial(
-                Qwen3_5Attention,
-                hidden_dim,
-                num_query_heads,
-                num_key_value_heads,
-                head_dim,
-                rotary_dim,
-                layer_norm_epsilon,
-                dropout,
-            ),
-            partial(
-                Qwen3_5GatedDeltaNet,
-                hidden_dim,
-                linear_num_key_heads,
-                linear_num_value_heads,
-                linear_key_head_dim,
-                linear_value_head_dim,
-                linear_conv_kernel_dim,
-                layer_norm_epsilon,
-                INIT,
-            ),
-        )
-
-        def feed_forward() -> Qwen3_5MoeSparseMoeBlock:
-            return Qwen3_5MoeSparseMoeBlock(
+        def block(mixer: Mixer) -> Qwen3_5MoeTransformerDecoder:
+            sparse_moe_block = Qwen3_5MoeSparseMoeBlock(
                 hidden_dim,
                 moe_intermediate_dim,
                 shared_expert_intermediate_size,
                 num_experts,
                 top_k,
             )
+            return Qwen3_5MoeTransformerDecoder(
+                mixer, hidden_dim, sparse_moe_block, layer_norm_epsilon, dropout
+            )
 
         super().__init__(
-            vocabulary_size,
-            hidden_dim,
-            (
-                Qwen3_5MoeTransformerDecoder(
-                    mixer, hidden_dim, feed_forward(), layer_norm_epsilon, dropout
-                )
-                for mixer in mixers
-            ),
-            (rotary_dim, rope_max_wavelength, rope_scaling_factor),
-            KeyValueShape(num_key_value_heads, head_dim, sliding_window_size),
-            layer_norm_epsilon,
-            tie_word_embeddings,
-            vision_encoder,
-            dtype,
-            trainable,
-            name,
+            block,
+            vocabulary_size=vocabulary_size,
+            num_layers=num_layers,
+            num_query_heads=num_query_heads,
+            num_key_value_heads=num_key_value_heads,
+            head_dim=head_dim,
+            hidden_dim=hidden_dim,
+            layer_types=layer_types,
+            partial_rotary_factor=partial_rotary_factor,
+            rope_max_wavelength=rope_max_wavelength,
+            rope_scaling_factor=rope_scaling_factor,
+            layer_norm_epsilon=layer_norm_epsilon,
+            dropout=dropout,
+            tie_word_embeddings=tie_word_embeddings,
+            sliding_window_size=sliding_window_size,
+            linear_num_key_heads=linear_num_key_heads,
+            linear_num_value_heads=linear_num_value_heads,
+            linear_key_head_dim=linear_key_head_dim,
+            linear_value_head_dim=linear_value_head_dim,
+            linear_conv_kernel_dim=linear_conv_kernel_dim,
+            vision_encoder=vision_encoder,
+            dtype=dtype,
+            trainable=trainable,
+            name=name,
         )

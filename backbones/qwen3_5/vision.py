@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from .._inputs import Input
@@ -20,8 +19,9 @@ from ..layers.attention import attend
 from ..layers.convolution import Conv3D
 from ..layers.core import Dense, Embedding, LayerNormalization
 from ..layers.dtypes import DTypeLike
+from ..layers.layer import Layer
 from ..layers.layout import Kind, Layout, Stack
-from ..layers.rotary import rotary_frequencies, rotate
+from ..layers.rotary import Tables, plane_tables, rotary_frequencies, rotate
 
 PixelValues = Annotated[
     torch.Tensor,
@@ -30,7 +30,6 @@ PixelValues = Annotated[
 ImageGrid = Annotated[torch.Tensor, Input("ids", ("images_batch", "images", "axes"))]
 EPSILON = 1e-6
 WAVELENGTH = 10000.0
-Tables = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -93,10 +92,8 @@ class Places:
     def tables(self, dim: int) -> Tables:
         """Of rotary positions in a plane; the first half of the angles tells the row."""
         frequencies = rotary_frequencies(dim // 2, WAVELENGTH, self.row.device)
-        both = torch.stack((self.row, self.column), dim=-1)
-        angles = (both[..., None].float() * frequencies).flatten(-2)
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos(), angles.sin()
+        places = torch.stack((self.row, self.column), dim=-1)
+        return plane_tables(places, frequencies, torch.float32)
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Attention within frames over `[1, heads, P, dim]`."""
@@ -106,7 +103,7 @@ class Places:
         return torch.cat([attend(*frame) for frame in frames], dim=2)
 
 
-class Qwen3_5VisionPatchEmbed(nn.Module):
+class Qwen3_5VisionPatchEmbed(Layer):
     def __init__(self, in_channels: int, hidden_size: int, size: tuple[int, int, int]) -> None:
         super().__init__()
         self.proj = Conv3D(in_channels, hidden_size, size, size)
@@ -116,7 +113,7 @@ class Qwen3_5VisionPatchEmbed(nn.Module):
         return self.proj(patches.permute(0, 4, 1, 2, 3)).flatten(1)
 
 
-class Qwen3_5VisionAttention(nn.Module):
+class Qwen3_5VisionAttention(Layer):
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -130,7 +127,7 @@ class Qwen3_5VisionAttention(nn.Module):
         return self.proj(x[0].transpose(0, 1).flatten(-2))
 
 
-class Qwen3_5VisionMLP(nn.Module):
+class Qwen3_5VisionMLP(Layer):
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
         self.fc1 = Dense(hidden_size, intermediate_size)
@@ -140,7 +137,7 @@ class Qwen3_5VisionMLP(nn.Module):
         return self.fc2(gelu_approximate(self.fc1(x)))
 
 
-class Qwen3_5VisionBlock(nn.Module):
+class Qwen3_5VisionBlock(Layer):
     def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int) -> None:
         super().__init__()
         self.norm1 = LayerNormalization(hidden_size, EPSILON)
@@ -153,7 +150,7 @@ class Qwen3_5VisionBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class Qwen3_5VisionPatchMerger(nn.Module):
+class Qwen3_5VisionPatchMerger(Layer):
     """The patches of a token, side by side, projected to the text's width."""
 
     layout = Layout(attributes={"ln_q": "norm", "mlp_0": "fc1", "mlp_2": "fc2"})
@@ -179,6 +176,21 @@ class Qwen3_5VisionEncoder(Component):
     `pixel_values` `[batch, patches, temporal_patch_size, patch_size, patch_size, in_channels]` and
     `image_grid_thw` `[batch, images, 3]`, frames, height and width of each image in patches →
     `[tokens, out_hidden_size]`; only the sum over the batch must agree.
+
+    Args:
+        depth: number of blocks.
+        hidden_size: width of the patches.
+        num_heads: number of attention heads, a divisor of `hidden_size`.
+        intermediate_size: width inside the feed-forward networks.
+        in_channels: channels of the images.
+        patch_size: side of a patch in pixels.
+        temporal_patch_size: frames of a patch.
+        spatial_merge_size: side, in patches, of the square that becomes a token.
+        out_hidden_size: width of the tokens: the text model's `hidden_dim`; `None` for
+            `hidden_size`.
+        num_position_embeddings: rows of the position table, a square that is resampled to each
+            image.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: another number of patches than the grid says, or sides that are not divisible
@@ -252,25 +264,3 @@ def _between(place: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, tor
     steps = (size - 1).clamp(min=1)
     whole = place // steps
     return whole, (place - whole * steps) / steps
-
-
-def interleave(
-    text: torch.Tensor, tokens: torch.Tensor, vision_indices: torch.Tensor
-) -> torch.Tensor:
-    """Put the tokens of images at their places in the text.
-
-    Args:
-        text: `[batch, length, dim]`.
-        tokens: `[tokens, dim]`, of another dtype perhaps.
-        vision_indices: places in the rows of the text one after the other, any shape.
-
-    Raises:
-        ValueError: other numbers of tokens and of indices.
-    """
-    indices = vision_indices.flatten().long()
-    if tokens.shape[0] != indices.shape[0]:
-        raise ValueError(
-            f"The images give {tokens.shape[0]} tokens, but vision_indices has {indices.shape[0]}."
-        )
-    filled = text.flatten(0, 1).index_copy(0, indices, tokens.to(text.dtype))
-    return filled.view_as(text)

@@ -9,8 +9,8 @@ import pkgutil
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -19,14 +19,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 
 from ...backbones._model import Model, check_arguments
-from ..loading import CONFIG, SAFETENSORS, check_class, construct, place
+from ..loading import CONFIG, SAFETENSORS, assign, check_class, construct, place
 from ..progress import track
-from .files import FLOATS, Stored, index_of, open_weights, weight_files
+from ..surplus import Ignore, superfluous
+from ..weights import Weight, together, writes
+from .files import BYTES, FLOATS, Stored, index_of, open_weights, weight_files
 from .table import REQUIRED, Operation, Table, Tensors, matches, parts
 
 if TYPE_CHECKING:
     from ..sources import PresetSource
 
+# What models of any kind keep beside their weights, and can make again.
+BUFFERS = ("*rotary_emb.inv_freq", "*.num_batches_tracked")
 ModelType = TypeVar("ModelType", bound=Model)
 
 
@@ -61,7 +65,9 @@ class Dialect(ABC):
         """Whether a key of config.json never changes what a backbone computes."""
 
     @abstractmethod
-    def problems(self, config: Mapping[str, Any], unknown: Sequence[str]) -> list[str]:
+    def problems(
+        self, config: Mapping[str, Any], unknown: Sequence[str], table: Table
+    ) -> list[str]:
         """Why a config.json cannot be read; `unknown` are keys of which nothing is known."""
 
     @abstractmethod
@@ -139,7 +145,7 @@ def to_ours(
         and not matches(table.ignored, name)
         and not dialect.ignores(name)
     ]
-    problems = dialect.problems(config, unknown)
+    problems = dialect.problems(config, unknown, table)
     arguments = dict(table.variants.get(dialect.kind(config), {}))
     for key in table.config:
         values = [_look_up(config, name, default) for name, default in key.theirs.items()]
@@ -407,6 +413,7 @@ def plan(
     config: Mapping[str, Any],
     cls: type[Model] = Model,
     overrides: Mapping[str, Any] | None = None,
+    ignore: Ignore = (),
 ) -> Iterator[Plan]:
     """How a checkpoint is read. Its files are open meanwhile.
 
@@ -429,7 +436,7 @@ def plan(
                     problems.append(f"twice: {stored[name].name} and {tensor.name} in {path.name}")
                 stored[name] = tensor
         bindings = bind(table.for_names(stored), arguments_of(model), model.state_dict())
-        absent = account(table, bindings, stored, problems, source.handle)
+        absent = account(table, bindings, stored, problems, source.handle, ignore)
         yield Plan(table, config, model, bindings, stored, absent, files)
 
 
@@ -440,7 +447,8 @@ def load(
     cls: type[ModelType],
     load_weights: bool,
     device: str | torch.device | None,
-    contiguous: bool,
+    mmap: bool | None,
+    ignore: Ignore,
     overrides: Mapping[str, Any],
 ) -> ModelType:
     """The model of a checkpoint. See `Backbone.from_preset`."""
@@ -448,13 +456,13 @@ def load(
     if not load_weights:
         table, arguments = configured(dialect, source, config, cls, overrides)
         return construct(table.backbone, arguments, device).eval()  # type: ignore[return-value]
-    with plan(dialect, source, config, cls, overrides) as found:
+    with plan(dialect, source, config, cls, overrides, ignore) as found:
         if device.type != "meta":
-            _fill(found, device, contiguous, source.handle)
+            _fill(found, torch.device(device), mmap is not False, source.handle)
     return found.model.eval()  # type: ignore[return-value]
 
 
-def _fill(plan: Plan, device: torch.device, contiguous: bool, where: str) -> None:
+def _fill(plan: Plan, device: torch.device, keep: bool, where: str) -> None:
     if plan.drawn:
         warnings.warn(
             f"{where} has no weights for {', '.join(plan.drawn)}; they are drawn at random.",
@@ -465,17 +473,8 @@ def _fill(plan: Plan, device: torch.device, contiguous: bool, where: str) -> Non
     for binding in track(present, "Reading weights", lambda binding: binding.nbytes):
         values = binding.load([plan.stored[name].read() for name in binding.theirs])
         for name, value in values.items():
-            _assign(plan.model, name, value, device, contiguous)
-
-
-def _assign(
-    model: Model, name: str, value: torch.Tensor, device: torch.device, contiguous: bool
-) -> None:
-    """Make what was read a weight of the model."""
-    owner, _, leaf = name.rpartition(".")
-    module = model.get_submodule(owner)
-    value = value.to(device, getattr(module, leaf).dtype)
-    place(module, leaf, value.contiguous() if contiguous else value)
+            owner, _, leaf = name.rpartition(".")
+            assign(plan.model.get_submodule(owner), leaf, value, device, keep)
 
 
 def _draw(model: Model, names: list[str], device: torch.device) -> None:
@@ -495,6 +494,7 @@ def account(
     stored: dict[str, Stored],
     problems: list[str],
     where: str,
+    ignore: Ignore = (),
 ) -> list[Binding]:
     """Compare the headers of a checkpoint with a model, and take copies out of `stored`.
 
@@ -519,11 +519,19 @@ def account(
                 problems.append(f"missing: {name} {shape} for {binding}")
         elif found.shape != shape:
             problems.append(f"shape: {found.name} is {found.shape}, not {shape} for {binding}")
-        elif found.dtype not in FLOATS:
-            problems.append(f"dtype: {found.name} is {found.dtype}, not a float, for {binding}")
-    for name, found in stored.items():
-        if name not in expected and not matches(table.dropped, name):
-            problems.append(f"superfluous: {found.name} {found.shape}")
+        elif found.dtype not in (FLOATS if tensor.is_floating_point() else BYTES):
+            kind = "a float" if tensor.is_floating_point() else "bytes"
+            problems.append(f"dtype: {found.name} is {found.dtype}, not {kind}, for {binding}")
+    surplus = {
+        found.name: found.shape
+        for name, found in stored.items()
+        if name not in expected and not matches((*table.dropped, *BUFFERS), name)
+    }
+    # A head of somebody's own stands beside the model, not in it.
+    roots = {name.partition(".")[0] for name in expected}
+    renamed = {found.name: name for name, found in stored.items()}
+    foreign = [name for name in surplus if renamed[name].partition(".")[0] not in roots]
+    problems += superfluous(surplus, ignore, where, foreign)
     for copy, original in copies:
         if copy.shape != original.shape:
             problems.append(f"copy: {copy.name} {copy.shape} of {original.name} {original.shape}")
@@ -594,41 +602,57 @@ def _nearest_first(dialect: Dialect, cls: type) -> list[str]:
     return sorted(modules(dialect), key=distance)
 
 
-def export(dialect: Dialect, model: Model, folder: Path) -> None:
+def export(
+    dialect: Dialect,
+    plan: Plan,
+    weights: Mapping[str, Weight],
+    destination: Callable[[], AbstractContextManager[Path]],
+) -> None:
     """Write config.json and safetensors, in shards where they are large.
 
-    Raises:
-        NotImplementedError, ValueError: as `export_plan`.
+    Args:
+        destination: opens the folder, in the process that writes.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
-    from safetensors.torch import save_file
 
-    from ..saving import exportable
+    from ..saving import write_safetensors
 
-    plan = export_plan(dialect, model)
-    state = model.state_dict()
-    if any(tensor.is_meta for tensor in state.values()):
-        raise ValueError("The model is on the meta device: it has no weights to save.")
-    (folder / CONFIG).write_text(json.dumps(plan.config, indent=2))
     expected = _expected(plan.bindings)
     split = split_torch_state_dict_into_shards(
         {name: tensor for name, (tensor, _) in expected.items()},
         filename_pattern=dialect.files[0].replace(".safetensors", "{suffix}.safetensors"),
     )
+    shards = []
+    for file, names in split.filename_to_tensors.items():
+        # What one binding makes stays together, and is gone when it is written.
+        bindings = list(dict.fromkeys(expected[name][1] for name in names))
+        bindings.sort(key=lambda one: -min(t.itemsize for t in one.ours.values()))
+        shards.append((file, set(names), bindings))
+    order = [name for _, _, bindings in shards for one in bindings for name in one.ours]
+    with together(weights, order) as values:
+        if not writes(weights.values()):
+            return
+        with destination() as folder:
+            (folder / CONFIG).write_text(json.dumps(plan.config, indent=2))
+            for file, held, bindings in shards:
+                headers = {
+                    name: (tensor.dtype, tuple(tensor.shape))
+                    for one in bindings
+                    for name, tensor in one.expected().items()
+                    if name in held
+                }
+                write_safetensors(folder / file, headers, _made(bindings, held, values))
+            if split.is_sharded:
+                index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+                (folder / index_of(dialect.files[0])).write_text(json.dumps(index, indent=2))
 
-    def save_shard(path: Path, names: list[str]) -> None:
-        """Write some tensors; what had to be made for it is gone afterwards."""
-        made: dict[str, torch.Tensor] = {}
-        for binding in dict.fromkeys(expected[name][1] for name in names):
-            made |= binding.save([exportable(model, one, state[one]) for one in binding.ours])
-        save_file({name: made[name].contiguous() for name in names}, path, {"format": "pt"})
 
-    for file, names in track(
-        split.filename_to_tensors.items(),
-        "Writing weights",
-        lambda item: sum(expected[name][0].nbytes for name in item[1]),
-    ):
-        save_shard(folder / file, names)
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (folder / index_of(dialect.files[0])).write_text(json.dumps(index, indent=2))
+def _made(
+    bindings: list[Binding], names: set[str], values: Iterator[torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Those of their tensors that have these names, from ours in the order of the bindings."""
+    for one in bindings:
+        ours = [next(values).to(tensor.dtype) for tensor in one.ours.values()]
+        for name, tensor in one.save(ours).items():
+            if name in names:
+                yield tensor

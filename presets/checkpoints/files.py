@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..files import safe_name
+from ..files import refuse_pointer, safe_name
 from ..loading import SAFETENSORS, open_safetensors
 
 if TYPE_CHECKING:
     from ..sources import PresetSource
 
+BYTES = frozenset(("U8", "uint8"))
 FLOATS = frozenset(("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"))
 
 
@@ -95,7 +96,7 @@ def open_weights(path: Path, stack: ExitStack) -> list[Stored]:
 
 
 def _open_pickle(path: Path) -> list[Stored]:
-    path.open("rb").close()  # an error of the disk is none of the pickle's
+    refuse_pointer(path)
     try:
         # Only an archive can be mapped; before torch 1.6 the files were none.
         state = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))

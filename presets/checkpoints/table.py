@@ -182,6 +182,23 @@ def assumed(theirs: str, value: Any) -> Key:
     return Key({theirs: value}, (), check, lambda: (value,))
 
 
+def tanh_gelu(theirs: str, *written: str) -> Key:
+    """A key for the activation of models that KerasHub computes with gelu's tanh form, whatever the
+    checkpoint says; the first of `written` is written.
+    """
+
+    def load(kind: str) -> tuple[Any, ...]:
+        if kind == "gelu":
+            warnings.warn(
+                f"{theirs} is 'gelu', the exact form; as in KerasHub the model computes the tanh "
+                "form, which changes outputs by about 2e-3.",
+                stacklevel=2,
+            )
+        return only(theirs, "gelu", *written).load(kind)
+
+    return Key({theirs: "gelu"}, (), load, lambda: written[:1])
+
+
 def constant(**arguments: Any) -> Key:
     """Arguments without a key, that have one value in all models of the family."""
 
@@ -342,6 +359,7 @@ class Table:
             arguments, with these; of several with equal ones the first is written.
         architecture: in transformers the class whose checkpoints are written.
         instead: rules for weights that some files hold in another form; read, never written.
+        quantized: values of `quant_method` whose weights `instead` reads.
         also: classes that are written in the same way, and read again as `backbone`.
         ignored: keys of config.json that do not matter to a backbone.
         renames: other names of weights → those that the rules use.
@@ -359,6 +377,7 @@ class Table:
     config: tuple[Key, ...]
     weights: tuple[Rule, ...]
     instead: tuple[Rule, ...] = ()
+    quantized: tuple[str, ...] = ()
     also: tuple[type[Model], ...] = ()
     ignored: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()

@@ -39,7 +39,9 @@ class Timm(Dialect):
     def ignores(self, key: str) -> bool:
         return key in GENERIC or not key.startswith("model_args.")
 
-    def problems(self, config: Mapping[str, Any], unknown: Sequence[str]) -> list[str]:
+    def problems(
+        self, config: Mapping[str, Any], unknown: Sequence[str], table: Table
+    ) -> list[str]:
         """Every argument makes another model."""
         if not isinstance(config.get("model_args") or {}, Mapping):
             return ["model_args is no object"]

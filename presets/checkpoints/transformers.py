@@ -50,10 +50,16 @@ class Transformers(Dialect):
     def ignores(self, key: str) -> bool:
         return not GENERIC.isdisjoint(key.split("."))
 
-    def problems(self, config: Mapping[str, Any], unknown: Sequence[str]) -> list[str]:
-        if config.get("quantization_config"):
-            return ["quantization_config: quantized weights cannot be read"]
-        return []
+    def problems(
+        self, config: Mapping[str, Any], unknown: Sequence[str], table: Table
+    ) -> list[str]:
+        settings = config.get("quantization_config")
+        if not settings:
+            return []
+        method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+        if method in table.quantized:
+            return []
+        return [f"quantization_config: weights quantized as {method!r} cannot be read"]
 
     def heading(self, table: Table, kind: str, dtype: torch.dtype) -> dict[str, Any]:
         return {

@@ -9,7 +9,9 @@ import io
 import itertools
 import json
 import math
+import mmap
 import os
+import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..files import read_json, safe_name
+from ..files import read_json, refuse_pointer, safe_name
+from ..reading import empty, read_into
 
 if TYPE_CHECKING:
     import h5py
@@ -43,6 +46,8 @@ DTYPES = {
 DEFLATE, SHUFFLE = 1, 2
 # Of a chunk that is larger than its dataset.
 MAX_CHUNK_BYTES = 16 * 1024**2
+# HDF5 fails, or crashes, where two threads read chunks.
+_one_thread = threading.Lock()
 
 
 @dataclass
@@ -59,45 +64,67 @@ class Dataset:
     def nbytes(self) -> int:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
-    def read(self, scratch: torch.Tensor | None = None) -> torch.Tensor:
-        """The data, read once into memory of its own, or into bytes lent by the caller.
+    def read(self, target: torch.Tensor | None = None) -> torch.Tensor:
+        """The data, read once, into memory of its own or into a tensor of any strides and dtype.
 
         Raises:
             ValueError: it is broken.
         """
-        import h5py
-
-        if scratch is None:
-            tensor = torch.empty(self.shape, dtype=self.dtype, device="cpu")
-        else:
-            tensor = scratch[: self.nbytes].view(self.dtype).view(self.shape)
-        if not tensor.numel():
-            return tensor
-        stored = self.source.id
-        memory = tensor.view(-1).view(torch.uint8).numpy()
-        offset = None if self.source.chunks is not None else stored.get_offset()
+        if target is None:
+            target = empty(self.shape, self.dtype)
+        if not target.numel():
+            return target
         try:
-            if offset is not None and hasattr(os, "preadv"):
+            if self._offset is not None and hasattr(os, "preadv"):
                 # As HDF5 does it, but other threads go on meanwhile.
-                _read_bytes(self.source.file.id.get_vfd_handle(), memory, offset)
-            elif self.source.chunks is None:
-                memory = memory.view(self.source.dtype)
-                stored.read(h5py.h5s.ALL, h5py.h5s.ALL, memory, mtype=stored.get_type())
-            else:
-                self._read_chunks(memory.view(self.source.dtype).reshape(self.shape))
+                descriptor = self.source.file.id.get_vfd_handle()
+                read_into(target, descriptor, self._offset, self.dtype)
+                return target
+            with _one_thread:
+                if self.source.chunks is not None:
+                    self._read_chunks(target)
+                else:
+                    self._read_whole(target)
         except (OSError, RuntimeError, ValueError, zlib.error) as error:
             raise ValueError(f"{self.file} is broken: {self.path}: {error}") from error
-        return tensor
+        return target
 
-    def _read_chunks(self, out: Any) -> None:
+    @property
+    def _offset(self) -> int | None:
+        """Where the data lie in the file, if in one piece."""
+        return None if self.source.chunks is not None else self.source.id.get_offset()
+
+    def mapped(self, mapping: mmap.mmap) -> torch.Tensor | None:
+        """The data where the file is mapped, if they lie there as a tensor's must.
+
+        Raises:
+            ValueError: the file has become shorter.
+        """
+        offset, count = self._offset, torch.Size(self.shape).numel()
+        if offset is None or not count or offset % self.dtype.itemsize:
+            return None
+        flat = torch.frombuffer(mapping, dtype=self.dtype, count=count, offset=offset)
+        return flat.view(self.shape)
+
+    def _read_whole(self, target: torch.Tensor) -> None:
+        import h5py
+
+        tensor = torch.empty(self.shape, dtype=self.dtype, device="cpu")
+        memory = tensor.view(-1).view(torch.uint8).numpy().view(self.source.dtype)
+        stored = self.source.id
+        stored.read(h5py.h5s.ALL, h5py.h5s.ALL, memory, mtype=stored.get_type())
+        target.copy_(tensor)
+
+    def _read_chunks(self, target: torch.Tensor) -> None:
         """Unpack each chunk into no more bytes than it should have; HDF5 knows no such limit."""
         stored = self.source.id
         chunk_shape = self.source.chunks
-        nbytes = math.prod(chunk_shape) * out.itemsize
+        itemsize = self.dtype.itemsize
+        nbytes = math.prod(chunk_shape) * itemsize
         filters = _filters(self.source)
         chunks: list[Any] = []
         stored.chunk_iter(chunks.append)
-        starts = [range(0, size, step) for size, step in zip(out.shape, chunk_shape)]
+        starts = [range(0, size, step) for size, step in zip(self.shape, chunk_shape)]
         places = {chunk.chunk_offset for chunk in chunks}
         if len(places) != math.prod(map(len, starts)) or places != set(itertools.product(*starts)):
             raise ValueError("chunks are missing")
@@ -115,23 +142,13 @@ class Dataset:
                 if number == DEFLATE:
                     data = zlib.decompressobj().decompress(data, nbytes + 1)
                 else:
-                    data = np.frombuffer(data, "u1").reshape(out.itemsize, -1).T.tobytes()
+                    data = np.frombuffer(data, "u1").reshape(itemsize, -1).T.tobytes()
             if len(data) != nbytes:
                 raise ValueError("a chunk unpacks to too many or too few bytes")
             corner = zip(chunk.chunk_offset, chunk_shape)
-            target = out[tuple(slice(start, start + length) for start, length in corner)]
-            values = np.frombuffer(data, out.dtype).reshape(chunk_shape)
-            target[...] = values[tuple(map(slice, target.shape))]
-
-
-def _read_bytes(descriptor: int, memory: Any, offset: int) -> None:
-    """Fill memory with the bytes of a file from an offset on."""
-    rest = memoryview(memory)
-    while rest:
-        count = os.preadv(descriptor, [rest], offset)
-        if not count:
-            raise OSError("it ends too early")
-        offset, rest = offset + count, rest[count:]
+            place = target[tuple(slice(start, start + length) for start, length in corner)]
+            values = torch.frombuffer(bytearray(data), dtype=self.dtype).view(chunk_shape)
+            place.copy_(values[tuple(map(slice, place.shape))])
 
 
 class Refused(ValueError):
@@ -154,6 +171,7 @@ class WeightFile:
         self.datasets: dict[str, Dataset] = {}
         self.repeated: list[str] = []
         self._files: list[h5py.File] = []
+        self._mappings: dict[Path, mmap.mmap] = {}
         try:
             for shard in shard_files(self.path) if self.path.suffix == ".json" else [self.path]:
                 self._open(shard)
@@ -166,6 +184,7 @@ class WeightFile:
 
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}.")
+        refuse_pointer(path)
         try:
             file = h5py.File(path, "r")
         except OSError as error:
@@ -181,6 +200,24 @@ class WeightFile:
             raise ValueError(f"{path} {error}") from error
         except (OSError, RuntimeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is broken: {error}") from error
+
+    def mapped(self, dataset: Dataset) -> torch.Tensor | None:
+        """A dataset as a view of its file, whose changes stay in memory.
+
+        Returns:
+            None if it must be read: packed, in pieces, or not aligned.
+
+        Raises:
+            ValueError: the file has become shorter.
+        """
+        path = dataset.file
+        try:
+            if path not in self._mappings:
+                descriptor = dataset.source.file.id.get_vfd_handle()
+                self._mappings[path] = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+            return dataset.mapped(self._mappings[path])
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is broken: {dataset.path}: {error}") from error
 
     def close(self) -> None:
         for file in self._files:

@@ -216,7 +216,7 @@ def _(module: Convolution) -> list[Variable]:
         module,
         "weight",
         tuple(module.to_kernel(module.weight).shape),
-        lambda kernel: module.from_kernel(kernel).contiguous(),
+        lambda kernel: module.from_kernel(kernel).contiguous(),  # or each call would do it
         module.to_kernel,
     )
     if module.bias is None:

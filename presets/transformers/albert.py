@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from ...backbones.albert import AlbertBackbone
-from ..checkpoints.table import Table, assumed, fixed, heads, key, layer, only, rule, shared, under
+from ..checkpoints.table import (
+    Table,
+    assumed,
+    heads,
+    key,
+    layer,
+    only,
+    rule,
+    shared,
+    tanh_gelu,
+    under,
+)
 
 BLOCK = (
     *layer("attention.query", "self_attention_layer.query"),
@@ -32,7 +43,7 @@ ALBERT = Table(
         key("max_position_embeddings", "max_sequence_length", 512),
         key("type_vocab_size", "num_segments", 2),
         # As in BERT's table.
-        fixed("hidden_act", "gelu_new", "gelu", "gelu_pytorch_tanh"),
+        tanh_gelu("hidden_act", "gelu_new", "gelu_pytorch_tanh"),
         assumed("layer_norm_eps", 1e-12),
         only("position_embedding_type", "absolute"),
     ),

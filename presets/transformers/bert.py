@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from ...backbones.bert import BertBackbone
-from ..checkpoints.table import Table, assumed, fixed, heads, key, layer, only, rule, shared, under
+from ..checkpoints.table import (
+    Table,
+    assumed,
+    heads,
+    key,
+    layer,
+    only,
+    rule,
+    shared,
+    tanh_gelu,
+    under,
+)
 
 BLOCK = (
     *layer("attention.self.query", "self_attention_layer.query"),
@@ -28,9 +39,8 @@ BERT = Table(
         shared(("hidden_dropout_prob", "attention_probs_dropout_prob"), "dropout", 0.1),
         key("max_position_embeddings", "max_sequence_length"),
         key("type_vocab_size", "num_segments", 2),
-        # "gelu" is the exact one, but KerasHub computes all BERTs with the tanh form, with which
-        # the original was trained.
-        fixed("hidden_act", "gelu_pytorch_tanh", "gelu", "gelu_new"),
+        # KerasHub computes all BERTs with the tanh form, with which the original was trained.
+        tanh_gelu("hidden_act", "gelu_pytorch_tanh", "gelu_new"),
         assumed("layer_norm_eps", 1e-12),
         only("position_embedding_type", "absolute"),
         only("is_decoder", False),

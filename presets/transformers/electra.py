@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from ...backbones.electra import ElectraBackbone
-from ..checkpoints.table import Table, assumed, fixed, heads, key, layer, only, rule, shared, under
+from ..checkpoints.table import (
+    Table,
+    assumed,
+    heads,
+    key,
+    layer,
+    only,
+    rule,
+    shared,
+    tanh_gelu,
+    under,
+)
 from .bert import BLOCK
 
 ELECTRA = Table(
@@ -21,7 +32,7 @@ ELECTRA = Table(
         key("max_position_embeddings", "max_sequence_length", 512),
         key("type_vocab_size", "num_segments", 2),
         # As in BERT's table.
-        fixed("hidden_act", "gelu_pytorch_tanh", "gelu", "gelu_new"),
+        tanh_gelu("hidden_act", "gelu_pytorch_tanh", "gelu_new"),
         assumed("layer_norm_eps", 1e-12),
         only("position_embedding_type", "absolute"),
         only("is_decoder", False),

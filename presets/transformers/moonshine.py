@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...backbones.moonshine import MoonshineBackbone, padded_head_dim, rotary_frequencies
+from ...backbones.moonshine import MoonshineBackbone, padded_head_dim, stored_frequencies
 from ..checkpoints.table import (
     Key,
     Operation,
@@ -82,7 +82,7 @@ def frequencies(arguments: Mapping[str, Any]) -> Operation:
         arguments["encoder_num_heads"],
         arguments["pad_head_dim_to_multiple_of"],
     )
-    computed = rotary_frequencies(
+    computed = stored_frequencies(
         head_dim, arguments["rope_theta"], arguments["partial_rotary_factor"]
     )
 

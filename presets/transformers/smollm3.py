@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...backbones.smollm3 import SmolLM3Backbone, rotary_frequencies
+from ...backbones.smollm3 import SmolLM3Backbone, stored_frequencies
 from ..checkpoints.table import (
     REQUIRED,
     Key,
@@ -62,7 +62,7 @@ def save_layers(turned: Sequence[bool], _: Any, count: int) -> tuple[Any, ...]:
 def frequencies(arguments: Mapping[str, Any]) -> Operation:
     """transformers does not store what it can compute."""
     head_dim = arguments["hidden_dim"] // arguments["num_attention_heads"]
-    computed = rotary_frequencies(
+    computed = stored_frequencies(
         head_dim, arguments["rope_theta"], arguments["partial_rotary_factor"]
     )
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ...backbones.layers.activations import activation_name
-from ...backbones.t5_gemma import LAYER_TYPES, T5GemmaBackbone
+from ...backbones.layers.masks import FULL, SLIDING
+from ...backbones.t5_gemma import T5GemmaBackbone
 from ..checkpoints.table import (
     REQUIRED,
     TRANSPOSE,
@@ -52,7 +53,7 @@ def both(
 
 
 def alternating(layer_types: Any, count: int) -> list[str]:
-    return layer_types or [LAYER_TYPES[i % 2] for i in range(count)]
+    return layer_types or [FULL if i % 2 else SLIDING for i in range(count)]
 
 
 def layer_types(side: str) -> Key:

@@ -1,29 +1,34 @@
-"""Gemma 3's vision tower: SigLIP (arXiv:2303.15343), pooled and projected to the text's width."""
+"""Gemma 3's vision tower: SigLIP (arXiv:2303.15343), pooled and projected to the text's width.
+
+It is Gemma 3's in KerasHub, but others have it, too.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from .._inputs import Input
-from .._model import Component
-from ..layers.activations import gelu_approximate
-from ..layers.attention import attend, merge_heads, split_heads
-from ..layers.convolution import Conv2D, channels_first
-from ..layers.core import Dense, Embedding, LayerNormalization, UnitRMSNormalization
-from ..layers.dtypes import DTypeLike, DTypePolicy
-from ..layers.initializers import random_normal
-from ..layers.layout import Layout, Stack
+from ._inputs import Input
+from ._model import Component
+from .layers.activations import gelu_approximate
+from .layers.attention import attend, merge_heads, split_heads
+from .layers.convolution import Conv2D
+from .layers.core import Dense, Embedding, LayerNormalization, UnitRMSNormalization
+from .layers.dtypes import DTypeLike, DTypePolicy
+from .layers.initializers import random_normal
+from .layers.layer import Layer
+from .layers.layout import Layout, Stack
+from .layers.vision import embed_patches
 
 ImagesOfRows = Annotated[
     torch.Tensor, Input("values", ("batch", "images", "height", "width", "channels"))
 ]
+VisionIndices = Annotated[torch.Tensor, Input("ids", ("batch", "vision_tokens"))]
 
 
-class Gemma3VisionEmbedding(nn.Module):
+class Gemma3VisionEmbedding(Layer):
     layout = Layout(attributes={"embedding_conv": "patch_embedding"})
 
     def __init__(self, image_size: int, patch_size: int, hidden_dim: int) -> None:
@@ -34,17 +39,13 @@ class Gemma3VisionEmbedding(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """`[images, height, width, 3]` → `[images, patches, hidden_dim]`."""
-        size = self.image_size
-        if images.shape[1:3] != (size, size):
-            raise ValueError(
-                f"Images must be {size} × {size} pixels, not {images.shape[1]} × {images.shape[2]}."
-            )
-        patches = self.embedding_conv(channels_first(images, "channels_last"))
+        size = (self.image_size, self.image_size)
+        patches = embed_patches(images, self.embedding_conv, "channels_last", size)
         positions = torch.arange(self.position_embedding.num_embeddings, device=images.device)
-        return patches.flatten(2).mT + self.position_embedding(positions)
+        return patches + self.position_embedding(positions)
 
 
-class Gemma3VisionAttention(nn.Module):
+class Gemma3VisionAttention(Layer):
     layout = Layout(
         attributes={},
     )
@@ -64,7 +65,7 @@ class Gemma3VisionAttention(nn.Module):
         return self.out_proj(merge_heads(attend(q, k, v)))
 
 
-class Gemma3VisionEncoderLayer(nn.Module):
+class Gemma3VisionEncoderLayer(Layer):
     layout = Layout(attributes={"multi_head_attention": "attn"}, built_on_call=True)
 
     def __init__(self, hidden_dim: int, num_heads: int, intermediate_dim: int) -> None:
@@ -81,7 +82,7 @@ class Gemma3VisionEncoderLayer(nn.Module):
         return x + self.mlp_dense_2(y)
 
 
-class Gemma3VisionEncoderBlock(nn.Module):
+class Gemma3VisionEncoderBlock(Layer):
     layout = Layout(attributes={"encoder_embeddings": "vision_embeddings"})
 
     def __init__(
@@ -111,7 +112,7 @@ class Gemma3VisionEncoderBlock(nn.Module):
         return self.encoder_layer_norm(x)
 
 
-class Gemma3VisionAveragePooling(nn.Module):
+class Gemma3VisionAveragePooling(Layer):
     layout = Layout(built_on_call=True)
 
     def __init__(self, width: int, pool_size: int) -> None:
@@ -125,7 +126,7 @@ class Gemma3VisionAveragePooling(nn.Module):
         return F.avg_pool2d(x, self.pool_size).flatten(2).mT
 
 
-class Gemma3VisionOutput(nn.Module):
+class Gemma3VisionOutput(Layer):
     layout = Layout(built_on_call=True)
 
     def __init__(self, hidden_dim: int, output_dim: int, epsilon: float) -> None:
@@ -143,9 +144,21 @@ class Gemma3VisionEncoder(Component):
     """Images → a few tokens each.
 
     It computes in float32 where bfloat16 is asked for, and keeps its dtype within a model of
-    another one. `layer_norm_epsilon` is that of the norm before the projection.
+    another one.
 
     `images` `[batch, images, image_size, image_size, 3]` → `[batch · images, tokens, output_dim]`.
+
+    Args:
+        image_size: side of the images in pixels.
+        patch_size: side of a patch in pixels.
+        num_heads: number of attention heads, a divisor of `hidden_dim`.
+        hidden_dim: width of the hidden states.
+        num_layers: number of blocks.
+        intermediate_dim: width inside the feed-forward networks.
+        output_dim: width of the tokens: the text model's `hidden_dim`.
+        pool_size: side of the square of patches that becomes a token.
+        layer_norm_epsilon: of the norm before the projection; the others have 1e-6.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: `hidden_dim` is not divisible by `num_heads`; images of another size.
@@ -188,28 +201,3 @@ class Gemma3VisionEncoder(Component):
     def forward(self, images: ImagesOfRows) -> torch.Tensor:
         x = self.image_encoder(images.flatten(0, 1))
         return self.vision_output_encoder(self.pooling(x))
-
-
-def interleave(
-    text: torch.Tensor, images: torch.Tensor, vision_indices: torch.Tensor
-) -> torch.Tensor:
-    """Put the tokens of images at their places in the text.
-
-    The first position always stays text: indices are padded with 0.
-
-    Args:
-        text: `[batch, length, dim]`.
-        images: `[batch, images · tokens, dim]`, of another dtype perhaps.
-        vision_indices: `[batch, images · tokens]`.
-
-    Raises:
-        ValueError: other numbers of tokens and of indices.
-    """
-    if images.shape[1] != vision_indices.shape[1]:
-        raise ValueError(
-            f"The images give {images.shape[1]} tokens a row, but vision_indices has "
-            f"{vision_indices.shape[1]}."
-        )
-    places = vision_indices.long()[..., None].expand_as(images)
-    filled = text.scatter(1, places, images.to(text.dtype))
-    return torch.cat((text[:, :1], filled[:, 1:]), dim=1)

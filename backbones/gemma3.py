@@ -1,44 +1,98 @@
-"""The text model, with or without images."""
+"""Gemma 3 (arXiv:2503.19786) and EmbeddingGemma (arXiv:2509.20354)."""
 
 from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from .._backbone import Backbone
-from .._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
-from ..layers.cache import KeyValueShape, Step
-from ..layers.core import Dense, ReversibleEmbedding, UnitRMSNormalization
-from ..layers.dtypes import DTypeLike
-from ..layers.initializers import variance_scaling
-from ..layers.layout import Stack
-from ..layers.rotary import rotary_frequencies, rotary_tables
-from .decoder import Gemma3DecoderBlock
-from .vision import Gemma3VisionEncoder, ImagesOfRows, interleave
+from ._backbone import Backbone
+from ._gemma3_vision import Gemma3VisionEncoder, ImagesOfRows, VisionIndices
+from ._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
+from .layers.cache import KeyValueShape, Past, Step
+from .layers.core import Dense, ReversibleEmbedding, UnitRMSNormalization
+from .layers.dtypes import DTypeLike
+from .layers.gemma import CachedGemmaAttention, GemmaDecoderBlock, scale_embeddings
+from .layers.initializers import variance_scaling
+from .layers.layout import Stack
+from .layers.masks import Mask
+from .layers.multimodal import interleave
+from .layers.rotary import Tables, rotary_frequencies, rotary_tables
 
-VisionIndices = Annotated[torch.Tensor, Input("ids", ("batch", "vision_tokens"))]
+__all__ = ["Gemma3Backbone", "Gemma3VisionEncoder"]
+
 VisionMask = Annotated[torch.Tensor, Input("mask", ("batch", "length"))]
 LOCAL_WAVELENGTH = 1e4
 GLOBAL_WAVELENGTH = 1e6
 
 
+class CachedGemma3Attention(CachedGemmaAttention):
+    """The attention under its Keras name."""
+
+
+class Gemma3DecoderBlock(GemmaDecoderBlock):
+    """As Gemma's, but what overflows float16, as these sums do, stays at its limit."""
+
+    def forward(
+        self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
+    ) -> torch.Tensor:
+        x = within_range(x)
+        x = within_range(x + self.attend(x, mask, tables, past))
+        return within_range(x + self.feed_forward(x))
+
+
+def within_range(x: torch.Tensor) -> torch.Tensor:
+    return x.clamp(-65504, 65504) if x.dtype == torch.float16 else x
+
+
 class Gemma3Backbone(Backbone):
     """Decoder in which, with sliding windows, every sixth layer sees all that was before.
 
-    With a `vision_encoder` the tokens of `images` take the places `vision_indices` (padded with
-    0), and those of one image, a run of ones in `vision_mask`, see each other both ways. Both
-    belong to the first call with a cache. An embedding model looks both ways everywhere, if
-    `use_bidirectional_attention`, and pools.
-
-    As in KerasHub `query_head_dim_normalize` has no effect, and `layer_norm_epsilon` is that of
-    the last norm.
+    With a `vision_encoder` the tokens of `images` take the places `vision_indices` (padded with 0),
+    and those of one image, a run of ones in `vision_mask`, see each other both ways. Both belong to
+    the first call with a cache.
 
     `token_ids` and `padding_mask` `[batch, length]`, `images`
     `[batch, images, image_size, image_size, 3]`, `vision_indices` `[batch, images · tokens]` and
     `vision_mask` `[batch, length]` → `[batch, length, hidden_dim]`; an embedding model gives this
     as `sequence_output`, and `pooled_output` `[batch, embedding_dim]` of length 1.
+
+    Args:
+        vocabulary_size: number of token ids.
+        image_size: side of the images in pixels, `None` without them. It has no effect here: the
+            tower's own counts.
+        num_layers: number of blocks.
+        num_query_heads: number of heads of the queries.
+        num_key_value_heads: number of heads of the keys and values; it divides that of the queries.
+        hidden_dim: width of the hidden states.
+        intermediate_dim: twice the width inside the feed-forward networks: the gate and what it
+            gates are counted together.
+        head_dim: dimensions of a head.
+        query_head_dim_normalize: has no effect, as in KerasHub: scores are divided by the root of
+            `head_dim`.
+        use_query_key_norm: whether the queries and keys of each head are normed.
+        use_post_ffw_norm: whether the feed-forward network's output is normed, too.
+        use_post_attention_norm: whether attention's output is normed, too.
+        attention_logit_soft_cap: bound on the attention scores, by tanh; `None` for none.
+        final_logit_soft_cap: bound on the logits of `token_embedding(x, reverse=True)`, by tanh;
+            `None` for none.
+        use_sliding_window_attention: whether five of six blocks have a window.
+        sliding_window_size: keys that a query sees there, itself included; with
+            `use_bidirectional_attention` it stands in their middle.
+        local_rope_scaling_factor: divides the positions in blocks with a window.
+        global_rope_scaling_factor: divides the positions in the others.
+        vision_encoder: the tower of images; `None` for a model of text, which has no inputs for
+            them.
+        layer_norm_epsilon: of the last norm; the others have 1e-6, as in KerasHub.
+        use_bidirectional_attention: whether a query sees what comes after it, too.
+        dropout: rate on the attention weights and the output of attention.
+        is_embedding_model: whether the outputs are pooled.
+        pooling_intermediate_dim: width between the two projections of the pooled output; `None`
+            without one.
+        embedding_dim: width of the pooled output; `None` without one.
+        dtype, trainable, name: as in `Model`.
 
     Raises:
         ValueError: an embedding model without `pooling_intermediate_dim` and `embedding_dim`;
@@ -79,7 +133,6 @@ class Gemma3Backbone(Backbone):
         name: str | None = None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        self.hidden_dim = hidden_dim
         self.head_dim = head_dim
         self.soft_capped = attention_logit_soft_cap is not None
         self.bidirectional = use_bidirectional_attention
@@ -92,6 +145,9 @@ class Gemma3Backbone(Backbone):
                 for local in self.is_local
             ]
 
+        def norm() -> nn.Module | None:
+            return UnitRMSNormalization(head_dim) if use_query_key_norm else None
+
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size,
             hidden_dim,
@@ -103,15 +159,20 @@ class Gemma3Backbone(Backbone):
             "decoder_block_{}",
             (
                 Gemma3DecoderBlock(
+                    CachedGemma3Attention(
+                        hidden_dim,
+                        num_query_heads,
+                        num_key_value_heads,
+                        head_dim,
+                        attention_logit_soft_cap,
+                        dropout,
+                        query_norm=norm(),
+                        key_norm=norm(),
+                    ),
                     hidden_dim,
                     intermediate_dim,
-                    head_dim,
-                    num_query_heads,
-                    num_key_value_heads,
-                    use_query_key_norm,
                     use_post_ffw_norm,
                     use_post_attention_norm,
-                    attention_logit_soft_cap,
                     dropout,
                 )
                 for _ in range(num_layers)
@@ -143,15 +204,13 @@ class Gemma3Backbone(Backbone):
         cache: CacheState | None = None,
         cache_update_index: CacheIndex = 0,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
-        x = self.token_embedding(token_ids)
-        # The factor is rounded to the dtype of the embeddings, as in the original weights' code.
-        x = x * torch.tensor(self.hidden_dim**0.5, dtype=x.dtype, device=x.device)
+        x = scale_embeddings(self.token_embedding(token_ids))
         step = Step(x, padding_mask, cache, cache_update_index)
         if self.vision_encoder is not None and images is not None:
             if vision_indices is None:
                 raise ValueError("images need vision_indices.")
             tokens = self.vision_encoder(images).unflatten(0, images.shape[:2]).flatten(1, 2)
-            x = interleave(x, tokens, vision_indices)
+            x = interleave(x, tokens, vision_indices, kept=1)
             if vision_mask is None:
                 vision_mask = torch.zeros_like(token_ids).scatter(1, vision_indices.long(), 1)
                 vision_mask[:, 0] = 0
@@ -168,12 +227,11 @@ class Gemma3Backbone(Backbone):
                 (LOCAL_WAVELENGTH, self.scaling_factors[0]),
             )
         )
-        is_causal = not self.bidirectional
         for i, (layer, is_local) in enumerate(zip(self.transformer_layers, self.is_local)):
             if is_local:
-                x = layer(x, local, local_tables, step.past(i), is_causal)
+                x = layer(x, local, local_tables, step.past(i))
             else:
-                x = layer(x, mask, tables, step.past(i), is_causal)
+                x = layer(x, mask, tables, step.past(i))
         x = self.final_normalization(x)
         if not self.is_embedding_model:
             return x
@@ -181,7 +239,7 @@ class Gemma3Backbone(Backbone):
 
     def _mask(
         self, step: Step, vision_mask: torch.Tensor | None, window: int | None = None
-    ) -> torch.Tensor | None:
+    ) -> Mask:
         positions = torch.arange(step.length, device=step.device)
         distance = positions[:, None] - positions
         padding = step.padding_mask

@@ -1,0 +1,223 @@
+"""What vision models share besides convolutions: checks of images, patches, positions, windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .convolution import Conv2D, channels_first, pair, resize
+from .layer import Layer
+
+
+def image_channels(image_shape: Sequence[int | None], data_format: str) -> int:
+    """The channels in `image_shape`, a height, a width and channels in the order of `data_format`.
+
+    `None` of them is 3.
+
+    Raises:
+        ValueError: other than three sizes, or those of the other order.
+    """
+    if len(image_shape) != 3:
+        raise ValueError(f"image_shape={image_shape} must have a height, a width and channels.")
+    channels, other = image_shape[-1], image_shape[0]
+    if data_format == "channels_first":
+        channels, other = other, channels
+    if other is not None and other <= 4 and not (channels and channels <= 4):
+        raise ValueError(
+            f"image_shape={tuple(image_shape)} does not go with data_format={data_format!r}, by "
+            f"which it has {channels} channels."
+        )
+    return channels or 3
+
+
+def check_equally_long(**lists: Sequence[object]) -> None:
+    """Refuse arguments of different lengths.
+
+    Raises:
+        ValueError: it names them all.
+    """
+    if len({len(values) for values in lists.values()}) > 1:
+        given = ", ".join(f"{name}={values}" for name, values in lists.items())
+        raise ValueError(f"These must be equally long: {given}.")
+
+
+def check_images(
+    images: torch.Tensor,
+    data_format: str,
+    channels: int,
+    size: Sequence[int | None] = (None, None),
+    multiple_of: int | Sequence[int] = 1,
+) -> None:
+    """Refuse images that a model cannot take.
+
+    Args:
+        size: height and width, `None` for any.
+        multiple_of: what height and width must be divisible by.
+
+    Raises:
+        ValueError: other sizes or channels; the message has both.
+    """
+    given = tuple(images.shape[1:])
+    if data_format == "channels_first":
+        given = (*given[1:], given[0])
+    wanted = (*size, channels)
+    if any(want is not None and want != have for want, have in zip(wanted, given)):
+        sizes = " × ".join("any" if want is None else str(want) for want in wanted)
+        raise ValueError(
+            f"Images must be of height, width and channels {sizes}, but by data_format="
+            f"{data_format!r} those of shape {tuple(images.shape)} are "
+            f"{' × '.join(map(str, given))}."
+        )
+    steps = pair(multiple_of)
+    if given[0] % steps[0] or given[1] % steps[1]:
+        raise ValueError(
+            f"Images must have a height and a width divisible by {steps[0]} and {steps[1]}, not "
+            f"{given[0]} × {given[1]}."
+        )
+
+
+def embed_patches(
+    images: torch.Tensor,
+    conv: Conv2D,
+    data_format: str,
+    size: Sequence[int | None] = (None, None),
+) -> torch.Tensor:
+    """Images cut into patches, each projected: `[batch, patches, filters]`, row by row.
+
+    Args:
+        conv: its strides are its kernel's size.
+        size: height and width that images must have; what patches do not fill of them is left out.
+
+    Raises:
+        ValueError: images of other sizes or channels, or, where any size will do, one that patches
+            do not fill.
+    """
+    filled = conv.kernel_size if None in size else 1
+    check_images(images, data_format, conv.in_channels, size, filled)
+    return conv(channels_first(images, data_format)).flatten(2).mT
+
+
+def resample_positions(
+    table: torch.Tensor,
+    grid: Sequence[int],
+    new_grid: Sequence[int],
+    kept: int = 0,
+    antialias: bool = False,
+) -> torch.Tensor:
+    """A table of learned positions for a grid of another height and width.
+
+    It is interpolated by cubic curves, in float32.
+
+    Args:
+        table: `[kept + height · width, dim]`.
+        kept: how many positions at its beginning, of class tokens say, are no places of the grid.
+    """
+    if tuple(grid) == tuple(new_grid):
+        return table
+    tokens, places = table[:kept], table[kept:]
+    image = places.float().unflatten(0, tuple(grid)).permute(2, 0, 1)[None]
+    image = F.interpolate(
+        image, tuple(new_grid), mode="bicubic", align_corners=False, antialias=antialias
+    )
+    return torch.cat((tokens, image[0].flatten(1).mT.to(table.dtype)))
+
+
+class LayerScale(Layer):
+    """A factor for each channel, the last axis (arXiv:2103.17239)."""
+
+    compute_dtype: torch.dtype | None = None
+
+    def __init__(self, dim: int, init_value: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((dim,), init_value))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dtype = self.compute_dtype or self.weight.dtype
+        return x.to(dtype) * self.weight.to(dtype)
+
+
+class DropPath(Layer):
+    """Stochastic depth (arXiv:1603.09382): in training mode drops whole samples of a batch."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        kept = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - self.rate)
+        return x / (1 - self.rate) * kept
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+def partition_windows(x: torch.Tensor, size: int) -> torch.Tensor:
+    """`[batch, height, width, dim]` → `[batch · windows, size, size, dim]`, row by row.
+
+    Sides that `size` does not divide are filled up with zeros, at the end.
+    """
+    height, width = x.shape[1:3]
+    down, right = -(-height // size), -(-width // size)
+    if torch.compiler.is_compiling() or (down * size, right * size) != (height, width):
+        x = F.pad(x, (0, 0, 0, right * size - width, 0, down * size - height))
+    x = x.unflatten(2, (right, size)).unflatten(1, (down, size))
+    return x.transpose(2, 3).flatten(0, 2)
+
+
+def join_windows(windows: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Undo `partition_windows` of maps of this height and width."""
+    size = windows.shape[1]
+    down, right = -(-height // size), -(-width // size)
+    x = windows.unflatten(0, (-1, down, right)).transpose(2, 3)
+    return x.flatten(3, 4).flatten(1, 2)[:, :height, :width]
+
+
+def window_offsets(size: int, device: torch.device | None = None) -> torch.Tensor:
+    """Which row of a table of `(2 · size - 1)²` is for each query and key of a window (Swin).
+
+    Positions are counted row by row, `[size², size²]`.
+    """
+    side = torch.arange(size, device=device)
+    rows, columns = (x.flatten() for x in torch.meshgrid(side, side, indexing="ij"))
+    down = rows[:, None] - rows + size - 1
+    right = columns[:, None] - columns + size - 1
+    return down * (2 * size - 1) + right
+
+
+class RelativePositions(Layer):
+    """Scores of relative positions in a plane, those of rows and of columns added (ViTDet, SAM;
+    arXiv:2112.01526). A grid of another size gets interpolated vectors.
+
+    Args:
+        size: height and width of the grid that the vectors are for.
+    """
+
+    compute_dtype: torch.dtype | None = None
+
+    def __init__(self, size: Sequence[int], dim: int) -> None:
+        super().__init__()
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * size[0] - 1, dim))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * size[1] - 1, dim))
+
+    def forward(self, query: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """`[batch, heads, height · width, dim]` → what is added to its scores with all keys."""
+        query = query.unflatten(2, (height, width))
+        down = self.vectors(self.rel_pos_h, height).to(query.dtype)
+        right = self.vectors(self.rel_pos_w, width).to(query.dtype)
+        rows = torch.einsum("bnhwc,hkc->bnhwk", query, down)
+        columns = torch.einsum("bnhwc,wkc->bnhwk", query, right)
+        return (rows[..., :, None] + columns[..., None, :]).flatten(4).flatten(2, 3)
+
+    @staticmethod
+    def vectors(table: torch.Tensor, size: int) -> torch.Tensor:
+        """Of each query and key along one axis, `[size, size, dim]`."""
+        if len(table) != 2 * size - 1:
+            line = table.float().T[None, :, :, None]
+            table = resize(line, (2 * size - 1, 1))[0, :, :, 0].T.to(table.dtype)
+        places = torch.arange(size, device=table.device)
+        return table[places[:, None] - places + size - 1]

@@ -1,0 +1,173 @@
+"""Sequences on their way, and the step from one token to the next."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Generator
+
+import torch
+
+from ..backbones._model import Model
+from ..backbones.layers.cache import Cache
+from .prompts import Prompts
+
+# Which rows are the result, and what each one's tokens are worth together if it was a search.
+Chosen = tuple[torch.Tensor, torch.Tensor | None]
+Steps = Generator[torch.Tensor, None, Chosen]
+
+
+class Decoding:
+    """Rows that grow by a token at a time: `copies` for each prompt, one after the other.
+
+    Attributes:
+        logits: of the next token, `[rows, vocabulary]`.
+        states: hidden states of the last token, `[rows, dim]`.
+        prompt_states: those of the prompts, `[batch, longest, dim]`, if asked for.
+        gives_logits: whether what the model gives are logits already, and no hidden states.
+        lengths: tokens of each row's prompt, `[rows]`.
+        room: how many tokens each row may get, `[rows]`.
+        count: how many have been added.
+        tokens: these, `[rows, most]`; what stands behind a row's end means nothing.
+        scores: their log-probabilities, `[rows, most]`, if asked for.
+        finished: rows with a stop token or without room, `[rows]`.
+    """
+
+    def __init__(
+        self,
+        backbone: Model,
+        prompts: Prompts,
+        room: torch.Tensor,
+        copies: int,
+        cache: Cache,
+        *,
+        stop_token_ids: torch.Tensor,
+        pad_token_id: int = 0,
+        repetition_penalty: float = 1.0,
+        keep_scores: bool = False,
+        keep_states: bool = False,
+        compile: bool = False,
+    ) -> None:
+        self.backbone = backbone
+        self.cache = cache
+        self.copies = copies
+        self.stops = stop_token_ids
+        self.pad_token_id = pad_token_id
+        self.repetition_penalty = repetition_penalty
+        self.step = _compiled_step(cache.visible.device.type) if compile else _step
+        batch, device = len(room), room.device
+        if copies == 1:
+            first = cache
+        else:
+            first = backbone.make_cache(batch, cache.max_length, device=device)
+        hidden = backbone(prompts.token_ids, prompts.padding_mask, cache=first)
+        if not isinstance(hidden, torch.Tensor):
+            raise NotImplementedError(
+                f"{type(backbone).__name__} gives {', '.join(hidden)}: generate needs a decoder "
+                "that gives its hidden states alone."
+            )
+        last = hidden[torch.arange(batch, device=device), prompts.lengths - 1]
+        logits = backbone.token_embedding(last, reverse=True)
+
+        rows = torch.arange(batch, device=device).repeat_interleave(copies)
+        if first is not cache:
+            cache.take(rows, first)
+        self.prompt_states = hidden if keep_states else None
+        self.gives_logits = logits is last
+        self.lengths, self.room = prompts.lengths[rows], room[rows]
+        # One position for all rows, where they are equally long, makes a simpler step.
+        self.index = self.lengths[:1] if prompts.padding_mask is None else self.lengths
+        self.count, self.most = 0, int(room.max())
+        self.tokens = rows.new_zeros((len(rows), self.most))
+        self.scores = torch.zeros(self.tokens.shape, device=device) if keep_scores else None
+        self.finished = self.room <= 0
+        self.seen: torch.Tensor | None = None
+        if repetition_penalty != 1:
+            self.seen = torch.zeros((batch, logits.shape[-1]), dtype=torch.bool, device=device)
+            # A shorter row has its first token once more where others go on.
+            ids = prompts.token_ids
+            if prompts.padding_mask is not None:
+                ids = torch.where(prompts.padding_mask, ids, ids[:, :1])
+            self.seen = self.seen.scatter(1, ids, True)[rows]
+        self._arrive(last[rows], logits[rows])
+
+    def _arrive(self, states: torch.Tensor, logits: torch.Tensor) -> None:
+        self.states = states
+        if self.scores is not None:
+            self.log_probs = logits.float().log_softmax(-1)
+        if self.seen is not None:
+            penalty = self.repetition_penalty
+            less = torch.where(logits > 0, logits / penalty, logits * penalty)
+            logits = torch.where(self.seen, less, logits)
+        self.logits = logits
+
+    @property
+    def running(self) -> bool:
+        if self.count >= self.most:
+            return False
+        # Without stop tokens nothing needs to wait for the device.
+        return not len(self.stops) or not bool(self.finished.all())
+
+    def append(self, tokens: torch.Tensor, still: torch.Tensor | None = None) -> torch.Tensor:
+        """Add a token to each row but those that are `still`, by default the finished ones.
+
+        Returns:
+            The tokens, of still rows `pad_token_id`.
+        """
+        still = self.finished if still is None else still
+        tokens = tokens.masked_fill(still, 0)  # the model may not know `pad_token_id`
+        self.tokens[:, self.count] = tokens
+        if self.scores is not None:
+            self.scores[:, self.count] = self.log_probs.gather(1, tokens[:, None])[:, 0]
+        if self.seen is not None:
+            self.seen.scatter_(1, tokens[:, None], True)
+        self.count += 1
+        self.finished = self.finished | (self.count >= self.room)
+        if len(self.stops):
+            self.finished |= torch.isin(tokens, self.stops)
+        return tokens.masked_fill(still, self.pad_token_id)
+
+    def advance(self) -> None:
+        """Run the model on the last tokens."""
+        tokens = self.tokens[:, self.count - 1, None]
+        # Rows that ended write over their own end.
+        place = (self.index + self.count - 1).clamp(max=self.cache.max_length - 1)
+        self._arrive(*self.step(self.backbone, self.cache, tokens, place))
+
+    def reorder(self, rows: torch.Tensor) -> None:
+        """Go on with these rows, each with its memory; they stay within their prompts."""
+        self.cache.take(rows)
+        self.tokens, self.finished = self.tokens[rows], self.finished[rows]
+        self.logits, self.states = self.logits[rows], self.states[rows]
+        if self.scores is not None:
+            self.scores, self.log_probs = self.scores[rows], self.log_probs[rows]
+        if self.seen is not None:
+            self.seen = self.seen[rows]
+
+    def ends(self) -> torch.Tensor:
+        """How many tokens each row has got, its first stop token included, `[rows]`."""
+        stops = torch.isin(self.tokens[:, : self.count], self.stops).int()
+        behind = (stops.cumsum(1) - stops) > 0
+        return torch.minimum((~behind).sum(1), self.room.clamp(min=0))
+
+
+def sample(decoding: Decoding, sampler: Callable[[torch.Tensor], torch.Tensor]) -> Steps:
+    """Each row takes the token that the sampler chooses."""
+    while decoding.running:
+        yield decoding.append(sampler(decoding.logits))
+        if decoding.running:
+            decoding.advance()
+    return torch.arange(len(decoding.tokens), device=decoding.tokens.device), None
+
+
+def _step(
+    backbone: Model, cache: Cache, tokens: torch.Tensor, index: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """States `[batch, dim]` of the tokens `[batch, 1]` at `index`, and logits behind them."""
+    hidden = backbone(tokens, cache=cache, cache_update_index=index)[:, -1]
+    return hidden, backbone.token_embedding(hidden, reverse=True)
+
+
+@functools.cache
+def _compiled_step(device_type: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    mode = "reduce-overhead" if device_type == "cuda" else None
+    return torch.compile(_step, fullgraph=True, dynamic=False, mode=mode)

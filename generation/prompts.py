@@ -1,0 +1,113 @@
+"""What `generate` is given to continue."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Rows as they were given, and without their padding.
+
+    Attributes:
+        given: `[batch, length]`.
+        given_mask: `[batch, length]`, true for tokens.
+        token_ids: each row's tokens from position 0 on, `[batch, longest]`.
+        padding_mask: of these; `None` where no row is shorter than another.
+        lengths: tokens of each row, `[batch]`.
+        ends: where each row ends in `given`, `[batch]`.
+    """
+
+    given: torch.Tensor
+    given_mask: torch.Tensor
+    token_ids: torch.Tensor
+    padding_mask: torch.Tensor | None
+    lengths: torch.Tensor
+    ends: torch.Tensor
+
+
+def read_prompts(
+    token_ids: Any, padding_mask: Any, vocabulary_size: int, device: torch.device
+) -> Prompts:
+    """Compare prompts with what a model takes, and move each row's tokens to its start.
+
+    Raises:
+        TypeError: something else than integers.
+        ValueError: an empty prompt, unknown ids, a mask that does not fit, or keys other than
+            `token_ids` and `padding_mask`.
+    """
+    if isinstance(token_ids, Mapping):
+        if not {"token_ids"} <= token_ids.keys() <= {"token_ids", "padding_mask"}:
+            raise ValueError(
+                "Prompts are token_ids and padding_mask; there is "
+                f"{', '.join(map(str, token_ids)) or 'nothing'}."
+            )
+        padding_mask = token_ids.get("padding_mask", padding_mask)
+        token_ids = token_ids["token_ids"]
+    ids, filled = _matrix("token_ids", token_ids)
+    if ids.numel() and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
+        raise TypeError(f"token_ids must hold integers, not {ids.dtype}.")
+    if padding_mask is not None:
+        mask, _ = _matrix("padding_mask", padding_mask)
+        if mask.shape != ids.shape:
+            raise ValueError(
+                f"padding_mask has shape {tuple(mask.shape)}, token_ids {tuple(ids.shape)}."
+            )
+        if bool((mask < 0).any()):
+            raise ValueError("padding_mask must be nonzero for tokens and 0 for padding.")
+        filled = filled & (mask.to(filled.device) != 0)
+    ids, filled = ids.to(device).long(), filled.to(device)
+    lengths = filled.sum(1)
+    if not len(ids) or not bool(lengths.all()):
+        raise ValueError("Every prompt must have at least one token.")
+    ids = ids.masked_fill(~filled, 0)
+    if bool(((ids < 0) | (ids >= vocabulary_size)).any()):
+        raise ValueError(
+            f"token_ids must be from 0 to {vocabulary_size - 1}; there are {int(ids.min())} to "
+            f"{int(ids.max())}."
+        )
+    longest = int(lengths.max())
+    order = filled.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
+    mask = torch.arange(longest, device=device) < lengths[:, None]
+    return Prompts(
+        given=ids,
+        given_mask=filled,
+        token_ids=ids.gather(1, order),
+        padding_mask=None if bool(mask.all()) else mask,
+        lengths=lengths,
+        ends=(filled * torch.arange(1, ids.shape[1] + 1, device=device)).amax(1),
+    )
+
+
+def _matrix(name: str, value: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[batch, length]`, and where its rows have something."""
+    if isinstance(value, (list, tuple)) and any(hasattr(row, "__len__") for row in value):
+        rows = [_tensor(name, row) for row in value]
+        rows = [row if row.numel() else row.long() for row in rows]
+        if any(row.ndim != 1 for row in rows):
+            raise ValueError(f"Each row of {name} must have one axis.")
+        lengths = torch.tensor([len(row) for row in rows])
+        matrix = pad_sequence(rows, batch_first=True)
+        return matrix, (torch.arange(matrix.shape[1]) < lengths[:, None]).to(matrix.device)
+    matrix = torch.atleast_2d(_tensor(name, value))
+    if matrix.ndim != 2:
+        raise ValueError(f"{name} must be [batch, length], not {tuple(matrix.shape)}.")
+    return matrix, torch.ones_like(matrix, dtype=torch.bool)
+
+
+def _tensor(name: str, value: Any) -> torch.Tensor:
+    try:
+        if hasattr(value, "__array__") and not isinstance(value, torch.Tensor):
+            value = np.array(value)  # PyTorch takes no reversed or read-only ones
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name} must hold integers, not {reprlib.repr(value)}; a tokenizer makes them of text."
+        ) from error

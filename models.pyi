@@ -1,0 +1,643 @@
+"""Written by `python -m tests.make_stubs`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .backbones._backbone import Backbone as Backbone
+from .backbones._backbone import FeaturePyramidBackbone as FeaturePyramidBackbone
+from .backbones._gemma3_vision import Gemma3VisionEncoder as _Gemma3VisionEncoder
+from .backbones.albert import AlbertBackbone as _AlbertBackbone
+from .backbones.bart import BartBackbone as _BartBackbone
+from .backbones.bert import BertBackbone as _BertBackbone
+from .backbones.bloom import BloomBackbone as _BloomBackbone
+from .backbones.deberta_v3 import DebertaV3Backbone as _DebertaV3Backbone
+from .backbones.distil_bert import DistilBertBackbone as _DistilBertBackbone
+from .backbones.ed_rec import EdRecBackbone as _EdRecBackbone
+from .backbones.electra import ElectraBackbone as _ElectraBackbone
+from .backbones.esm import ESMBackbone as _ESMBackbone
+from .backbones.f_net import FNetBackbone as _FNetBackbone
+from .backbones.falcon import FalconBackbone as _FalconBackbone
+from .backbones.gemma import GemmaBackbone as _GemmaBackbone
+from .backbones.gemma3 import Gemma3Backbone as _Gemma3Backbone
+from .backbones.gpt2 import GPT2Backbone as _GPT2Backbone
+from .backbones.gpt_neo_x import GPTNeoXBackbone as _GPTNeoXBackbone
+from .backbones.gpt_oss import GptOssBackbone as _GptOssBackbone
+from .backbones.llama import LlamaBackbone as _LlamaBackbone
+from .backbones.llama3 import Llama3Backbone as _Llama3Backbone
+from .backbones.mistral import MistralBackbone as _MistralBackbone
+from .backbones.mixtral import MixtralBackbone as _MixtralBackbone
+from .backbones.moonshine import MoonshineBackbone as _MoonshineBackbone
+from .backbones.opt import OPTBackbone as _OPTBackbone
+from .backbones.phi3 import Phi3Backbone as _Phi3Backbone
+from .backbones.qwen import QwenBackbone as _QwenBackbone
+from .backbones.qwen3 import Qwen3Backbone as _Qwen3Backbone
+from .backbones.qwen3_5.backbone import Qwen3_5Backbone as _Qwen3_5Backbone
+from .backbones.qwen3_5.moe import Qwen3_5MoeBackbone as _Qwen3_5MoeBackbone
+from .backbones.qwen3_5.vision import Qwen3_5VisionEncoder as _Qwen3_5VisionEncoder
+from .backbones.qwen3_moe import Qwen3MoeBackbone as _Qwen3MoeBackbone
+from .backbones.qwen_moe import QwenMoeBackbone as _QwenMoeBackbone
+from .backbones.resnet import ResNetBackbone as _ResNetBackbone
+from .backbones.roberta import RobertaBackbone as _RobertaBackbone
+from .backbones.roformer_v2 import RoformerV2Backbone as _RoformerV2Backbone
+from .backbones.rwkv7 import RWKV7Backbone as _RWKV7Backbone
+from .backbones.smollm3 import SmolLM3Backbone as _SmolLM3Backbone
+from .backbones.t5 import T5Backbone as _T5Backbone
+from .backbones.t5_gemma import T5GemmaBackbone as _T5GemmaBackbone
+from .backbones.t5_gemma2 import T5Gemma2Backbone as _T5Gemma2Backbone
+from .backbones.whisper import WhisperBackbone as _WhisperBackbone
+from .backbones.xlm_roberta import XLMRobertaBackbone as _XLMRobertaBackbone
+from .backbones.xlnet import XLNetBackbone as _XLNetBackbone
+
+class AlbertBackbone(_AlbertBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    embedding_dim: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_groups: int
+    num_inner_repetitions: int
+    dropout: float
+    max_sequence_length: int
+    num_segments: int
+
+class BartBackbone(_BartBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    dropout: float
+    max_sequence_length: int
+
+class BertBackbone(_BertBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    dropout: float
+    max_sequence_length: int
+    num_segments: int
+
+class BloomBackbone(_BloomBackbone):
+    vocabulary_size: int
+    num_layers: int
+    hidden_dim: int
+    intermediate_dim: int
+    dropout: float
+    layer_norm_epsilon: float
+
+class DebertaV3Backbone(_DebertaV3Backbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    dropout: float
+
+class DistilBertBackbone(_DistilBertBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    dropout: float
+    max_sequence_length: int
+
+class EdRecBackbone(_EdRecBackbone):
+    vocab_size: int
+    num_layers_enc: int
+    num_layers_dec: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_heads: int
+    dropout: float
+    epsilon: float
+
+class ElectraBackbone(_ElectraBackbone):
+    vocab_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    embedding_dim: int
+    intermediate_dim: int
+    dropout: float
+    max_sequence_length: int
+    num_segments: int
+
+class ESMBackbone(_ESMBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    use_bias: bool
+    activation: str | dict[str, Any]
+    dropout: float
+    max_sequence_length: int
+    layer_norm_eps: float
+    use_pre_layer_norm: bool
+    position_embedding_type: str
+
+class FNetBackbone(_FNetBackbone):
+    vocabulary_size: int
+    num_layers: int
+    hidden_dim: int
+    intermediate_dim: int
+    dropout: float
+    max_sequence_length: int
+    num_segments: int
+
+class FalconBackbone(_FalconBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_attention_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    layer_norm_epsilon: float
+    attention_dropout_rate: float
+    feedforward_dropout_rate: float
+
+class GemmaBackbone(_GemmaBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_query_heads: int
+    num_key_value_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    query_head_dim_normalize: bool
+    use_post_ffw_norm: bool
+    use_post_attention_norm: bool
+    attention_logit_soft_cap: float | None
+    final_logit_soft_cap: float | None
+    use_sliding_window_attention: bool
+    sliding_window_size: int
+    layer_norm_epsilon: float
+    dropout: float
+
+class Gemma3VisionEncoder(_Gemma3VisionEncoder):
+    patch_size: int
+    num_heads: int
+    hidden_dim: int
+    num_layers: int
+    intermediate_dim: int
+    output_dim: int
+    pool_size: int
+    layer_norm_epsilon: float
+
+class Gemma3Backbone(_Gemma3Backbone):
+    vocabulary_size: int
+    image_size: int | None
+    num_layers: int
+    num_query_heads: int
+    num_key_value_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    query_head_dim_normalize: bool
+    use_query_key_norm: bool
+    use_post_ffw_norm: bool
+    use_post_attention_norm: bool
+    attention_logit_soft_cap: float | None
+    final_logit_soft_cap: float | None
+    use_sliding_window_attention: bool
+    sliding_window_size: int
+    local_rope_scaling_factor: float
+    global_rope_scaling_factor: float
+    vision_encoder: Gemma3VisionEncoder | None
+    layer_norm_epsilon: float
+    use_bidirectional_attention: bool
+    dropout: float
+    pooling_intermediate_dim: int | None
+    embedding_dim: int | None
+
+class GPT2Backbone(_GPT2Backbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    dropout: float
+    max_sequence_length: int
+
+class GPTNeoXBackbone(_GPTNeoXBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    dropout: float
+    rotary_percentage: float
+    layer_norm_epsilon: float
+    max_sequence_length: int
+
+class GptOssBackbone(_GptOssBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_query_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_key_value_heads: int
+    num_experts: int
+    top_k: int
+    layer_norm_epsilon: float
+    sliding_window: int | None
+    head_dim: int | None
+    dropout: float
+    output_router_logits: bool
+    layer_types: Sequence[str] | None
+
+class LlamaBackbone(_LlamaBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_query_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_key_value_heads: int
+    rope_position_scaling_factor: float
+    rope_frequency_adjustment_factor: float | None
+    rope_low_freq_factor: float | None
+    rope_high_freq_factor: float | None
+    rope_pretraining_sequence_length: int | None
+    layer_norm_epsilon: float
+    dropout: float
+    tie_word_embeddings: bool
+
+class Llama3Backbone(_Llama3Backbone, LlamaBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_query_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_key_value_heads: int
+    rope_position_scaling_factor: float
+    rope_frequency_adjustment_factor: float | None
+    rope_low_freq_factor: float | None
+    rope_high_freq_factor: float | None
+    rope_pretraining_sequence_length: int | None
+    layer_norm_epsilon: float
+    dropout: float
+    tie_word_embeddings: bool
+
+class MistralBackbone(_MistralBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_query_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_key_value_heads: int
+    layer_norm_epsilon: float
+    sliding_window: int | None
+    head_dim: int | None
+    dropout: float
+
+class MixtralBackbone(_MixtralBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_query_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_key_value_heads: int
+    num_experts: int
+    top_k: int
+    router_jitter_noise: float
+    layer_norm_epsilon: float
+    router_aux_loss_coef: float
+    sliding_window: int | None
+    dropout: float
+    output_router_logits: bool
+
+class MoonshineBackbone(_MoonshineBackbone):
+    vocabulary_size: int
+    filter_dim: int
+    encoder_num_layers: int
+    decoder_num_layers: int
+    hidden_dim: int
+    intermediate_dim: int
+    encoder_num_heads: int
+    decoder_num_heads: int
+    feedforward_expansion_factor: int
+    encoder_use_swiglu_activation: bool
+    decoder_use_swiglu_activation: bool
+    max_position_embeddings: int
+    pad_head_dim_to_multiple_of: int | None
+    partial_rotary_factor: float
+    dropout: float
+    initializer_range: float
+    rope_theta: float
+    attention_bias: bool
+    attention_dropout: float
+
+class OPTBackbone(_OPTBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    dropout: float
+    max_sequence_length: int
+
+class Phi3Backbone(_Phi3Backbone):
+    vocabulary_size: int
+    num_layers: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_query_heads: int
+    num_key_value_heads: int
+    layer_norm_epsilon: float
+    dropout: float
+    max_sequence_length: int
+    pretraining_sequence_length: int
+    rope_scaling_type: str | None
+    rope_scaling_short_factor: Sequence[float] | None
+    rope_scaling_long_factor: Sequence[float] | None
+
+class QwenBackbone(_QwenBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_query_heads: int
+    num_key_value_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    layer_norm_epsilon: float
+    dropout: float
+    tie_word_embeddings: bool
+    use_sliding_window_attention: bool
+    sliding_window_size: int
+
+class Qwen3Backbone(_Qwen3Backbone):
+    vocabulary_size: int
+    num_layers: int
+    num_query_heads: int
+    num_key_value_heads: int
+    head_dim: int | None
+    hidden_dim: int
+    intermediate_dim: int
+    layer_norm_epsilon: float
+    dropout: float
+    tie_word_embeddings: bool
+    sliding_window_size: int | None
+
+class Qwen3_5Backbone(_Qwen3_5Backbone):
+    vocabulary_size: int
+    num_layers: int
+    num_query_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    hidden_dim: int
+    intermediate_dim: int
+    layer_types: list[str] | None
+    partial_rotary_factor: float
+    layer_norm_epsilon: float
+    dropout: float
+    tie_word_embeddings: bool
+    sliding_window_size: int | None
+    linear_num_key_heads: int
+    linear_num_value_heads: int
+    linear_key_head_dim: int
+    linear_value_head_dim: int
+    linear_conv_kernel_dim: int
+    vision_encoder: Qwen3_5VisionEncoder | None
+    mrope_section: list[int] | None
+
+class Qwen3_5MoeBackbone(_Qwen3_5MoeBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_query_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    hidden_dim: int
+    moe_intermediate_dim: int
+    shared_expert_intermediate_size: int
+    num_experts: int
+    top_k: int
+    layer_types: list[str] | None
+    partial_rotary_factor: float
+    layer_norm_epsilon: float
+    dropout: float
+    tie_word_embeddings: bool
+    sliding_window_size: int | None
+    linear_num_key_heads: int
+    linear_num_value_heads: int
+    linear_key_head_dim: int
+    linear_value_head_dim: int
+    linear_conv_kernel_dim: int
+    vision_encoder: Qwen3_5VisionEncoder | None
+    mrope_section: list[int] | None
+    router_aux_loss_coefficient: float
+
+class Qwen3_5VisionEncoder(_Qwen3_5VisionEncoder):
+    depth: int
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
+    in_channels: int
+    patch_size: int
+    temporal_patch_size: int
+    spatial_merge_size: int
+    num_position_embeddings: int
+
+class Qwen3MoeBackbone(_Qwen3MoeBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_query_heads: int
+    num_key_value_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    moe_intermediate_dim: int
+    num_experts: int
+    head_dim: int | None
+    top_k: int
+    norm_top_k_prob: bool
+    decoder_sparse_step: int
+    layer_norm_epsilon: float
+    dropout: float
+    tie_word_embeddings: bool
+    sliding_window_size: int | None
+    router_aux_loss_coefficient: float
+    mlp_only_layers: Sequence[int]
+
+class QwenMoeBackbone(_QwenMoeBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_query_heads: int
+    num_key_value_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    moe_intermediate_dim: int
+    shared_expert_intermediate_dim: int
+    num_experts: int
+    top_k: int
+    norm_top_k_prob: bool
+    decoder_sparse_step: int
+    layer_norm_epsilon: float
+    dropout: float
+    tie_word_embeddings: bool
+    use_sliding_window_attention: bool
+    sliding_window_size: int
+    output_router_logits: bool
+    router_aux_loss_coefficient: float
+    mlp_only_layers: Sequence[int]
+
+class ResNetBackbone(_ResNetBackbone):
+    input_conv_filters: Sequence[int]
+    input_conv_kernel_sizes: Sequence[int]
+    stackwise_num_filters: Sequence[int]
+    stackwise_num_blocks: Sequence[int]
+    stackwise_num_strides: Sequence[int]
+    block_type: str
+    use_pre_activation: bool
+    image_shape: Sequence[int | None]
+
+class RobertaBackbone(_RobertaBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    dropout: float
+    max_sequence_length: int
+
+class RoformerV2Backbone(_RoformerV2Backbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    use_bias: bool
+    activation: str | dict[str, Any]
+    dropout: float
+    num_segments: int
+
+class RWKV7Backbone(_RWKV7Backbone):
+    hidden_size: int
+    head_size: int
+    num_layers: int
+    vocabulary_size: int
+    intermediate_dim: int
+    gate_lora: int
+    mv_lora: int
+    aaa_lora: int
+    decay_lora: int
+    dropout_rate: float
+
+class SmolLM3Backbone(_SmolLM3Backbone):
+    vocabulary_size: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    attention_bias: bool
+    attention_dropout: float
+    rope_layer_enabled_list: Sequence[bool]
+    layer_types: Sequence[str]
+    mlp_bias: bool
+    layer_norm_epsilon: float
+    max_position_embeddings: int
+    rope_theta: float
+    partial_rotary_factor: float
+
+class T5Backbone(_T5Backbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    key_value_dim: int | None
+    dropout: float
+    activation: str | dict[str, Any]
+    use_gated_activation: bool
+    layer_norm_epsilon: float
+    tie_embedding_weights: bool
+
+class T5GemmaBackbone(_T5GemmaBackbone):
+    vocabulary_size: int
+    encoder_hidden_dim: int
+    encoder_intermediate_dim: int
+    encoder_num_layers: int
+    encoder_num_attention_heads: int
+    encoder_num_key_value_heads: int
+    encoder_layer_types: Sequence[str]
+    decoder_hidden_dim: int
+    decoder_intermediate_dim: int
+    decoder_num_layers: int
+    decoder_num_attention_heads: int
+    decoder_num_key_value_heads: int
+    dropout_rate: float
+    rms_norm_eps: float
+    query_pre_attn_scalar: float
+    attention_bias: bool
+    hidden_activation: str
+    tie_word_embeddings: bool
+    initializer_range: float
+    attention_dropout: float
+    attn_logit_softcapping: float | None
+    final_logit_softcapping: float | None
+
+class T5Gemma2Backbone(_T5Gemma2Backbone):
+    vocabulary_size: int
+    encoder_hidden_dim: int
+    encoder_intermediate_dim: int
+    encoder_num_layers: int
+    encoder_num_attention_heads: int
+    encoder_num_key_value_heads: int
+    decoder_hidden_dim: int
+    decoder_intermediate_dim: int
+    decoder_num_layers: int
+    decoder_num_attention_heads: int
+    decoder_num_key_value_heads: int
+    dropout_rate: float
+    rms_norm_eps: float
+    query_pre_attn_scalar: float
+    attention_bias: bool
+    hidden_activation: str
+    tie_word_embeddings: bool
+    initializer_range: float
+    attention_dropout: float
+    sliding_window: int | None
+    attn_logit_softcapping: float | None
+    final_logit_softcapping: float | None
+    rope_max_wavelength: float
+    global_rope_scaling_factor: float
+    encoder_rope_max_wavelength: float | None
+    encoder_global_rope_scaling_factor: float | None
+    use_query_key_norm: bool
+    vision_encoder: Gemma3VisionEncoder | None
+
+class WhisperBackbone(_WhisperBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_mels: int
+    dropout: float
+    max_encoder_sequence_length: int
+    max_decoder_sequence_length: int
+
+class XLMRobertaBackbone(_XLMRobertaBackbone, RobertaBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    dropout: float
+    max_sequence_length: int
+
+class XLNetBackbone(_XLNetBackbone):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    dropout: float
+    activation: str | dict[str, Any]
+    kernel_initializer_range: float
+    bias_initializer: str
+
+ESM2Backbone = ESMBackbone
+
+Qwen2Backbone = QwenBackbone
+
+SmolLMBackbone = SmolLM3Backbone

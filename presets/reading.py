@@ -1,0 +1,109 @@
+"""Memory for weights, and the reading of files into it in the arrangement that a model wants."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+CPU = torch.device("cpu")
+# A tile stays in a core's cache while it is rearranged.
+TILE_BYTES = 2 * 1024**2
+# Blocks that one call each is worth.
+BLOCK_BYTES = 64 * 1024
+ALIGNMENT = 64  # as PyTorch's
+# Beyond as many elements PyTorch starts threads, for each of the threads that read.
+SERIAL = 2**15 - 1
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_memory = threading.local()
+
+
+def empty(
+    shape: Sequence[int], dtype: torch.dtype = torch.uint8, device: torch.device = CPU
+) -> torch.Tensor:
+    """Uninitialised memory.
+
+    On the CPU it is NumPy's, which asks the kernel for huge pages as PyTorch does not: to touch
+    memory for the first time can take longer than to read what goes there.
+    """
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
+    nbytes = torch.Size(shape).numel() * dtype.itemsize
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -memory.__array_interface__["data"][0] % ALIGNMENT
+    return torch.from_numpy(memory[start : start + nbytes]).view(dtype).view(tuple(shape))
+
+
+def read_into(target: torch.Tensor, descriptor: int, offset: int, dtype: torch.dtype) -> None:
+    """Fill a tensor, of any strides and dtype, with numbers that a file holds in row-major order.
+
+    Raises:
+        OSError: the file cannot be read, or ends too early.
+    """
+    if target.dtype == dtype and target.is_contiguous():
+        _read_bytes(descriptor, target, offset)
+        return
+    for piece in _pieces(target, dtype.itemsize):
+        tile = _scratch("tile", piece.shape, dtype)
+        _read_bytes(descriptor, tile, offset)
+        offset += tile.nbytes
+        _copy(piece, _converted(tile, target.dtype))
+
+
+def _pieces(target: torch.Tensor, itemsize: int) -> Iterator[torch.Tensor]:
+    """Views of a tile's size that follow one another in row-major order, if possible matrices."""
+    axes: list[tuple[int, int]] = []
+    for size, stride in zip(target.shape, target.stride()):
+        if axes and axes[-1][1] == size * stride:  # one axis in memory
+            axes[-1] = (axes[-1][0] * size, stride)
+        elif size != 1:
+            axes.append((size, stride))
+    shape, strides = zip(*axes) if axes else ((1,), (1,))
+    target = target.as_strided(shape, strides)
+    row_bytes = itemsize * target[0].numel()
+    if len(shape) > 2 and row_bytes >= BLOCK_BYTES:
+        for row in target:
+            yield from _pieces(row, itemsize)
+    else:
+        yield from target.split(max(TILE_BYTES // row_bytes, 16))
+
+
+def _converted(tile: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if tile.dtype == dtype:
+        return tile
+    new = _scratch("converted", tile.shape, dtype)
+    for part, old in zip(new.view(-1).split(SERIAL), tile.view(-1).split(SERIAL)):
+        part.copy_(old)
+    return new
+
+
+def _copy(target: torch.Tensor, tile: torch.Tensor) -> None:
+    """Copy numbers of one dtype as integers, in this thread alone."""
+    integers = INTEGERS[target.itemsize]
+    target, tile = target.view(integers), tile.view(integers)
+    if tile.ndim == 2 and target.stride(0) < target.stride(1):
+        # PyTorch transposes by blocks, at many times the speed, where both sides are whole.
+        tile = _scratch("transposed", tile.T.shape, integers).copy_(tile.T).T
+    np.copyto(target.numpy(), tile.numpy())
+
+
+def _scratch(name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Memory of this thread, to be used again: warm, and not between the weights."""
+    nbytes = torch.Size(shape).numel() * dtype.itemsize
+    memory: torch.Tensor | None = getattr(_memory, name, None)
+    if memory is None or memory.nbytes < nbytes:
+        memory = torch.empty(nbytes, dtype=torch.uint8, device="cpu")
+        setattr(_memory, name, memory)
+    return memory[:nbytes].view(dtype).view(tuple(shape))
+
+
+def _read_bytes(descriptor: int, memory: torch.Tensor, offset: int) -> None:
+    rest = memory.view(-1).view(torch.uint8).numpy().data
+    while rest:
+        count = os.preadv(descriptor, [rest], offset)
+        if not count:
+            raise OSError("it ends too early")
+        offset, rest = offset + count, rest[count:]
