@@ -57,7 +57,9 @@ def enable(model: Any, names: list[str] | None = None, **kwargs: Any) -> Any:
 
 def outputs_of(model: Any, inputs: Any) -> dict[str, np.ndarray]:
     with torch.no_grad():
-        return {k: np.asarray(v, np.float64) for k, v in oracle.named(widened(model(inputs))).items()}
+        return {
+            k: np.asarray(v, np.float64) for k, v in oracle.named(widened(model(inputs))).items()
+        }
 
 
 def widened(outputs: Any) -> Any:
@@ -69,7 +71,10 @@ def widened(outputs: Any) -> Any:
 def trains(model: Any, inputs: Any) -> None:
     outputs = model(inputs)
     values = outputs.values() if isinstance(outputs, dict) else [outputs]
-    torch.stack([value.float().square().mean() for value in values]).sum().backward()
+    values = [value for value in values if value.is_floating_point()]
+    # Of one size, for half precision.
+    sized = [value.float() / value.detach().abs().max().float() for value in values]
+    torch.stack([value.square().mean() for value in sized]).sum().backward()
     factors = [p for p in model.parameters() if p.requires_grad]
     gradients = [p.grad for p in factors if p.grad is not None]
     assert gradients
