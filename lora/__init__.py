@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from ..backbones._model import Model
-from ..backbones.layers.layout import keras_children
-from .adapters import Adapter, adapter_for, has_heads
+from .adapters import Adapter, adapter_for, has_heads, layers_named
 from .files import Factors, Loaded, is_alpha, load_lora_h5, save_lora_h5
 
 __all__ = [
@@ -138,22 +137,6 @@ def _replace(backbone: Model, path: str, layer: nn.Module) -> None:
 def _check_format(format: str) -> None:
     if format not in FORMATS:
         raise ValueError(f"format must be {' or '.join(map(repr, FORMATS))}, not {format!r}.")
-
-
-def layers_named(backbone: Model, names: Iterable[str]) -> list[str]:
-    """Paths of the modules with one of these Keras names that can be adapted."""
-    wanted = set(names)
-    found: list[str] = []
-
-    def search(module: nn.Module, prefix: str) -> None:
-        for child in keras_children(module):
-            path = f"{prefix}{child.path}"
-            if child.name in wanted and adapter_for(child.module) is not None:
-                found.append(path)
-            search(child.module, f"{path}.")
-
-    search(backbone, "")
-    return found
 
 
 def adapters(backbone: Model) -> dict[str, Adapter]:

@@ -17,6 +17,7 @@ An adapter computes in float32 at least, in whatever type a cast has left its fa
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 from ..backbones.layers.convolution import Conv1D, Conv2D, Conv3D, Convolution
 from ..backbones.layers.core import Dense, Embedding, Projection, ReversibleEmbedding
 from ..backbones.layers.initializers import keras_fans, variance_scaling
+from ..backbones.layers.layout import keras_children
 from ..backbones.layers.quantized import QuantizedDense, QuantizedEmbedding
 
 _he_uniform = variance_scaling(2.0, "fan_in", "uniform")
@@ -449,3 +451,19 @@ def adapter_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[
     assert adapter is not None
     *outer, last = adapter.kernel_shape_of(layer)
     return (*outer, rank), (rank, last)
+
+
+def layers_named(backbone: nn.Module, names: Iterable[str]) -> list[str]:
+    """Paths of the modules with one of these Keras names that can be adapted."""
+    wanted = set(names)
+    found: list[str] = []
+
+    def search(module: nn.Module, prefix: str) -> None:
+        for child in keras_children(module):
+            path = f"{prefix}{child.path}"
+            if child.name in wanted and adapter_for(child.module) is not None:
+                found.append(path)
+            search(child.module, f"{path}.")
+
+    search(backbone, "")
+    return found

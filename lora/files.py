@@ -17,7 +17,7 @@ from ..backbones._model import Model
 from ..presets.keras.h5 import Dataset, WeightFile
 from ..presets.keras.tree import flat_layers
 from ..presets.saving import replacing
-from .adapters import Adapter, adapter_for, adapter_shapes
+from .adapters import Adapter, adapter_for, adapter_shapes, layers_named
 
 ORDERS = ("jax", "torch")
 # Beyond it, and beyond the layer's sizes, nothing of a low rank is meant.
@@ -142,8 +142,6 @@ def load_lora_h5(backbone: Model, path: Path, found: Mapping[str, Adapter]) -> L
                 f"{path} (rank {rank}, layers {', '.join(map(str, sorted(stored)))}) does not fit "
                 f"{type(backbone).__name__} with this configuration."
             )
-        from . import layers_named
-
         wanted = set(found or layers_named(backbone, backbone.default_lora_layer_names()))
         chosen = next((c for c in candidates if c.keys() == wanted), candidates[0])
         factors = {

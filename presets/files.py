@@ -7,6 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+CONFIG = "config.json"
+WEIGHTS = "model.weights.h5"
+SHARD_INDEX = "model.weights.json"
+SAFETENSORS = "model.safetensors"
 MAX_JSON_BYTES = 64 * 1024**2
 POINTER = b"version https://git-lfs.github.com/spec/"
 

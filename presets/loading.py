@@ -8,44 +8,36 @@ import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from ..backbones._model import Model, UnknownClass, check_arguments, deserialize
 from ..backbones._registry import find_class
 from ..backbones.layers.dtypes import FLOATS, DTypePolicy
 from . import builtin
-from .files import refuse_pointer
+from .building import ModelType, assign, check_class, construct, place
+from .files import CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .keras.archive import unpack
 from .keras.h5 import Dataset, WeightFile, shard_files
 from .keras.tree import Variable, keras_variables
 from .progress import track
 from .reading import empty
+from .safetensors import open_safetensors
 from .surplus import Ignore, superfluous
 
 if TYPE_CHECKING:
     from .checkpoints.engine import Dialect
     from .sources import PresetSource
 
-ModelType = TypeVar("ModelType", bound=Model)
-
 NOT_YET = "this class of KerasHub is not part of keras_hub_torch yet."
-CONFIG = "config.json"
-WEIGHTS = "model.weights.h5"
-SHARD_INDEX = "model.weights.json"
-SAFETENSORS = "model.safetensors"
 ADAPTER = "adapter_config.json"  # of PEFT
 THREADS = 4
 # Names of safetensors.
 SHORT_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# Of PyTorch's functions while a model is built: a transformer's layer takes a hundred.
-MAX_CALLS = 200_000
 
 
 def load_backbone(
@@ -135,48 +127,6 @@ def keras_config(
         if error.is_keras_hubs and builtin.is_backbone(error.class_name):
             raise NotImplementedError(f"{where} is a {error.class_name}: {NOT_YET}") from error
         raise
-
-
-def construct(
-    cls: type[ModelType], arguments: Mapping[str, Any], device: str | torch.device
-) -> ModelType:
-    """A model of a configuration that may say anything.
-
-    Raises:
-        ValueError: no model can be built so.
-    """
-    try:
-        with torch.device(device), _Bounded():
-            return cls(**arguments)
-    except (NotImplementedError, torch.OutOfMemoryError):
-        raise
-    except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"No {cls.__name__} can be built as configured: {reason}") from error
-
-
-class _Bounded(TorchFunctionMode):
-    """Ends the building of a model that has no end, of 10¹² layers say."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        self.calls += 1
-        if self.calls > MAX_CALLS:
-            raise RuntimeError("it has too many layers")
-        return func(*args, **kwargs or {})
-
-
-def check_class(found: type[Model], cls: type[Model]) -> None:
-    if not issubclass(found, cls):
-        raise ValueError(
-            f"The preset is of class {found.__name__}, which is not a {cls.__name__}. Call "
-            f"{found.__name__}.from_preset, or Backbone.from_preset."
-        )
 
 
 def weight_file(source: PresetSource) -> Path:
@@ -356,34 +306,6 @@ def refuse(problems: list[str], path: Path, hint: str = "") -> None:
         )
 
 
-@torch.no_grad()
-def assign(
-    module: nn.Module, name: str, value: torch.Tensor, device: torch.device, keep: bool
-) -> None:
-    """Copy a value into a parameter or buffer; in place of a `meta` one it may be `kept` itself.
-
-    What is made anew is contiguous and shares its memory with nothing.
-    """
-    old = getattr(module, name)
-    if not old.is_meta:
-        old.copy_(value)
-        return
-    moved = value.to(device, old.dtype)  # rearranged there
-    whole = moved.is_contiguous() and moved.untyped_storage().nbytes() == moved.nbytes
-    if not whole or (moved is value and not keep):
-        moved = empty(moved.shape, moved.dtype, device).copy_(moved)
-    place(module, name, moved)
-
-
-def place(module: nn.Module, name: str, value: torch.Tensor) -> None:
-    """Replace a parameter or buffer by one with this value."""
-    old = getattr(module, name)
-    if isinstance(old, nn.Parameter):
-        module._parameters[name] = nn.Parameter(value, old.requires_grad)
-    else:
-        module._buffers[name] = value
-
-
 def check(model: Model, path: Path, ignore: Ignore = ()) -> Counter[Path]:
     """Compare a weight file with a model by its headers; no data is read.
 
@@ -399,26 +321,6 @@ def check(model: Model, path: Path, ignore: Ignore = ()) -> Counter[Path]:
     with WeightFile(path) as file:
         account(keras_variables(model), file, ignore)
         return Counter(dataset.file for dataset in file.datasets.values())
-
-
-@contextlib.contextmanager
-def open_safetensors(path: Path) -> Iterator[Any]:
-    """The file, its header read.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is broken.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    refuse_pointer(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file: {error}") from error
 
 
 def _account_safetensors(

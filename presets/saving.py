@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import math
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,11 @@ import torch
 
 from ..backbones._model import Model
 from . import builtin
+from .files import CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .keras.h5 import WeightWriter
 from .keras.tree import Layer, keras_tree
-from .loading import CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .progress import track
+from .safetensors import write_safetensors
 from .weights import Weight, checked_weights, together, writes
 
 if TYPE_CHECKING:
@@ -35,18 +35,6 @@ STALE = (
     *(WEIGHTS, SHARD_INDEX, "model_[0-9][0-9][0-9][0-9][0-9].weights.h5"),
     *(f"{SAFETENSORS}*", "model-*-of-*.safetensors"),
 )
-SAFETENSORS_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 def save_backbone(
@@ -150,39 +138,6 @@ def _write_h5(
 
 def _nbytes(layer: Layer) -> int:
     return sum(variable.tensor.nbytes for variable in layer.variables)
-
-
-def write_safetensors(
-    path: Path,
-    headers: Mapping[str, tuple[torch.dtype, Sequence[int]]],
-    tensors: Iterable[torch.Tensor],
-) -> None:
-    """Write tensors one after the other; the library's own writer wants all of them at once.
-
-    The format: the header's length in eight bytes, the header in JSON, the data.
-    """
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, (dtype, shape) in headers.items():
-        begin, end = end, end + math.prod(shape) * dtype.itemsize
-        entries[name] = {
-            "dtype": SAFETENSORS_DTYPES[dtype],
-            "shape": list(shape),
-            "data_offsets": [begin, end],
-        }
-    header = json.dumps(entries, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        waiting = iter(tensors)
-        for dtype, shape in track(
-            headers.values(), "Writing weights", lambda one: math.prod(one[1]) * one[0].itemsize
-        ):
-            tensor = next(waiting)
-            assert tensor.dtype == dtype
-            assert tuple(tensor.shape) == tuple(shape)
-            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            file.write(data.numpy().data)
 
 
 def export_checkpoint(

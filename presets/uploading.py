@@ -9,8 +9,8 @@ from typing import Any
 
 from .checkpoints import dialect_of
 from .checkpoints.files import weight_files
+from .files import SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .keras.h5 import shard_files
-from .loading import SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .sources import (
     PresetSource,
     hugging_face_errors,

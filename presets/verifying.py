@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..backbones._model import Model
+from .building import construct
 from .checkpoints import dialect_of
 from .checkpoints.engine import plan
-from .loading import CONFIG, check, construct, keras_config, weight_file
+from .files import CONFIG
+from .loading import check, keras_config, weight_file
 from .sources import open_preset
 
 

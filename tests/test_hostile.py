@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 
 import keras_hub_torch
-from keras_hub_torch.presets import loading
+from keras_hub_torch.presets import building, loading
 from keras_hub_torch.presets.keras.h5 import Dataset, WeightFile
 
 from .conftest import Reference
@@ -237,7 +237,7 @@ def test_foreign_classes(preset: Path) -> None:
 def test_nonsense_in_configurations(
     preset: Path, key: str, value: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "MAX_CALLS", 5_000)
+    monkeypatch.setattr(building, "MAX_CALLS", 5_000)
     reconfigure(preset, **{key: value})
     with limited(resource.RLIMIT_AS, 2**28), pytest.raises(ValueError, match=message):
         Backbone.from_preset(preset)

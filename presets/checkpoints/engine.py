@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 
 from ...backbones._model import Model, check_arguments
-from ..loading import CONFIG, SAFETENSORS, assign, check_class, construct, place
+from ..building import assign, check_class, construct, place
+from ..files import CONFIG, SAFETENSORS
 from ..progress import track
+from ..safetensors import write_safetensors
 from ..surplus import Ignore, superfluous
 from ..weights import Weight, together, writes
 from .files import BYTES, FLOATS, Stored, index_of, open_weights, weight_files
@@ -616,8 +618,6 @@ def export(
         destination: opens the folder, in the process that writes.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
-
-    from ..saving import write_safetensors
 
     expected = _expected(plan.bindings)
     split = split_torch_state_dict_into_shards(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..files import refuse_pointer, safe_name
-from ..loading import SAFETENSORS, open_safetensors
+from ..files import SAFETENSORS, refuse_pointer, safe_name
+from ..safetensors import open_safetensors
 
 if TYPE_CHECKING:
     from ..sources import PresetSource

@@ -1,0 +1,88 @@
+"""A model of a configuration that may say anything, and values into its places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from ..backbones._model import Model
+from .reading import empty
+
+ModelType = TypeVar("ModelType", bound=Model)
+
+# Of PyTorch's functions while a model is built: a transformer's layer takes a hundred.
+MAX_CALLS = 200_000
+
+
+def construct(
+    cls: type[ModelType], arguments: Mapping[str, Any], device: str | torch.device
+) -> ModelType:
+    """A model of a configuration that may say anything.
+
+    Raises:
+        ValueError: no model can be built so.
+    """
+    try:
+        with torch.device(device), _Bounded():
+            return cls(**arguments)
+    except (NotImplementedError, torch.OutOfMemoryError):
+        raise
+    except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"No {cls.__name__} can be built as configured: {reason}") from error
+
+
+class _Bounded(TorchFunctionMode):
+    """Ends the building of a model that has no end, of 10¹² layers say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.calls += 1
+        if self.calls > MAX_CALLS:
+            raise RuntimeError("it has too many layers")
+        return func(*args, **kwargs or {})
+
+
+def check_class(found: type[Model], cls: type[Model]) -> None:
+    if not issubclass(found, cls):
+        raise ValueError(
+            f"The preset is of class {found.__name__}, which is not a {cls.__name__}. Call "
+            f"{found.__name__}.from_preset, or Backbone.from_preset."
+        )
+
+
+@torch.no_grad()
+def assign(
+    module: nn.Module, name: str, value: torch.Tensor, device: torch.device, keep: bool
+) -> None:
+    """Copy a value into a parameter or buffer; in place of a `meta` one it may be `kept` itself.
+
+    What is made anew is contiguous and shares its memory with nothing.
+    """
+    old = getattr(module, name)
+    if not old.is_meta:
+        old.copy_(value)
+        return
+    moved = value.to(device, old.dtype)  # rearranged there
+    whole = moved.is_contiguous() and moved.untyped_storage().nbytes() == moved.nbytes
+    if not whole or (moved is value and not keep):
+        moved = empty(moved.shape, moved.dtype, device).copy_(moved)
+    place(module, name, moved)
+
+
+def place(module: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Replace a parameter or buffer by one with this value."""
+    old = getattr(module, name)
+    if isinstance(old, nn.Parameter):
+        module._parameters[name] = nn.Parameter(value, old.requires_grad)
+    else:
+        module._buffers[name] = value
