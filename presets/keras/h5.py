@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from ..files import read_json, safe_name
-from ..reading import empty, read_into
+from ..reading import read_into
 
 if TYPE_CHECKING:
     import h5py
@@ -68,7 +68,7 @@ class Dataset:
             ValueError: it is broken.
         """
         if target is None:
-            target = empty(self.shape, self.dtype)
+            target = torch.empty(self.shape, dtype=self.dtype, device="cpu")
         if not target.numel():
             return target
         try:
