@@ -25,7 +25,6 @@ from .keras.archive import unpack
 from .keras.h5 import Dataset, WeightFile, shard_files
 from .keras.tree import Variable, keras_variables
 from .progress import track
-from .reading import empty
 from .safetensors import open_safetensors
 from .surplus import Ignore, superfluous
 
@@ -211,7 +210,8 @@ def fill(
         used = account(variables, file, ignore)
         stored = [(variable, file.datasets[used[name]]) for name, variable in variables.items()]
         # What does not become a weight where it is read is read here first.
-        scratch = empty((max((d.nbytes for v, d in stored if not _fresh(v, device)), default=0),))
+        largest = max((d.nbytes for v, d in stored if not _fresh(v, device)), default=0)
+        scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")
         with ThreadPoolExecutor(THREADS) as pool:
             read = functools.partial(_read, file, bool(mmap))
             fresh = pool.map(read, [item for item in stored if _fresh(item[0], device)])
@@ -236,7 +236,7 @@ def _read(file: WeightFile, mmap: bool, item: tuple[Variable, Dataset]) -> torch
         mapped = file.mapped(dataset)
         if mapped is not None:
             return variable.from_keras(mapped)
-    new = empty(old.shape, old.dtype)
+    new = torch.empty(old.shape, dtype=old.dtype, device="cpu")
     target = variable.to_keras(new)  # in which the file's numbers come one after the other
     if target.data_ptr() == new.data_ptr():
         dataset.read(target)
