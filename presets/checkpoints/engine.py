@@ -525,7 +525,7 @@ def account(
             kind = "a float" if tensor.is_floating_point() else "bytes"
             problems.append(f"dtype: {found.name} is {found.dtype}, not {kind}, for {binding}")
     surplus = {
-        found.name: found.shape
+        found.name: f" {found.shape}"
         for name, found in stored.items()
         if name not in expected and not matches((*table.dropped, *BUFFERS), name)
     }
@@ -542,9 +542,8 @@ def account(
             problems.append(f"copy: {copy.name} is not equal to {original.name}")
     if problems:
         raise ValueError(
-            f"The weights of {where} do not fit the model ({len(problems)} problems):\n  "
-            + "\n  ".join(problems)
-            + hint
+            f"The weights of {where} do not fit the model ({len(problems)} problems){hint}:"
+            + "".join(f"\n  {problem}" for problem in problems)
         )
     return absent
 
