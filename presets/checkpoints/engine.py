@@ -9,7 +9,7 @@ import pkgutil
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -572,15 +572,19 @@ def _untie(
 # Writing
 
 
-def export_plan(dialect: Dialect, model: Model) -> Plan:
-    """How a model is written.
+def export_plan(dialect: Dialect, model: Model, without: Collection[str] = ()) -> Plan:
+    """How a model is written, `without` weights of these names.
 
     Raises:
         NotImplementedError: no table for the model's class.
         ValueError: the library has no such model.
     """
     cls, arguments = type(model), arguments_of(model)
-    state = {name: t for name, t in model.state_dict().items() if "lora_kernel_" not in name}
+    state = {
+        name: tensor.detach()
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if "lora_kernel_" not in name and name not in without
+    }
     problems = []
     for table in _all(_nearest_first(dialect, cls)):
         if cls in (table.backbone, *table.also):
