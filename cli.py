@@ -373,6 +373,8 @@ class Sampler(str, Enum):
     random = "random"
     top_k = "top_k"
     top_p = "top_p"
+    min_p = "min_p"
+    contrastive = "contrastive"
 
 
 Destination = Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)]
@@ -583,31 +585,23 @@ def generate(
     _check_dtype(dtype)
     import torch
 
-    from .generation import generate as continue_prompt
-    from .generation import samplers
+    from .generation import stream
 
     with _working():
         model = _load(preset, dtype).to(device)
-    embedding = model.token_embedding
-    size = getattr(embedding, "num_embeddings", None)
-    if size is not None and max(prompt) >= size:
-        raise ValueError(f"{max(prompt)} is no id of {preset}, which has {size:,}.")
     if seed is not None:
         torch.manual_seed(seed)
-    sample = samplers.get(sampler.value)
-    separator = ""
-
-    def shown(logits: torch.Tensor) -> torch.Tensor:
-        nonlocal separator
-        token = sample(logits)
-        sys.stdout.write(f"{separator}{token.item()}")
+    for number, token in enumerate(
+        stream(
+            model,
+            [prompt],
+            max_new_tokens=max_new_tokens,
+            sampler=sampler.value,
+            stop_token_ids=stops or None,
+        )
+    ):
+        sys.stdout.write(f"{',' * bool(number)}{token.item()}")
         sys.stdout.flush()
-        separator = ","
-        return token
-
-    continue_prompt(
-        model, [prompt], len(prompt) + max_new_tokens, shown, stop_token_ids=stops or None
-    )
     typer.echo()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import lightning
 import torch
 from common import Batch, Classifier, arguments, examples
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from keras_hub_torch.models import Backbone
@@ -37,11 +38,15 @@ def main() -> None:
     args = arguments(__doc__)
     torch.manual_seed(0)
     task = Task(Classifier(Backbone.from_preset(args.preset)))
+    # At the end of each epoch; amid one Lightning would not know which batches it has seen.
+    keep = ModelCheckpoint(
+        args.out, "last", enable_version_counter=False, save_on_train_epoch_end=True
+    )
     trainer = lightning.Trainer(
+        callbacks=[keep],
         max_steps=args.steps,
         default_root_dir=args.out,
         logger=False,
-        enable_checkpointing=False,  # its callback would write one each epoch
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -52,7 +57,6 @@ def main() -> None:
         ckpt_path=checkpoint if checkpoint.exists() else None,
         weights_only=True,
     )
-    trainer.save_checkpoint(checkpoint)
     task.model.backbone.save_to_preset(args.out / "preset")
 
 

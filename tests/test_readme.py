@@ -59,7 +59,7 @@ def stand_ins(
     BertBackbone(99, 1, 2, 768, 16, max_sequence_length=64).save_to_preset(folder / "bert")
     GPT2Backbone(4000, 1, 2, 12, 16, max_sequence_length=64).save_to_preset(folder / "gpt2")
     ResNetBackbone(
-        [64] * 2, [7, 3], [2, 1], [64, 128], [1, 1], [1, 2], "basic_block"
+        [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
     ).save_to_preset(folder / "resnet")
 
     def source(handle: str, rest: str) -> sources.PresetSource:
