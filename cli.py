@@ -583,8 +583,7 @@ def generate(
     _check_dtype(dtype)
     import torch
 
-    from .generation import generate as continue_prompt
-    from .generation import samplers
+    from .generation import stream
 
     with _working():
         model = _load(preset, dtype).to(device)
@@ -594,20 +593,17 @@ def generate(
         raise ValueError(f"{max(prompt)} is no id of {preset}, which has {size:,}.")
     if seed is not None:
         torch.manual_seed(seed)
-    sample = samplers.get(sampler.value)
     separator = ""
-
-    def shown(logits: torch.Tensor) -> torch.Tensor:
-        nonlocal separator
-        token = sample(logits)
-        sys.stdout.write(f"{separator}{token.item()}")
+    for tokens in stream(
+        model,
+        [prompt],
+        max_new_tokens=max_new_tokens,
+        sampler=sampler.value,
+        stop_token_ids=stops or None,
+    ):
+        sys.stdout.write(f"{separator}{tokens.item()}")
         sys.stdout.flush()
         separator = ","
-        return token
-
-    continue_prompt(
-        model, [prompt], len(prompt) + max_new_tokens, shown, stop_token_ids=stops or None
-    )
     typer.echo()
 
 
