@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from .backbones._backbone import Backbone, FeaturePyramidBackbone
@@ -9,6 +10,16 @@ from .backbones._model import Model
 from .backbones._registry import find_class, public_classes
 
 __all__ = ["Backbone", "FeaturePyramidBackbone"]
+
+
+# How names of KerasHub's other classes end, and what there is in their place.
+OTHERS = {
+    "Tokenizer": "the `tokenizers` library or transformers makes token ids",
+    "Preprocessor": "the `tokenizers` library or transformers makes token ids",
+    "CausalLM": "`keras_hub_torch.generate` continues token ids with a decoder",
+    "TextToImage": "there is nothing in its place yet",
+    "": "a backbone and a head of your own, a `torch.nn.Linear` on its outputs, do its work",
+}
 
 
 class NotYet(NotImplementedError, AttributeError):
@@ -19,11 +30,16 @@ def __getattr__(name: str) -> Any:
     found = find_class(name, Model)
     if found is not None:
         return found
-    from .presets.builtin import keras_module
+    from .presets import builtin
 
-    if keras_module(name) is not None:
+    if builtin.keras_module(name) is not None:
         raise NotYet(f"{name} is not part of keras_hub_torch yet.")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if builtin.is_other(name):
+        instead = next(text for ending, text in OTHERS.items() if name.endswith(ending))
+        raise NotYet(f"keras_hub_torch has KerasHub's backbones, not {name}: {instead}.")
+    near = [] if name.startswith("_") else difflib.get_close_matches(name, __dir__(), 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

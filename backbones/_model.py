@@ -158,7 +158,14 @@ class Model(nn.Module, metaclass=Configured):
             raise TypeError(
                 f"{type(self).__name__} takes the inputs {', '.join(known)}, each once."
             )
-        given = check_keys({**given, **kwargs}, known, type(self).__name__)
+        given = {**given, **kwargs}
+        for tower, names in self.tower_inputs.items():
+            for name in names:
+                if name not in known and given.get(name) is not None:
+                    raise ValueError(
+                        f"{name} needs a {tower}, which this {self.class_name} does not have."
+                    )
+        given = check_keys(given, known, type(self).__name__)
         if not torch.compiler.is_compiling():
             given = self.tensors(given)
         return super().__call__(**given)
@@ -483,6 +490,10 @@ def constructor_arguments(cls: type[Model]) -> dict[str, inspect.Parameter]:
                 found.setdefault(name, parameter.replace(annotation=_hints(init).get(name, Any)))
         if not hands_on:
             break
+    for name in COMMON if cls is not Model else ():
+        if name in found:  # however narrow a subclass annotates it
+            common = constructor_arguments(Model)[name].annotation
+            found[name] = found[name].replace(annotation=common)
     return found
 
 

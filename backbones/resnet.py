@@ -69,7 +69,9 @@ class Stem(Layer, nn.Sequential):
 
 
 class Block(Layer):
-    """What residual blocks share. Keras counts the shortcut before the last convolution, and so do
+    """What residual blocks share.
+
+    Keras counts the shortcut's convolution before the last one and their norms after both; so do
     the constructors.
     """
 
@@ -86,8 +88,9 @@ class BasicBlock(Block):
     def __init__(self, channels: int, filters: int, strides: int, shortcut: Shortcut) -> None:
         super().__init__()
         self.conv1, self.bn1 = conv(channels, filters, 3, strides), norm(filters)
-        self.pool0, self.conv0, self.bn0 = shortcut
-        self.conv2, self.bn2 = conv(filters, filters, 3), norm(filters)
+        self.pool0, self.conv0, bn0 = shortcut
+        self.conv2 = conv(filters, filters, 3)
+        self.bn0, self.bn2 = bn0, norm(filters)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -107,8 +110,9 @@ class BottleneckBlock(Block):
         super().__init__()
         self.conv1, self.bn1 = conv(channels, filters, 1), norm(filters)
         self.conv2, self.bn2 = conv(filters, filters, 3, strides), norm(filters)
-        self.pool0, self.conv0, self.bn0 = shortcut
-        self.conv3, self.bn3 = conv(filters, 4 * filters, 1), norm(4 * filters)
+        self.pool0, self.conv0, bn0 = shortcut
+        self.conv3 = conv(filters, 4 * filters, 1)
+        self.bn0, self.bn3 = bn0, norm(4 * filters)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -53,7 +53,10 @@ start = time.perf_counter()
 {work}
 print(json.dumps({{"seconds": time.perf_counter() - start, "megabytes": peak() - before}}))
 """
-OURS = "import h5py, safetensors.torch, keras_hub_torch; keras_hub_torch.models.Backbone"
+OURS = (
+    "import h5py, safetensors.torch, keras_hub_torch.presets.loading\n"
+    "import keras_hub_torch.presets.sources; keras_hub_torch.models.{cls}"
+)
 LOAD = "model = keras_hub_torch.models.Backbone.from_preset({folder}, dtype={{dtype!r}}{more})"
 # Beside which the numbers of others are given.
 BASES = ("h5py", "transformers")
@@ -117,7 +120,9 @@ def measure(
             setup, work = WAYS[way]
             if way == "keras_hub" and i == 0:
                 continue
-            code = MEASURE.format(setup=setup, work=work.format(preset=folder, dtype=dtype))
+            code = MEASURE.format(
+                setup=setup.format(cls=cls), work=work.format(preset=folder, dtype=dtype)
+            )
             environment = os.environ | {"KERAS_BACKEND": "torch"}
             done = subprocess.run(
                 [sys.executable, "-c", code],

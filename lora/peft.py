@@ -160,7 +160,8 @@ def _fuse(binding: Binding, layers: list[Any]) -> tuple[torch.Tensor, torch.Tens
         for step in _joining(binding):
             parts = step.save(parts)
         joined.append(parts[0])
-    return torch.cat(downs).cpu().contiguous(), torch.cat(joined, 1).cpu().contiguous(), scale
+    down, up = torch.cat(downs).float().cpu(), torch.cat(joined, dim=1).float().cpu()
+    return down.contiguous(), up.contiguous(), scale
 
 
 def _joining(binding: Binding) -> list[Operation]:
@@ -245,7 +246,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} is no PEFT adapter: it has no {CONFIG}.")
     config = read_json(folder / CONFIG)
     if config.get("peft_type") != "LORA":
-        raise ValueError(f"{folder} is a {config.get('peft_type')!r} adapter, not LORA.")
+        kind = reprlib.repr(config.get("peft_type"))
+        raise ValueError(f"{folder} has the peft_type {kind}; only LORA can be loaded.")
     changed = [
         f"{name}={reprlib.repr(config[name])}"
         for name, values in NEUTRAL.items()

@@ -10,7 +10,6 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..backbones._model import Model
-from .reading import empty
 
 ModelType = TypeVar("ModelType", bound=Model)
 
@@ -75,7 +74,7 @@ def assign(
     moved = value.to(device, old.dtype)  # rearranged there
     whole = moved.is_contiguous() and moved.untyped_storage().nbytes() == moved.nbytes
     if not whole or (moved is value and not keep):
-        moved = empty(moved.shape, moved.dtype, device).copy_(moved)
+        moved = torch.empty_like(moved, memory_format=torch.contiguous_format).copy_(moved)
     place(module, name, moved)
 
 

@@ -26,6 +26,7 @@ class _Builtin(TypedDict):
     keras_hub: str
     aliases: dict[str, str]
     backbones: dict[str, _Backbone]
+    others: list[str]
     presets: dict[str, _Preset]
     task_presets: dict[str, _Preset]
 
@@ -90,6 +91,11 @@ def keras_module(class_name: str) -> str | None:
 def is_backbone(class_name: str) -> bool:
     """Whether presets of this class can be in KerasHub."""
     return bool(keras_module(class_name)) and class_name != "FeaturePyramidBackbone"
+
+
+def is_other(name: str) -> bool:
+    """Whether KerasHub has a task, preprocessor or tokenizer of this name."""
+    return name in _builtin()["others"]
 
 
 def tasks(class_name: str) -> list[str]:

@@ -25,7 +25,6 @@ from .keras.archive import unpack
 from .keras.h5 import Dataset, WeightFile, shard_files
 from .keras.tree import Variable, keras_variables
 from .progress import track
-from .reading import empty
 from .safetensors import open_safetensors
 from .surplus import Ignore, superfluous
 
@@ -211,7 +210,8 @@ def fill(
         used = account(variables, file, ignore)
         stored = [(variable, file.datasets[used[name]]) for name, variable in variables.items()]
         # What does not become a weight where it is read is read here first.
-        scratch = empty((max((d.nbytes for v, d in stored if not _fresh(v, device)), default=0),))
+        largest = max((d.nbytes for v, d in stored if not _fresh(v, device)), default=0)
+        scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")
         with ThreadPoolExecutor(THREADS) as pool:
             read = functools.partial(_read, file, bool(mmap))
             fresh = pool.map(read, [item for item in stored if _fresh(item[0], device)])
@@ -236,7 +236,7 @@ def _read(file: WeightFile, mmap: bool, item: tuple[Variable, Dataset]) -> torch
         mapped = file.mapped(dataset)
         if mapped is not None:
             return variable.from_keras(mapped)
-    new = empty(old.shape, old.dtype)
+    new = torch.empty(old.shape, dtype=old.dtype, device="cpu")
     target = variable.to_keras(new)  # in which the file's numbers come one after the other
     if target.data_ptr() == new.data_ptr():
         dataset.read(target)
@@ -292,15 +292,17 @@ def account(
             )
     known = set(used.values())
     surplus = {name: dataset.shape for name, dataset in datasets.items() if name not in known}
-    problems += superfluous(surplus, True if place else ignore, str(file.path))
-    refuse(problems, file.path)
+    lines, hint = superfluous(surplus, True if place else ignore, str(file.path))
+    refuse(problems + lines, file.path, hint)
     return used
 
 
-def refuse(problems: list[str], path: Path) -> None:
+def refuse(problems: list[str], path: Path, hint: str = "") -> None:
     if problems:
         raise ValueError(
-            f"{path} does not fit the model ({len(problems)} problems):\n  " + "\n  ".join(problems)
+            f"{path} does not fit the model ({len(problems)} problems):\n  "
+            + "\n  ".join(problems)
+            + hint
         )
 
 
@@ -335,7 +337,8 @@ def _account_safetensors(
     stored = {name: tuple(header.get_shape()) for name, header in headers.items()}
     problems = [f"missing: {name}" for name in expected if name not in stored]
     surplus = {name: shape for name, shape in stored.items() if name not in expected}
-    problems += superfluous(surplus, ignore, str(path))
+    lines, hint = superfluous(surplus, ignore, str(path))
+    problems += lines
     problems += [
         f"shape: {name} is {stored[name]}, the model's {tuple(tensor.shape)}"
         for name, tensor in expected.items()
@@ -347,7 +350,7 @@ def _account_safetensors(
         if name in expected
         and ("F" in header.get_dtype()) != expected[name].dtype.is_floating_point
     ]
-    refuse(problems, path)
+    refuse(problems, path, hint)
     return expected
 
 

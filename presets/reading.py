@@ -1,4 +1,4 @@
-"""Memory for weights, and the reading of files into it in the arrangement that a model wants."""
+"""Reading files into tensors, in the arrangement that a model wants."""
 
 from __future__ import annotations
 
@@ -9,32 +9,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-CPU = torch.device("cpu")
 # A tile stays in a core's cache while it is rearranged.
 TILE_BYTES = 2 * 1024**2
 # Blocks that one call each is worth.
 BLOCK_BYTES = 64 * 1024
-ALIGNMENT = 64  # as PyTorch's
 # Beyond as many elements PyTorch starts threads, for each of the threads that read.
 SERIAL = 2**15 - 1
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _memory = threading.local()
-
-
-def empty(
-    shape: Sequence[int], dtype: torch.dtype = torch.uint8, device: torch.device = CPU
-) -> torch.Tensor:
-    """Uninitialised memory.
-
-    On the CPU it is NumPy's, which asks the kernel for huge pages as PyTorch does not: to touch
-    memory for the first time can take longer than to read what goes there.
-    """
-    if device.type != "cpu":
-        return torch.empty(shape, dtype=dtype, device=device)
-    nbytes = torch.Size(shape).numel() * dtype.itemsize
-    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -memory.__array_interface__["data"][0] % ALIGNMENT
-    return torch.from_numpy(memory[start : start + nbytes]).view(dtype).view(tuple(shape))
 
 
 def read_into(target: torch.Tensor, descriptor: int, offset: int, dtype: torch.dtype) -> None:

@@ -14,8 +14,8 @@ Ignore = bool | Sequence[str]
 
 def superfluous(
     found: Mapping[str, tuple[int, ...]], ignore: Ignore, where: str, foreign: Collection[str] = ()
-) -> list[str]:
-    """A line for each weight that should not be there, and how to leave these out.
+) -> tuple[list[str], str]:
+    """A line for each weight that should not be there, and how to leave them out.
 
     Those that are left out are named in a warning.
 
@@ -43,10 +43,11 @@ def superfluous(
         )
     surplus = [name for name in found if name not in left]
     problems = [f"superfluous: {name} {found[name]}" for name in surplus]
-    if surplus:
-        known = list(dict.fromkeys(re.sub(r"\d+", "*", name) for name in surplus))
-        problems.append(f"(ignore={known[:SHOWN]!r} leaves out what is superfluous)")
-    return problems
+    known = list(dict.fromkeys(re.sub(r"\d+", "*", name) for name in surplus))
+    return (
+        problems,
+        f"\nignore={known[:SHOWN]!r} leaves out what is superfluous." if surplus else "",
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -58,6 +58,12 @@ def facts() -> dict[str, Any]:
             }
             for cls in subclasses(Backbone) - {Backbone}
         },
+        # Tasks, preprocessors and tokenizers, whose work is not done here.
+        "others": sorted(
+            name
+            for name, cls in inspect.getmembers(keras_hub.models, inspect.isclass)
+            if not issubclass(cls, Backbone)
+        ),
         "presets": entries(Backbone),
         "task_presets": entries(Task),
     }
@@ -70,6 +76,8 @@ def dumps(builtin: dict[str, Any]) -> str:
         if isinstance(value, dict):
             lines = (f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(value.items()))
             text = "{\n" + ",\n".join(lines) + "\n}"
+        elif isinstance(value, list):
+            text = "[\n" + ",\n".join(f"  {json.dumps(item)}" for item in value) + "\n]"
         else:
             text = json.dumps(value)
         parts.append(f"{json.dumps(key)}: {text}")

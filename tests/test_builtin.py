@@ -8,6 +8,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
@@ -120,3 +121,23 @@ def test_answers_are_copies():
     builtin.presets_of()["bert_base_en"]["metadata"]["params"] = 0
     assert "Cooking" not in builtin.tasks("BertBackbone")
     assert builtin.presets_of()["bert_base_en"]["metadata"]["params"] > 0
+
+
+def test_other_classes_of_kerashub() -> None:
+    from keras_hub_torch import models
+
+    for name in ("BertTextClassifier", "GemmaCausalLM", "GemmaCausalLMPreprocessor", "CausalLM"):
+        with pytest.raises(NotImplementedError, match=f"not {name}: "):
+            getattr(models, name)
+    for name in ("BertTokenizer", "Tokenizer"):
+        with pytest.raises(NotImplementedError, match="token ids"):
+            getattr(models, name)
+    others = [name for name in dir(keras_hub.models) if name[0].isupper()]
+    for name in others:
+        assert not hasattr(models, name) or issubclass(getattr(models, name), torch.nn.Module)
+    for name in ("KlingonCausalLM", "BertLinear", "Nope"):
+        with pytest.raises(AttributeError) as caught:
+            getattr(models, name)
+        assert not isinstance(caught.value, NotImplementedError)
+    with pytest.raises(AttributeError, match="did you mean 'BertBackbone'"):
+        models.BertBackbon  # noqa: B018

@@ -144,10 +144,11 @@ def test_complex_masks(bert: Any) -> None:
         ({}, "missing: token_ids"),
         ({"padding_mask": MASK}, "missing: token_ids"),
         ({"token_ids": None}, "missing: token_ids"),
-        ({"token_id": IDS}, r"missing: token_ids; unknown: token_id \('token_id' is close to"),
-        ({"token_ids": IDS, "padding_masks": MASK}, "'padding_masks' is close to 'padding_mask'"),
-        ({"token_ids": IDS, "xyz": MASK}, "unknown: xyz"),
-        ({"token_ids": IDS, 3: MASK}, "unknown: 3"),
+        ({"token_id": IDS}, r"missing: token_ids; unknown: token_id \('token_id' must be"),
+        ({"token_ids": IDS, "padding_masks": MASK}, "'padding_masks' must be 'padding_mask'"),
+        ({"token_ids": IDS, "attention_mask": MASK}, "'attention_mask' must be 'padding_mask'"),
+        ({"token_ids": IDS, "token_type_ids": IDS}, "'token_type_ids' must be 'segment_ids'"),
+        ({"input_ids": IDS, "attention_mask": MASK}, "'input_ids' must be 'token_ids'; 'att"),
     ],
 )
 def test_missing_and_unknown_inputs(bert: Any, inputs: Any, message: str) -> None:
@@ -157,6 +158,25 @@ def test_missing_and_unknown_inputs(bert: Any, inputs: Any, message: str) -> Non
     if all(isinstance(key, str) for key in inputs):
         with pytest.raises(ValueError, match=message):
             bert(**inputs)
+
+
+def test_other_keys_are_passed_over(bert: Any) -> None:
+    whole = {"token_ids": IDS, "padding_mask": MASK, "segment_ids": torch.zeros_like(IDS)}
+    for inputs, others in (
+        ({"token_ids": IDS}, {"labels": MASK}),
+        ({"token_ids": IDS}, {3: MASK}),
+        (whole, {"attention_mask": MASK, "token_type_ids": IDS}),
+    ):
+        expected = bert(inputs)["pooled_output"]
+        assert torch.equal(bert({**inputs, **others})["pooled_output"], expected)
+
+
+def test_additive_masks_are_refused(bert: Any) -> None:
+    for hidden in (-torch.inf, torch.finfo(torch.float32).min):
+        mask = torch.zeros(IDS.shape).masked_fill(MASK == 0, hidden)
+        mask[0, -1] = hidden
+        with pytest.raises(ValueError, match="padding_mask is nonzero for what is real"):
+            bert(token_ids=IDS, padding_mask=mask)
 
 
 def test_inputs_given_twice(bert: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 import keras
+import keras_hub
 import numpy as np
 import pytest
 import torch
@@ -90,3 +91,53 @@ def test_flattened_alone(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.weights.h5") as file:
         assert sorted(file["layers"]) == ["dense", "dense_1", "layer_normalization"]
     assert list(keras_variables(encoder))[:2] == ["layers/dense/vars/0", "layers/dense/vars/1"]
+
+
+KERAS_MODELS = {
+    "bert": lambda: keras_hub.models.BertBackbone(37, 2, 2, 12, 20, max_sequence_length=17),
+    "resnet": lambda: keras_hub.models.ResNetBackbone(
+        [64], [7], [64, 64], [1, 2], [1, 2], "bottleneck_block", image_shape=(None, None, 3)
+    ),
+    "dense_net": lambda: keras_hub.models.DenseNetBackbone(
+        stackwise_num_repeats=[2, 3], image_shape=(None, None, 3), growth_rate=4
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KERAS_MODELS)
+@pytest.mark.parametrize("in_shards", [False, True])
+def test_kerashub_needs_no_groups_of_layers_without_weights(
+    name: str, in_shards: bool, tmp_path: Path
+) -> None:
+    keras.utils.clear_session()
+    model = KERAS_MODELS[name]()
+    oracle.randomise(model, np.random.default_rng(1))
+    size = {"bert": 1e-5, "resnet": 3e-4, "dense_net": 4e-5}[name]
+    model.save_to_preset(str(tmp_path), **({"max_shard_size": size} if in_shards else {}))
+    files = list(tmp_path.glob("*.h5"))
+    assert (len(files) > 1) is in_shards
+    removed = sum(map(without_empty_groups, files))
+    assert removed
+    again = keras_hub.models.Backbone.from_preset(str(tmp_path))
+    for mine, weight in zip(again.weights, model.weights):
+        np.testing.assert_array_equal(mine.numpy(), weight.numpy())
+
+
+def without_empty_groups(path: Path) -> int:
+    """Take the groups that hold no dataset, at any depth, out of a file."""
+    with h5py.File(path, "a") as file:
+        groups: list[str] = []
+        file.visititems(lambda name, item: groups.append(name) if is_empty(item) else None)
+        for name in groups:
+            if name in file:
+                del file[name]
+        return len(groups)
+
+
+def is_empty(item: Any) -> bool:
+    found: list[str] = []
+    if isinstance(item, h5py.Group):
+        item.visititems(
+            lambda name, inner: found.append(name) if isinstance(inner, h5py.Dataset) else None
+        )
+    return isinstance(item, h5py.Group) and not found

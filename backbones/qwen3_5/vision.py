@@ -123,7 +123,8 @@ class Qwen3_5VisionAttention(Layer):
     def forward(self, x: torch.Tensor, places: Places, tables: Tables) -> torch.Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(1, 2, 0, 3).unsqueeze(1)
-        x = places.attend(rotate(q, tables), rotate(k, tables), v)
+        q, k = rotate(q, tables).to(v.dtype), rotate(k, tables).to(v.dtype)
+        x = places.attend(q, k, v)
         return self.proj(x[0].transpose(0, 1).flatten(-2))
 
 

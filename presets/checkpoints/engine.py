@@ -533,7 +533,8 @@ def account(
     roots = {name.partition(".")[0] for name in expected}
     renamed = {found.name: name for name, found in stored.items()}
     foreign = [name for name in surplus if renamed[name].partition(".")[0] not in roots]
-    problems += superfluous(surplus, ignore, where, foreign)
+    lines, hint = superfluous(surplus, ignore, where, foreign)
+    problems += lines
     for copy, original in copies:
         if copy.shape != original.shape:
             problems.append(f"copy: {copy.name} {copy.shape} of {original.name} {original.shape}")
@@ -543,6 +544,7 @@ def account(
         raise ValueError(
             f"The weights of {where} do not fit the model ({len(problems)} problems):\n  "
             + "\n  ".join(problems)
+            + hint
         )
     return absent
 

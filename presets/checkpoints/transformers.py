@@ -59,7 +59,7 @@ class Transformers(Dialect):
         method = settings.get("quant_method") if isinstance(settings, Mapping) else None
         if method in table.quantized:
             return []
-        return [f"quantization_config: weights quantized as {method!r} cannot be read"]
+        return [f"quantization_config: quantized weights ({method}) cannot be read"]
 
     def heading(self, table: Table, kind: str, dtype: torch.dtype) -> dict[str, Any]:
         return {

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from ..files import read_json, refuse_pointer, safe_name
-from ..reading import empty, read_into
+from ..reading import read_into
 
 if TYPE_CHECKING:
     import h5py
@@ -71,7 +71,7 @@ class Dataset:
             ValueError: it is broken.
         """
         if target is None:
-            target = empty(self.shape, self.dtype)
+            target = torch.empty(self.shape, dtype=self.dtype, device="cpu")
         if not target.numel():
             return target
         try:
