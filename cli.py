@@ -373,8 +373,6 @@ class Sampler(str, Enum):
     random = "random"
     top_k = "top_k"
     top_p = "top_p"
-    min_p = "min_p"
-    contrastive = "contrastive"
 
 
 Destination = Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)]
@@ -589,19 +587,23 @@ def generate(
 
     with _working():
         model = _load(preset, dtype).to(device)
+    embedding = model.token_embedding
+    size = getattr(embedding, "num_embeddings", None)
+    if size is not None and max(prompt) >= size:
+        raise ValueError(f"{max(prompt)} is no id of {preset}, which has {size:,}.")
     if seed is not None:
         torch.manual_seed(seed)
-    for number, token in enumerate(
-        stream(
-            model,
-            [prompt],
-            max_new_tokens=max_new_tokens,
-            sampler=sampler.value,
-            stop_token_ids=stops or None,
-        )
+    separator = ""
+    for tokens in stream(
+        model,
+        [prompt],
+        max_new_tokens=max_new_tokens,
+        sampler=sampler.value,
+        stop_token_ids=stops or None,
     ):
-        sys.stdout.write(f"{',' * bool(number)}{token.item()}")
+        sys.stdout.write(f"{separator}{tokens.item()}")
         sys.stdout.flush()
+        separator = ","
     typer.echo()
 
 

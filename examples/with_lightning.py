@@ -5,6 +5,8 @@ python examples/with_lightning.py --steps 40
 
 from __future__ import annotations
 
+import math
+
 import lightning
 import torch
 from common import Batch, Classifier, arguments, examples
@@ -37,14 +39,15 @@ class Task(lightning.LightningModule):
 def main() -> None:
     args = arguments(__doc__)
     torch.manual_seed(0)
+    loader = DataLoader(examples(), args.batch_size)
     task = Task(Classifier(Backbone.from_preset(args.preset)))
-    # At the end of each epoch; amid one Lightning would not know which batches it has seen.
     keep = ModelCheckpoint(
         args.out, "last", enable_version_counter=False, save_on_train_epoch_end=True
     )
     trainer = lightning.Trainer(
         callbacks=[keep],
-        max_steps=args.steps,
+        # With max_steps, or amid an epoch, Lightning does not find the next batch again.
+        max_epochs=math.ceil(args.steps / len(loader)),
         default_root_dir=args.out,
         logger=False,
         enable_progress_bar=False,
@@ -53,7 +56,7 @@ def main() -> None:
     checkpoint = args.out / "last.ckpt"
     trainer.fit(
         task,
-        DataLoader(examples(), args.batch_size),
+        loader,
         ckpt_path=checkpoint if checkpoint.exists() else None,
         weights_only=True,
     )

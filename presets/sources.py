@@ -6,7 +6,9 @@ import contextlib
 import functools
 import os
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -175,9 +177,10 @@ class _Archive(_Folder):
     """A `.keras` file, unpacked for as long as this lives."""
 
     def __init__(self, handle: str, path: Path):
-        self._unpacked = tempfile.TemporaryDirectory()
-        super().__init__(handle, Path(self._unpacked.name))
-        unpack(path, self._folder)
+        folder = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        super().__init__(handle, folder)
+        unpack(path, folder)
 
 
 class _Kaggle(PresetSource):

@@ -89,7 +89,7 @@ def test_from_peft(case: Reference, tmp_path: Path, rank: int) -> None:
         r=rank,
         lora_alpha=3,
         target_modules=names.get(case.case.id, ["q_proj", "v_proj"]),
-        alpha_pattern={} if case.case.id == "gpt2" else {"0.self_attn.q_proj": 7},
+        alpha_pattern={} if case.case.id in names else {"0.self_attn.q_proj": 7},
     )
     tuned = peft.get_peft_model(theirs(tmp_path / "base"), config).eval()
     torch.manual_seed(0)

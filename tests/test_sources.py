@@ -72,14 +72,15 @@ class Client:
             )
         }
         self._log = log
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("w"),
-            text=True,
-            env=inherited | environment,
-        )
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", WORKER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=inherited | environment,
+            )
 
     def __call__(self, code: str, **variables: str) -> Any:
         """The value of an expression, or the built-in exception it raised."""

@@ -177,6 +177,7 @@ def assert_transformers_agrees(model: Any, folder: Path, inputs: dict[str, torch
     oracle.assert_close(logits[mask], oracle.named(theirs.logits[mask]))
 
 
+@pytest.mark.filterwarnings("ignore:query_pre_attn_scalar is:UserWarning")
 @pytest.mark.parametrize("case", EXPORTED, ids=lambda case: case.id)
 def test_export(case: oracle.Case, tmp_path: Path) -> None:
     """Every configuration that transformers has can be exported, the others are refused."""
