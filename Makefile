@@ -24,7 +24,7 @@ lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	mkdir -p build/types && ln -sfn ../.. build/types/keras_hub_torch
-	MYPYPATH=build/types $(BIN)/mypy -p keras_hub_torch --exclude 'keras_hub_torch/(tests|benchmarks|build)/'
+	MYPYPATH=build/types $(BIN)/mypy -p keras_hub_torch --exclude 'keras_hub_torch/(tests|benchmarks|examples|build)/'
 
 demo: .venv/demo
 	$(BIN)/python benchmarks/demo.py

@@ -78,13 +78,34 @@ def _printable(text: str) -> str:
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _complete_preset(incomplete: str) -> list[str]:
+    """Built-in ids; a shell completes paths where there are none."""
+    from .presets import builtin
+
+    return [one for one in builtin.presets_of() if one.startswith(incomplete)]
+
+
+def _complete_family(incomplete: str) -> list[str]:
+    return [one for one in _families() if one.startswith(incomplete)]
+
+
+def _families() -> list[str]:
+    """Those that have presets."""
+    from .presets import builtin
+
+    names = {builtin.class_of(preset) or "" for preset in builtin.presets_of()}
+    return sorted(set(map(builtin.family_of, names)))
+
+
 Preset = Annotated[
     str,
     typer.Argument(
+        autocompletion=_complete_preset,
         help="A built-in id (`list` shows them), a handle (kaggle://org/model/keras/variant, "
         "hf://org/name, modelscope://org/name), or a folder.",
         show_default=False,
@@ -127,7 +148,12 @@ def list_presets(
         str, typer.Argument(help="Only those with this in their id or class.", show_default=False)
     ] = "",
     family: Annotated[
-        str, typer.Option(help="Only those of this family, such as bert.", show_default=False)
+        str,
+        typer.Option(
+            help="Only those of this family, such as bert.",
+            autocompletion=_complete_family,
+            show_default=False,
+        ),
     ] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -135,11 +161,9 @@ def list_presets(
 
     Example: keras-hub-torch list --family gemma
     """
-    from .backbones._backbone import Backbone
-    from .backbones._registry import public_classes
     from .presets import builtin
 
-    available = public_classes(Backbone)
+    available = builtin.available()
     presets: list[dict[str, Any]] = []
     for preset_id, preset in builtin.presets_of().items():
         class_name = builtin.class_of(preset_id) or ""
@@ -147,13 +171,13 @@ def list_presets(
             {
                 "id": preset_id,
                 "class": class_name,
-                "family": (builtin.keras_module(class_name) or "").split(".")[-2],
+                "family": builtin.family_of(class_name),
                 "parameters": preset["metadata"]["params"],
                 "handle": preset["kaggle_handle"],
                 "available": class_name in available,
             }
         )
-    families = {preset["family"] for preset in presets}
+    families = _families()
     if family and family not in families:
         raise typer.BadParameter(f"there is no family {family!r}.{_near(family, families)}")
     found = [
@@ -344,86 +368,312 @@ class Format(str, Enum):
     timm = "timm"
 
 
-class DType(str, Enum):
-    """The policies of `backbones.layers.dtypes`, which would bring torch along."""
+class Sampler(str, Enum):
+    greedy = "greedy"
+    random = "random"
+    top_k = "top_k"
+    top_p = "top_p"
 
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    float64 = "float64"
-    mixed_bfloat16 = "mixed_bfloat16"
-    mixed_float16 = "mixed_float16"
+
+Destination = Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, bfloat16, float16, float64, mixed_bfloat16 or mixed_float16, also as "
+        "torch.float16; auto: that of the weights' files. What config.json records by default.",
+        show_default=False,
+    ),
+]
+Shards = Annotated[
+    float | None,
+    typer.Option(
+        help="Split larger models into files of this many GiB, 10 by default; keras only.",
+        show_default=False,
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")
+]
+FORMATS = (
+    "keras: .weights.h5, for KerasHub and this package. safetensors: for this package only. "
+    "transformers, timm: for these."
+)
 
 
 @app.command()
 def convert(
     src: Preset,
-    dst: Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)],
-    format: Annotated[
-        Format,
-        typer.Option(
-            help="keras: .weights.h5, for KerasHub and this package. safetensors: for this "
-            "package only. transformers, timm: for these.",
-            show_default=False,
-        ),
-    ],
-    dtype: Annotated[
-        DType | None, typer.Option(help="That of the preset by default.", show_default=False)
-    ] = None,
-    max_shard_size: Annotated[
-        float | None,
-        typer.Option(
-            help="Split larger models into files of this many GiB, 10 by default; keras only.",
-            show_default=False,
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write into a folder that is not empty.")
-    ] = False,
+    dst: Destination,
+    format: Annotated[Format, typer.Option(help=FORMATS, show_default=False)],
+    dtype: Dtype = None,
+    max_shard_size: Shards = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Convert a preset's backbone to another format or data type.
 
-    Tokenizers and preprocessors are not copied.
+    Tokenizers, preprocessors and heads are not carried over; those in the preset are named.
 
     Example: keras-hub-torch convert bert_tiny_en_uncased ./bert --format transformers
     """
+    _check_target(dst, format, dtype, max_shard_size, overwrite)
+    from .presets.sources import open_preset
+
+    with _working():
+        model = _load(src, dtype)
+        left = _not_carried(open_preset(src), dst)
+        _save(model, dst, format, max_shard_size)
+    if left:
+        typer.echo(f"Not carried over: {_printable(', '.join(left))}", err=True)
+    _report(model, dst)
+
+
+def _check_target(
+    dst: Path, format: Format, dtype: str | None, max_shard_size: float | None, overwrite: bool
+) -> None:
+    """Refuse what cannot be written, before anything is read."""
     if max_shard_size is not None and format is not Format.keras:
         raise typer.BadParameter("--max-shard-size needs --format keras.")
+    _check_dtype(dtype)
+    if dtype and dtype.startswith("mixed_") and format in (Format.transformers, Format.timm):
+        raise typer.BadParameter(
+            f"{format.value} has no {dtype}: it stores float32 and computes in another type by "
+            "autocast. Choose float32, or the type that the weights shall have."
+        )
     if dst.exists() and not dst.is_dir():
         raise NotADirectoryError(f"{dst} is a file; a preset is a folder.")
     if dst.is_dir() and any(dst.iterdir()) and not overwrite:
         raise FileExistsError(
             f"{dst} is not empty; with --overwrite it is written to all the same."
         )
+
+
+def _check_dtype(dtype: str | None) -> None:
+    from .backbones.layers.dtypes import DTypePolicy
+
+    if dtype not in (None, "auto"):
+        try:
+            DTypePolicy.get(dtype)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+
+def _load(preset: str, dtype: str | None) -> Any:
+    """The model, in the data type asked for or else in the recorded one."""
+    from .backbones.layers.dtypes import DTypePolicy
     from .models import Backbone
+    from .presets.checkpoints import dialect_of
     from .presets.sources import open_preset
+
+    wanted = dtype
+    if wanted is None:
+        config = open_preset(preset).json("config.json")
+        wanted = _saved_dtype(config)
+        if wanted not in (None, "auto") and dialect_of(config) is not None:
+            try:
+                DTypePolicy.get(wanted)
+            except ValueError as error:
+                warnings.warn(f"config.json: {error} It becomes float32.", stacklevel=1)
+                wanted = None
+    return Backbone.from_preset(preset, dtype=wanted)
+
+
+def _save(model: Any, dst: Path, format: Format, max_shard_size: float | None) -> None:
+    if format is Format.transformers:
+        model.export_to_transformers(dst)
+    elif format is Format.timm:
+        model.export_to_timm(dst)
+    else:
+        model.save_to_preset(
+            dst, 10 if max_shard_size is None else max_shard_size, format=format.value
+        )
+
+
+def _report(model: Any, dst: Path) -> None:
     from .presets.summary import totals_line
 
-    with _working():
-        wanted = dtype.value if dtype else _saved_dtype(open_preset(src).json("config.json"))
-        model: Any = Backbone.from_preset(src, dtype=wanted)
-        if format is Format.transformers:
-            model.export_to_transformers(dst)
-        elif format is Format.timm:
-            model.export_to_timm(dst)
-        else:
-            model.save_to_preset(
-                dst, 10 if max_shard_size is None else max_shard_size, format=format.value
-            )
     typer.echo(f"{dst}: {type(model).__name__}, {totals_line(model)}")
+
+
+# What a backbone is read from.
+CARRIED = re.compile(
+    r"(config|metadata)\.json|model[^/]*\.(weights\.h5|weights\.json|safetensors(\.index\.json)?)"
+    r"|pytorch_model[^/]*\.bin(\.index\.json)?"
+)
+# Where a hub gives no list; task.weights.h5 would be a large download.
+PARTS = ("tokenizer.json", "preprocessor.json", "image_converter.json", "audio_converter.json")
+
+
+def _not_carried(source: Any, dst: Path) -> list[str]:
+    """The files and folders of a preset that are no part of its backbone."""
+    from .presets.sources import PresetSource
+
+    assert isinstance(source, PresetSource)
+    names = source.sizes()
+    if names is None:
+        return [name for name in (*PARTS, "task.json") if source.has(name)]
+    if Path(os.path.expanduser(source.handle)).resolve() == dst.resolve():
+        return []  # they stay there
+    found = {
+        name.partition("/")[0] + "/" * ("/" in name)
+        for name in names
+        if not name.startswith(".") and not CARRIED.fullmatch(name)
+    }
+    return sorted(found)
 
 
 @app.command()
 def download(preset: Preset) -> None:
     """Download all files of a preset into its hub's cache, and print the folder.
 
+    Without the hub the folder is what an earlier download left there.
+
     Example: keras-hub-torch download bert_tiny_en_uncased
     """
     from .presets.sources import open_preset
 
     with _working():
-        folder = open_preset(preset).download_all()
+        source = open_preset(preset)
+        try:
+            folder = source.download_all()
+        except ConnectionError as error:
+            cached = source.cached()
+            if cached is None:
+                raise
+            _check_cached(cached, error)
+            folder = cached
+            warnings.warn(f"{error} The folder is from the cache.", stacklevel=1)
     typer.echo(folder)
+
+
+def _check_cached(folder: Path, reason: ConnectionError) -> None:
+    """Whether a backbone can be loaded from what is in the cache."""
+    from .presets.sources import open_preset
+    from .presets.uploading import check_weights
+
+    try:
+        source = open_preset(folder)
+        check_weights(source, source.json("config.json"))
+    except FileNotFoundError as error:
+        raise ConnectionError(f"{reason} And the cache holds but a part: {error}") from error
+
+
+@app.command()
+def generate(
+    preset: Preset,
+    ids: Annotated[
+        str, typer.Option(help="The prompt's token ids: 1,2,3 (- reads them from stdin).")
+    ],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="How many ids at most.")] = 32,
+    sampler: Annotated[Sampler, typer.Option(help="How each id is chosen.")] = Sampler.greedy,
+    stop: Annotated[
+        str, typer.Option(help="Ids that end the text, such as 2,3.", show_default=False)
+    ] = "",
+    seed: Annotated[
+        int | None, typer.Option(help="Of the random samplers.", show_default=False)
+    ] = None,
+    dtype: Dtype = None,
+    device: Annotated[str, typer.Option(help="Such as cuda.")] = "cpu",
+) -> None:
+    """Continue a prompt of token ids with a decoder, and print the new ids as they come.
+
+    Example: keras-hub-torch generate gpt2_base_en --ids 464,3139,286 --max-new-tokens 8
+    """
+    prompt = _ids(sys.stdin.read() if ids == "-" else ids, "--ids")
+    stops = _ids(stop, "--stop") if stop else []
+    _check_dtype(dtype)
+    import torch
+
+    from .generation import stream
+
+    with _working():
+        model = _load(preset, dtype).to(device)
+    embedding = model.token_embedding
+    size = getattr(embedding, "num_embeddings", None)
+    if size is not None and max(prompt) >= size:
+        raise ValueError(f"{max(prompt)} is no id of {preset}, which has {size:,}.")
+    if seed is not None:
+        torch.manual_seed(seed)
+    separator = ""
+    for tokens in stream(
+        model,
+        [prompt],
+        max_new_tokens=max_new_tokens,
+        sampler=sampler.value,
+        stop_token_ids=stops or None,
+    ):
+        sys.stdout.write(f"{separator}{tokens.item()}")
+        sys.stdout.flush()
+        separator = ","
+    typer.echo()
+
+
+def _ids(text: str, option: str) -> list[int]:
+    found = re.split(r"[\s,]+", text.strip(" \t\n,[]"))
+    if not all(re.fullmatch(r"[0-9]+", one) for one in found):
+        raise typer.BadParameter(f"{option} takes whole numbers with commas between, 1,2,3.")
+    return list(map(int, found))
+
+
+# Adapters
+
+adapter = typer.Typer(no_args_is_help=True, help="LoRA adapters, of KerasHub or PEFT.")
+app.add_typer(adapter, name="adapter")
+AdapterFile = Annotated[
+    Path,
+    typer.Argument(help="A .lora.h5 file, or a folder that PEFT wrote.", show_default=False),
+]
+
+
+@adapter.command("merge")
+def merge_adapter(
+    preset: Preset,
+    adapter: AdapterFile,
+    dst: Destination,
+    format: Annotated[Format, typer.Option(help=FORMATS)] = Format.keras,
+    dtype: Dtype = None,
+    max_shard_size: Shards = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Add an adapter into the weights of its preset, and write the sum as a preset.
+
+    Example: keras-hub-torch adapter merge bert_tiny_en_uncased my.lora.h5 ./merged
+    """
+    _check_target(dst, format, dtype, max_shard_size, overwrite)
+    with _working():
+        model = _load(preset, dtype)
+        model.load_lora_weights(adapter)
+        model.merge_lora()
+        _save(model, dst, format, max_shard_size)
+    typer.echo(f"{dst}: {type(model).__name__} with {adapter}")
+
+
+@adapter.command("convert")
+def convert_adapter(
+    preset: Preset,
+    adapter: AdapterFile,
+    dst: Annotated[
+        Path,
+        typer.Argument(
+            help="A file in .lora.h5 for KerasHub, or a folder for PEFT.", show_default=False
+        ),
+    ],
+) -> None:
+    """Convert an adapter between .lora.h5 and PEFT; of the preset only config.json is read.
+
+    Example: keras-hub-torch adapter convert bert_tiny_en_uncased my.lora.h5 ./peft
+    """
+    if dst.exists():
+        raise FileExistsError(f"{dst} is there already.")
+    from .models import Backbone
+
+    with _working():
+        model = Backbone.from_preset(preset, load_weights=False, device="meta")
+        # Adapters are made where the weights are; theirs is memory that nobody touches.
+        model.to_empty(device="cpu")
+        model.load_lora_weights(adapter)
+        is_keras = dst.name.endswith(".lora.h5")
+        model.save_lora_weights(dst, format="keras" if is_keras else "peft")
+    typer.echo(dst)
 
 
 # Output

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import transformers
 
 import keras_hub_torch
 
@@ -66,7 +65,7 @@ def main() -> None:
     bandwidth = copy_bandwidth()
     print(f"{DEVICE.type}, {torch.get_num_threads()} threads, copies {bandwidth / 1e9:.1f} GB/s")
     for name in arguments.model or (["SmolLM2-135M"] if cpu else ["Gemma 2B", "Llama 3 8B"]):
-        ours, theirs = models(SHAPES[name], dtype)
+        ours, theirs = our_model(SHAPES[name], dtype), their_model(SHAPES[name], dtype)
         for batch in (1, 16):
             for compiled in (False, True):
                 steps = (
@@ -79,9 +78,7 @@ def main() -> None:
                         seconds = measure(*step, batch, arguments.length, arguments.tokens)
                         if run:  # the first one compiles
                             found.append(seconds)
-                cache = ours.make_cache(batch, arguments.length, device="meta")
-                size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-                size += sum(p.nbytes for p in ours.parameters())
+                size = step_bytes(ours, batch, arguments.length)
                 how = "compiled" if compiled else "eager"
                 for side, found in zip(("ours", "transformers"), times):
                     seconds = statistics.median(found)
@@ -110,29 +107,40 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def models(shape: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
-    config = transformers.AutoConfig.for_model(**shape)
-    with DEVICE:
-        theirs = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+def our_model(shape: dict[str, Any], dtype: torch.dtype) -> Any:
     arguments = {
-        "vocabulary_size": config.vocab_size,
-        "num_layers": config.num_hidden_layers,
-        "num_query_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "hidden_dim": config.hidden_size,
-        "intermediate_dim": config.intermediate_size,
+        "vocabulary_size": shape["vocab_size"],
+        "num_layers": shape["num_hidden_layers"],
+        "num_query_heads": shape["num_attention_heads"],
+        "num_key_value_heads": shape["num_key_value_heads"],
+        "hidden_dim": shape["hidden_size"],
+        "intermediate_dim": shape["intermediate_size"],
         "dtype": dtype,
     }
     if shape["model_type"] == "gemma":
-        arguments |= {"head_dim": config.head_dim}
+        arguments |= {"head_dim": shape["head_dim"]}
         arguments["intermediate_dim"] *= 2  # counts gate and value together
         cls = keras_hub_torch.models.GemmaBackbone
     else:
-        arguments |= {"tie_word_embeddings": config.tie_word_embeddings}
+        arguments |= {"tie_word_embeddings": shape["tie_word_embeddings"]}
         cls = keras_hub_torch.models.Llama3Backbone
     with DEVICE:
-        ours = cls(**arguments).eval()
-    return ours, theirs
+        return cls(**arguments).eval()
+
+
+def their_model(shape: dict[str, Any], dtype: torch.dtype) -> Any:
+    import transformers
+
+    config = transformers.AutoConfig.for_model(**shape)
+    with DEVICE:
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+def step_bytes(model: Any, batch: int, length: int) -> int:
+    """What a step must read: every weight, and the cache."""
+    cache = model.make_cache(batch, length, device="meta")
+    size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    return size + sum(p.nbytes for p in model.parameters())
 
 
 Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -150,6 +158,8 @@ def our_step(model: Any, batch: int, length: int, compiled: bool) -> tuple[Step,
 
 
 def their_step(model: Any, batch: int, length: int, compiled: bool) -> tuple[Step, Rewind]:
+    import transformers
+
     cache = transformers.StaticCache(config=model.config, max_cache_len=length)
     heads, dim = model.config.num_key_value_heads, model.config.head_dim
     dtype = next(model.parameters()).dtype

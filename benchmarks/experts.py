@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import MixtralConfig
-from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock as Theirs
 
 from keras_hub_torch.backbones.mixtral import MixtralSparseMoeBlock
 
@@ -28,10 +26,10 @@ HIDDEN, INTERMEDIATE, EXPERTS, TOP_K = 1024, 1792, 8, 2
 class Dense(nn.Module):
     """The gated network with as many weights as one token's experts have together."""
 
-    def __init__(self) -> None:
+    def __init__(self, hidden: int, intermediate: int) -> None:
         super().__init__()
-        self.gate, self.up = (nn.Linear(HIDDEN, TOP_K * INTERMEDIATE, bias=False) for _ in range(2))
-        self.down = nn.Linear(TOP_K * INTERMEDIATE, HIDDEN, bias=False)
+        self.gate, self.up = (nn.Linear(hidden, intermediate, bias=False) for _ in range(2))
+        self.down = nn.Linear(intermediate, hidden, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -46,9 +44,16 @@ def main() -> None:
     print(f"{DEVICE}, {torch.get_num_threads()} threads, {arguments.dtype}")
     torch.manual_seed(0)
     ours = MixtralSparseMoeBlock(HIDDEN, INTERMEDIATE, EXPERTS, TOP_K, 0.0).to(DEVICE, dtype)
-    models = {"dense": Dense().to(DEVICE, dtype), "keras_hub_torch": ours}
+    models = {
+        "dense": Dense(HIDDEN, TOP_K * INTERMEDIATE).to(DEVICE, dtype),
+        "keras_hub_torch": ours,
+    }
     for how in ("eager", "grouped_mm"):
-        models[f"transformers, {how}"] = theirs(ours, how).to(DEVICE, dtype)
+        block = models[f"transformers, {how}"] = theirs(ours, how)
+        x = torch.randn(1, 5, HIDDEN, device=DEVICE, dtype=dtype)
+        with torch.no_grad():
+            difference = (block(x) - ours(x)).abs().max().item()
+        print(f"transformers, {how}: outputs differ by {difference:.1e}")
     for tokens in (1, 64, 1024):
         x = torch.randn(1, tokens, HIDDEN, device=DEVICE, dtype=dtype)
         for training in (False, True):
@@ -59,15 +64,19 @@ def main() -> None:
 
 def theirs(ours: MixtralSparseMoeBlock, how: str) -> nn.Module:
     """transformers' block with our weights."""
+    from transformers import MixtralConfig
+    from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock as Theirs
+
+    experts = ours.experts
+    number, hidden, intermediate = experts.gate.shape
     config = MixtralConfig(
-        hidden_size=HIDDEN,
-        intermediate_size=INTERMEDIATE,
-        num_local_experts=EXPERTS,
-        num_experts_per_tok=TOP_K,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_local_experts=number,
+        num_experts_per_tok=ours.top_k,
     )
     config._experts_implementation = how
-    block = Theirs(config)
-    experts = ours.experts
+    block = Theirs(config).to(experts.gate)
     fused = torch.cat((experts.gate, experts.intermediate), dim=2).mT
     state: dict[str, Any] = {
         "gate.weight": ours.sparse_feedforward_gate_dense.weight,
@@ -75,10 +84,6 @@ def theirs(ours: MixtralSparseMoeBlock, how: str) -> nn.Module:
         "experts.down_proj": experts.output.mT,
     }
     block.load_state_dict(state)
-    x = torch.randn(1, 5, HIDDEN, device=DEVICE, dtype=experts.gate.dtype)
-    with torch.no_grad():
-        difference = (block.to(x)(x) - ours(x)).abs().max().item()
-    print(f"transformers, {how}: outputs differ by {difference:.1e}")
     return block
 
 

@@ -27,6 +27,7 @@ import torch
 
 from ..backbones._model import Model
 from ..backbones.layers.core import Projection
+from ..backbones.layers.quantized import QuantizedDense, QuantizedEmbedding
 from ..presets.checkpoints import TRANSFORMERS
 from ..presets.checkpoints.engine import Binding, Plan, export_plan
 from ..presets.checkpoints.files import FLOATS, Stored, open_weights
@@ -67,6 +68,18 @@ KNOWN = {
 }
 
 
+def _plan(backbone: Model) -> Plan:
+    """Where the weights are in transformers' checkpoints; those in int8 in place of their own."""
+    scales = [
+        f"{path}.{name}"
+        for path, layer in backbone.named_modules()
+        if isinstance(layer, (QuantizedDense, QuantizedEmbedding))
+        for name, _ in layer.named_buffers()
+        if name.endswith("_scale")
+    ]
+    return export_plan(TRANSFORMERS, backbone, without=scales)
+
+
 # Writing
 
 
@@ -91,7 +104,7 @@ def save_peft(
     other = [path for path, layer in found.items() if not isinstance(layer, AdaptedDense)]
     if other:
         raise ValueError(f"Only projections can be written for PEFT, not {', '.join(other)}.")
-    plan = export_plan(TRANSFORMERS, backbone)
+    plan = _plan(backbone)
     tensors: dict[str, torch.Tensor] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
@@ -202,7 +215,7 @@ def load_peft(
         ValueError: an adapter with other options, or for another model.
     """
     config = _read_config(folder)
-    plan = export_plan(TRANSFORMERS, backbone)
+    plan = _plan(backbone)
     with ExitStack() as stack:
         path = next((folder / n for n in (WEIGHTS, PICKLED) if (folder / n).is_file()), None)
         if path is None:
@@ -219,7 +232,9 @@ def load_peft(
                 problems.append(f"{module}: {error}")
         for name, one in whole.items():
             expected = next(iter(bindings[name].expected().values()))
-            if one.shape != tuple(expected.shape) or one.dtype not in FLOATS:
+            if not expected.is_floating_point():
+                problems.append(f"{name}: whole weights cannot replace those in int8")
+            elif one.shape != tuple(expected.shape) or one.dtype not in FLOATS:
                 problems.append(f"{name}: {one.shape} of {one.dtype}, not {tuple(expected.shape)}")
         if problems:
             raise ValueError(f"{folder} has weights that do not fit:\n  " + "\n  ".join(problems))
@@ -368,7 +383,7 @@ def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
         )
     declared = _by_pattern(config.get("rank_pattern"), module, config["r"])
     if declared != rank:
-        raise ValueError(f"factors of rank {rank}, but of rank {declared} in {CONFIG}")
+        raise ValueError(f"factors of rank {rank}, but r and rank_pattern make it {declared}")
     alpha = float(_by_pattern(config.get("alpha_pattern"), module, config["lora_alpha"]))
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 

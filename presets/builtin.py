@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import re
 from collections.abc import Collection
 from importlib import resources
 from typing import Any, TypedDict
@@ -60,10 +61,23 @@ def presets_of(class_names: Collection[str] | None = None) -> dict[str, dict[str
     }
 
 
+@functools.cache
+def available() -> frozenset[str]:
+    """Names of the classes of this package, from its stub: no family is imported."""
+    package = __package__.rpartition(".")[0]
+    stub = resources.files(package).joinpath("models.pyi").read_text(encoding="utf-8")
+    return frozenset(re.findall(r"^(?:class )?(\w+)(?:\(| = )", stub, re.MULTILINE))
+
+
 def class_of(preset_id: str) -> str | None:
     """Name of the backbone class of a built-in preset; None for an unknown id."""
     preset = _presets().get(preset_id)
     return None if preset is None else preset["class"]
+
+
+def family_of(class_name: str) -> str:
+    """KerasHub's folder of a backbone, `gpt2` of `GPT2Backbone`; empty if it has no such one."""
+    return (keras_module(class_name) or "..").split(".")[-2]
 
 
 def handle_of(preset_id: str) -> str | None:

@@ -291,7 +291,7 @@ def account(
                 f"{variable.tensor.dtype}"
             )
     known = set(used.values())
-    surplus = {name: dataset.shape for name, dataset in datasets.items() if name not in known}
+    surplus = {name: "" for name in datasets if name not in known}
     lines, hint = superfluous(surplus, True if place else ignore, str(file.path))
     refuse(problems + lines, file.path, hint)
     return used
@@ -300,9 +300,8 @@ def account(
 def refuse(problems: list[str], path: Path, hint: str = "") -> None:
     if problems:
         raise ValueError(
-            f"{path} does not fit the model ({len(problems)} problems):\n  "
-            + "\n  ".join(problems)
-            + hint
+            f"{path} does not fit the model ({len(problems)} problems){hint}:"
+            + "".join(f"\n  {problem}" for problem in problems)
         )
 
 
@@ -336,7 +335,7 @@ def _account_safetensors(
     headers = {name: file.get_slice(name) for name in names}
     stored = {name: tuple(header.get_shape()) for name, header in headers.items()}
     problems = [f"missing: {name}" for name in expected if name not in stored]
-    surplus = {name: shape for name, shape in stored.items() if name not in expected}
+    surplus = {name: "" for name in stored if name not in expected}
     lines, hint = superfluous(surplus, ignore, str(path))
     problems += lines
     problems += [

@@ -132,6 +132,13 @@ class PresetSource:
         """The local folder with all files, downloaded if need be. Raises as `file` does."""
         raise NotImplementedError
 
+    def cached(self) -> Path | None:
+        """The folder that earlier downloads left in the cache; the hub is not asked.
+
+        Kaggle's client knows whether all files are there, those of the others do not.
+        """
+        return None
+
     def sizes(self) -> dict[str, int] | None:
         """Bytes of all files by name; None where only a download would tell."""
         return None
@@ -219,11 +226,16 @@ class _Kaggle(PresetSource):
         with kaggle_errors(self.handle, self._variation):
             return self._download(None, self._version)
 
-    def _newest_cached(self, name: str) -> Path | None:
+    def cached(self) -> Path | None:
+        return self._newest_cached(None)
+
+    def _newest_cached(self, name: str | None) -> Path | None:
         from kagglehub.config import get_cache_folder
 
         folder = Path(get_cache_folder(), "models", self._variation)
         versions = [path.name for path in folder.glob("*") if path.name.isdecimal()]
+        if self._version:
+            versions = [self._version]
         for version in sorted(versions, key=int, reverse=True):
             # The client knows which files are complete, and asks the hub for the others.
             with contextlib.suppress(*network_errors()):
@@ -273,6 +285,16 @@ class _HuggingFace(PresetSource):
             raise ConnectionError(self._trouble)
         self.download(sorted(self._files))
         return self.file("config.json").parent
+
+    def cached(self) -> Path | None:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            folder = snapshot_download(self._repo, revision=self._revision, local_files_only=True)
+        except LocalEntryNotFoundError:
+            return None
+        return Path(folder)
 
     def sizes(self) -> dict[str, int] | None:
         from huggingface_hub import HfApi
@@ -340,6 +362,12 @@ class _ModelScope(PresetSource):
 
     def download_all(self) -> Path:
         return self._download("the files")
+
+    def cached(self) -> Path | None:
+        try:
+            return self._download("the files", local_files_only=True)
+        except ConnectionError:
+            return None
 
 
 _HUBS: dict[str, type[_Kaggle | _HuggingFace | _ModelScope]] = {

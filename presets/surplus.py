@@ -13,14 +13,14 @@ Ignore = bool | Sequence[str]
 
 
 def superfluous(
-    found: Mapping[str, tuple[int, ...]], ignore: Ignore, where: str, foreign: Collection[str] = ()
+    found: Mapping[str, str], ignore: Ignore, where: str, foreign: Collection[str] = ()
 ) -> tuple[list[str], str]:
     """A line for each weight that should not be there, and how to leave them out.
 
     Those that are left out are named in a warning.
 
     Args:
-        found: shapes by name.
+        found: what is to be said of each after its name.
         ignore: patterns of names to leave out (`v_head.*`), or True for all.
         foreign: names that are left out in any case.
 
@@ -42,12 +42,10 @@ def superfluous(
             stacklevel=2,
         )
     surplus = [name for name in found if name not in left]
-    problems = [f"superfluous: {name} {found[name]}" for name in surplus]
+    problems = [f"superfluous: {name}{found[name]}" for name in surplus]
     known = list(dict.fromkeys(re.sub(r"\d+", "*", name) for name in surplus))
-    return (
-        problems,
-        f"\nignore={known[:SHOWN]!r} leaves out what is superfluous." if surplus else "",
-    )
+    hint = f"; ignore={known[:SHOWN]!r} leaves out what is superfluous"
+    return problems, hint if surplus else ""
 
 
 def _listed(names: Sequence[str]) -> str:

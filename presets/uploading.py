@@ -83,7 +83,7 @@ def upload_preset(uri: str, preset: str | os.PathLike[str]) -> None:
         hugging_face_repo(path, uri)
     source = open_preset(folder)
     config = source.json("config.json")
-    _check_weights(source, config)
+    check_weights(source, config)
     if scheme == "kaggle":
         import kagglehub
 
@@ -129,7 +129,12 @@ def model_card(source: PresetSource, config: dict[str, Any], repo: str) -> str:
     )
 
 
-def _check_weights(source: PresetSource, config: dict[str, Any]) -> None:
+def check_weights(source: PresetSource, config: dict[str, Any]) -> None:
+    """Look for all files that hold weights.
+
+    Raises:
+        FileNotFoundError: one is missing.
+    """
     dialect = dialect_of(config)
     if dialect is not None:
         weight_files(dialect.files, source)

@@ -24,10 +24,10 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from keras_hub_torch import __version__, cli
+from keras_hub_torch import __version__, cli, generate
 from keras_hub_torch.backbones._registry import find_class
 from keras_hub_torch.backbones.layers.dtypes import FLOATS
-from keras_hub_torch.models import Backbone
+from keras_hub_torch.models import Backbone, GPT2Backbone
 from keras_hub_torch.presets import builtin, sources, verifying
 from keras_hub_torch.presets.keras import h5
 
@@ -35,7 +35,8 @@ from . import oracle
 from .conftest import Reference
 from .hub_server import HubServer, Repository
 
-COMMANDS = ("list", "info", "verify", "convert", "download")
+COMMANDS = ("list", "info", "verify", "convert", "download", "generate", "adapter")
+EXAMPLES = (*COMMANDS[:-1], "adapter merge", "adapter convert")
 
 
 def run(*args: Any, columns: int | None = None) -> Any:
@@ -92,15 +93,17 @@ def preset(bert: Reference, tmp_path: Path) -> Path:
 # Help, and what is the same for all commands.
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", EXAMPLES)
 def test_help_has_an_example_that_parses(command: str) -> None:
-    text = succeed(command, "--help", columns=200)
+    text = succeed(*command.split(), "--help", columns=200)
     example = re.search(r"Example: keras-hub-torch (.*?) *\n", text)
     assert example
-    name, *args = shlex.split(example[1])
-    assert name == command
-    group: Any = typer.main.get_command(cli.app)
-    context = group.commands[name].make_context(name, args)
+    args = shlex.split(example[1])
+    found: Any = typer.main.get_command(cli.app)
+    for name in command.split():
+        assert args.pop(0) == name
+        found = found.commands[name]
+    context = found.make_context(command, args)
     preset = context.params.get("preset") or context.params.get("src")
     if preset and not preset.startswith("."):
         assert builtin.handle_of(preset)
@@ -121,6 +124,57 @@ def test_help_is_quick() -> None:
         assert re.search(rf"^│ {command} ", running.stdout, re.M)
 
 
+@pytest.mark.parametrize("args", [["list", "--json"], ["--version"]])
+def test_commands_without_torch(args: list[str]) -> None:
+    """They take a quarter of a second."""
+    code = (
+        "import sys; from keras_hub_torch.cli import app; app(sys.argv[1:], standalone_mode=False);"
+        "print({'torch', 'numpy', 'keras_hub_torch.models'} & set(sys.modules))"
+    )
+    running = [sys.executable, "-c", code, *args]
+    said = subprocess.run(running, capture_output=True, text=True, check=True).stdout
+    assert said.endswith("\nset()\n")
+
+
+def complete(typed: str, shell: str = "bash") -> list[str]:
+    """What a shell is told to offer."""
+    variables = {
+        "_KERAS_HUB_TORCH_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": f"keras-hub-torch {typed}",
+        "COMP_CWORD": str(len(typed.split(" "))),
+        "_TYPER_COMPLETE_ARGS": f"keras-hub-torch {typed}",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    running = process(env={**os.environ, **variables})
+    output, errors = running.communicate(timeout=60)
+    assert errors == b""
+    return output.decode().split()
+
+
+def test_completion() -> None:
+    assert complete("in") == ["info"]
+    assert complete("info bert_ti") == ["bert_tiny_en_uncased", "bert_tiny_en_uncased_sst2"]
+    assert complete("info ./") == []  # paths are the shell's
+    assert complete("adapter merge bge_large_z") == ["bge_large_zh"]
+    assert complete("list --family gpt") == ["gpt2", "gpt_oss"]
+    assert complete("convert a b --format ti") == ["timm"]
+    assert complete("info bge_large_z", "fish") == ["bge_large_zh"]
+
+
+def test_completion_is_installed(tmp_path: Path) -> None:
+    running = process("--install-completion", "bash", env={**os.environ, "HOME": str(tmp_path)})
+    running.communicate(timeout=60)
+    if running.returncode:  # where the shell is found by the parent process, it takes no name
+        variables = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "HOME": str(tmp_path)}
+        running = process("--install-completion", "bash", env={**os.environ, **variables})
+        running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert (tmp_path / ".bashrc").is_file()
+    assert "_KERAS_HUB_TORCH_COMPLETE=" in "".join(
+        path.read_text() for path in tmp_path.rglob("*") if path.is_file()
+    )
+
+
 def test_version() -> None:
     assert succeed("--version") == f"keras_hub_torch {__version__}\n"
 
@@ -136,6 +190,13 @@ def test_version() -> None:
         ["convert", "a", "b", "--format", "pickle"],
         ["convert", "a", "b", "--format", "keras", "--dtype", "int3"],
         ["convert", "a", "b", "--format", "transformers", "--max-shard-size", "1"],
+        ["convert", "a", "b", "--format", "transformers", "--dtype", "mixed_bfloat16"],
+        ["generate", "a"],
+        ["generate", "a", "--ids", "the"],
+        ["generate", "a", "--ids", ""],
+        ["generate", "a", "--ids", "1,-2"],
+        ["generate", "a", "--ids", "1", "--max-new-tokens", "0"],
+        ["adapter", "merge", "a"],
         ["list", "--family", "brt"],
     ],
 )
@@ -272,7 +333,7 @@ def test_list_for_people() -> None:
 
 
 def test_list_marks_what_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keras_hub_torch.backbones._registry.public_classes", lambda base: {})
+    monkeypatch.setattr(builtin, "available", frozenset)
     assert succeed("list", "bert_tiny").startswith("BertBackbone  not in this version yet\n")
     assert not any(preset["available"] for preset in json.loads(succeed("list", "--json")))
 
@@ -408,7 +469,7 @@ def test_verify_lists_all_offenders(preset: Path) -> None:
         ),
     ]
     for command in (["convert", preset, preset / "new", "--format", "keras"],):
-        assert "(4 problems): missing: " in fail_in_one_line(*command)
+        assert "(4 problems); ignore=" in fail_in_one_line(*command)
     assert not (preset / "new").exists()
 
 
@@ -489,8 +550,51 @@ def test_convert_keeps_the_data_type(bert: Reference, tmp_path: Path) -> None:
     assert convert(tmp_path / "half", "old") == "<f4"
 
 
-def test_data_types_are_those_of_the_backbones() -> None:
-    assert {dtype.value for dtype in cli.DType} == {*FLOATS, "mixed_bfloat16", "mixed_float16"}
+SPELLINGS = {"torch.float16": "<f2", "half": "<f2", "torch.bfloat16": "|V2", "auto": "<f4"}
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, "mixed_bfloat16", "mixed_float16", *SPELLINGS])
+def test_convert_takes_every_spelling(bert: Reference, tmp_path: Path, dtype: str) -> None:
+    options = ("--format", "keras", "--dtype", dtype)
+    succeed("convert", bert.preset, tmp_path / "new", *options)
+    expected = Backbone.from_preset(bert.preset, dtype=dtype)
+    found = Backbone.from_preset(tmp_path / "new", dtype=dtype)
+    assert_equal_states(state(found, expected.dtype), state(expected, expected.dtype))
+    with h5py.File(tmp_path / "new" / "model.weights.h5") as file:
+        stored = file["layers/dense/vars/0"].dtype.str
+    if dtype in SPELLINGS:
+        assert stored == SPELLINGS[dtype]
+    assert dtype.removeprefix("torch.") in succeed("convert", "--help", columns=300) + "half"
+
+
+@pytest.mark.parametrize(
+    ("key", "recorded", "found"),
+    [
+        ("torch_dtype", "torch.float16", "float16"),
+        ("dtype", "half", "float16"),
+        ("torch_dtype", "auto", "float32"),
+        ("torch_dtype", "float8_e4m3fn", "float32"),
+    ],
+)
+def test_recorded_data_types(
+    checkpoint: Path, tmp_path: Path, key: str, recorded: str, found: str
+) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    del config["torch_dtype"]
+    (checkpoint / "config.json").write_text(json.dumps({**config, key: recorded}))
+    result = run("convert", checkpoint, tmp_path / "new", "--format", "keras")
+    assert result.stdout.endswith(f" in {found}\n"), result.stderr
+    assert ("Unknown dtype" in result.stderr) is (recorded == "float8_e4m3fn")
+
+
+def test_convert_says_what_it_does_not_carry(preset: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "task.weights.h5", "assets/tokenizer/vocabulary.txt", ".git/x"):
+        (preset / name).parent.mkdir(parents=True, exist_ok=True)
+        (preset / name).write_text("{}")
+    result = run("convert", preset, tmp_path / "new", "--format", "keras")
+    assert result.stderr == "Not carried over: assets/, task.weights.h5, tokenizer.json\n"
+    there = run("convert", preset, preset, "--format", "safetensors", "--overwrite")
+    assert (there.exit_code, there.stderr) == (0, "")
 
 
 def test_convert_spares_what_is_there(bert: Reference, tmp_path: Path) -> None:
@@ -597,6 +701,79 @@ def test_verify_transformers(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) 
     ]
 
 
+# generate
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gpt2")
+    GPT2Backbone(99, 2, 2, 12, 16, max_sequence_length=64).save_to_preset(folder)
+    return folder
+
+
+def test_generate(gpt2: Path) -> None:
+    model = Backbone.from_preset(gpt2)
+    expected = generate(model, [[5, 6, 7]], 3 + 8)["token_ids"][0, 3:].tolist()
+    args = ("generate", gpt2, "--max-new-tokens", 8, "--ids")
+    assert succeed(*args, "5,6,7") == ",".join(map(str, expected)) + "\n"
+    assert succeed(*args, "[5, 6, 7]") == ",".join(map(str, expected)) + "\n"
+    stop = expected[3]
+    until = expected[: expected.index(stop) + 1]
+    assert succeed(*args, "5,6,7", "--stop", f"{stop},98") == ",".join(map(str, until)) + "\n"
+    torch.manual_seed(3)
+    drawn = generate(model, [[5, 6, 7]], 3 + 8, "top_p")["token_ids"][0, 3:].tolist()
+    said = succeed(*args, "5,6,7", "--sampler", "top_p", "--seed", 3)
+    assert said == ",".join(map(str, drawn)) + "\n"
+
+
+def test_generate_refuses(gpt2: Path, bert: Reference) -> None:
+    assert "99 is no id" in fail_in_one_line("generate", gpt2, "--ids", "1,99")
+    fail_in_one_line("generate", bert.preset, "--ids", "1")
+    assert "64" in fail_in_one_line("generate", gpt2, "--ids", "1", "--max-new-tokens", 64)
+
+
+# Adapters
+
+
+@pytest.fixture
+def adapted(bert: Reference, tmp_path: Path) -> Any:
+    model = bert.load()
+    model.enable_lora(2)
+    for name, parameter in model.named_parameters():
+        if name.endswith("lora_kernel_b"):
+            torch.nn.init.normal_(parameter)
+    model.save_lora_weights(tmp_path / "my.lora.h5")
+    model.save_lora_weights(tmp_path / "peft", format="peft")
+    return model
+
+
+@pytest.mark.parametrize("name", ["my.lora.h5", "peft"])
+@pytest.mark.parametrize("form", ["keras", "safetensors", "transformers"])
+def test_merge_adapter(adapted: Any, bert: Reference, tmp_path: Path, name: str, form: str) -> None:
+    new = tmp_path / "new"
+    args = ("adapter", "merge", bert.preset, tmp_path / name, new)
+    assert "new: BertBackbone with " in succeed(*args, "--format", form)
+    merged = Backbone.from_preset(new)
+    assert not any("lora" in key for key in merged.state_dict())
+    oracle.assert_close(merged(bert.tensors), oracle.named(adapted(bert.tensors)))
+    assert "is not empty" in fail_in_one_line(*args)
+
+
+def test_convert_adapter(adapted: Any, bert: Reference, tmp_path: Path) -> None:
+    there, back = tmp_path / "there", tmp_path / "back.lora.h5"
+    succeed("adapter", "convert", bert.preset, tmp_path / "my.lora.h5", there)
+    succeed("adapter", "convert", bert.preset, there, back)
+    assert (there / "adapter_model.safetensors").is_file()
+    for path in (there, back):
+        model = bert.load()
+        model.load_lora_weights(path)
+        oracle.assert_close(model(bert.tensors), oracle.named(adapted(bert.tensors)))
+    assert "is there already" in fail_in_one_line("adapter", "convert", bert.preset, there, back)
+    nowhere = tmp_path / "nowhere.lora.h5"
+    fail_in_one_line("adapter", "merge", bert.preset, nowhere, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 # Progress
 
 
@@ -662,6 +839,34 @@ def test_download(remote: HubServer, bert: Reference, tmp_path: Path, preset: st
     remote.requests = []
     assert away(remote, tmp_path, "download", preset).rstrip("\n") == str(folder)
     assert not any("GET /org/bert/resolve" in r or "blobs" in r for r in remote.requests)
+
+
+NEWEST = "kaggle://keras/bert/keras/bert_tiny_en_uncased"
+
+
+@pytest.mark.parametrize("preset", ["hf://org/bert", "bert_tiny_en_uncased", NEWEST])
+def test_download_without_the_hub(remote: HubServer, tmp_path: Path, preset: str) -> None:
+    """What an earlier download left is used; what only some command has looked at is not enough."""
+
+    def unreachable() -> subprocess.Popen[bytes]:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        gone = {"HF_ENDPOINT": endpoint, "http_proxy": endpoint}
+        environment = {**os.environ, **remote.environment(tmp_path), **gone}
+        return process("download", preset, env=environment)
+
+    away(remote, tmp_path, "info", preset)
+    running = unreachable()
+    output, errors = running.communicate(timeout=120)
+    assert (running.returncode, output) == (1, b"")
+    assert errors.splitlines()[-1].startswith(b"error: ")
+    assert b"cannot be reached" in errors
+    folder = away(remote, tmp_path, "download", preset)
+    running = unreachable()
+    output, errors = running.communicate(timeout=120)
+    assert (running.returncode, output.decode()) == (0, folder), errors
+    # Of a version that is named and there, Kaggle's client asks nothing.
+    assert (b"is from the cache" in errors) is (preset != "bert_tiny_en_uncased")
 
 
 @pytest.mark.parametrize("preset", ["hf://org/bert", "bert_tiny_en_uncased"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import keras_hub_torch
+from keras_hub_torch.lora import adapters
 
 from . import oracle
 from .cases import all_cases
@@ -85,7 +86,16 @@ def test_adapters_on_int8(quantized: tuple[Any, oracle.Case, Path], tmp_path: Pa
     assert gradients
     assert all(g is not None and g.isfinite().all() for g in gradients)
     assert any(g.abs().max() > 0 for g in gradients if g is not None)
-    model.save_lora_weights(tmp_path / "x.lora.h5")
+    with torch.no_grad():
+        for layer in adapters(model).values():
+            layer.lora_kernel_b.fill_(0.1)
+        expected = oracle.named(model(inputs))
+    for name, format in (("x.lora.h5", "keras"), ("adapter", "peft")):
+        model.save_lora_weights(tmp_path / name, format=format)
+        again = keras_hub_torch.models.Backbone.from_preset(preset)
+        again.load_lora_weights(tmp_path / name)
+        with torch.no_grad():
+            oracle.assert_close(again(inputs), expected)
     with pytest.raises(NotImplementedError, match="int8"):
         model.merge_lora()
 

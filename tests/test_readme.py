@@ -1,12 +1,22 @@
-"""What the README says about families is what there is."""
+"""What the README says is what there is, and what it shows runs."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from keras_hub_torch import cli
 from keras_hub_torch.backbones._backbone import Backbone
 from keras_hub_torch.backbones._registry import public_classes
+from keras_hub_torch.models import BertBackbone, GPT2Backbone, ResNetBackbone
+from keras_hub_torch.presets import sources, uploading
 from keras_hub_torch.presets.builtin import presets_of
 from keras_hub_torch.presets.checkpoints import TRANSFORMERS
 from keras_hub_torch.presets.checkpoints.engine import known_kinds
@@ -33,6 +43,84 @@ def families() -> dict[str, tuple[str, str]]:
 def test_the_table_of_families() -> None:
     rows = re.findall(r"^\| `(.+?)` \| (\d+) \| (.+?) \|$", README.read_text(), re.MULTILINE)
     assert {name: (count, types) for name, count, types in rows} == families()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def stand_ins(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small models take the place of those on the hubs; the working folder is empty."""
+    folder = tmp_path_factory.mktemp("hub")
+    # As wide as the head in the README expects, and with the ids of its prompts.
+    BertBackbone(99, 1, 2, 768, 16, max_sequence_length=64).save_to_preset(folder / "bert")
+    GPT2Backbone(4000, 1, 2, 12, 16, max_sequence_length=64).save_to_preset(folder / "gpt2")
+    ResNetBackbone(
+        [64] * 2, [7, 3], [2, 1], [64, 128], [1, 1], [1, 2], "basic_block"
+    ).save_to_preset(folder / "resnet")
+
+    def source(handle: str, rest: str) -> sources.PresetSource:
+        family = next((one for one in ("gpt2", "resnet") if one in rest), "bert")
+        return sources._Folder(handle, folder / family)
+
+    for scheme in ("kaggle", "hf", "modelscope"):
+        monkeypatch.setitem(sources._HUBS, scheme, source)  # type: ignore[arg-type]
+    monkeypatch.chdir(tmp_path)
+
+
+def test_python(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks, one after the other, given but a user's data."""
+    uploaded = []
+
+    def upload(uri: str, preset: str) -> None:
+        uploaded.append((uri, sorted(path.name for path in Path(preset).iterdir())))
+
+    monkeypatch.setattr(uploading, "upload_preset", upload)
+    tokens = {
+        "token_ids": torch.arange(1, 11).expand(2, 10),
+        "segment_ids": torch.zeros(2, 10, dtype=torch.int64),
+        "padding_mask": torch.ones(2, 10),
+    }
+    variables: dict[str, Any] = {
+        "token_ids": tokens["token_ids"],
+        "segment_ids": tokens["segment_ids"],
+        "mask": tokens["padding_mask"],
+        "loader": [{**tokens, "labels": torch.tensor([0, 1])}] * 2,
+        "batch_size": 2,
+        "max_length": 12,
+        "prompt": tokens["token_ids"],
+        "token": torch.ones(2, 1, dtype=torch.int64),
+    }
+    shown = blocks("python")
+    assert len(shown) >= 7
+    for block in shown:
+        exec(compile(block, str(README), "exec"), variables)
+    assert variables["found"]["token_ids"].shape == (2, 64)
+    assert variables["loss"].isfinite()
+    names = ["config.json", "metadata.json", "model.safetensors"]
+    assert uploaded == [("hf://me/my_preset", names)]
+
+
+def test_commands(stand_ins: None) -> None:
+    """One after the other, with a preset and an adapter in the working folder."""
+    model = BertBackbone.from_preset("bert_base_en_uncased")
+    model.save_to_preset("my_preset")
+    model.enable_lora(2)
+    for name, parameter in model.named_parameters():
+        if name.endswith("lora_kernel_b"):
+            torch.nn.init.normal_(parameter)
+    model.save_lora_weights("my.lora.h5")
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines]
+    commands = [rest for program, *rest in filter(None, commands) if program == "keras-hub-torch"]
+    group: Any = typer.main.get_command(cli.app)
+    assert {command[0] for command in commands} == set(group.commands)
+    for command in commands:
+        result = CliRunner().invoke(cli.app, command)
+        assert result.exit_code == 0, (command, result.output)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,8 @@ class DTypePolicy:
         if isinstance(dtype, torch.dtype):
             return cls(str(dtype).removeprefix("torch."))
         if isinstance(dtype, str):
-            return cls(dtype)
+            named = getattr(torch, dtype.removeprefix("torch."), None)  # also `half`
+            return cls.get(named) if isinstance(named, torch.dtype) else cls(dtype)
         if isinstance(dtype, Mapping) and isinstance(dtype.get("config"), Mapping):
             return cls._deserialize(dtype.get("class_name"), dtype["config"])
         raise ValueError(f"Cannot read a dtype policy from {dtype!r}.")

@@ -9,7 +9,7 @@ import pkgutil
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -525,7 +525,7 @@ def account(
             kind = "a float" if tensor.is_floating_point() else "bytes"
             problems.append(f"dtype: {found.name} is {found.dtype}, not {kind}, for {binding}")
     surplus = {
-        found.name: found.shape
+        found.name: f" {found.shape}"
         for name, found in stored.items()
         if name not in expected and not matches((*table.dropped, *BUFFERS), name)
     }
@@ -542,9 +542,8 @@ def account(
             problems.append(f"copy: {copy.name} is not equal to {original.name}")
     if problems:
         raise ValueError(
-            f"The weights of {where} do not fit the model ({len(problems)} problems):\n  "
-            + "\n  ".join(problems)
-            + hint
+            f"The weights of {where} do not fit the model ({len(problems)} problems){hint}:"
+            + "".join(f"\n  {problem}" for problem in problems)
         )
     return absent
 
@@ -573,15 +572,19 @@ def _untie(
 # Writing
 
 
-def export_plan(dialect: Dialect, model: Model) -> Plan:
-    """How a model is written.
+def export_plan(dialect: Dialect, model: Model, without: Collection[str] = ()) -> Plan:
+    """How a model is written, `without` weights of these names.
 
     Raises:
         NotImplementedError: no table for the model's class.
         ValueError: the library has no such model.
     """
     cls, arguments = type(model), arguments_of(model)
-    state = {name: t for name, t in model.state_dict().items() if "lora_kernel_" not in name}
+    state = {
+        name: tensor.detach()
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if "lora_kernel_" not in name and name not in without
+    }
     problems = []
     for table in _all(_nearest_first(dialect, cls)):
         if cls in (table.backbone, *table.also):

@@ -1,4 +1,7 @@
-"""What only a GPU can show; needs nothing but torch and this package."""
+"""What only a GPU can show; needs nothing but torch and this package.
+
+Without one they run on the CPU, so that the tests themselves are tried.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import keras_hub_torch
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+from .precision import COMPILE, DEVICE, assert_as_accurate, exact, needs_cuda
 
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": (
@@ -79,6 +82,8 @@ def model_and_inputs(name: str) -> tuple[Any, dict[str, torch.Tensor]]:
     model = getattr(keras_hub_torch.models, cls)(**config).eval()
     inputs = {}
     for key, spec in model.input_specs.items():
+        if spec.kind not in ("ids", "mask"):
+            continue
         inputs[key] = torch.randint(0, 2 if key == "segment_ids" else 100, (5, 24))
         if spec.kind == "mask":
             mask = torch.ones(5, 24, dtype=torch.long)
@@ -94,16 +99,17 @@ def outputs_of(model: Any, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor
     return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
 
 
+def to_device(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value.to(DEVICE) for key, value in inputs.items()}
+
+
 @pytest.mark.parametrize("name", SMALL)
-def test_equals_the_cpu(name: str) -> None:
+@torch.no_grad()
+def test_as_on_the_cpu(name: str) -> None:
     model, inputs = model_and_inputs(name)
-    with torch.no_grad():
-        expected = outputs_of(model, inputs)
-    model.cuda()
-    inputs = {key: value.cuda() for key, value in inputs.items()}
-    with torch.no_grad():
-        for ours, theirs in zip(outputs_of(model, inputs), expected):
-            torch.testing.assert_close(ours.cpu(), theirs, atol=1e-4, rtol=1e-4)
+    expected = outputs_of(exact(model), inputs)
+    on_cpu = outputs_of(model, inputs)
+    assert_as_accurate(outputs_of(model.to(DEVICE), to_device(inputs)), on_cpu, expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "mixed_bfloat16"])
@@ -111,9 +117,8 @@ def test_equals_the_cpu(name: str) -> None:
 def test_padding_is_finite(name: str, dtype: str) -> None:
     """Every attention kernel, with gradients, where rows see no key at all."""
     model, inputs = model_and_inputs(name)
-    model = type(model).from_config({**model.get_config(), "dtype": dtype}).cuda()
-    inputs = {key: value.cuda() for key, value in inputs.items()}
-    outputs = outputs_of(model, inputs)
+    model = type(model).from_config({**model.get_config(), "dtype": dtype}).to(DEVICE)
+    outputs = outputs_of(model, to_device(inputs))
     assert all(output.isfinite().all() for output in outputs)
     sum(output.float().square().mean() for output in outputs).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -122,25 +127,26 @@ def test_padding_is_finite(name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
 def test_compiled(name: str) -> None:
     model, inputs = model_and_inputs(name)
-    model.cuda().to(torch.bfloat16)
-    inputs = {key: value.cuda() for key, value in inputs.items()}
-    compiled = torch.compile(model, fullgraph=True, mode="reduce-overhead")
-    with torch.no_grad():
-        expected = outputs_of(model, inputs)
-        for _ in range(3):
-            outputs = [output.clone() for output in outputs_of(compiled, inputs)]
-    for ours, theirs in zip(outputs, expected):
-        torch.testing.assert_close(ours, theirs, atol=0.1, rtol=0.1)
+    model.to(DEVICE, torch.bfloat16)
+    expected = outputs_of(exact(model), inputs)
+    inputs = to_device(inputs)
+    eager = outputs_of(model, inputs)
+    compiled = torch.compile(model, fullgraph=True, **COMPILE)
+    for _ in range(3):  # the third call replays the CUDA graph
+        outputs = [output.clone() for output in outputs_of(compiled, inputs)]
+    assert_as_accurate(outputs, eager, expected)
 
 
+@needs_cuda
 @torch.no_grad()
 def test_no_scores_in_memory() -> None:
     """Padded prompts of grouped heads take a fused kernel."""
     model, inputs = model_and_inputs("gemma")
     model.cuda().to(torch.bfloat16)
-    inputs = {key: value.cuda() for key, value in inputs.items()}
+    inputs = to_device(inputs)
     fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
     with sdpa_kernel(fused):
         assert all(output.isfinite().all() for output in outputs_of(model, inputs))
@@ -149,7 +155,7 @@ def test_no_scores_in_memory() -> None:
 def test_loading_onto_the_device(tmp_path: Any) -> None:
     model, _inputs = model_and_inputs("bert")
     model.save_to_preset(tmp_path)
-    loaded = keras_hub_torch.models.Backbone.from_preset(tmp_path, device="cuda")
-    assert {p.device.type for p in loaded.parameters()} == {"cuda"}
+    loaded = keras_hub_torch.models.Backbone.from_preset(tmp_path, device=DEVICE)
+    assert {p.device.type for p in loaded.parameters()} == {DEVICE.type}
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name].cpu(), value)

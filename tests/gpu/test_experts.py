@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from keras_hub_torch.backbones.layers.routing import Routes, choose_experts
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+from .precision import DEVICE, assert_as_accurate
 
 
 def layer(
@@ -29,22 +32,36 @@ def test_as_on_the_cpu(
     x = torch.randn(tokens, inputs).to(dtype)
     p, chosen = choose_experts(torch.randn(tokens, experts), 2, True)
     gradient = torch.randn(tokens, outputs).to(dtype)
-    exact = [tensor.double().requires_grad_() for tensor in (x, weight, p)]
-    expected = layer(exact[0], exact[1], chosen, exact[2])
-    wanted = [expected, *torch.autograd.grad(expected, exact, gradient.double())]
-    there = [tensor.cuda() for tensor in (x, weight, p)]
+    given = (x, weight, p)
+    wanted = with_gradients([tensor.double() for tensor in given], chosen, gradient.double())
+    on_cpu = with_gradients(list(given), chosen, gradient)
+    there = [tensor.to(DEVICE) for tensor in given]
     if transposed:
         there[1] = there[1].mT.contiguous().mT
-    leaves = [tensor.requires_grad_() for tensor in there]
-    chosen, gradient = chosen.cuda(), gradient.cuda()
+    chosen, gradient = chosen.to(DEVICE), gradient.to(DEVICE)
+    with no_waiting():
+        found = with_gradients(there, chosen, gradient)
+    assert_as_accurate(found, on_cpu, wanted)
+
+
+def with_gradients(
+    given: list[torch.Tensor], chosen: torch.Tensor, gradient: torch.Tensor
+) -> list[torch.Tensor]:
+    """The layer's output, and the gradients of tokens, matrices and probabilities."""
+    leaves = [tensor.detach().requires_grad_() for tensor in given]
+    out = layer(leaves[0], leaves[1], chosen, leaves[2])
+    return [out, *torch.autograd.grad(out, leaves, gradient)]
+
+
+@contextlib.contextmanager
+def no_waiting() -> Iterator[None]:
+    """Whatever waits for the device is an error."""
+    if DEVICE.type != "cuda":
+        yield
+        return
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        out = layer(leaves[0], leaves[1], chosen, leaves[2])
-        found = [out, *torch.autograd.grad(out, leaves, gradient)]
+        yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    for mine, theirs in zip(found, wanted):
-        error = (mine.double().cpu() - theirs).square().mean().sqrt()
-        limit = 1e-3 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps  # TensorFloat-32
-        assert error <= limit * theirs.square().mean().sqrt().clamp(min=1e-3)

