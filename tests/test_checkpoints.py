@@ -247,7 +247,7 @@ def test_shards_are_made_one_after_the_other(
     model = GPT2Backbone(37, 2, 3, 12, 20)
     model.export_to_transformers(tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    assert len(made) > 4
+    assert len(made) >= 4
     again = Backbone.from_preset(tmp_path).state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
 

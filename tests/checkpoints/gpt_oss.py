@@ -79,5 +79,5 @@ REFUSED = [
     ("gpt-oss", {"sliding_window": 1}, "sliding_window is 1; only 2 and more"),
     ("gpt-oss", {"layer_types": ["chunked_attention", "sliding_attention"]}, "layer_types must be"),
     ("gpt-oss", {"swiglu_limit": 5.0}, "swiglu_limit is 5.0"),
-    ("gpt-oss", {"quantization_config": {"quant_method": "mxfp4"}}, "quantized weights"),
+    ("gpt-oss", {"quantization_config": {"quant_method": "awq"}}, "quantized weights"),
 ]
