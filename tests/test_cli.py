@@ -565,7 +565,7 @@ def test_convert_takes_every_spelling(bert: Reference, tmp_path: Path, dtype: st
     assert dtype.removeprefix("torch.") in succeed("convert", "--help", columns=300) + "half"
 
 
-@pytest.mark.filterwarnings("ignore:config.json. Unknown dtype:UserWarning")
+@pytest.mark.filterwarnings("always:config.json. Unknown dtype:UserWarning")
 @pytest.mark.parametrize(
     ("key", "recorded", "found"),
     [
