@@ -1017,10 +1017,10 @@ def test_names_of_weight_files(whole: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="must end in"):
             model.save_weights(tmp_path / name, max_shard_size=size)
     assert not list(tmp_path.iterdir())
-    for name in ("config.json", "x.h5", "x.keras", "x"):
+    for name in ("config.json", "x.h5", "x"):
         with pytest.raises(ValueError, match="must end in"):
             model.load_weights(whole / name)
-    for name in ("x.weights.h5", "x.weights.json", "x.safetensors"):
+    for name in ("x.weights.h5", "x.weights.json", "x.safetensors", "x.keras"):
         with pytest.raises(FileNotFoundError, match=name):
             model.load_weights(whole / name)
         (tmp_path / name).mkdir()

@@ -46,7 +46,7 @@ DTYPES = {
 DEFLATE, SHUFFLE = 1, 2
 # Of a chunk that is larger than its dataset.
 MAX_CHUNK_BYTES = 16 * 1024**2
-# HDF5 fails, or crashes, where two threads read chunks.
+# HDF5 fails, or crashes, where a thread asks for anything while another one reads chunks.
 _one_thread = threading.Lock()
 
 
@@ -75,16 +75,17 @@ class Dataset:
         if not target.numel():
             return target
         try:
-            if self._offset is not None and hasattr(os, "preadv"):
-                # As HDF5 does it, but other threads go on meanwhile.
-                descriptor = self.source.file.id.get_vfd_handle()
-                read_into(target, descriptor, self._offset, self.dtype)
-                return target
             with _one_thread:
+                offset = self._offset
+                descriptor = self.source.file.id.get_vfd_handle()
                 if self.source.chunks is not None:
                     self._read_chunks(target)
-                else:
+                    return target
+                if offset is None or not hasattr(os, "preadv"):
                     self._read_whole(target)
+                    return target
+            # As HDF5 does it, but other threads go on meanwhile.
+            read_into(target, descriptor, offset, self.dtype)
         except (OSError, RuntimeError, ValueError, zlib.error) as error:
             raise ValueError(f"{self.file} is broken: {self.path}: {error}") from error
         return target
@@ -100,7 +101,9 @@ class Dataset:
         Raises:
             ValueError: the file has become shorter.
         """
-        offset, count = self._offset, torch.Size(self.shape).numel()
+        with _one_thread:
+            offset = self._offset
+        count = torch.Size(self.shape).numel()
         if offset is None or not count or offset % self.dtype.itemsize:
             return None
         flat = torch.frombuffer(mapping, dtype=self.dtype, count=count, offset=offset)
