@@ -216,7 +216,8 @@ class WeightFile:
         path = dataset.file
         try:
             if path not in self._mappings:
-                descriptor = dataset.source.file.id.get_vfd_handle()
+                with _one_thread:
+                    descriptor = dataset.source.file.id.get_vfd_handle()
                 self._mappings[path] = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
             return dataset.mapped(self._mappings[path])
         except (OSError, ValueError) as error:
