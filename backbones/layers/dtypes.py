@@ -16,21 +16,27 @@ FLOATS: dict[str, torch.dtype] = {
     "float64": torch.float64,
 }
 
+HALVES = (torch.float16, torch.bfloat16)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def in_float32(function: Function) -> Function:
-    """A function of tensors that computes in float32, matrix products included, under autocast
+    """A function of tensors that computes in float32 or wider, matrix products included, under autocast
     too.
     """
 
     @functools.wraps(function)
     def computed(first: torch.Tensor, *rest: Any) -> Any:
         with torch.autocast(first.device.type, enabled=False):
-            tensors = (t.float() if isinstance(t, torch.Tensor) else t for t in rest)
-            return function(first.float(), *tensors)
+            return function(*(_wide(argument) for argument in (first, *rest)))
 
     return cast(Function, computed)
+
+
+def _wide(argument: Any) -> Any:
+    """A tensor of at least float32."""
+    narrow = isinstance(argument, torch.Tensor) and argument.dtype in HALVES
+    return argument.float() if narrow else argument
 
 
 # Keras's classes for policies that are but a name.
