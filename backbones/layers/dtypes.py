@@ -21,8 +21,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def in_float32(function: Function) -> Function:
-    """A function of tensors that computes in float32 or wider, matrix products included, under autocast
-    too.
+    """A function of tensors that computes in float32 or wider, matrix products included, under
+    autocast too.
     """
 
     @functools.wraps(function)
