@@ -119,7 +119,6 @@ def test_import(checkpoint: Checkpoint, folder_of: Any) -> None:
         oracle.assert_close(model(inputs), oracle.keras_outputs(keras_model, numpy))
 
 
-@pytest.mark.filterwarnings("ignore:.* drawn at random:UserWarning")
 @torch.no_grad()
 def test_import_and_export(checkpoint: Checkpoint, folder_of: Any, tmp_path: Path) -> None:
     """What was read is written: the same tensors bit for bit, and a model of equal outputs."""
