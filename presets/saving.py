@@ -21,7 +21,7 @@ from .keras.h5 import WeightWriter
 from .keras.tree import Layer, keras_tree
 from .progress import track
 from .safetensors import write_safetensors
-from .weights import Weight, checked_weights, together, writes
+from .weights import Weight, blank_of, checked_weights, together, writes
 
 if TYPE_CHECKING:
     from .checkpoints.engine import Dialect
@@ -156,8 +156,8 @@ def export_checkpoint(
     """
     from .checkpoints.engine import export, export_plan
 
-    blank, weights = checked_weights(model, state_dict)
-    plan = export_plan(dialect, blank)
+    plan = export_plan(dialect, blank_of(model))
+    _, weights = checked_weights(model, state_dict)
     folder = Path(os.path.expanduser(path))
     export(dialect, plan, weights, lambda: replacing(folder, STALE))
 

@@ -165,6 +165,12 @@ def _names(module: nn.Module) -> list[str]:
     ]
 
 
+def blank_of(model: Model) -> Model:
+    """A model of the same configuration on the meta device."""
+    with torch.device("meta"):
+        return model.configured_class.from_config(model.get_config())
+
+
 def checked_weights(
     model: Model, state_dict: Mapping[str, torch.Tensor] | None = None
 ) -> tuple[Model, dict[str, Weight]]:
@@ -173,8 +179,7 @@ def checked_weights(
     Raises:
         ValueError: the weights are not those of the configuration; it lists all differences.
     """
-    with torch.device("meta"):
-        blank = model.configured_class.from_config(model.get_config())
+    blank = blank_of(model)
     expected, found = weights_of(blank), weights_of(model, state_dict)
     missing, surplus = expected.keys() - found.keys(), found.keys() - expected.keys()
     problems = [f"missing: {name} {expected[name].shape}" for name in missing]
