@@ -57,19 +57,25 @@ def resized(model: ModelType, arguments: Mapping[str, Any]) -> ModelType:
         return model
     config = {**model.get_config(), **arguments}
     other = construct(type(model), config, "meta").train(model.training)
-    olds = dict(model.named_modules())
-    for path, module in other.named_modules():
-        old = olds[path]
-        tables = module.tables() if isinstance(module, PositionGrid) else {}
-        for name in tables:
-            owner, _, leaf = name.rpartition(".")
-            table = old.get_submodule(owner)._parameters[leaf]
-            place(module.get_submodule(owner), leaf, module.resample(name, table, old.grid))
-    new = other.state_dict(keep_vars=True)
+    before = {path: m.grid for path, m in model.named_modules() if isinstance(m, PositionGrid)}
+    tables = {
+        f"{path}.{name}": (module, name, before[path])
+        for path, module in other.named_modules()
+        if isinstance(module, PositionGrid)
+        for name in module.tables()
+    }
+    blank = other.state_dict(keep_vars=True)
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if new[name].is_meta:
-            owner, _, leaf = name.rpartition(".")
-            place(other.get_submodule(owner), leaf, tensor.detach())
+        if name in tables:
+            module, local, grid = tables[name]
+            tensor = module.resample(local, tensor, grid)
+        if tensor.shape != blank[name].shape:
+            raise ValueError(
+                f"{', '.join(arguments)} can change sizes, not channels: {name} would be "
+                f"{tuple(blank[name].shape)} and is {tuple(tensor.shape)}."
+            )
+        owner, _, leaf = name.rpartition(".")
+        place(other.get_submodule(owner), leaf, tensor.detach())
     return other
 
 

@@ -12,9 +12,7 @@ NAMES = (
 )
 DEIT = Table(
     backbone=DeiTBackbone,
-    variants={
-        name: variant(name.replace("_distilled", ""), "intermediate_dim") for name in NAMES
-    },
+    variants={name: variant(name.replace("_distilled", ""), "intermediate_dim") for name in NAMES},
     config=(*CONFIG, key("model_args.pos_drop_rate", "dropout_rate", 0.0)),
     weights=(
         rule("cls_token", "deit_patching_and_embedding.class_token"),

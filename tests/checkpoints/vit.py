@@ -56,5 +56,5 @@ INEXPRESSIBLE = {
 HEADS = [("ViTForMaskedImageModeling", CONFIG)]
 TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_tiny": ("vit_tiny_patch16_224", {"img_size": 32, "num_classes": 3}),
-    "deit_tiny": ("deit_tiny_patch16_224", {"img_size": [32, 48], "in_chans": 1}),
+    "deit_tiny": ("deit_tiny_patch16_224", {"img_size": [32, 48], "in_chans": 5}),
 }
