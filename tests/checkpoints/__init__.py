@@ -179,7 +179,9 @@ def visible(
 
 
 def all_checkpoints() -> list[Checkpoint]:
-    return [checkpoint for module in _modules() for checkpoint in getattr(module, "CHECKPOINTS", [])]
+    return [
+        checkpoint for module in _modules() for checkpoint in getattr(module, "CHECKPOINTS", [])
+    ]
 
 
 def all_inexpressible() -> dict[str, str]:
