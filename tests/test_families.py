@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import keras
 import keras_hub
 import numpy as np
 import pytest
@@ -69,6 +70,25 @@ def test_ways_to_call(chosen: Reference) -> None:
         outputs = outputs if isinstance(outputs, dict) else {"output": outputs}
         for name, value in outputs.items():
             assert torch.equal(value, expected[name])
+
+
+def test_pyramid(first: Reference) -> None:
+    if not hasattr(first.model, "pyramid_outputs"):
+        pytest.skip("no feature pyramid")
+    model = ours(first)
+    assert list(model.pyramid_outputs) == list(first.model.pyramid_outputs)
+    theirs = keras.Model(first.model.inputs, first.model.pyramid_outputs)
+    expected = oracle.keras_outputs(theirs, first.inputs)
+    with torch.no_grad():
+        outputs = model.pyramid_outputs(first.inputs)
+        one = model.pyramid_outputs["P3"](first.inputs)
+    oracle.assert_close(outputs, expected)
+    assert torch.equal(one, outputs["P3"])
+    axis = 1 if getattr(model, "data_format", None) == "channels_first" else -1
+    for level in model.pyramid_levels():
+        assert outputs[level.name].shape[axis] == level.channels
+    with pytest.raises(KeyError):
+        model.pyramid_outputs["P9"]
 
 
 def test_masks_of_ones_may_be_left_out(chosen: Reference) -> None:
