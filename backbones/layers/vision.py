@@ -50,12 +50,14 @@ def check_images(
     channels: int,
     size: Sequence[int | None] = (None, None),
     multiple_of: int | Sequence[int] = 1,
+    at_least: int = 1,
 ) -> None:
     """Refuse images that a model cannot take.
 
     Args:
         size: height and width, `None` for any.
         multiple_of: what height and width must be divisible by.
+        at_least: the smallest height and width.
 
     Raises:
         ValueError: other sizes or channels; the message has both.
@@ -75,6 +77,11 @@ def check_images(
     if given[0] % steps[0] or given[1] % steps[1]:
         raise ValueError(
             f"Images must have a height and a width divisible by {steps[0]} and {steps[1]}, not "
+            f"{given[0]} × {given[1]}."
+        )
+    if at_least > 1 and (given[0] < at_least or given[1] < at_least):
+        raise ValueError(
+            f"Images must have a height and a width of at least {at_least}, not "
             f"{given[0]} × {given[1]}."
         )
 
