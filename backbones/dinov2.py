@@ -307,21 +307,22 @@ class DINOV2Backbone(FeaturePyramidBackbone):
             ]
         )
         self.layernorm = LayerNormalization(hidden_dim, 1e-6)
+        names = ("stem", *(f"stage{i + 1}" for i in range(num_layers)))
+        self.levels = [Level(name, hidden_dim, patch_size) for name in names]
 
     @property
     def layout(self) -> Layout:
         return Layout(Kind.GRAPH, prefix="{}_" if self.named else "")
 
     def pyramid_levels(self) -> list[Level]:
-        names = ("stem", *(f"stage{i + 1}" for i in range(self.num_layers)))
-        return [Level(name, self.hidden_dim, self.patch_size) for name in names]
+        return self.levels
 
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         x = self.embeddings(images)
         seen = [x, *self.encoder(x)]
         if self.apply_layernorm:
             seen = [self.layernorm(x) for x in seen]
-        return {level.name: x for level, x in zip(self.pyramid_levels(), seen)}
+        return {level.name: x for level, x in zip(self.levels, seen)}
 
     def forward(self, images: Images) -> torch.Tensor:
         x = self.embeddings(images)

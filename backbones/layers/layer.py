@@ -9,7 +9,7 @@ class Layer(nn.Module):
     """A module that can be frozen as a Keras layer is."""
 
     def loaded(self) -> None:
-        """Called when weights have been read from Keras's files, to compute what depends on them."""
+        """Called when weights have been read from a file of Keras, to compute what they imply."""
 
     @property
     def trainable(self) -> bool:

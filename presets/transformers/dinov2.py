@@ -101,6 +101,7 @@ CONFIG = (
     fixed("layer_norm_eps", 1e-6),
 )
 
+
 def feed_forward(names: Sequence[str], use_swiglu_ffn: bool) -> tuple[Any, ...]:
     return tuple(
         rule(f"mlp.{name}.{kind}", f"mlp.{name}.{kind}", use_swiglu_ffn=use_swiglu_ffn)
