@@ -21,7 +21,7 @@ from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.pyramid import Level
-from .layers.vision import check_images, image_channels
+from .layers.vision import check_at_least, check_images, image_channels
 
 STEM = 64
 
@@ -101,8 +101,8 @@ class DenseNetBackbone(FeaturePyramidBackbone):
         dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: no stacks, transitions that leave no channels, or images that are too small, or
-            of other channels than those of `image_shape`.
+        ValueError: no stacks, numbers that are too small, transitions that leave no channels, or
+            images that are too small, or of other channels than those of `image_shape`.
     """
 
     def __init__(
@@ -118,6 +118,8 @@ class DenseNetBackbone(FeaturePyramidBackbone):
         super().__init__(dtype, trainable, name)
         if not stackwise_num_repeats:
             raise ValueError("stackwise_num_repeats must have at least one stack, not [].")
+        check_at_least(0, stackwise_num_repeats=stackwise_num_repeats)
+        check_at_least(1, growth_rate=growth_rate)
         self.channels = image_channels(image_shape, "channels_last")
         # The stem rounds up, transitions round down.
         self.smallest = 4 * 2 ** (len(stackwise_num_repeats) - 1) - 3

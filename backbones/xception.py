@@ -22,7 +22,7 @@ from .layers.convolution import (
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
-from .layers.vision import check_equally_long, check_images, image_channels
+from .layers.vision import check_at_least, check_equally_long, check_images, image_channels
 
 
 def separable(inputs: int, filters: int) -> SeparableConv2D:
@@ -129,9 +129,9 @@ class XceptionBackbone(Backbone):
         dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: stackwise arguments of different lengths or none, pooling that does not go with
-            the number of channels, or images that are too small, or of other channels than those of
-            `image_shape`.
+        ValueError: stackwise arguments of different lengths or none, no channels, pooling that does
+            not go with their number, or images that are too small, or of other channels than those
+            of `image_shape`.
     """
 
     unsaved: ClassVar = {"data_format": (None, "channels_last")}
@@ -159,6 +159,7 @@ class XceptionBackbone(Backbone):
         width, last = self.channels, len(stackwise_pooling) - 1
         blocks: list[nn.Module] = []
         for i, (filters, pooling) in enumerate(zip(stackwise_conv_filters, stackwise_pooling)):
+            check_at_least(1, **{f"stackwise_conv_filters[{i}]": filters})
             out = filters[-1] if filters else width
             if i == 0:
                 blocks.append(EntryBlock(width, filters, pooling))

@@ -44,6 +44,17 @@ def check_equally_long(**lists: Sequence[object]) -> None:
         raise ValueError(f"These must be equally long: {given}.")
 
 
+def check_at_least(least: int, **values: int | Sequence[int]) -> None:
+    """Refuse smaller numbers.
+
+    Raises:
+        ValueError: it names the argument.
+    """
+    for name, value in values.items():
+        if min([value] if isinstance(value, int) else value, default=least) < least:
+            raise ValueError(f"{name}={value} must be at least {least}.")
+
+
 def check_images(
     images: torch.Tensor,
     data_format: str,
