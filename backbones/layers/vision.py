@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -50,12 +50,14 @@ def check_images(
     channels: int,
     size: Sequence[int | None] = (None, None),
     multiple_of: int | Sequence[int] = 1,
+    at_least: int = 1,
 ) -> None:
     """Refuse images that a model cannot take.
 
     Args:
         size: height and width, `None` for any.
         multiple_of: what height and width must be divisible by.
+        at_least: the smallest height and width.
 
     Raises:
         ValueError: other sizes or channels; the message has both.
@@ -77,6 +79,21 @@ def check_images(
             f"Images must have a height and a width divisible by {steps[0]} and {steps[1]}, not "
             f"{given[0]} × {given[1]}."
         )
+    if at_least > 1 and (given[0] < at_least or given[1] < at_least):
+        raise ValueError(
+            f"Images must have a height and a width of at least {at_least}, not "
+            f"{given[0]} × {given[1]}."
+        )
+
+
+def smallest_side(convolutions: Iterable[nn.Conv2d]) -> int:
+    """Of the images that these convolutions, one after the other, make at least one pixel of."""
+    side = 1
+    for conv in reversed(list(convolutions)):
+        extent = (conv.kernel_size[0] - 1) * conv.dilation[0] + 1
+        padding = extent - 1 if conv.padding == "same" else 2 * int(conv.padding[0])
+        side = max(1, (side - 1) * conv.stride[0] + extent - padding)
+    return side
 
 
 def embed_patches(
