@@ -149,7 +149,7 @@ class LayerScale(Layer):
 
     def __init__(self, dim: int, init_value: float = 1e-5) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((dim,), init_value))
+        self.weight = nn.Parameter(torch.full((dim,), float(init_value)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dtype = self.compute_dtype or self.weight.dtype
