@@ -222,14 +222,15 @@ class MultiQueryAttention2d(Layer):
     def projection(
         name: str, style: Style, channels: int, dim: int, strides: int, dilation: int
     ) -> Stack:
-        layers: list[nn.Module] = [pointwise(channels, dim)]
+        down: nn.Module = nn.Identity()
+        norm: nn.Module = nn.Identity()
         if strides > 1:
             down = DepthwiseConv2D(
                 channels, 3, strides, 0, dilation, use_bias=False, kernel_initializer=HE_NORMAL
             )
-            layers = [down, style.norm(channels), *layers]
-        names = [f"{name}_{part}" for part in ("down_conv", "norm", "proj")[-len(layers) :]]
-        return Stack(names.__getitem__, layers)
+            norm = style.norm(channels)
+        names = (f"{name}_down_conv", f"{name}_norm", f"{name}_proj")
+        return Stack(names.__getitem__, [down, norm, pointwise(channels, dim)])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q = self.query_layers[0](x)

@@ -12,7 +12,7 @@ from typing import Any
 from ...backbones.layers.convolution import adjust_channels
 from ...backbones.mobilenet import MobileNetBackbone
 from ..checkpoints.table import Key, Rule, Table, layer, norm, rule, under
-from .resnet import load_channels, save_channels
+from .resnet import CHANNELS_LAST
 
 # Of each stack the kernel, the expansion of each block, channels, stride, squeezed, activation.
 SMALL = (
@@ -69,12 +69,6 @@ def variant(rows: Sequence[Any], multiplier: float) -> dict[str, Any]:
     }
 
 
-CHANNELS = Key(
-    {"model_args.in_chans": None, "pretrained_cfg.input_size": (3, 224, 224)},
-    ("image_shape",),
-    load_channels,
-    lambda shape: save_channels(shape, None),
-)
 # They are for a classifier.
 UNUSED = Key({}, ("output_num_filters", "output_activation"), lambda: (), lambda *_: ())
 # timm's model keeps a part of its head where there are no classes, and reads a checkpoint without
@@ -102,7 +96,7 @@ MOBILENET = Table(
         "mobilenetv3_large_075": variant(LARGE, 0.75),
         "mobilenetv3_large_100": variant(LARGE, 1.0),
     },
-    config=(CHANNELS, UNUSED, WITHOUT_HEAD),
+    config=(CHANNELS_LAST, UNUSED, WITHOUT_HEAD),
     weights=(
         *pair(("conv_stem", "bn1"), ("input_conv", "input_batch_norm")),
         *under("blocks.0.0.", "block_0_0.", pair(("conv_dw", "bn1"), ("conv1", "bn1"))),
