@@ -1,4 +1,8 @@
-"""MobileNetV5, with padding as TensorFlow has it (`pad_type="same"`)."""
+"""MobileNetV5, with padding as TensorFlow has it (`pad_type="same"`).
+
+As in KerasHub, and unlike timm, its GELU is exact, and maps are brought to one size by the nearest
+centre of a pixel, which is the same for images of whole multiples of 32.
+"""
 
 from __future__ import annotations
 
@@ -122,12 +126,17 @@ M300 = variant(
 )
 
 
-def check_padding(given: str | None, architecture: str) -> tuple[Any, ...]:
+def load_padding(given: str | None, architecture: str) -> tuple[Any, ...]:
     kind = architecture.partition(".")[0]
+    warnings.warn(
+        f"{kind} computes GELU's tanh form in timm; as in KerasHub the model computes the exact "
+        "form, which changes outputs by about 1e-3.",
+        stacklevel=2,
+    )
     if given is None and kind == "mobilenetv5_300m":
         warnings.warn(
-            "mobilenetv5_300m pads alike on both sides in timm, but the model computes with "
-            "pad_type='same', as KerasHub does, and as the weights of Gemma 3n were trained.",
+            "mobilenetv5_300m pads alike on both sides in timm; as in KerasHub the model computes "
+            "with pad_type='same', as the weights of Gemma 3n were trained.",
             stacklevel=2,
         )
     elif given != "same" and (given is not None or kind != "mobilenetv5_300m_enc"):
@@ -138,7 +147,7 @@ def check_padding(given: str | None, architecture: str) -> tuple[Any, ...]:
 PADDING = Key(
     {"model_args.pad_type": None, "architecture": REQUIRED},
     ("pad_type",),
-    check_padding,
+    load_padding,
     lambda pad_type: ("same",),
 )
 UNUSED = Key({}, ("filters", "drop_path_rate", "se_layer", "se_from_exp"), tuple, lambda *_: ())
