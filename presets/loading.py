@@ -209,6 +209,7 @@ def fill(
     with WeightFile(path) as file:
         used = account(variables, file, ignore)
         stored = [(variable, file.datasets[used[name]]) for name, variable in variables.items()]
+        file.unpack(dataset for _, dataset in stored)
         # What does not become a weight where it is read is read here first.
         largest = max((d.nbytes for v, d in stored if not _fresh(v, device)), default=0)
         scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")
