@@ -35,7 +35,7 @@ from .keras.h5 import Dataset, WeightFile, shard_files
 from .keras.tree import Variable, keras_variables
 from .progress import track
 from .safetensors import open_safetensors
-from .surplus import Ignore, superfluous
+from .surplus import Ignore, lines_of, superfluous
 
 if TYPE_CHECKING:
     from .checkpoints.engine import Dialect
@@ -315,8 +315,7 @@ def account(
 def refuse(problems: list[str], path: Path, hint: str = "") -> None:
     if problems:
         raise ValueError(
-            f"{path} does not fit the model ({len(problems)} problems){hint}:"
-            + "".join(f"\n  {problem}" for problem in problems)
+            f"{path} does not fit the model ({len(problems)} problems){hint}:{lines_of(problems)}"
         )
 
 

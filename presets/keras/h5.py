@@ -18,18 +18,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
 from ..files import read_json, refuse_pointer, safe_name
 from ..reading import read_into
+from ..surplus import shortened
 from . import libhdf5
 from .hdf5 import MAX_BYTES, MAX_DEPTH, MAX_OBJECTS, Header, Refused, Unknown, read_headers
 
 if TYPE_CHECKING:
     import h5py
     from typing_extensions import Self
+
 
 @dataclass
 class Dataset:
@@ -44,7 +46,7 @@ class Dataset:
     shape: tuple[int, ...]
     dtype: torch.dtype
     file: Path
-    source: BinaryIO
+    source: IO[bytes]
     offset: int | None
     packed: bool
 
@@ -87,7 +89,7 @@ class WeightFile:
         self.datasets: dict[str, Dataset] = {}
         self.repeated: list[str] = []
         self._open_files = contextlib.ExitStack()
-        self._mappings: dict[BinaryIO, mmap.mmap] = {}
+        self._mappings: dict[IO[bytes], mmap.mmap] = {}
         try:
             for shard in shard_files(self.path) if self.path.suffix == ".json" else [self.path]:
                 self._open(shard)
@@ -105,7 +107,7 @@ class WeightFile:
         except Unknown:
             headers, packed = _list(path), True
         except Refused as error:
-            raise ValueError(f"{path} {error}") from error
+            raise ValueError(f"{path} {shortened(str(error))}") from error
         for header in headers:
             if header.path in self.datasets:
                 other = self.datasets[header.path].file.name
@@ -126,9 +128,9 @@ class WeightFile:
             if dataset.packed:
                 packed.setdefault(dataset.file, []).append(dataset)
         for path, chosen in packed.items():
-            source = self._open_files.enter_context(
-                _ask_hdf5(path, {dataset.path: dataset.nbytes for dataset in chosen})
-            )
+            source: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+            self._open_files.enter_context(source)
+            _ask_hdf5(path, source, {dataset.path: dataset.nbytes for dataset in chosen})
             offset = 0
             for dataset in chosen:
                 dataset.source, dataset.offset = source, offset
@@ -172,31 +174,30 @@ class WeightFile:
 
 
 def _list(path: Path) -> list[Header]:
-    with _ask_hdf5(path) as answer:
+    with tempfile.TemporaryFile() as answer:
+        _ask_hdf5(path, answer)
         return [Header(name, tuple(shape), dtype, None) for name, shape, dtype in json.load(answer)]
 
 
-def _ask_hdf5(path: Path, nbytes: dict[str, int] | None = None) -> BinaryIO:
-    """A file with what the program `libhdf5` says: all headers, or the data of what is named.
+def _ask_hdf5(path: Path, answer: IO[bytes], sizes: dict[str, int] | None = None) -> None:
+    """Let the program `libhdf5` write all headers to a file, or the data of what is named.
 
     Raises:
         ValueError: something is wrong with the file, or HDF5 fails on it.
     """
-    sizes = list((nbytes or {}).values())
-    # Little is needed, unless there is much.
-    work = sum(sizes) if nbytes is not None else path.stat().st_size
-    seconds = min(2 + work // 2**24, 3600)
+    nbytes = list((sizes or {}).values())
+    listing = min(2 + path.stat().st_size // 2**21, 20)
+    seconds = 2 + sum(nbytes) // 2**24 if nbytes else listing
     request = {
         "path": sys.path,
         "file": str(path),
-        "nbytes": nbytes,
+        "nbytes": sizes,
         "seconds": seconds,
-        "output": MAX_BYTES if nbytes is None else sum(sizes),
-        "memory": 2**26 + 4 * max([libhdf5.MAX_CHUNK_BYTES, *sizes]),
+        "output": sum(nbytes) or MAX_BYTES,
+        "memory": 2**26 + 4 * max([libhdf5.MAX_CHUNK_BYTES, *nbytes]),
         "max_objects": MAX_OBJECTS,
         "max_depth": MAX_DEPTH,
     }
-    answer = tempfile.TemporaryFile()
     try:
         done = subprocess.run(
             [sys.executable, "-I", libhdf5.__file__],
@@ -205,20 +206,16 @@ def _ask_hdf5(path: Path, nbytes: dict[str, int] | None = None) -> BinaryIO:
             stderr=subprocess.PIPE,
             timeout=60 + 4 * seconds,  # the limit is one of work; a machine may be busy
         )
-        if done.returncode == libhdf5.REFUSED:
-            raise ValueError(f"{path} {done.stderr.decode(errors='replace')}")
-        if done.returncode:
-            raise ValueError(
-                f"{path} is broken: HDF5 fails on it, or takes too much time or memory "
-                f"(status {done.returncode})."
-            )
-    except BaseException as error:
-        answer.close()
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise ValueError(f"{path} is broken: HDF5 takes too long to read it.") from error
-        raise
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"{path} is broken: HDF5 takes too long to read it.") from error
+    if done.returncode == libhdf5.REFUSED:
+        raise ValueError(f"{path} {shortened(done.stderr.decode(errors='replace'))}")
+    if done.returncode:
+        raise ValueError(
+            f"{path} is broken: HDF5 fails on it, or takes too much time or memory "
+            f"(status {done.returncode})."
+        )
     answer.seek(0)
-    return answer
 
 
 def shard_files(index: Path) -> list[Path]:

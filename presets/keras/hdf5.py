@@ -16,9 +16,10 @@ from typing import BinaryIO
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 NOWHERE = 2**64 - 1
 # The largest presets have a tenth of it.
-MAX_OBJECTS = 50_000
+MAX_OBJECTS = 100_000
 MAX_DEPTH = 256
 MAX_BYTES = 64 * 1024**2  # of all that is not data, and of all paths
+STEP_BYTES = 64  # what one more step of reading counts for
 MAX_RANK = 32
 
 # Messages in an object's header.
@@ -86,6 +87,7 @@ class _Reader:
         self.end = os.fstat(file.fileno()).st_size
         self.rest = MAX_BYTES
         self.seen: set[int] = set()
+        self.listed = 0
         self.objects: dict[int, str] = {}
 
     def datasets(self) -> Iterator[Header]:
@@ -109,7 +111,7 @@ class _Reader:
         """A part of the index."""
         if address + length > self.end:
             raise _Broken("a part of its index lies beyond its end")
-        self.spend(length)
+        self.spend(length + STEP_BYTES)
         self.file.seek(address)
         data = self.file.read(length)
         if len(data) < length:
@@ -130,9 +132,6 @@ class _Reader:
     def note(self, path: str, address: int) -> None:
         if address in self.objects:
             raise Refused(f"lists one object as {self.objects[address] or '/'} and {path}.")
-        if len(self.objects) == MAX_OBJECTS:
-            raise Refused(f"has more than {MAX_OBJECTS:,} groups and datasets; not allowed.")
-        self.spend(len(path))
         self.objects[address] = path
 
     def root(self) -> int:
@@ -170,6 +169,7 @@ class _Reader:
             raise Unknown("object header")
         if version != 1:
             raise _Broken("no object is where its index says")
+        self.spend(STEP_BYTES * count)
         found: dict[int, tuple[bytes, int]] = {}
         blocks = [(address + 16, length)]
         for start, length in blocks:
@@ -190,7 +190,7 @@ class _Reader:
                         raise _Broken("an object says twice what it is")
                     found[kind] = content, start + place
                 elif kind not in UNUSED:
-                    raise Unknown("message")
+                    raise Unknown(f"message {kind}")
                 place += size
                 count -= 1
         if count:
@@ -217,8 +217,13 @@ class _Reader:
                 end = names.find(b"\0", start, start + MAX_BYTES)
                 if end < 0:
                     raise _Broken("a name lies outside its heap")
-                self.spend(end - start)
+                self.spend(len(prefix) + end - start)
                 name = names[start:end].decode()
+                self.listed += 1
+                if self.listed > MAX_OBJECTS:
+                    raise Refused(
+                        f"has more than {MAX_OBJECTS:,} groups and datasets; not allowed."
+                    )
                 if cached == SOFT_LINK:
                     raise Refused(f"has, at {prefix}{name}, a SoftLink; not allowed.")
                 if "/" in name or name in ("", "."):
@@ -235,7 +240,7 @@ class _Reader:
             address, expected = waiting.pop()
             head = self.block(self.once(address), 24)
             signature, kind, level, count = struct.unpack_from("<4sBBH", head)
-            if (signature, kind) != (b"TREE", 0) or level != (level if expected is None else expected):
+            if (signature, kind) != (b"TREE", 0) or expected not in (None, level):
                 raise _Broken("no tree is where its index says")
             # Keys and children take turns.
             content = struct.unpack(f"<{2 * count}Q", self.block(address + 24, 16 * count))
