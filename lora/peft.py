@@ -33,6 +33,7 @@ from ..presets.checkpoints.engine import Binding, Plan, export_plan
 from ..presets.checkpoints.files import FLOATS, Stored, open_weights
 from ..presets.checkpoints.table import TRANSPOSE, Operation
 from ..presets.files import read_json
+from ..presets.refusals import shortened
 from ..presets.saving import replacing
 from .adapters import AdaptedDense, Adapter, has_heads, keras_form, to_kernel_a
 from .files import Factors, Loaded, is_alpha, is_low
@@ -300,7 +301,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if unknown:
         warnings.warn(
             f"{folder} has options that are not known and have no effect here; it may have been "
-            f"saved by a newer PEFT: {', '.join(unknown)}.",
+            f"saved by a newer PEFT: {shortened(', '.join(unknown))}.",
             stacklevel=5,
         )
     return config

@@ -81,7 +81,7 @@ def check_amounts(config: Any, name: str = "") -> None:
         elif isinstance(value, str) and len(value) > MAX_CHARACTERS:
             trouble = f"has {len(value):,} characters; {MAX_CHARACTERS:,} are the most"
         elif isinstance(value, str) and not value.isprintable():
-            trouble = f"is {escaped(value)!r}, which cannot be printed"
+            trouble = f"is '{escaped(value)}', which cannot be printed"
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             leaf = name.rpartition(".")[2]
             layers = LAYERS.search(leaf) and not NOT_LAYERS.search(leaf)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 MAX_MESSAGE = 4_000
+MAX_NAME = 1_000
 # What is said as it is; everything else becomes a ValueError.
 CLEAR = (ValueError, TypeError, OSError, NotImplementedError)
 OTHERS = (ImportError, torch.OutOfMemoryError, Warning)
@@ -32,10 +33,10 @@ def naming(where: str) -> Iterator[None]:
         kind: type[Exception] = ValueError
         if isinstance(error, CLEAR) and not isinstance(error, UnicodeError):
             kind = next(one for one in type(error).__mro__ if one.__module__ == "builtins")
-        clear = printable(text if where in text else f"{where}: {text}")
+        clear = shortened(printable(text if where in text else f"{where}: {text}"))
         if clear == text and isinstance(error, kind):
             raise
-        new = kind(shortened(clear))
+        new = kind(clear)
         if isinstance(error, OSError) and isinstance(new, OSError):
             new.errno = error.errno
         raise new from error
@@ -70,5 +71,5 @@ def names_in(names: Iterable[str], where: str | Path) -> None:
         ValueError: one has control characters, or is endless.
     """
     for name in names:
-        if not name.isprintable() or len(name) > MAX_MESSAGE:
-            raise ValueError(f"{where} has the name {escaped(name[:80])!r}; not allowed.")
+        if not name.isprintable() or len(name) > MAX_NAME:
+            raise ValueError(f"{where} has the name '{escaped(name[:80])}'; not allowed.")

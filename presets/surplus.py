@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
+from .refusals import shortened
+
 # Names in a message; a file may hold any number.
 SHOWN = 20
 Ignore = bool | Sequence[str]
@@ -50,4 +52,4 @@ def superfluous(
 
 def _listed(names: Sequence[str]) -> str:
     rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return shortened(", ".join(names[:SHOWN])) + (f" and {rest} more" if rest > 0 else "")

@@ -22,6 +22,7 @@ from ...backbones._model import Model, check_arguments, whole
 from ..building import assign, check_amounts, check_class, construct, place, resized, split_sizes
 from ..files import CONFIG, SAFETENSORS
 from ..progress import track
+from ..refusals import shortened
 from ..safetensors import write_safetensors
 from ..surplus import Ignore, superfluous
 from ..weights import Weight, together, writes
@@ -178,7 +179,7 @@ def to_ours(
     if unknown:
         warnings.warn(
             f"Keys in the config.json of {where} that are not known and have no effect: "
-            f"{', '.join(unknown)}.",
+            f"{shortened(', '.join(unknown))}.",
             stacklevel=2,
         )
     return arguments
