@@ -273,7 +273,7 @@ def _print_info(
     console = _console()
     files = "not known before the download"
     if sizes is not None:
-        width = max(map(len, sizes))
+        width = max(map(len, sizes), default=0)
         files = "\n".join(f"{_printable(name):{width}}  {decimal(sizes[name])}" for name in sizes)
     arguments = model.get_config()
     del arguments["dtype"]

@@ -13,7 +13,7 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -33,6 +33,8 @@ ModelType = TypeVar("ModelType", bound="Model")
 # Of every constructor; the rest are a family's own.
 COMMON = ("name", "trainable", "dtype")
 PACKAGES = ("keras_hub", "keras_nlp", "")
+# Of arguments in a message, and of a name that is compared with others.
+MOST_PROBLEMS, LONGEST_NAME = 20, 256
 
 
 class Configured(type):
@@ -508,9 +510,12 @@ def check_arguments(cls: type[Model], given: Mapping[str, Any]) -> None:
     known = constructor_arguments(cls)
     problems = []
     for name, value in given.items():
+        if len(problems) == MOST_PROBLEMS:
+            problems.append("And perhaps more.")
+            break
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}."
+            near = nearest(name, known)
+            hint = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}."
             problems.append(f"{cls.__name__} has no argument {name!r}; {hint}")
         elif not _fits(value, known[name].annotation):
             kind = re.sub(r"[\w.]+\.(?=\w)", "", inspect.formatannotation(known[name].annotation))
@@ -518,6 +523,12 @@ def check_arguments(cls: type[Model], given: Mapping[str, Any]) -> None:
             problems.append(f"{cls.__name__}'s {name} must be {kind}, not {shown}.")
     if problems:
         raise TypeError("\n".join(problems))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The one of the known names that is most like a name, if any is."""
+    near = difflib.get_close_matches(name, known, 1) if len(name) <= LONGEST_NAME else []
+    return near[0] if near else ""
 
 
 def _hints(item: Any) -> dict[str, Any]:
@@ -557,9 +568,9 @@ def _in_form(value: Any, hint: Any) -> Any:
     """An argument as the family's constructor sees it."""
     if hint == ActivationLike:
         return serialize_activation(value)
-    kinds = (hint, *typing.get_args(hint))
-    if isinstance(value, float) and int in kinds and float not in kinds:
-        return int(value)
+    kinds = tuple(_kinds(hint))
+    if int in kinds and float not in kinds:
+        return whole(value)
     models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Model)]
     if models and isinstance(value, Mapping):
         found, arguments = deserialize(
@@ -567,6 +578,20 @@ def _in_form(value: Any, hint: Any) -> Any:
         )
         return found(**arguments)
     return value
+
+
+def _kinds(hint: Any) -> Iterator[Any]:
+    """A type hint and those within it."""
+    yield hint
+    for inner in typing.get_args(hint):
+        yield from _kinds(inner)
+
+
+def whole(value: Any) -> Any:
+    """Whole numbers, also those in lists, as integers; JSON has but one kind of number."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(whole, value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class UnknownClass(ValueError):
@@ -579,8 +604,8 @@ class UnknownClass(ValueError):
 
     def __init__(self, where: str, registered: str) -> None:
         package, _, class_name = registered.rpartition(">")
-        near = difflib.get_close_matches(class_name, _registry.public_classes(Model), 1)
-        hint = f" The nearest is {near[0]}." if near else ""
+        near = nearest(class_name, _registry.public_classes(Model))
+        hint = f" The nearest is {near}." if near else ""
         super().__init__(f"{where} is of the unknown class {registered!r}.{hint}")
         self.class_name = class_name
         self.is_keras_hubs = package in PACKAGES

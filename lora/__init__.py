@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..backbones._model import Model
+from ..presets.refusals import naming
 from .adapters import Adapter, adapter_for, has_heads, layers_named
 from .files import Factors, Loaded, is_alpha, load_lora_h5, save_lora_h5
 
@@ -198,6 +199,11 @@ def load_lora_weights(
 ) -> None:
     """See `Backbone.load_lora_weights`."""
     path = Path(os.path.expanduser(filepath))
+    with naming(str(path)):
+        _load(backbone, path, ignore)
+
+
+def _load(backbone: Model, path: Path, ignore: Iterable[str]) -> None:
     found = adapters(backbone)
     if path.is_dir() or path.suffix in (".safetensors", ".bin"):
         from .peft import load_peft

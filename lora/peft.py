@@ -33,11 +33,13 @@ from ..presets.checkpoints.engine import Binding, Plan, export_plan
 from ..presets.checkpoints.files import FLOATS, Stored, open_weights
 from ..presets.checkpoints.table import TRANSPOSE, Operation
 from ..presets.files import read_json
+from ..presets.refusals import shortened
 from ..presets.saving import replacing
 from .adapters import AdaptedDense, Adapter, has_heads, keras_form, to_kernel_a
 from .files import Factors, Loaded, is_alpha, is_low
 from .patterns import full_match
 
+MAX_PATTERNS = 2_000  # each is compared with each module
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
@@ -283,10 +285,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
         table = config.get(patterns) or {}
         if not isinstance(table, dict):
             raise ValueError(f"{folder}: {patterns} must be an object.")
+        if len(table) > MAX_PATTERNS:
+            raise ValueError(f"{folder}: {patterns} has more than {MAX_PATTERNS:,} entries.")
         values = {name: config.get(name)} | {f"{patterns}[{key!r}]": table[key] for key in table}
         for key, value in values.items():
             if not is_meant(value):
                 raise ValueError(f"{folder}: {key} must be {wanted}, not {reprlib.repr(value)}.")
+    if not isinstance(config.get("use_rslora"), (bool, type(None))):
+        raise ValueError(f"{folder}: use_rslora must be true or false.")
     unknown = [
         f"{name}={reprlib.repr(value)}"
         for name, value in config.items()
@@ -295,7 +301,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if unknown:
         warnings.warn(
             f"{folder} has options that are not known and have no effect here; it may have been "
-            f"saved by a newer PEFT: {', '.join(unknown)}.",
+            f"saved by a newer PEFT: {shortened(', '.join(unknown))}.",
             stacklevel=5,
         )
     return config

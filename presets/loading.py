@@ -34,6 +34,7 @@ from .keras.archive import unpack
 from .keras.h5 import Dataset, WeightFile, shard_files
 from .keras.tree import Variable, keras_variables
 from .progress import track
+from .refusals import naming
 from .safetensors import open_safetensors
 from .surplus import Ignore, lines_of, superfluous
 
@@ -58,6 +59,19 @@ def load_backbone(
     overrides: dict[str, Any],
 ) -> ModelType:
     """See `Backbone.from_preset`."""
+    with naming(str(preset)):
+        return _load(cls, preset, load_weights, device, mmap, ignore, overrides)
+
+
+def _load(
+    cls: type[ModelType],
+    preset: str | os.PathLike[str],
+    load_weights: bool,
+    device: str | torch.device | None,
+    mmap: bool | None,
+    ignore: Ignore,
+    overrides: dict[str, Any],
+) -> ModelType:
     from .checkpoints import TRANSFORMERS, dialect_of
     from .checkpoints.engine import load
     from .sources import open_preset
@@ -186,6 +200,11 @@ def stored_dtype(source: PresetSource, dialect: Dialect | None) -> str:
 def load_weights(model: Model, filepath: str | os.PathLike[str], ignore: Ignore = ()) -> None:
     """See `Backbone.load_weights`."""
     path = Path(os.path.expanduser(filepath))
+    with naming(str(path)):
+        _load_file(model, path, ignore)
+
+
+def _load_file(model: Model, path: Path, ignore: Ignore) -> None:
     if path.name.endswith(".keras"):
         with tempfile.TemporaryDirectory() as folder:
             unpack(path, Path(folder))

@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
+from .refusals import MAX_MESSAGE, shortened
+
 # Names in a message; a file may hold any number.
 SHOWN = 20
-MAX_TEXT = 4_000
 Ignore = bool | Sequence[str]
 
 
@@ -54,16 +55,12 @@ def _listed(names: Sequence[str]) -> str:
     return shortened(", ".join(names[:SHOWN])) + (f" and {rest} more" if rest > 0 else "")
 
 
-def shortened(text: str) -> str:
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
-
-
 def lines_of(problems: Sequence[str]) -> str:
     """A line for each, as far as a message should go."""
     text = ""
     for i, problem in enumerate(problems):
         line = f"\n  {shortened(problem)}"
-        if i and len(text) + len(line) > MAX_TEXT:
+        if i and len(text) + len(line) > MAX_MESSAGE:
             return f"{text}\n  and {len(problems) - i:,} more"
         text += line
     return text

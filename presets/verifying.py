@@ -13,7 +13,8 @@ from .checkpoints import dialect_of
 from .checkpoints.engine import plan
 from .files import CONFIG
 from .loading import check, keras_config, weight_file
-from .sources import open_preset
+from .refusals import naming
+from .sources import PresetSource, open_preset
 
 
 @dataclass
@@ -42,7 +43,11 @@ def verify_preset(preset: str | os.PathLike[str]) -> Verified:
         ValueError: broken preset, or weights that are not exactly the model's: all differences.
         OSError: files that are missing or cannot be fetched.
     """
-    source = open_preset(preset)
+    with naming(str(preset)):
+        return _verify(open_preset(preset))
+
+
+def _verify(source: PresetSource) -> Verified:
     config = source.json(CONFIG)
     dialect = dialect_of(config)
     if dialect is not None:

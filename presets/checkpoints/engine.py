@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from ...backbones._model import Model, check_arguments
-from ..building import assign, check_class, construct, place, resized, split_sizes
+from ...backbones._model import Model, check_arguments, whole
+from ..building import assign, check_amounts, check_class, construct, place, resized, split_sizes
 from ..files import CONFIG, SAFETENSORS
 from ..progress import track
+from ..refusals import shortened
 from ..safetensors import write_safetensors
 from ..surplus import Ignore, superfluous
 from ..weights import Weight, together, writes
@@ -155,7 +156,13 @@ def to_ours(
         try:
             if absent:
                 raise ValueError(f"{', '.join(absent)} missing")
-            arguments |= zip(key.ours, key.load(*values))
+            for name, value in zip(key.theirs, values):
+                check_amounts(value, name)
+            try:
+                loaded = key.load(*values)
+            except TypeError:  # perhaps for 2.0 in place of 2
+                loaded = key.load(*map(whole, values))
+            arguments |= zip(key.ours, loaded)
         except ValueError as error:
             problems.append(str(error))
         except (TypeError, ArithmeticError, LookupError) as error:
@@ -172,7 +179,7 @@ def to_ours(
     if unknown:
         warnings.warn(
             f"Keys in the config.json of {where} that are not known and have no effect: "
-            f"{', '.join(unknown)}.",
+            f"{shortened(', '.join(unknown))}.",
             stacklevel=2,
         )
     return arguments

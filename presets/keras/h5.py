@@ -24,7 +24,7 @@ import torch
 
 from ..files import read_json, refuse_pointer, safe_name
 from ..reading import read_into
-from ..surplus import shortened
+from ..refusals import shortened
 from . import libhdf5
 from .hdf5 import MAX_BYTES, MAX_DEPTH, MAX_OBJECTS, Header, Refused, Unknown, read_headers
 
