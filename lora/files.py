@@ -16,8 +16,8 @@ from torch import nn
 from ..backbones._model import Model
 from ..presets.keras.h5 import Dataset, WeightFile
 from ..presets.keras.tree import flat_layers
+from ..presets.refusals import shortened
 from ..presets.saving import replacing
-from ..presets.surplus import shortened
 from .adapters import Adapter, adapter_for, adapter_shapes, layers_named
 
 ORDERS = ("jax", "torch")
