@@ -35,7 +35,7 @@ from .keras.h5 import Dataset, WeightFile, shard_files
 from .keras.tree import Variable, keras_variables
 from .progress import track
 from .safetensors import open_safetensors
-from .surplus import Ignore, superfluous
+from .surplus import Ignore, lines_of, superfluous
 
 if TYPE_CHECKING:
     from .checkpoints.engine import Dialect
@@ -222,6 +222,7 @@ def fill(
     with WeightFile(path) as file:
         used = account(variables, file, ignore)
         stored = [(variable, file.datasets[used[name]]) for name, variable in variables.items()]
+        file.unpack(dataset for _, dataset in stored)
         # What does not become a weight where it is read is read here first.
         largest = max((d.nbytes for v, d in stored if not _fresh(v, device)), default=0)
         scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")
@@ -314,8 +315,7 @@ def account(
 def refuse(problems: list[str], path: Path, hint: str = "") -> None:
     if problems:
         raise ValueError(
-            f"{path} does not fit the model ({len(problems)} problems){hint}:"
-            + "".join(f"\n  {problem}" for problem in problems)
+            f"{path} does not fit the model ({len(problems)} problems){hint}:{lines_of(problems)}"
         )
 
 

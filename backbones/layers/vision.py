@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -95,6 +95,16 @@ def check_images(
             f"Images must have a height and a width of at least {at_least}, not "
             f"{given[0]} × {given[1]}."
         )
+
+
+def smallest_side(convolutions: Iterable[nn.Conv2d]) -> int:
+    """Of the images that these convolutions, one after the other, make at least one pixel of."""
+    side = 1
+    for conv in reversed(list(convolutions)):
+        extent = (conv.kernel_size[0] - 1) * conv.dilation[0] + 1
+        padding = extent - 1 if conv.padding == "same" else 2 * int(conv.padding[0])
+        side = max(1, (side - 1) * conv.stride[0] + extent - padding)
+    return side
 
 
 def image_size(
@@ -201,7 +211,7 @@ class LayerScale(Layer):
 
     def __init__(self, dim: int, init_value: float = 1e-5) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((dim,), init_value))
+        self.weight = nn.Parameter(torch.full((dim,), float(init_value)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dtype = self.compute_dtype or self.weight.dtype
