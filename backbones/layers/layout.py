@@ -192,7 +192,7 @@ def _lift(key: str, path: str, child: nn.Module, layout: Layout, owner: str) -> 
     """One child; for a stack its blocks, for a group its own children."""
     attribute = layout.attributes.get(key, key)
     if isinstance(child, Stack):
-        for i, (name, block) in enumerate(zip(child.names(), child)):
+        for i, (name, block) in enumerate(zip(child.names(), child.children())):
             for lifted in _lift(name, f"{path}.{i}", block, layout, owner):
                 yield replace(lifted, attribute=attribute, stacked=True)
         return
