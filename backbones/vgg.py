@@ -31,8 +31,8 @@ class VGGBackbone(Backbone):
         dtype, trainable, name: as in `Model`; as in KerasHub a preset does not hold them.
 
     Raises:
-        ValueError: stackwise arguments of different lengths, or images of other channels than those
-            of `image_shape`.
+        ValueError: stackwise arguments of different lengths, or images that are too small, or of
+            other channels than those of `image_shape`.
     """
 
     def __init__(
@@ -66,7 +66,8 @@ class VGGBackbone(Backbone):
         return {name: value for name, value in config.items() if name not in COMMON}
 
     def forward(self, images: Images) -> torch.Tensor:
-        check_images(images, "channels_last", self.channels)
+        smallest = 2 ** len(self.stackwise_num_repeats)
+        check_images(images, "channels_last", self.channels, at_least=smallest)
         x = channels_first(images, "channels_last")
         for block in self.children():
             if isinstance(block, Stack):

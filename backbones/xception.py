@@ -129,8 +129,9 @@ class XceptionBackbone(Backbone):
         dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: stackwise arguments of different lengths, pooling that does not go with the
-            number of channels, or images of other channels than those of `image_shape`.
+        ValueError: stackwise arguments of different lengths or none, pooling that does not go with
+            the number of channels, or images that are too small, or of other channels than those of
+            `image_shape`.
     """
 
     unsaved: ClassVar = {"data_format": (None, "channels_last")}
@@ -149,8 +150,12 @@ class XceptionBackbone(Backbone):
         check_equally_long(
             stackwise_conv_filters=stackwise_conv_filters, stackwise_pooling=stackwise_pooling
         )
+        if not stackwise_conv_filters:
+            raise ValueError("stackwise_conv_filters must have at least one block, not [].")
         self.data_format = check_data_format(data_format)
         self.channels = image_channels(image_shape, self.data_format)
+        # Each of the first block's convolutions takes two pixels, all but one behind a stride of 2.
+        self.smallest = max(1, 4 * len(stackwise_conv_filters[0]) - 1)
         width, last = self.channels, len(stackwise_pooling) - 1
         blocks: list[nn.Module] = []
         for i, (filters, pooling) in enumerate(zip(stackwise_conv_filters, stackwise_pooling)):
@@ -170,7 +175,7 @@ class XceptionBackbone(Backbone):
         self.blocks = Stack("block{}", blocks, start=1)
 
     def forward(self, images: Images) -> torch.Tensor:
-        check_images(images, self.data_format, self.channels)
+        check_images(images, self.data_format, self.channels, at_least=self.smallest)
         x = channels_first(images, self.data_format)
         for block in self.blocks:
             x = block(x)

@@ -19,7 +19,16 @@ from ..backbones._model import Model, UnknownClass, check_arguments, deserialize
 from ..backbones._registry import find_class
 from ..backbones.layers.dtypes import FLOATS, DTypePolicy
 from . import builtin
-from .building import ModelType, assign, check_class, construct, place, resized, split_sizes
+from .building import (
+    ModelType,
+    assign,
+    check_class,
+    complete,
+    construct,
+    place,
+    resized,
+    split_sizes,
+)
 from .files import CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .keras.archive import unpack
 from .keras.h5 import Dataset, WeightFile, shard_files
@@ -226,6 +235,7 @@ def fill(
                 memory = scratch[: dataset.nbytes].view(dataset.dtype).view(dataset.shape)
                 value = variable.from_keras(dataset.read(memory))
                 assign(variable.module, variable.name, value, device, keep=False)
+    complete(model)
 
 
 def _fresh(variable: Variable, device: torch.device) -> bool:

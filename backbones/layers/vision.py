@@ -184,11 +184,12 @@ class PositionGrid(Layer):
         """Name of each table → how many positions at its beginning are no patches."""
         raise NotImplementedError
 
-    def resample(self, name: str, table: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-        """A table of another grid, `[..., positions, dim]`, for this one."""
-        kept = self.tables()[name]
+    def resample(self, name: str, old: PositionGrid) -> torch.Tensor:
+        """A table, `[..., positions, dim]`, from that of another grid."""
+        owner, _, leaf = name.rpartition(".")
+        table = getattr(old.get_submodule(owner), leaf)
         rows = table.flatten(0, -2)
-        rows = resample_positions(rows, grid, self.grid, kept, self.antialias)
+        rows = resample_positions(rows, old.grid, self.grid, self.tables()[name], self.antialias)
         return rows.view(*table.shape[:-2], -1, table.shape[-1])
 
 
