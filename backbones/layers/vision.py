@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -33,6 +33,17 @@ def image_channels(image_shape: Sequence[int | None], data_format: str) -> int:
     return channels or 3
 
 
+def check_choice(choices: Iterable[str], **argument: str) -> None:
+    """Refuse an argument, given by its name, that is none of the choices.
+
+    Raises:
+        ValueError: it names the argument, its value and the choices.
+    """
+    for name, value in argument.items():
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}.")
+
+
 def check_equally_long(**lists: Sequence[object]) -> None:
     """Refuse arguments of different lengths.
 
@@ -50,12 +61,15 @@ def check_images(
     channels: int,
     size: Sequence[int | None] = (None, None),
     multiple_of: int | Sequence[int] = 1,
+    minimum: int = 1,
 ) -> None:
-    """Refuse images that a model cannot take.
+    """Refuse images that a model cannot take, at the beginning of its `forward`.
 
     Args:
         size: height and width, `None` for any.
         multiple_of: what height and width must be divisible by.
+        minimum: the shortest side of which every layer leaves a pixel; convolutions that are
+            padded leave one of any.
 
     Raises:
         ValueError: other sizes or channels; the message has both.
@@ -70,6 +84,11 @@ def check_images(
             f"Images must be of height, width and channels {sizes}, but by data_format="
             f"{data_format!r} those of shape {tuple(images.shape)} are "
             f"{' × '.join(map(str, given))}."
+        )
+    if given[0] < minimum or given[1] < minimum:
+        raise ValueError(
+            f"Images must have a height and a width of {minimum} pixels or more, not "
+            f"{given[0]} × {given[1]}: enlarge them."
         )
     steps = pair(multiple_of)
     if given[0] % steps[0] or given[1] % steps[1]:
