@@ -19,7 +19,7 @@ from ..backbones._model import Model, UnknownClass, check_arguments, deserialize
 from ..backbones._registry import find_class
 from ..backbones.layers.dtypes import FLOATS, DTypePolicy
 from . import builtin
-from .building import ModelType, assign, check_class, construct, place
+from .building import ModelType, assign, check_class, construct, place, resized, split_sizes
 from .files import CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .keras.archive import unpack
 from .keras.h5 import Dataset, WeightFile, shard_files
@@ -82,16 +82,20 @@ def load_backbone(
         overrides = {**overrides, "dtype": changed}
     elif "dtype" in overrides and overrides["dtype"] is None:
         overrides = {key: value for key, value in overrides.items() if key != "dtype"}
-    arguments |= overrides
     if not load_weights:
+        arguments |= overrides
         return construct(found, arguments, device or torch.get_default_device()).eval()
+    sizes, overrides = split_sizes(found, overrides)
+    arguments |= overrides
+    if sizes:  # what cannot be built is refused before anything is read
+        construct(found, arguments | sizes, "meta")
     model = construct(found, arguments, "meta")
     path = weight_file(source)
     if torch.device(device or torch.get_default_device()).type == "meta":
         check(model, path, ignore)
     else:
         fill(model, path, device, mmap, ignore)
-    return model.eval()
+    return resized(model, sizes).eval()
 
 
 def _adapter_message(source: PresetSource) -> str:

@@ -60,6 +60,9 @@ def compute(model: torch.nn.Module, folder: Path, module: str | None) -> None:
     """
     stem = next(layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d))
     images = load_file(folder.parent / "images.safetensors")[str(stem.in_channels)]
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if size is not None:
+        images = images[..., : size[0], : size[1]]
     model.eval()
     if module is None:
         features = model.forward_features(images)

@@ -98,6 +98,24 @@ def check_images(
         )
 
 
+def image_size(
+    image_shape: Sequence[int | None], data_format: str, patch_size: Sequence[int] = (1, 1)
+) -> tuple[int, int]:
+    """Height and width in `image_shape`, of a model that has positions for these.
+
+    Raises:
+        ValueError: one of them is `None`, or patches do not fill it.
+    """
+    sizes = image_shape[:2] if data_format == "channels_last" else image_shape[1:]
+    for name, size, patch in zip(("height", "width"), sizes, patch_size):
+        if size is None or size < patch or size % patch:
+            raise ValueError(
+                f"image_shape={tuple(image_shape)} needs a {name} that is a multiple of the "
+                f"patches' {patch}, not {size}."
+            )
+    return sizes[0], sizes[1]  # type: ignore[return-value]
+
+
 def embed_patches(
     images: torch.Tensor,
     conv: Conv2D,
@@ -142,6 +160,38 @@ def resample_positions(
         image, tuple(new_grid), mode="bicubic", align_corners=False, antialias=antialias
     )
     return torch.cat((tokens, image[0].flatten(1).mT.to(table.dtype)))
+
+
+class PositionGrid(Layer):
+    """What holds learned positions of an image's patches.
+
+    Made for images of one size, its tables can be resampled for another one.
+
+    Attributes:
+        grid: patches in height and width.
+    """
+
+    antialias = False
+
+    def __init__(self, image_size: Sequence[int], patch_size: Sequence[int]) -> None:
+        super().__init__()
+        self.image_size = (image_size[0], image_size[1])
+        self.grid = (image_size[0] // patch_size[0], image_size[1] // patch_size[1])
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def tables(self) -> dict[str, int]:
+        """Name of each table → how many positions at its beginning are no patches."""
+        raise NotImplementedError
+
+    def resample(self, name: str, table: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+        """A table of another grid, `[..., positions, dim]`, for this one."""
+        kept = self.tables()[name]
+        rows = table.flatten(0, -2)
+        rows = resample_positions(rows, grid, self.grid, kept, self.antialias)
+        return rows.view(*table.shape[:-2], -1, table.shape[-1])
 
 
 class LayerScale(Layer):

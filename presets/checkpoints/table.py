@@ -40,7 +40,7 @@ Rules: tensors
     under("encoder.{}.", "blocks.{}.", RULES)           rules with prefixes
 
     An operation is a pair of functions, one the inverse of the other: TRANSPOSE, FUSE, HALVES,
-    EXPERTS, skip(2), interleave("num_heads").
+    EXPERTS, BATCHED, skip(2), interleave("num_heads").
 
 Other templates, of a table's own fields, may have `*` for anything: `dropped=("classifier.*",)`.
 
@@ -256,6 +256,13 @@ EXPERTS = Operation(
         torch.stack(list(tensors[i : i + len(tensors) // len(shapes)])).mT
         for i in range(0, len(tensors), len(tensors) // len(shapes))
     ],
+)
+
+
+# One of ours has an axis of size one before the others there.
+BATCHED = Operation(
+    save=lambda tensors: [tensor[None] for tensor in tensors],
+    load=lambda tensors, shapes: [tensor[0] for tensor in tensors],
 )
 
 
