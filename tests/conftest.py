@@ -64,9 +64,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-cases", action="store_true", help="all tests over all cases; slow")
 
 
+def takes_images(case: oracle.Case) -> bool:
+    specs = getattr(keras_hub_torch.models, case.cls).input_specs
+    return [spec.kind for spec in specs.values()] == ["images"]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`reference` runs a test over all cases, `first` over the first one of each family, `chosen`
-    over these or, with `--all-cases`, over all.
+    over these or, with `--all-cases`, over all; `first_image` over the first ones of those that
+    take images and nothing else.
     """
     cases = all_cases()
     if "reference" in metafunc.fixturenames:
@@ -74,6 +80,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     firsts = list({case.cls: case.id for case in reversed(cases)}.values())[::-1]
     if "first" in metafunc.fixturenames:
         metafunc.parametrize("first", firsts, indirect=True)
+    if "first_image" in metafunc.fixturenames:
+        images = [case.id for case in cases if case.id in firsts and takes_images(case)]
+        metafunc.parametrize("first_image", images, indirect=True)
     if "chosen" in metafunc.fixturenames:
         every = metafunc.config.getoption("--all-cases")
         chosen = [case.id for case in cases] if every else firsts
@@ -85,7 +94,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def case_of(item: pytest.Item) -> str:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        return next((params[k] for k in ("reference", "chosen", "first") if k in params), "")
+        return next(
+            (params[k] for k in ("reference", "chosen", "first", "first_image") if k in params), ""
+        )
 
     items.sort(key=case_of)
 
@@ -102,6 +113,11 @@ def chosen(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
 
 @pytest.fixture
 def first(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
+    return reference_of(request.param, preset_folder)
+
+
+@pytest.fixture
+def first_image(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
     return reference_of(request.param, preset_folder)
 
 

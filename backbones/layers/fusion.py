@@ -22,7 +22,7 @@ class Readers(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count: Counter[int] = Counter()
         self.kept: list[Any] = []
 
@@ -115,7 +115,8 @@ def fold_norms(model: nn.Module, blank: nn.Module, runs: Sequence[Callable[[], A
     owners = Counter(id(p) for m in model.modules() for p in m._parameters.values())
     for norm_path, conv_path in find_pairs(blank, runs).items():
         norm, conv = model.get_submodule(norm_path), model.get_submodule(conv_path)
-        assert isinstance(norm, BatchNormalization) and isinstance(conv, Convolution)
+        assert isinstance(norm, BatchNormalization)
+        assert isinstance(conv, Convolution)
         if owners[id(conv.weight)] == 1 and not hasattr(conv, "parametrizations"):
             fold(conv, norm)
             model.set_submodule(norm_path, nn.Identity())
