@@ -55,21 +55,32 @@ def check_equally_long(**lists: Sequence[object]) -> None:
         raise ValueError(f"These must be equally long: {given}.")
 
 
+def check_at_least(least: int, **values: int | Sequence[int]) -> None:
+    """Refuse smaller numbers.
+
+    Raises:
+        ValueError: it names the argument.
+    """
+    for name, value in values.items():
+        if min([value] if isinstance(value, int) else value, default=least) < least:
+            raise ValueError(f"{name}={value} must be at least {least}.")
+
+
 def check_images(
     images: torch.Tensor,
     data_format: str,
     channels: int,
     size: Sequence[int | None] = (None, None),
     multiple_of: int | Sequence[int] = 1,
-    minimum: int = 1,
+    at_least: int = 1,
 ) -> None:
     """Refuse images that a model cannot take, at the beginning of its `forward`.
 
     Args:
         size: height and width, `None` for any.
         multiple_of: what height and width must be divisible by.
-        minimum: the shortest side of which every layer leaves a pixel; convolutions that are
-            padded leave one of any.
+        at_least: the smallest height and width, of which every layer leaves a pixel; where
+            convolutions and pools are padded any will do.
 
     Raises:
         ValueError: other sizes or channels; the message has both.
@@ -85,16 +96,16 @@ def check_images(
             f"{data_format!r} those of shape {tuple(images.shape)} are "
             f"{' × '.join(map(str, given))}."
         )
-    if given[0] < minimum or given[1] < minimum:
-        raise ValueError(
-            f"Images must have a height and a width of {minimum} pixels or more, not "
-            f"{given[0]} × {given[1]}: enlarge them."
-        )
     steps = pair(multiple_of)
     if given[0] % steps[0] or given[1] % steps[1]:
         raise ValueError(
             f"Images must have a height and a width divisible by {steps[0]} and {steps[1]}, not "
             f"{given[0]} × {given[1]}."
+        )
+    if given[0] < at_least or given[1] < at_least:
+        raise ValueError(
+            f"Images must have a height and a width of at least {at_least}, not "
+            f"{given[0]} × {given[1]}; enlarge them."
         )
 
 
