@@ -17,6 +17,10 @@ import keras_hub_torch
 from . import oracle
 from .cases import all_cases
 
+# What inductor, which takes its time, compiles by default.
+COMPILED = ("densenet", "resnet-basic", "xception")
+IMAGES = ("first_image", "compiled_image")
+
 
 @dataclass(eq=False)
 class Reference:
@@ -72,7 +76,7 @@ def takes_images(case: oracle.Case) -> bool:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`reference` runs a test over all cases, `first` over the first one of each family, `chosen`
     over these or, with `--all-cases`, over all; `first_image` over the first ones of those that
-    take images and nothing else.
+    take images and nothing else, `compiled_image` over few of these or, with `--all-cases`, all.
     """
     cases = all_cases()
     if "reference" in metafunc.fixturenames:
@@ -83,6 +87,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "first_image" in metafunc.fixturenames:
         images = [case.id for case in cases if case.id in firsts and takes_images(case)]
         metafunc.parametrize("first_image", images, indirect=True)
+    if "compiled_image" in metafunc.fixturenames:
+        images = [case.id for case in cases if case.id in firsts and takes_images(case)]
+        few = [case_id for case_id in images if case_id in COMPILED]
+        chosen = images if metafunc.config.getoption("--all-cases") else few
+        metafunc.parametrize("compiled_image", chosen, indirect=True)
     if "chosen" in metafunc.fixturenames:
         every = metafunc.config.getoption("--all-cases")
         chosen = [case.id for case in cases] if every else firsts
@@ -95,7 +104,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def case_of(item: pytest.Item) -> str:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         return next(
-            (params[k] for k in ("reference", "chosen", "first", "first_image") if k in params), ""
+            (params[k] for k in ("reference", "chosen", "first", *IMAGES) if k in params), ""
         )
 
     items.sort(key=case_of)
@@ -118,6 +127,11 @@ def first(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
 
 @pytest.fixture
 def first_image(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
+    return reference_of(request.param, preset_folder)
+
+
+@pytest.fixture
+def compiled_image(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
     return reference_of(request.param, preset_folder)
 
 
