@@ -263,6 +263,8 @@ class ResNetBackbone(FeaturePyramidBackbone):
         ):
             width = block.expansion * filters
             plain = i == 0 and block_type == "basic_block"
+            if plain and inputs != width:
+                raise ValueError(f"input_conv_filters={input_conv_filters} must end with {width}.")
             shortcut = unchanged() if plain else project(inputs, width, strides, pooled=vd)
             stack = [block(inputs, filters, strides, shortcut)]
             stack += [block(width, filters, 1, unchanged()) for _ in range(1, blocks)]
