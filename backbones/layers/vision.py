@@ -33,6 +33,17 @@ def image_channels(image_shape: Sequence[int | None], data_format: str) -> int:
     return channels or 3
 
 
+def check_choice(choices: Iterable[str], **argument: str) -> None:
+    """Refuse an argument, given by its name, that is none of the choices.
+
+    Raises:
+        ValueError: it names the argument, its value and the choices.
+    """
+    for name, value in argument.items():
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}.")
+
+
 def check_equally_long(**lists: Sequence[object]) -> None:
     """Refuse arguments of different lengths.
 
@@ -63,12 +74,13 @@ def check_images(
     multiple_of: int | Sequence[int] = 1,
     at_least: int = 1,
 ) -> None:
-    """Refuse images that a model cannot take.
+    """Refuse images that a model cannot take, at the beginning of its `forward`.
 
     Args:
         size: height and width, `None` for any.
         multiple_of: what height and width must be divisible by.
-        at_least: the smallest height and width.
+        at_least: the smallest height and width, of which every layer leaves a pixel; where
+            convolutions and pools are padded any will do.
 
     Raises:
         ValueError: other sizes or channels; the message has both.
@@ -90,10 +102,10 @@ def check_images(
             f"Images must have a height and a width divisible by {steps[0]} and {steps[1]}, not "
             f"{given[0]} × {given[1]}."
         )
-    if at_least > 1 and (given[0] < at_least or given[1] < at_least):
+    if given[0] < at_least or given[1] < at_least:
         raise ValueError(
             f"Images must have a height and a width of at least {at_least}, not "
-            f"{given[0]} × {given[1]}."
+            f"{given[0]} × {given[1]}; enlarge them."
         )
 
 
