@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import re
 import struct
 import time
 from collections.abc import Callable
@@ -250,11 +248,12 @@ def test_what_kills_hdf5(tmp_path: Path, change: Any) -> None:
         packed.attrs["dtype"] = "a text of variable length"
         file["plain"] = np.ones(3, "f4")
     path.write_bytes(change(path.read_bytes()))
-    with contextlib.suppress(ValueError):
+    message = f"{path} is broken"
+    try:
         assert_equal(read(path), {"packed": np.ones((50, 50), "f4"), "plain": np.ones(3, "f4")})
-        return
-    with pytest.raises(ValueError, match=re.escape(f"{path} is broken")):
-        read(path)
+    except ValueError as error:
+        message = str(error)
+    assert message.startswith(f"{path} is broken")
 
 
 def mutated(content: bytes, index: list[int], rng: random.Random) -> bytes:
@@ -295,7 +294,7 @@ def test_mutated_files(small: bytes, tmp_path: Path, request: pytest.FixtureRequ
     # Most of a file is room for more; it is the rest that is read.
     index = [place for place in index if small[place // 8 * 8 : place // 8 * 8 + 8] != bytes(8)]
     rng = random.Random(0)
-    tries = 10_000 if request.config.getoption("--all-cases") else 1000
+    tries = 10_000 if request.config.getoption("--all-cases") else 500
     outcomes = dict.fromkeys(("refused", "unknown", "read", "died"), 0)
     for _ in range(tries):
         content = mutated(small, index, rng)

@@ -186,8 +186,8 @@ def _ask_hdf5(path: Path, answer: IO[bytes], sizes: dict[str, int] | None = None
         ValueError: something is wrong with the file, or HDF5 fails on it.
     """
     nbytes = list((sizes or {}).values())
-    listing = min(2 + path.stat().st_size // 2**21, 20)
-    seconds = 2 + sum(nbytes) // 2**24 if nbytes else listing
+    # Of work: beyond a second no more than the file, or what is asked for, is worth.
+    seconds = 1 + (sum(nbytes) / 2**24 if nbytes else min(path.stat().st_size / 2**21, 20))
     request = {
         "path": sys.path,
         "file": str(path),
