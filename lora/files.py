@@ -16,7 +16,7 @@ from torch import nn
 from ..backbones._model import Model
 from ..presets.keras.h5 import Dataset, WeightFile
 from ..presets.keras.tree import flat_layers
-from ..presets.saving import replacing
+from ..presets.replacing import replacing
 from .adapters import Adapter, adapter_for, adapter_shapes, layers_named
 
 ORDERS = ("jax", "torch")

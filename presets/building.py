@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -33,6 +34,23 @@ def construct(
     except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"No {cls.__name__} can be built as configured: {reason}") from error
+
+
+@contextlib.contextmanager
+def changing(model: Model) -> Iterator[None]:
+    """Where weights are replaced one after the other: a model with some of both is marked."""
+    try:
+        yield
+    except BaseException as error:
+        for module in model.modules():
+            if isinstance(module, Model):
+                module.broken = (
+                    f"Reading weights into this {module.class_name} failed half-way ({error}), so "
+                    "some are new and some are not. It works again when load_weights, or "
+                    "load_state_dict, has read all of them."
+                )
+        raise
+    model.mend()
 
 
 class _Bounded(TorchFunctionMode):

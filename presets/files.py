@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"  # of PEFT
 WEIGHTS = "model.weights.h5"
 SHARD_INDEX = "model.weights.json"
 SAFETENSORS = "model.safetensors"

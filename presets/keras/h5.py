@@ -131,7 +131,7 @@ class Dataset:
         places = {chunk.chunk_offset for chunk in chunks}
         if len(places) != math.prod(map(len, starts)) or places != set(itertools.product(*starts)):
             raise ValueError("chunks are missing")
-        size = self.file.stat().st_size
+        size = os.fstat(self.source.file.id.get_vfd_handle()).st_size
         for chunk in chunks:
             if chunk.size > size:
                 raise ValueError(f"a chunk of {chunk.size:,} bytes in a file of {size:,}")
@@ -161,6 +161,9 @@ class Refused(ValueError):
 class WeightFile:
     """The datasets of a `.weights.h5` file, or of the shards that a `.weights.json` lists.
 
+    Args:
+        shards: of a `.weights.json` its `shard_names`, where they are.
+
     Attributes:
         repeated: those that are in two shards.
 
@@ -169,15 +172,15 @@ class WeightFile:
         ValueError: not a readable HDF5 file, or one with links, external or virtual data.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *shards: Path) -> None:
         self.path = Path(path)
         self.datasets: dict[str, Dataset] = {}
         self.repeated: list[str] = []
         self._files: list[h5py.File] = []
         self._mappings: dict[Path, mmap.mmap] = {}
         try:
-            for shard in shard_files(self.path) if self.path.suffix == ".json" else [self.path]:
-                self._open(shard)
+            for file in shards if self.path.suffix == ".json" else [self.path]:
+                self._open(file)
         except BaseException:
             self.close()
             raise
@@ -239,7 +242,7 @@ class WeightFile:
         self.close()
 
 
-def shard_files(index: Path) -> list[Path]:
+def shard_names(index: Path) -> list[str]:
     """The files that a `model.weights.json` lists, all of them in its folder.
 
     Raises:
@@ -252,7 +255,7 @@ def shard_files(index: Path) -> list[Path]:
     for value in weight_map.values():
         for name in value if isinstance(value, list) else [value]:
             names[safe_name(name)] = None
-    return [index.parent / name for name in names]
+    return list(names)
 
 
 def _datasets(file: h5py.File, path: Path) -> Iterator[Dataset]:
