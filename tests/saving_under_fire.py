@@ -7,7 +7,6 @@ give two values, or a value that does not belong to the configuration, are mixtu
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import itertools
@@ -18,7 +17,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,19 @@ import torch
 
 from keras_hub_torch.models import Backbone, BertBackbone, LlamaBackbone, ResNetBackbone
 from keras_hub_torch.presets.keras import h5
+from keras_hub_torch.presets.timm.resnet import V1
 
 KIBI = 1 / 1024**2
+KILLED = 9
+OLD, NEW, LATER = 3.0, 5.0, 7.0
+# Pairs for every day.
+CHOSEN = {
+    ("more shards", "shards"),
+    ("wide shards", "transformers"),
+    ("transformers in shards", "timm"),
+    ("rank 2", "rank 4"),
+    ("many", "few"),
+}
 Save = Callable[[Path, float], None]
 Found = tuple[Any, ...]
 
@@ -42,7 +52,16 @@ def llama() -> Any:
 
 
 def resnet() -> Any:
-    return ResNetBackbone([64], [64], [2], [1], "basic_block", use_pre_activation=False)
+    return ResNetBackbone(**V1.variants["resnet4"])
+
+
+# An architecture that timm would have, if it were for tests.
+V1.variants["resnet4"] = {  # type: ignore[index]
+    **V1.variants["resnet18"],
+    "stackwise_num_filters": [64],
+    "stackwise_num_blocks": [1],
+    "stackwise_num_strides": [1],
+}
 
 
 MODELS = {"bert": bert, "wide": functools.partial(bert, 16), "llama": llama, "resnet": resnet}
@@ -80,8 +99,7 @@ def transformers(name: str, size: int = 10**9) -> Save:
 
 
 def timm(folder: Path, value: float) -> None:
-    # No architecture is as small as this.
-    filled("resnet", value).save_to_preset(folder, format="safetensors")
+    filled("resnet", value).export_to_timm(folder)
 
 
 def peft(rank: int) -> Save:
@@ -113,7 +131,7 @@ PRESETS: dict[str, Save] = {
     "wide": preset("wide"),
     "wide shards": preset("wide", max_shard_size=6 * KIBI),
     "llama": transformers("llama"),
-    "resnet": timm,
+    "timm": timm,
 }
 ADAPTERS: dict[str, Save] = {"rank 2": peft(2), "rank 4": peft(4)}
 WEIGHTS: dict[str, Save] = {"few": weights(5), "many": weights(2)}
@@ -155,43 +173,64 @@ GROUPS: dict[str, tuple[dict[str, Save], Callable[[Path], Found], str]] = {
 # Kills
 
 
-class Killing:
-    """Ends the process before its n-th call that changes files."""
+class Watched:
+    """Notes the calls that may change files, and ends the process before the n-th of them."""
 
-    def __init__(self, count: int) -> None:
-        self.left = count
+    def __init__(self, last: float = float("inf")) -> None:
+        self.last = last
+        self.calls: list[str] = []
 
-    def __enter__(self) -> None:
-        names = "replace unlink rmdir mkdir fsync open chmod link truncate close".split()
-        for name in names:
+    def watch(self) -> None:
+        for name in CALLS:
             setattr(os, name, self.wrap(getattr(os, name)))
-        io.open = self.wrap(io.open)  # type: ignore[misc]
+        io.open = self.wrap(io.open)
         h5._Output.write = self.wrap(h5._Output.write)  # type: ignore[method-assign]
 
-    def __exit__(self, *_: Any) -> None:
-        os._exit(0)
-
-    def wrap(self, function: Callable[..., Any]) -> Any:
+    def wrap(self, function: Any) -> Any:
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if not self.left:
-                os._exit(9)
-            self.left -= 1
+            if len(self.calls) == self.last:
+                os._exit(KILLED)
+            self.calls.append(function.__name__)
             return function(*args, **kwargs)
 
         return wrapped
 
 
-def killed(save: Save, folder: Path, value: float, count: int) -> bool:
-    """Whether it was; otherwise it had come to its end before that."""
+CALLS = ("replace", "unlink", "rmdir", "mkdir", "fsync", "open", "chmod", "link", "close")
+# What others see at once.
+SWITCHES = ("replace", "unlink", "rmdir")
+
+
+def calls_of(save: Callable[[], None]) -> list[str]:
+    reading, writing = os.pipe()
+    if not os.fork():
+        watched = Watched()
+        watched.watch()
+        save()
+        os.write(writing, json.dumps(watched.calls).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as file:
+        calls: list[str] = json.load(file)
+    os.wait()
+    return calls
+
+
+def kill(save: Callable[[], None], count: int) -> bool:
+    """Whether it came to this call."""
     child = os.fork()
     if not child:
-        with contextlib.suppress(BaseException), Killing(count):
-            save(folder, value)
-        os._exit(1)
+        try:
+            Watched(count).watch()
+            save()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, 9), "a save failed"
-    return status == 9
+    assert status in (0, KILLED), "a save failed"
+    return status == KILLED
 
 
 def attempt(load: Callable[[Path], Found], folder: Path) -> Any:
@@ -213,53 +252,155 @@ class Report:
 
 
 def kills(group: str, pairs: list[tuple[str, str]], step: int, root: Path, report: Report) -> None:
+    """Before each call of the commit that changes the folder, and before every `step`th."""
     saves, load, config = GROUPS[group]
-    folder, plain, clean = root / "folder", root / "plain", root / "clean"
+    folder, plain, before, after = (root / name for name in ("folder", "plain", "old", "new"))
     for old, new in pairs:
-        before, after = root / "before", root / "after"
-        for place, name, value in ((before, old, 3.0), (after, new, 5.0)):
-            shutil.rmtree(place, ignore_errors=True)
+        for place, name, value in ((before, old, OLD), (after, new, NEW)):
+            fresh(place)
             saves[name](place, value)
-            (place / "train.log").write_text("mine")
         whole = {load(before): "old", load(after): "new"}
         assert len(whole) == 2
-        seen = set()
-        total = next(n for n in itertools.count(100, 100) if not again(folder, before, saves[new], n))
-        staged = None
-        count = 0
-        while True:
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(before, folder)
-            dead = killed(saves[new], folder, 5.0, count)
-            where = f"{old} → {new}, call {count}"
+        fresh(folder, before)
+        save = functools.partial(saves[new], folder, NEW)
+        calls = calls_of(save)
+        commit = calls.index("fsync")
+        points = [
+            i for i, call in enumerate(calls) if i % step == 0 or (i > commit and call in SWITCHES)
+        ]
+        points.append(len(calls))
+        seen = []
+        for point in points:
+            where = f"{old} → {new}, call {point}"
+            fresh(folder, before)
+            dead = kill(save, point)
+            assert dead == (point < len(calls)), where
             found = attempt(load, folder)
             report.note("kills", found in whole, f"{where}: {found}")
-            seen.add(whole.get(found))
+            seen.append(whole.get(found))
             # Who knows nothing of journals.
-            shutil.rmtree(plain, ignore_errors=True)
-            shutil.copytree(folder, plain, ignore=lambda _, names: hidden(names))
+            fresh(plain, folder)
+            for path in plain.glob(".saving*"):
+                path.unlink() if path.is_file() else shutil.rmtree(path)
             if (plain / config).exists():
                 found = attempt(load, plain)
                 report.note("foreign views", found in whole, f"{where}: {found}")
-            saves[old](folder, 3.0)
+            saves[old](folder, OLD)
             found = attempt(load, folder)
             report.note("later saves", whole.get(found) == "old", f"{where}: {found}")
-            names = {path.name for path in folder.iterdir()}
-            expected = {path.name for path in before.iterdir()}
-            report.note("tidy folders", names == expected, f"{where}: {names ^ expected}")
-            if not dead:
-                break
-            # Before anything is flushed all points are alike.
-            staged = staged or (count if (folder / "never").exists() else None)
-            count += step if count < total // 3 else 1
-        assert seen == {"old", "new"}, (old, new, seen)
+            left = {path.name for path in folder.iterdir()}
+            tidy = not any(name.startswith(".") for name in left)
+            mine = (folder / "train.log").read_text() == "mine"
+            report.note("tidy folders", tidy and mine, f"{where}: {left}")
+        changes = sum(one != two for one, two in itertools.pairwise(seen))
+        assert (seen[0], seen[-1], changes) == ("old", "new", 1), (old, new, seen)
 
 
-def again(folder: Path, before: Path, save: Save, count: int) -> bool:
+def fresh(folder: Path, source: Path | None = None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(before, folder)
-    return killed(save, folder, 5.0, count)
+    if source is None:
+        folder.mkdir()
+        (folder / "train.log").write_text("mine")
+    else:
+        shutil.copytree(source, folder)
 
 
-def hidden(names: list[str]) -> list[str]:
-    return [name for name in names if name.startswith(".saving")]
+def twice(group: str, names: tuple[str, str, str], root: Path, report: Report) -> None:
+    """A save that finishes a killed one is killed itself."""
+    saves, load, _ = GROUPS[group]
+    folder, before, between = (root / name for name in ("folder", "old", "between"))
+    whole = {}
+    for name, value in zip(names, (OLD, NEW, LATER)):
+        fresh(before)
+        saves[name](before, value)
+        whole[load(before)] = name
+    fresh(before)
+    saves[names[0]](before, OLD)
+    fresh(folder, before)
+    calls = calls_of(lambda: saves[names[1]](folder, NEW))
+    last = len(calls) - 1 - calls[::-1].index("replace")
+    for first in range(last - calls[: last + 1].count("replace"), last + 2):
+        fresh(between, before)
+        kill(lambda: saves[names[1]](between, NEW), first)
+        fresh(folder, between)
+        calls = calls_of(lambda: saves[names[2]](folder, LATER))
+        for point in range(len(calls) + 1):
+            fresh(folder, between)
+            kill(lambda: saves[names[2]](folder, LATER), point)
+            found = attempt(load, folder)
+            report.note("second kills", found in whole, f"{names}, {first}, {point}: {found}")
+
+
+# Side by side
+
+
+def beside(
+    group: str, names: list[str], writers: int, seconds: float, root: Path, report: Report
+) -> None:
+    """Loads beside saves of all kinds; the value tells the kind."""
+    saves, load, _ = GROUPS[group]
+    folder = root / "folder"
+    kinds = {}
+    for i, name in enumerate(names):
+        fresh(root / "new")
+        saves[name](root / "new", float(i + 1))
+        *shape, value = load(root / "new")
+        kinds[int(value) % len(names)] = shape
+    fresh(folder)
+    saves[names[0]](folder, 1.0)
+    end = time.monotonic() + seconds
+    children = []
+    for writer in range(writers):
+        child = os.fork()
+        if not child:
+            try:
+                for i in itertools.count(writer):
+                    saves[names[i % len(names)]](folder, float(i + 1))
+                    if time.monotonic() > end:
+                        break
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    what = f"loads beside {writers} writer{'s' * (writers > 1)}"
+    seen = set()
+    while time.monotonic() < end:
+        found = attempt(load, folder)
+        holds = isinstance(found, tuple) and kinds.get(int(found[-1]) % len(names)) == [*found[:-1]]
+        report.note(what, holds, f"{names}: {found}")
+        seen.add(found)
+    for child in children:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        report.note("writers", status == 0, f"of {names}, it ended with {status}")
+    assert len(seen) > 1, "nothing was saved meanwhile"
+    found = attempt(load, folder)
+    holds = isinstance(found, tuple) and kinds.get(int(found[-1]) % len(names)) == [*found[:-1]]
+    report.note("what writers leave", holds, f"{names}: {found}")
+    left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    report.note("tidy folders", not left, f"{names}: {left}")
+
+
+def main(root: Path, everything: bool) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    report = Report()
+    for group, (saves, _, _) in GROUPS.items():
+        pairs = list(itertools.product(saves, repeat=2))
+        if not everything:
+            pairs = [pair for pair in pairs if pair in CHOSEN]
+        kills(group, pairs, 2 if everything else 25, root, report)
+        for names in [list(saves), *([one] for one in saves)] if everything else [list(saves)]:
+            for writers in (1, 2):
+                beside(group, names, writers, 5.0 if everything else 0.7, root, report)
+        if everything:
+            for three in itertools.islice(itertools.permutations(saves, 3), 0, None, 40):
+                twice(group, three, root, report)
+    if everything:
+        twice("weights", ("few", "many", "few"), root, report)
+        twice("adapters", ("rank 2", "rank 4", "rank 2"), root, report)
+    print(json.dumps({"counts": report.counts, "problems": report.problems}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2] == "all")
