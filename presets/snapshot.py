@@ -29,21 +29,22 @@ class Changed(OSError):
 class Snapshot:
     """Resolves names in a folder, and finds out whether all that it gave belongs together.
 
-    Every file given is kept open until then, so that its number on the disk is nobody else's:
-    if all names still lead to the same files, they did so at one moment.
+    Within `consistently` every file given is kept open until then, so that its number on the disk
+    is nobody else's: if all names still lead to the same files, they did so at one moment.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._watching = False
         self._seen: dict[str, Found] = {}
         self._held = contextlib.ExitStack()
 
     def find(self, name: str) -> Path | None:
         """Where a file is, parts of its name separated by `/`; None if the folder has none."""
         found = self._resolve(name)
-        if name not in self._seen:
+        if self._watching and name not in self._seen:
             self._seen[name] = found = self._keep(name, found)
-        elif found[1] != self._seen[name][1]:
+        elif self._watching and found[1] != self._seen[name][1]:
             raise Changed(f"{self.folder} is being saved to.")
         return found[0]
 
@@ -103,7 +104,7 @@ class Snapshot:
         """
         if any(self._resolve(name)[1] != one[1] for name, one in self._seen.items()):
             raise Changed(f"{self.folder} is being saved to.")
-        self.renew()
+        self.end()
 
     def changed(self) -> bool:
         """Whether any file given is elsewhere now, or another one."""
@@ -111,12 +112,16 @@ class Snapshot:
             return any(self._resolve(name) != one for name, one in self._seen.items())
         return False
 
-    def renew(self, alone: bool = False) -> None:
-        """Forget what was given, and let saves go on or, `alone`, wait."""
-        self._seen.clear()
-        self._held.close()
+    def begin(self, alone: bool) -> None:
+        """Watch what is given from now on; `alone` makes saves wait until it is settled."""
+        self._watching = True
         if alone:
             self._held.enter_context(locked(self.folder, shared=True))
+
+    def end(self) -> None:
+        self._watching = False
+        self._seen.clear()
+        self._held.close()
 
 
 def consistently(snapshot: Snapshot | None, read: Callable[[], ValueType]) -> ValueType:
@@ -131,19 +136,18 @@ def consistently(snapshot: Snapshot | None, read: Callable[[], ValueType]) -> Va
     """
     if snapshot is None:
         return read()
-    try:
-        for attempt in range(TRIES):
-            snapshot.renew(alone=attempt >= OPTIMISTIC)
-            try:
-                found = read()
-                snapshot.settle()
-            except Exception:
-                if not snapshot.changed():
-                    raise
-            else:
-                return found
-    finally:
-        snapshot.renew()
+    for attempt in range(TRIES):
+        try:
+            snapshot.begin(alone=attempt >= OPTIMISTIC)
+            found = read()
+            snapshot.settle()
+        except Exception:
+            if not snapshot.changed():
+                raise
+        else:
+            return found
+        finally:
+            snapshot.end()
     raise OSError(f"{snapshot.folder} was saved to in each of {TRIES} tries to read it.")
 
 

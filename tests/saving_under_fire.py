@@ -335,7 +335,7 @@ def twice(group: str, names: tuple[str, str, str], root: Path, report: Report) -
 
 
 def beside(
-    group: str, names: list[str], writers: int, seconds: float, root: Path, report: Report
+    group: str, names: list[str], writers: int, loads: int, root: Path, report: Report
 ) -> None:
     """Loads beside saves of all kinds; the value tells the kind."""
     saves, load, _ = GROUPS[group]
@@ -348,7 +348,8 @@ def beside(
         kinds[int(value) % len(names)] = shape
     fresh(folder)
     saves[names[0]](folder, 1.0)
-    end = time.monotonic() + seconds
+    enough = root / "enough"
+    enough.unlink(missing_ok=True)
     children = []
     for writer in range(writers):
         child = os.fork()
@@ -356,7 +357,7 @@ def beside(
             try:
                 for i in itertools.count(writer):
                     saves[names[i % len(names)]](folder, float(i + 1))
-                    if time.monotonic() > end:
+                    if enough.exists():
                         break
             except BaseException:
                 traceback.print_exc()
@@ -365,11 +366,14 @@ def beside(
         children.append(child)
     what = f"loads beside {writers} writer{'s' * (writers > 1)}"
     seen = set()
-    while time.monotonic() < end:
+    end = time.monotonic() + 60
+    while (loads > 0 or len(seen) < 4) and time.monotonic() < end:
+        loads -= 1
         found = attempt(load, folder)
         holds = isinstance(found, tuple) and kinds.get(int(found[-1]) % len(names)) == [*found[:-1]]
         report.note(what, holds, f"{names}: {found}")
         seen.add(found)
+    enough.touch()
     for child in children:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         report.note("writers", status == 0, f"of {names}, it ended with {status}")
@@ -392,7 +396,7 @@ def main(root: Path, everything: bool) -> None:
         kills(group, pairs, 2 if everything else 25, root, report)
         for names in [list(saves), *([one] for one in saves)] if everything else [list(saves)]:
             for writers in (1, 2):
-                beside(group, names, writers, 5.0 if everything else 0.7, root, report)
+                beside(group, names, writers, 150 if everything else 8, root, report)
         if everything:
             for three in itertools.islice(itertools.permutations(saves, 3), 0, None, 40):
                 twice(group, three, root, report)
