@@ -82,6 +82,8 @@ class Model(nn.Module, metaclass=Configured):
     obsolete: ClassVar[Mapping[str, Any]] = {}
     # Inputs that exist only with a tower, by the argument that is `None` without it.
     tower_inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    # Arguments that another value may be given for at loading: tables of positions are resampled.
+    resampled: ClassVar[Sequence[str]] = ()
     # What each layer of a decoder keeps of the tokens it has seen: objects with an `allocate`.
     cache_shapes: Sequence[Any] = ()
     # The parameters of `forward`.

@@ -11,6 +11,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..backbones._model import Model
+from ..backbones.layers.layer import Layer
+from ..backbones.layers.vision import PositionGrid
 
 ModelType = TypeVar("ModelType", bound=Model)
 
@@ -53,6 +55,49 @@ def changing(model: Model) -> Iterator[None]:
     model.mend()
 
 
+def split_sizes(
+    cls: type[Model], overrides: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those arguments for which `resized` is called, and the rest."""
+    sizes = {name: overrides[name] for name in cls.resampled if name in overrides}
+    return sizes, {name: value for name, value in overrides.items() if name not in sizes}
+
+
+@torch.no_grad()
+def resized(model: ModelType, arguments: Mapping[str, Any]) -> ModelType:
+    """A model for images of another size, of the weights of one that it takes the place of.
+
+    Tables of positions are resampled, all other weights are the same.
+
+    Raises:
+        ValueError: no model can be built so.
+    """
+    if not arguments:
+        return model
+    config = {**model.get_config(), **arguments}
+    other = construct(type(model), config, "meta").train(model.training)
+    before = {path: m for path, m in model.named_modules() if isinstance(m, PositionGrid)}
+    tables = {
+        f"{path}.{name}": (module, name, before[path])
+        for path, module in other.named_modules()
+        if isinstance(module, PositionGrid)
+        for name in module.tables()
+    }
+    blank = other.state_dict(keep_vars=True)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name in tables:
+            module, local, old = tables[name]
+            tensor = module.resample(local, old)
+        if tensor.shape != blank[name].shape:
+            raise ValueError(
+                f"{', '.join(arguments)} can change sizes, not channels: {name} would be "
+                f"{tuple(blank[name].shape)} and is {tuple(tensor.shape)}."
+            )
+        owner, _, leaf = name.rpartition(".")
+        place(other.get_submodule(owner), leaf, tensor.detach())
+    return other
+
+
 class _Bounded(TorchFunctionMode):
     """Ends the building of a model that has no end, of 10¹² layers say."""
 
@@ -67,6 +112,13 @@ class _Bounded(TorchFunctionMode):
         if self.calls > MAX_CALLS:
             raise RuntimeError("it has too many layers")
         return func(*args, **kwargs or {})
+
+
+def complete(model: Model) -> None:
+    """Tell all layers that weights have been read."""
+    for module in model.modules():
+        if isinstance(module, Layer):
+            module.loaded()
 
 
 def check_class(found: type[Model], cls: type[Model]) -> None:

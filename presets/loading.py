@@ -19,7 +19,17 @@ from ..backbones._model import Model, UnknownClass, check_arguments, deserialize
 from ..backbones._registry import find_class
 from ..backbones.layers.dtypes import FLOATS, DTypePolicy
 from . import builtin
-from .building import ModelType, assign, changing, check_class, construct, place
+from .building import (
+    ModelType,
+    assign,
+    changing,
+    check_class,
+    complete,
+    construct,
+    place,
+    resized,
+    split_sizes,
+)
 from .files import ADAPTER, CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .keras.archive import unpack
 from .keras.h5 import Dataset, WeightFile, shard_names
@@ -97,16 +107,20 @@ def _load(
         overrides = {**overrides, "dtype": changed}
     elif "dtype" in overrides and overrides["dtype"] is None:
         overrides = {key: value for key, value in overrides.items() if key != "dtype"}
-    arguments |= overrides
     if not load_weights:
+        arguments |= overrides
         return construct(found, arguments, device or torch.get_default_device()).eval()
+    sizes, overrides = split_sizes(found, overrides)
+    arguments |= overrides
+    if sizes:  # what cannot be built is refused before anything is read
+        construct(found, arguments | sizes, "meta")
     model = construct(found, arguments, "meta")
     files = keras_files(source)
     if torch.device(device or torch.get_default_device()).type == "meta":
         check(model, files, ignore)
     else:
         fill(model, files, device, mmap, ignore, source.settle)
-    return model.eval()
+    return resized(model, sizes).eval()
 
 
 def _adapter_message(source: PresetSource) -> str:
@@ -254,6 +268,7 @@ def fill(
                 memory = scratch[: dataset.nbytes].view(dataset.dtype).view(dataset.shape)
                 value = variable.from_keras(dataset.read(memory))
                 assign(variable.module, variable.name, value, device, keep=False)
+    complete(model)
 
 
 def _fresh(variable: Variable, device: torch.device) -> bool:

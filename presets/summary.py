@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..backbones._model import Model
-from ..backbones.layers.layout import Stack, class_name_of, layout_of
+from ..backbones.layers.layout import Kind, Stack, class_name_of, layout_of
 from .keras.tree import variables_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def layer_tree(backbone: Model) -> LayerInfo:
 
 def _layer(module: nn.Module, name: str, attribute: str, rename: Callable[[str], str]) -> LayerInfo:
     layer = LayerInfo(name, class_name_of(module), attribute)
-    layer.weights = {variable.name: variable.shape for variable in variables_of(module)}
+    layer.weights = {v.key or v.name: v.shape for v in variables_of(module)}
     for key, parameter in module.named_parameters(recurse=False):  # adapters
         layer.weights.setdefault(key, tuple(parameter.shape))
     layer.parameters = sum(math.prod(shape) for shape in layer.weights.values())
@@ -78,6 +78,8 @@ def _layer(module: nn.Module, name: str, attribute: str, rename: Callable[[str],
 
 def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """Name, module, and the stack it is in, if any."""
+    if layout_of(module).kind is Kind.LEAF:
+        return
     for name, child in module.named_children():
         if isinstance(child, Stack):
             yield from _blocks(child, name)

@@ -76,6 +76,17 @@ def randomise(model: Any, rng: np.random.Generator) -> None:
         elif weight.path.endswith(("gamma", "scale")):
             value = 1 + value
         weight.assign(value.astype("float32"))
+    for layer in model._flatten_layers():
+        if hasattr(layer, "interpolated_position_embeddings"):  # DINOv2's follow from others
+            layer.interpolated_position_embeddings.assign(
+                layer._interpolate_position_embeddings(
+                    layer.position_embeddings,
+                    layer.patch_size,
+                    layer.position_embedding_shape,
+                    layer.image_shape,
+                    layer.antialias_in_interpolation,
+                )
+            )
 
 
 def keras_outputs(model: Any, inputs: Inputs) -> dict[str, np.ndarray]:

@@ -23,6 +23,7 @@ from keras_hub_torch.backbones.layers.convolution import (
     ConvNorm,
     DepthwiseConv2D,
     SamePadding,
+    SeparableConv2D,
     channels_back,
     channels_first,
     max_pool_same,
@@ -30,6 +31,7 @@ from keras_hub_torch.backbones.layers.convolution import (
     resize,
 )
 from keras_hub_torch.backbones.layers.layout import keras_children
+from keras_hub_torch.presets.keras.tree import variables_of
 
 from . import oracle
 
@@ -106,6 +108,29 @@ def test_strided_same_is_padded_ahead() -> None:
     assert Conv2D(3, 8, 3, 1, "same", dilation=2).padding == (2, 2)
     x = image(8, 8)
     assert pad_same(x, 2, 2) is x
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_separable_convolution(use_bias: bool, strides: int) -> None:
+    layer = keras.layers.SeparableConv2D(
+        9, 3, strides, "same", depth_multiplier=2, use_bias=use_bias
+    )
+    x = image(9, 12)
+    keras_output(layer, x)
+    padding = "same" if strides == 1 else 0
+    ours = SeparableConv2D(6, 9, 3, strides, padding, depth_multiplier=2, use_bias=use_bias)
+    variables = variables_of(ours)
+    assert [variable.shape for variable in variables] == [w.shape for w in layer.weights]
+    assert not keras_children(ours)
+    for variable, weight in zip(variables, layer.weights):
+        weight.assign(np.random.default_rng(1).standard_normal(weight.shape))
+        kernel = weight.value.detach()
+        with torch.no_grad():
+            variable.tensor.copy_(variable.from_keras(kernel))
+        assert torch.equal(variable.to_keras(variable.tensor), kernel)
+    padded = x if strides == 1 else SamePadding(3, 2)(x)
+    close(ours(padded), keras_output(layer, x))
 
 
 @pytest.mark.parametrize("size", [2, 4])

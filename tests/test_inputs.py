@@ -6,7 +6,6 @@ from collections import UserDict
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 import torch
@@ -333,20 +332,6 @@ def test_encoder_and_decoder_have_lengths_of_their_own() -> None:
 
 
 # Against KerasHub
-
-
-def test_pyramid(preset_folder: Path) -> None:
-    resnet = reference_of("resnet-v2", preset_folder)
-    model = resnet.load()
-    assert list(model.pyramid_outputs) == list(resnet.model.pyramid_outputs)
-    theirs = keras.Model(resnet.model.inputs, resnet.model.pyramid_outputs)
-    expected = oracle.keras_outputs(theirs, resnet.inputs)
-    with torch.no_grad():
-        oracle.assert_close(model.pyramid_outputs(resnet.inputs), expected)
-        level = model.pyramid_outputs["P3"](resnet.inputs)
-    oracle.assert_close({"P3": level}, {"P3": expected["P3"]})
-    with pytest.raises(KeyError):
-        model.pyramid_outputs["P9"]
 
 
 def test_no_gradient_is_lost_in_hidden_rows(preset_folder: Path) -> None:

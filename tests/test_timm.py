@@ -21,17 +21,10 @@ from keras_hub_torch.presets.sources import open_preset
 from keras_hub_torch.presets.uploading import model_card
 
 from . import oracle, timm_models
+from .checkpoints import all_timm
 from .test_cli import succeed
 
-# Folder → architecture and arguments.
-CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "resnet18": ("resnet18", {}),
-    "resnet26": ("resnet26", {"num_classes": 7}),
-    "resnet26d": ("resnet26d", {"in_chans": 5}),
-    "resnetv2_34": ("resnetv2_34", {"drop_path_rate": 0.1}),
-    "resnetv2_50": ("resnetv2_50", {}),
-}
-IN_KERAS_HUB = ("resnet18", "resnet26", "resnetv2_50")
+CHECKPOINTS = all_timm()
 
 with_timm = pytest.mark.skipif(not timm_models.PACKAGES.is_dir(), reason="timm is not installed")
 
@@ -45,19 +38,24 @@ def run(command: str, folder: Path, given: Any) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints that timm wrote, each beside its features of the same images."""
     folder = tmp_path_factory.mktemp("timm")
-    run("make", folder, CHECKPOINTS)
+    models = {name: (c.architecture, c.arguments, c.module) for name, c in CHECKPOINTS.items()}
+    run("make", folder, models)
     return folder
 
 
 def images_of(model: Any, folder: Path) -> torch.Tensor:
-    channels = model.get_config()["image_shape"][-1]
-    return load_file(folder / "images.safetensors")[str(channels)].permute(0, 2, 3, 1)
+    height, width, channels = model.get_config()["image_shape"]
+    images = load_file(folder / "images.safetensors")[str(channels or 3)]
+    return images[..., :height, :width].permute(0, 2, 3, 1)
 
 
 def features_of(folder: Path) -> dict[str, Any]:
     """What timm computed, channels last."""
-    features = load_file(f"{folder}.features.safetensors")["features"]
-    return oracle.named(features.permute(0, 2, 3, 1))
+    features = load_file(f"{folder}.features.safetensors")
+    return {
+        name: (feature.permute(0, 2, 3, 1) if feature.ndim == 4 else feature).numpy()
+        for name, feature in features.items()
+    }
 
 
 @with_timm
@@ -66,10 +64,10 @@ def features_of(folder: Path) -> dict[str, Any]:
 def test_import(name: str, made: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model = ResNetBackbone.from_preset(made / name)
+        model = Backbone.from_preset(made / name)
     images = images_of(model, made)
     oracle.assert_close(model(images), features_of(made / name))
-    if name in IN_KERAS_HUB:
+    if CHECKPOINTS[name].in_keras_hub:
         theirs = keras_hub.models.Backbone.from_preset(str(made / name))
         oracle.assert_close(model(images), oracle.keras_outputs(theirs, images.numpy()))
 
@@ -79,23 +77,26 @@ def test_import(name: str, made: Path) -> None:
 def test_export(made: Path, tmp_path: Path) -> None:
     """The same tensors bit for bit but for the head, of which timm makes equal outputs."""
     shutil.copy(made / "images.safetensors", tmp_path)
-    for name, (architecture, arguments) in CHECKPOINTS.items():
+    for name, checkpoint in CHECKPOINTS.items():
         model = Backbone.from_preset(made / name)
         model.export_to_timm(tmp_path / name)
         config = json.loads((tmp_path / name / "config.json").read_text())
-        assert config["architecture"] == architecture
-        assert config.get("model_args", {}).get("in_chans", 3) == arguments.get("in_chans", 3)
+        table = engine.find_table(TIMM, checkpoint.architecture, "here")
+        # One of several names of a network is written.
+        named = (config["architecture"], checkpoint.architecture)
+        assert table.variants[named[0]] == table.variants[named[1]]
+        channels = checkpoint.arguments.get("in_chans", 3)
+        assert config.get("model_args", {}).get("in_chans", 3) == channels
         before, after = (load_file(f / name / "model.safetensors") for f in (made, tmp_path))
-        kept = {name for name in before if not name.endswith("num_batches_tracked")}
-        assert after.keys() == {name for name in kept if not name.startswith(("fc.", "head."))}
+        assert after.keys() == {n for n in before if not engine.matches(table.dropped, n)}
         assert all(torch.equal(after[name], before[name]) for name in after)
         again = Backbone.from_preset(tmp_path / name)
         assert again.get_config() == model.get_config()
-    run("read", tmp_path, list(CHECKPOINTS))
+    run("read", tmp_path, {name: checkpoint.module for name, checkpoint in CHECKPOINTS.items()})
     for name in CHECKPOINTS:
         oracle.assert_close(
-            load_file(tmp_path / f"{name}.features.safetensors")["features"],
-            oracle.named(load_file(made / f"{name}.features.safetensors")["features"]),
+            load_file(tmp_path / f"{name}.features.safetensors"),
+            oracle.named(load_file(made / f"{name}.features.safetensors")),
         )
 
 
@@ -122,7 +123,7 @@ def test_every_variant_has_timms_tensors(tmp_path: Path) -> None:
         with torch.device("meta"):
             model = table.backbone(**variant)
         plan = engine.export_plan(TIMM, model)
-        assert plan.config["architecture"] == kind
+        assert table.variants[plan.config["architecture"]] == variant
         ours = {
             name: list(tensor.shape)
             for binding in plan.bindings

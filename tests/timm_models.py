@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,34 +52,48 @@ def randomise(model: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def compute(model: torch.nn.Module, folder: Path) -> None:
-    """Features of `images.safetensors` beside the folder."""
-    images = load_file(folder.parent / "images.safetensors")[str(model.in_chans)]
-    features = model.eval().forward_features(images)
-    save_file({"features": features.contiguous()}, f"{folder}.features.safetensors")
+def compute(model: torch.nn.Module, folder: Path, module: str | None) -> None:
+    """Features of `images.safetensors` beside the folder.
+
+    They are what `timm_features(model, images)` of a module says, one tensor or several by name,
+    which may import torch only, and `model.forward_features(images)` without one.
+    """
+    stem = next(layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d))
+    images = load_file(folder.parent / "images.safetensors")[str(stem.in_channels)]
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if size is not None:
+        images = images[..., : size[0], : size[1]]
+    model.eval()
+    if module is None:
+        features = model.forward_features(images)
+    else:
+        features = runpy.run_path(module)["timm_features"](model, images)
+    features = features if isinstance(features, dict) else {"output": features}
+    features = {name: feature.contiguous() for name, feature in features.items()}
+    save_file(features, f"{folder}.features.safetensors")
 
 
 def make(folder: Path, models: dict[str, list[Any]]) -> None:
-    """Write checkpoints: name of a folder → architecture and its arguments."""
+    """Write checkpoints: name of a folder → architecture, its arguments, module."""
     timm = import_timm()
     torch.manual_seed(0)
     images = {str(channels): torch.rand(2, channels, 65, 58) for channels in (3, 5)}
     save_file(images, folder / "images.safetensors")
-    for name, (architecture, arguments) in models.items():
+    for name, (architecture, arguments, module) in models.items():
         model = timm.create_model(architecture, **arguments)
         randomise(model)
         timm.models.save_for_hf(
             model, folder / name, model_args=arguments or None, safe_serialization="both"
         )
-        compute(model, folder / name)
+        compute(model, folder / name, module)
 
 
-def read(folder: Path, names: list[str]) -> None:
-    """Compute what timm reads from checkpoints."""
+def read(folder: Path, models: dict[str, str | None]) -> None:
+    """Compute what timm reads from checkpoints: name of a folder → module."""
     timm = import_timm()
-    for name in names:
+    for name, module in models.items():
         model = timm.create_model(f"local-dir:{folder / name}", pretrained=True)
-        compute(model, folder / name)
+        compute(model, folder / name, module)
 
 
 def shapes(folder: Path, architectures: list[str]) -> None:

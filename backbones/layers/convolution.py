@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .initializers import Initializer, glorot_uniform, keras_fans, zeros
 from .layer import Layer
-from .layout import Layout
+from .layout import Kind, Layout
 
 # One number for height and width, or both.
 Size: TypeAlias = int | tuple[int, int]
@@ -171,6 +171,35 @@ class DepthwiseConv2D(Convolution, nn.Conv2d):
     def from_kernel(self, kernel: torch.Tensor) -> torch.Tensor:
         """Keras kernel → `[in · multiplier, 1, *size]`."""
         return kernel.permute(2, 3, 0, 1).flatten(0, 1).unsqueeze(1)
+
+
+class SeparableConv2D(Layer, nn.Sequential):
+    """A depthwise convolution, then one of 1 × 1 that mixes the channels; both are one Keras layer.
+
+    `strides`, `padding` and `dilation` are the first one's.
+
+    Raises:
+        ValueError: a strided "same", which is padded ahead (`SamePadding`).
+    """
+
+    layout = Layout(Kind.LEAF)
+
+    def __init__(
+        self,
+        in_channels: int,
+        filters: int,
+        kernel_size: Size,
+        strides: Size = 1,
+        padding: int | str = 0,
+        dilation: int = 1,
+        depth_multiplier: int = 1,
+        use_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.depthwise = DepthwiseConv2D(
+            in_channels, kernel_size, strides, padding, dilation, depth_multiplier, use_bias=False
+        )
+        self.pointwise = Conv2D(in_channels * depth_multiplier, filters, 1, use_bias=use_bias)
 
 
 class Conv2DTranspose(Convolution, nn.ConvTranspose2d):  # type: ignore[misc]

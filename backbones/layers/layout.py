@@ -29,6 +29,7 @@ class Kind(Enum):
     GRAPH = "a functional model: all in `layers`, numbered by class, in the order of its graph"
     SEQUENTIAL = "all in `layers`, numbered by class, in their order"
     MODEL = "a subclassed model: in `layers` what comes after that name in the alphabet"
+    LEAF = "no layers of their own: their weights are this layer's"
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,8 @@ def keras_children(module: nn.Module, layout: Layout | None = None, name: str = 
         name: that of the module's Keras layer.
     """
     layout = layout or layout_of(module)
+    if layout.kind is Kind.LEAF:
+        return []
     name = name or getattr(module, "keras_name", "")
     children = [
         lifted

@@ -50,12 +50,14 @@ def check_images(
     channels: int,
     size: Sequence[int | None] = (None, None),
     multiple_of: int | Sequence[int] = 1,
+    at_least: int = 1,
 ) -> None:
     """Refuse images that a model cannot take.
 
     Args:
         size: height and width, `None` for any.
         multiple_of: what height and width must be divisible by.
+        at_least: the smallest height and width.
 
     Raises:
         ValueError: other sizes or channels; the message has both.
@@ -77,6 +79,29 @@ def check_images(
             f"Images must have a height and a width divisible by {steps[0]} and {steps[1]}, not "
             f"{given[0]} × {given[1]}."
         )
+    if at_least > 1 and (given[0] < at_least or given[1] < at_least):
+        raise ValueError(
+            f"Images must have a height and a width of at least {at_least}, not "
+            f"{given[0]} × {given[1]}."
+        )
+
+
+def image_size(
+    image_shape: Sequence[int | None], data_format: str, patch_size: Sequence[int] = (1, 1)
+) -> tuple[int, int]:
+    """Height and width in `image_shape`, of a model that has positions for these.
+
+    Raises:
+        ValueError: one of them is `None`, or patches do not fill it.
+    """
+    sizes = image_shape[:2] if data_format == "channels_last" else image_shape[1:]
+    for name, size, patch in zip(("height", "width"), sizes, patch_size):
+        if size is None or size < patch or size % patch:
+            raise ValueError(
+                f"image_shape={tuple(image_shape)} needs a {name} that is a multiple of the "
+                f"patches' {patch}, not {size}."
+            )
+    return sizes[0], sizes[1]  # type: ignore[return-value]
 
 
 def embed_patches(
@@ -123,6 +148,39 @@ def resample_positions(
         image, tuple(new_grid), mode="bicubic", align_corners=False, antialias=antialias
     )
     return torch.cat((tokens, image[0].flatten(1).mT.to(table.dtype)))
+
+
+class PositionGrid(Layer):
+    """What holds learned positions of an image's patches.
+
+    Made for images of one size, its tables can be resampled for another one.
+
+    Attributes:
+        grid: patches in height and width.
+    """
+
+    antialias = False
+
+    def __init__(self, image_size: Sequence[int], patch_size: Sequence[int]) -> None:
+        super().__init__()
+        self.image_size = (image_size[0], image_size[1])
+        self.grid = (image_size[0] // patch_size[0], image_size[1] // patch_size[1])
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def tables(self) -> dict[str, int]:
+        """Name of each table → how many positions at its beginning are no patches."""
+        raise NotImplementedError
+
+    def resample(self, name: str, old: PositionGrid) -> torch.Tensor:
+        """A table, `[..., positions, dim]`, from that of another grid."""
+        owner, _, leaf = name.rpartition(".")
+        table = getattr(old.get_submodule(owner), leaf)
+        rows = table.flatten(0, -2)
+        rows = resample_positions(rows, old.grid, self.grid, self.tables()[name], self.antialias)
+        return rows.view(*table.shape[:-2], -1, table.shape[-1])
 
 
 class LayerScale(Layer):

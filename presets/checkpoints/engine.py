@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 
 from ...backbones._model import Model, check_arguments
-from ..building import assign, check_class, construct, place
+from ..building import assign, check_class, construct, place, resized, split_sizes
 from ..files import CONFIG, SAFETENSORS
 from ..progress import track
 from ..safetensors import write_safetensors
@@ -458,11 +458,16 @@ def load(
     if not load_weights:
         table, arguments = configured(dialect, source, config, cls, overrides)
         return construct(table.backbone, arguments, device).eval()  # type: ignore[return-value]
-    with plan(dialect, source, config, cls, overrides, ignore) as found:
+    backbone = find_table(dialect, dialect.kind(config), source.handle).backbone
+    sizes, others = split_sizes(backbone, overrides)
+    if sizes:  # what cannot be built is refused before anything is read
+        table, arguments = configured(dialect, source, config, cls, overrides)
+        construct(table.backbone, arguments, "meta")
+    with plan(dialect, source, config, cls, others, ignore) as found:
         source.settle()
         if device.type != "meta":
             _fill(found, torch.device(device), mmap is not False, source.handle)
-    return found.model.eval()  # type: ignore[return-value]
+    return resized(found.model, sizes).eval()  # type: ignore[return-value]
 
 
 def _fill(plan: Plan, device: torch.device, keep: bool, where: str) -> None:

@@ -39,8 +39,8 @@ Rules: tensors
     norm("layer{+1}.bn1", "stack{}.bn1")                weight, bias and moving statistics
     under("encoder.{}.", "blocks.{}.", RULES)           rules with prefixes
 
-    An operation is a pair of functions, one the inverse of the other: TRANSPOSE, FUSE, HALVES,
-    EXPERTS, skip(2), interleave("num_heads").
+    An operation is a pair of functions, one the inverse of the other: TRANSPOSE, SCALAR, FUSE,
+    HALVES, EXPERTS, BATCHED, skip(2), interleave("num_heads").
 
 Other templates, of a table's own fields, may have `*` for anything: `dropped=("classifier.*",)`.
 
@@ -236,6 +236,11 @@ TRANSPOSE = Operation(
     save=lambda tensors: [tensor.mT for tensor in tensors],
     load=lambda tensors, shapes: [tensor.mT for tensor in tensors],
 )
+# Ours is a number, theirs a vector of one.
+SCALAR = Operation(
+    save=lambda tensors: [tensor.reshape(1) for tensor in tensors],
+    load=lambda tensors, shapes: [tensor.reshape(()) for tensor in tensors],
+)
 # Several of ours are one of theirs, one after the other along the first axis.
 FUSE = Operation(
     save=lambda tensors: [torch.cat(list(tensors))],
@@ -256,6 +261,13 @@ EXPERTS = Operation(
         torch.stack(list(tensors[i : i + len(tensors) // len(shapes)])).mT
         for i in range(0, len(tensors), len(tensors) // len(shapes))
     ],
+)
+
+
+# One of ours has an axis of size one before the others there.
+BATCHED = Operation(
+    save=lambda tensors: [tensor[None] for tensor in tensors],
+    load=lambda tensors, shapes: [tensor[0] for tensor in tensors],
 )
 
 

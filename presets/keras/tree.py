@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
 from ...backbones._model import Model, snake_case
-from ...backbones.layers.convolution import Convolution
+from ...backbones.layers.convolution import Convolution, SeparableConv2D
 from ...backbones.layers.core import Projection
 from ...backbones.layers.layout import (
     Kind,
@@ -127,7 +127,7 @@ def _fill(layer: Layer, module: nn.Module, key: str) -> None:
     """Add variables and children to a layer whose module has the given prefix of keys."""
     layer.variables = variables_of(module)
     for variable in layer.variables:
-        variable.key = f"{key}{variable.name}"
+        variable.key = f"{key}{variable.key or variable.name}"
     kind = layer.layout.kind
     children = keras_children(module, layer.layout, layer.name)
     repeated = Counter(child.attribute for child in children)
@@ -222,3 +222,12 @@ def _(module: Convolution) -> list[Variable]:
     if module.bias is None:
         return [kernel]
     return [kernel, Variable(module, "bias", (module.out_channels,), _same, _same)]
+
+
+@variables_of.register
+def _(module: SeparableConv2D) -> list[Variable]:
+    return [
+        replace(variable, key=f"{path}.{variable.name}")
+        for path, child in module.named_children()
+        for variable in variables_of(child)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...backbones.resnet import ResNetBackbone
@@ -40,7 +41,7 @@ def load_channels(given: int | None, size: Sequence[int]) -> tuple[Any, ...]:
     return ((None, None, given or size[0]),)
 
 
-def save_channels(shape: Sequence[int], data_format: str | None) -> tuple[Any, ...]:
+def save_channels(shape: Sequence[int], data_format: str | None = None) -> tuple[Any, ...]:
     """Its height and width are what our model was made for; timm takes any."""
     channels = shape[0 if data_format == "channels_first" else -1] or 3
     return () if channels == 3 else (channels,)
@@ -52,6 +53,8 @@ CHANNELS = Key(
     load_channels,
     save_channels,
 )
+# Of models that have no data_format.
+CHANNELS_LAST = replace(CHANNELS, ours=("image_shape",))
 
 
 def pair(conv: str, batch_norm: str, ours: tuple[str, str]) -> tuple[Rule, ...]:

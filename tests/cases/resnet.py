@@ -67,3 +67,52 @@ CASES = [
         channels_first(1, 40, 44),
     ),
 ]
+
+
+def preset(
+    depth: int, block_type: str = "bottleneck_block", v2: bool = False, vd: bool = False
+) -> dict[str, Any]:
+    blocks = {
+        18: [2, 2, 2, 2],
+        34: [3, 4, 6, 3],
+        50: [3, 4, 6, 3],
+        101: [3, 4, 23, 3],
+        152: [3, 8, 36, 3],
+        200: [3, 12, 48, 3],
+    }
+    return {
+        "input_conv_filters": [32, 32, 64] if vd else [64],
+        "input_conv_kernel_sizes": [3, 3, 3] if vd else [7],
+        "stackwise_num_filters": [64, 128, 256, 512],
+        "stackwise_num_blocks": blocks[depth],
+        "stackwise_num_strides": [1, 2, 2, 2],
+        "block_type": f"{block_type}_vd" if vd else block_type,
+        "use_pre_activation": v2,
+    }
+
+
+PRESETS = {
+    "resnet_18_imagenet": preset(18, "basic_block"),
+    "resnet_50_imagenet": preset(50),
+    "resnet_101_imagenet": preset(101),
+    "resnet_152_imagenet": preset(152),
+    "resnet_v2_50_imagenet": preset(50, v2=True),
+    "resnet_v2_101_imagenet": preset(101, v2=True),
+    "resnet_vd_18_imagenet": preset(18, "basic_block", vd=True),
+    "resnet_vd_34_imagenet": preset(34, "basic_block", vd=True),
+    "resnet_vd_50_imagenet": preset(50, vd=True),
+    "resnet_vd_50_ssld_imagenet": preset(50, vd=True),
+    "resnet_vd_50_ssld_v2_imagenet": preset(50, vd=True),
+    "resnet_vd_50_ssld_v2_fix_imagenet": preset(50, vd=True),
+    "resnet_vd_101_imagenet": preset(101, vd=True),
+    "resnet_vd_101_ssld_imagenet": preset(101, vd=True),
+    "resnet_vd_152_imagenet": preset(152, vd=True),
+    "resnet_vd_200_imagenet": preset(200, vd=True),
+}
+# The registry has v1's numbers for v2, and counts the classifier of vd.
+MISCOUNTED = {
+    "resnet_v2_50_imagenet": 15360,
+    "resnet_v2_101_imagenet": 15360,
+    **{preset_id: 2049000 for preset_id in PRESETS if "_vd_" in preset_id},
+    **{f"resnet_vd_{depth}_imagenet": 513000 for depth in (18, 34)},
+}

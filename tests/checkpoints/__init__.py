@@ -1,4 +1,4 @@
-"""Checkpoints of transformers to read and write: tiny models of each family, all weights random."""
+"""Checkpoints of transformers and timm to read and write, all weights random."""
 
 from __future__ import annotations
 
@@ -179,7 +179,38 @@ def visible(
 
 
 def all_checkpoints() -> list[Checkpoint]:
-    return [checkpoint for module in _modules() for checkpoint in module.CHECKPOINTS]
+    return [
+        checkpoint for module in _modules() for checkpoint in getattr(module, "CHECKPOINTS", [])
+    ]
+
+
+@dataclass(frozen=True)
+class TimmCheckpoint:
+    """A model of timm.
+
+    Attributes:
+        module: the file with its `timm_features`, if it has that.
+        in_keras_hub: whether KerasHub can read it too.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    module: str | None
+    in_keras_hub: bool
+
+
+def all_timm() -> dict[str, TimmCheckpoint]:
+    """By the name of its folder."""
+    return {
+        folder: TimmCheckpoint(
+            architecture,
+            arguments,
+            module.__file__ if hasattr(module, "timm_features") else None,
+            folder in getattr(module, "TIMM_IN_KERAS_HUB", ()),
+        )
+        for module in _modules()
+        for folder, (architecture, arguments) in getattr(module, "TIMM", {}).items()
+    }
 
 
 def all_inexpressible() -> dict[str, str]:

@@ -1,0 +1,93 @@
+"""Built-in presets in their true sizes: layers, names and shapes of all weights are KerasHub's.
+
+Nothing is loaded or computed; both models are on the meta device.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import keras
+import keras_hub
+import pytest
+import torch
+from keras.src.saving import saving_lib
+
+import keras_hub_torch
+from keras_hub_torch.presets import builtin
+from keras_hub_torch.presets.keras.tree import keras_tree, keras_variables
+
+from .cases import all_miscounted, all_presets
+
+PRESETS = all_presets()
+MISCOUNTED = all_miscounted()
+
+
+def architectures() -> dict[str, list[str]]:
+    """The first of the presets with equal arguments → all of them."""
+    alike: dict[str, list[str]] = {}
+    for preset_id, config in PRESETS.items():
+        key = json.dumps((builtin.class_of(preset_id), config), sort_keys=True)
+        alike.setdefault(key, []).append(preset_id)
+    return {ids[0]: ids for ids in alike.values()}
+
+
+ARCHITECTURES = architectures()
+
+
+class Shapes(saving_lib.H5IOStore):  # type: ignore[misc]
+    """Stands for a weight file, and keeps what Keras would write: path of a layer → its name and
+    its variables.
+    """
+
+    def __init__(self) -> None:
+        self.layers: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    def __bool__(self) -> bool:
+        return True
+
+    def make(self, path: str, metadata: dict[str, str] | None = None) -> dict[str, Any]:
+        variables: dict[str, Any] = {}
+        self.layers[path] = ((metadata or {}).get("name", ""), variables)
+        return variables
+
+
+def kerashub_layers(cls: str, config: dict[str, Any]) -> Shapes:
+    keras.utils.clear_session()
+    with keras.device("meta"):
+        model = getattr(keras_hub.models, cls)(**config)
+    shapes = Shapes()
+    saving_lib._save_state(model, shapes, None, "", set())
+    return shapes
+
+
+@pytest.mark.parametrize("preset_id", ARCHITECTURES)
+def test_architecture(preset_id: str) -> None:
+    cls, config = builtin.class_of(preset_id), PRESETS[preset_id]
+    assert cls is not None
+    with torch.device("meta"):
+        model = getattr(keras_hub_torch.models, cls)(**config)
+    for same in ARCHITECTURES[preset_id]:
+        parameters = builtin.presets_of()[same]["metadata"]["params"]
+        assert model.count_params() == parameters - MISCOUNTED.get(same, 0), same
+
+    layers = kerashub_layers(cls, config).layers
+    theirs = {
+        f"{path}/vars/{i}".lstrip("/"): tuple(variable.shape)
+        for path, (_, variables) in layers.items()
+        for i, variable in variables.items()
+    }
+    ours = {path: variable.shape for path, variable in keras_variables(model).items()}
+    assert list(ours.items()) == list(theirs.items())
+    names = {path: name for path, (name, variables) in layers.items() if variables}
+    named = {layer.path: layer.name for layer in keras_tree(model).walk() if layer.variables}
+    assert named == names
+
+
+def test_every_preset_of_a_class_is_listed() -> None:
+    classes = {builtin.class_of(preset_id) for preset_id in PRESETS}
+    listed = {
+        preset_id for preset_id in builtin.presets_of() if builtin.class_of(preset_id) in classes
+    }
+    assert PRESETS.keys() == listed
