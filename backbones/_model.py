@@ -93,6 +93,8 @@ class Model(nn.Module, metaclass=Configured):
     argument_names: tuple[str, ...]
     # As it was built; wrappers such as FSDP's change the class of an instance.
     configured_class: type[Model]
+    # Why the weights are not to be used, if loading others has failed half-way.
+    broken: str | None = None
 
     def __init__(
         self, dtype: DTypeLike = None, trainable: bool = True, name: str | None = None
@@ -151,7 +153,10 @@ class Model(nn.Module, metaclass=Configured):
             ValueError: missing or unknown inputs, wrong ranks or sizes.
             TypeError: not tensors, ids that are no integers, images that are, or an input given
                 twice.
+            RuntimeError: reading weights into the model has failed half-way.
         """
+        if self.broken is not None:
+            raise RuntimeError(self.broken)
         known = self.input_specs
         if isinstance(inputs, Mapping):
             given, surplus = dict(inputs), args
@@ -394,6 +399,20 @@ class Model(nn.Module, metaclass=Configured):
             return weighted[index]
         wanted = f"index {index}" if name is None else repr(name)
         raise ValueError(f"No layer {wanted} among {', '.join(layers)}.")
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As of any module."""
+        found = super().load_state_dict(state_dict, strict, assign)
+        if not found.missing_keys:
+            self.mend()
+        return found
+
+    def mend(self) -> None:
+        """All weights have been read: the model may be used again."""
+        for module in self.modules():
+            vars(module).pop("broken", None)
 
     def weights(self) -> Iterator[torch.Tensor]:
         """Parameters, and the buffers that files hold."""

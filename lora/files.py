@@ -17,7 +17,7 @@ from ..backbones._model import Model
 from ..presets.keras.h5 import Dataset, WeightFile
 from ..presets.keras.tree import flat_layers
 from ..presets.refusals import shortened
-from ..presets.saving import replacing
+from ..presets.replacing import replacing
 from .adapters import Adapter, adapter_for, adapter_shapes, layers_named
 
 ORDERS = ("jax", "torch")

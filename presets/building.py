@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -89,6 +90,23 @@ def check_amounts(config: Any, name: str = "") -> None:
                 trouble = f"is {reprlib.repr(value)}; {most:,} is the most"
         if trouble:
             raise ValueError(f"{reprlib.repr(name)[1:-1]} {trouble}.")
+
+
+@contextlib.contextmanager
+def changing(model: Model) -> Iterator[None]:
+    """Where weights are replaced one after the other: a model with some of both is marked."""
+    try:
+        yield
+    except BaseException as error:
+        for module in model.modules():
+            if isinstance(module, Model):
+                module.broken = (
+                    f"Reading weights into this {module.class_name} failed half-way ({error}), so "
+                    "some are new and some are not. It works again when load_weights, or "
+                    "load_state_dict, has read all of them."
+                )
+        raise
+    model.mend()
 
 
 def split_sizes(

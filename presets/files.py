@@ -11,6 +11,7 @@ from typing import Any
 from .refusals import names_in, shortened
 
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"  # of PEFT
 WEIGHTS = "model.weights.h5"
 SHARD_INDEX = "model.weights.json"
 SAFETENSORS = "model.safetensors"

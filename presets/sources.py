@@ -11,15 +11,18 @@ import reprlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import builtin
 from .files import read_json, relative_name, safe_name
 from .keras.archive import unpack
 from .refusals import cause, naming
+from .snapshot import Snapshot, consistently
+
+ValueType = TypeVar("ValueType")
 
 
 def open_preset(preset: str | os.PathLike[str]) -> PresetSource:
@@ -75,9 +78,21 @@ def _unknown(preset: str) -> str:
 class PresetSource:
     """The files of one preset. `handle` is what the user called it."""
 
+    # Of a folder that may be saved to at any time.
+    snapshot: Snapshot | None = None
+
     def __init__(self, handle: str):
         self.handle = handle
         self._any_found = False
+
+    def consistently(self, read: Callable[[], ValueType]) -> ValueType:
+        """What `read` gives, of files that belong together. See `snapshot`."""
+        return consistently(self.snapshot, read)
+
+    def settle(self) -> None:
+        """Make sure that the files given belong together, when they are open. See `snapshot`."""
+        if self.snapshot is not None:
+            self.snapshot.settle()
 
     @property
     def checkpoint(self) -> dict[str, str]:
@@ -156,10 +171,10 @@ class _Folder(PresetSource):
     def __init__(self, handle: str, folder: Path):
         super().__init__(handle)
         self._folder = folder
+        self.snapshot: Snapshot = Snapshot(folder)
 
     def _fetch(self, name: str) -> Path | None:
-        path = self._folder / name
-        return path if path.is_file() else None
+        return self.snapshot.find(name)
 
     @property
     def checkpoint(self) -> dict[str, str]:
@@ -169,12 +184,7 @@ class _Folder(PresetSource):
         return self._folder
 
     def sizes(self) -> dict[str, int]:
-        files = {path.relative_to(self._folder): path for path in self._folder.rglob("*")}
-        return {
-            name.as_posix(): path.stat().st_size
-            for name, path in sorted(files.items())
-            if path.is_file() and not any(part.startswith(".") for part in name.parts)
-        }
+        return self.snapshot.sizes()
 
 
 class _Archive(_Folder):

@@ -55,7 +55,8 @@ class Layout:
         inside: child → what this layer makes of the child's own layout (`flattened`, …); several
             layouts where the child is taken apart (`apart`).
         only: whether a child of that name belongs to this part of a layer that is taken apart.
-        rest: whether this is what no part has: it stands under its attribute, numbered as the whole.
+        rest: whether this is what no part has: it stands under its attribute, numbered as the
+            whole.
     """
 
     kind: Kind = Kind.LAYER

@@ -471,6 +471,7 @@ def load(
         table, arguments = configured(dialect, source, config, cls, overrides)
         construct(table.backbone, arguments, "meta")
     with plan(dialect, source, config, cls, others, ignore) as found:
+        source.settle()
         if device.type != "meta":
             _fill(found, torch.device(device), mmap is not False, source.handle)
     return resized(found.model, sizes).eval()  # type: ignore[return-value]
@@ -480,7 +481,7 @@ def _fill(plan: Plan, device: torch.device, keep: bool, where: str) -> None:
     if plan.drawn:
         warnings.warn(
             f"{where} has no weights for {', '.join(plan.drawn)}; they are drawn at random.",
-            stacklevel=4,
+            stacklevel=9,
         )
         _draw(plan.model, plan.drawn, device)
     present = [binding for binding in plan.bindings if binding not in plan.absent]

@@ -76,6 +76,9 @@ class Dataset:
 class WeightFile:
     """The datasets of a `.weights.h5` file, or of the shards that a `.weights.json` lists.
 
+    Args:
+        shards: of a `.weights.json` its `shard_names`, where they are.
+
     Attributes:
         repeated: those that are in two shards.
 
@@ -84,15 +87,15 @@ class WeightFile:
         ValueError: not a readable HDF5 file, or one with links, external or virtual data.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *shards: Path) -> None:
         self.path = Path(path)
         self.datasets: dict[str, Dataset] = {}
         self.repeated: list[str] = []
         self._open_files = contextlib.ExitStack()
         self._mappings: dict[IO[bytes], mmap.mmap] = {}
         try:
-            for shard in shard_files(self.path) if self.path.suffix == ".json" else [self.path]:
-                self._open(shard)
+            for file in shards if self.path.suffix == ".json" else [self.path]:
+                self._open(file)
         except BaseException:
             self.close()
             raise
@@ -218,7 +221,7 @@ def _ask_hdf5(path: Path, answer: IO[bytes], sizes: dict[str, int] | None = None
     answer.seek(0)
 
 
-def shard_files(index: Path) -> list[Path]:
+def shard_names(index: Path) -> list[str]:
     """The files that a `model.weights.json` lists, all of them in its folder.
 
     Raises:
@@ -231,7 +234,7 @@ def shard_files(index: Path) -> list[Path]:
     for value in weight_map.values():
         for name in value if isinstance(value, list) else [value]:
             names[safe_name(name)] = None
-    return [index.parent / name for name in names]
+    return list(names)
 
 
 class _Output(io.FileIO):
