@@ -400,9 +400,9 @@ _HUBS: dict[str, type[_Kaggle | _HuggingFace | _ModelScope]] = {
 
 def _check_hugging_face_answers() -> None:
     """Have answers looked at before `huggingface_hub` makes paths of what their headers say."""
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import utils
 
-    session: Any = get_session()
+    session: Any = utils.get_session()  # type: ignore[attr-defined]
     hooks = getattr(session, "event_hooks", None)
     if hooks is None:  # requests, before huggingface_hub 1.0
         if _check_headers not in session.hooks["response"]:

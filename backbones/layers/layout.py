@@ -201,10 +201,9 @@ def _lift(key: str, path: str, child: nn.Module, layout: Layout, owner: str) -> 
     if key in layout.inside:
         seen = layout.inside[key](own)
         if not isinstance(seen, Layout):
-            inside = {name: view for name, view in layout.inside.items() if name != key}
             for part in seen:
-                one = replace(layout, inside={**inside, key: lambda _, part=part: part})
-                yield from _lift(key, path, child, one, owner)
+                views: dict[str, Any] = {**layout.inside, key: partial(_given, part)}
+                yield from _lift(key, path, child, replace(layout, inside=views), owner)
             return
         own = seen
     name = layout.names.get(key) or getattr(child, "keras_name", "") or key
@@ -218,6 +217,10 @@ def _lift(key: str, path: str, child: nn.Module, layout: Layout, owner: str) -> 
         suffix = own.attributes.get(inner.name, inner.name)
         full = inner.name if inner.unnamed else own.group.format(group=name, child=suffix)
         yield replace(inner, name=full, path=f"{path}.{inner.path}")
+
+
+def _given(part: Layout, own: Layout) -> Layout:
+    return part
 
 
 class Graph:

@@ -332,23 +332,23 @@ class MobileNetV5Backbone(Backbone):
             if i + 1 == len(stackwise_num_blocks) or stackwise_strides[i + 1][0] > 1:
                 taps.append(width)
         self.smallest = 1 if style.same else max(smallest_side(path), *sides, 1)
-        self.fused: list[int] = []
+        self.joined: list[int] = []
         self.msfa = None
         if use_msfa:
             given = [msfa_indices] if isinstance(msfa_indices, int) else list(msfa_indices)
             indices = [index if index >= 0 else len(taps) + index for index in given]
-            self.fused = sorted(set(indices))
-            if not indices or not 0 <= self.fused[0] <= self.fused[-1] < len(taps):
+            self.joined = sorted(set(indices))
+            if not indices or not 0 <= self.joined[0] <= self.joined[-1] < len(taps):
                 raise ValueError(
                     f"msfa_indices={msfa_indices} must be from {-len(taps)} to {len(taps) - 1}."
                 )
             channels = sum(taps[index] for index in indices)
-            if channels != sum(widths[index] for index in self.fused):
+            if channels != sum(widths[index] for index in self.joined):
                 raise ValueError(
                     f"msfa_indices={msfa_indices} must be different ones, of stacks that have a "
                     "stride in their first block, as has the stack behind them."
                 )
-            stacks = stacks[: self.fused[-1]]
+            stacks = stacks[: self.joined[-1]]
         self.blocks = Stack("{}", stacks)
         if use_msfa:
             self.msfa = MultiScaleFusionAdapter(
@@ -369,5 +369,5 @@ class MobileNetV5Backbone(Backbone):
                 x = block(x)
             maps.append(x)
         if self.msfa is not None:
-            x = self.msfa(*(maps[i] for i in self.fused))
+            x = self.msfa(*(maps[i] for i in self.joined))
         return channels_back(x, self.data_format)
