@@ -508,7 +508,7 @@ def check_arguments(cls: type[Model], given: Mapping[str, Any]) -> None:
         TypeError: unknown names, or values of wrong types; it lists them all.
     """
     known = constructor_arguments(cls)
-    problems = []
+    problems: list[str] = []
     for name, value in given.items():
         if len(problems) == MOST_PROBLEMS:
             problems.append("And perhaps more.")

@@ -13,8 +13,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..backbones._model import Model
-from .refusals import cause, escaped
 from ..backbones.layers.vision import PositionGrid
+from .refusals import cause, escaped
 
 ModelType = TypeVar("ModelType", bound=Model)
 
@@ -25,9 +25,7 @@ MAX_LAYERS = 1_000
 MAX_ITEMS = 10_000
 MAX_CHARACTERS = 10_000
 MAX_NUMBER = 10**12
-LAYERS = re.compile(
-    r"(?<![a-z])(layer|depth|block|repeat|repetition|group|iteration)s?(?![a-z])"
-)
+LAYERS = re.compile(r"(?<![a-z])(layer|depth|block|repeat|repetition|group|iteration)s?(?![a-z])")
 NOT_LAYERS = re.compile(r"norm|_(size|dim|width|filter|channel)s?(?![a-z])")
 BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
