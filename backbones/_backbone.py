@@ -5,6 +5,7 @@ The one module below `presets` and `lora` that calls them, when a verb is called
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +15,7 @@ import torch
 
 from . import _registry
 from ._model import Model
+from .layers.fusion import fold_norms
 from .layers.pyramid import Level, PyramidOutputs
 
 BackboneType = TypeVar("BackboneType", bound="Backbone")
@@ -31,7 +33,13 @@ class classproperty(Generic[ValueType]):
 
 
 class Backbone(Model):
-    """A pretrained model without a task head."""
+    """A pretrained model without a task head.
+
+    Attributes:
+        fused: whether `fuse` has made it.
+    """
+
+    fused: bool = False
 
     # Presets
 
@@ -112,6 +120,7 @@ class Backbone(Model):
         """
         from ..presets.saving import save_backbone
 
+        self._refuse_fused()
         save_backbone(self, preset_dir, max_shard_size, format, state_dict)
 
     def export_to_transformers(
@@ -130,6 +139,7 @@ class Backbone(Model):
         from ..presets.checkpoints import TRANSFORMERS
         from ..presets.saving import export_checkpoint
 
+        self._refuse_fused()
         export_checkpoint(self, path, TRANSFORMERS, state_dict)
 
     def export_to_timm(self, path: str | os.PathLike[str]) -> None:
@@ -142,6 +152,7 @@ class Backbone(Model):
         from ..presets.checkpoints import TIMM
         from ..presets.saving import export_checkpoint
 
+        self._refuse_fused()
         export_checkpoint(self, path, TIMM)
 
     def load_weights(
@@ -159,6 +170,7 @@ class Backbone(Model):
         """
         from ..presets.loading import load_weights
 
+        self._refuse_fused()
         load_weights(self, filepath, ignore)
 
     def save_weights(
@@ -173,6 +185,7 @@ class Backbone(Model):
         """
         from ..presets.saving import save_weights
 
+        self._refuse_fused()
         save_weights(self, filepath, max_shard_size, state_dict)
 
     def summary(self) -> None:
@@ -180,6 +193,47 @@ class Backbone(Model):
         from ..presets.summary import print_summary
 
         print_summary(self)
+
+    # Inference
+
+    def fuse(self: BackboneType) -> BackboneType:
+        """A copy for inference, in `eval()` mode, with batch norms folded into convolutions.
+
+        A norm is folded where the model feeds it with one convolution's output, which nothing else
+        reads; the others stay. The copy computes the same, cannot be trained further to the same
+        end, and has no files: save the model that it was made of.
+
+        Raises:
+            NotImplementedError: the model takes other inputs than images.
+        """
+        kinds = [spec.kind for spec in self.input_specs.values()]
+        if kinds != ["images"]:
+            raise NotImplementedError(f"{self.class_name} takes other inputs than images.")
+        model = copy.deepcopy(self).eval().requires_grad_(False)
+        model.fused = True
+        blank = copy.deepcopy(model).to("meta")
+        images = blank._blank_images()
+        runs = [lambda: blank(images)]
+        if isinstance(blank, FeaturePyramidBackbone):
+            runs.append(lambda: blank.pyramid_outputs(images))
+        fold_norms(model, blank, runs)
+        return model
+
+    def _blank_images(self) -> torch.Tensor:
+        """One, of a size that the model takes, on the meta device."""
+        shape = getattr(self, "image_shape", (None, None, None))
+        first = getattr(self, "data_format", None) == "channels_first"
+        channels = shape[0 if first else -1] or 3
+        height, width = ((side or 256) for side in (shape[1:] if first else shape[:-1]))
+        sizes = (channels, height, width) if first else (height, width, channels)
+        return torch.empty(1, *sizes, dtype=self.dtype, device="meta")
+
+    def _refuse_fused(self) -> None:
+        if self.fused:
+            raise ValueError(
+                f"This {self.class_name} was made by fuse(), without its batch norms: save, load "
+                "and export the model that it was made of."
+            )
 
     # LoRA
 

@@ -23,7 +23,7 @@ from .layers.layout import Layout, Stack
 from .layers.vision import embed_patches
 
 ImagesOfRows = Annotated[
-    torch.Tensor, Input("values", ("batch", "images", "height", "width", "channels"))
+    torch.Tensor, Input("images", ("batch", "images", "height", "width", "channels"))
 ]
 VisionIndices = Annotated[torch.Tensor, Input("ids", ("batch", "vision_tokens"))]
 

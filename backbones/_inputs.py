@@ -20,8 +20,9 @@ class Input:
     """One argument of `forward`.
 
     Attributes:
-        kind: `ids` (integers), `mask` (nonzero is true), `values` (any real numbers), `any`, or
-            `state` for what is no input of the Keras model.
+        kind: `ids` (integers), `mask` (nonzero is true), `values` (any real numbers), `images`
+            (no integers, which nobody has scaled), `any`, or `state` for what is no input of the
+            Keras model.
         axes: names of the axes; axes of one name have one size.
         required: whether `forward` has no default for it.
     """
@@ -35,7 +36,7 @@ TokenIds = Annotated[torch.Tensor, Input("ids", ("batch", "length"))]
 PaddingMask = Annotated[torch.Tensor, Input("mask", ("batch", "length"))]
 EncoderTokenIds = Annotated[torch.Tensor, Input("ids", ("batch", "encoder_length"))]
 EncoderPaddingMask = Annotated[torch.Tensor, Input("mask", ("batch", "encoder_length"))]
-Images = Annotated[torch.Tensor, Input("values", ("batch", "height", "width", "channels"))]
+Images = Annotated[torch.Tensor, Input("images", ("batch", "height", "width", "channels"))]
 CacheState = Annotated[Cache, Input("state", ())]
 CacheIndex = Annotated[int | torch.Tensor, Input("state", ())]
 NARROW = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32, torch.uint64)
@@ -145,7 +146,7 @@ def check_tensors(given: Mapping[str, Any], inputs: Mapping[str, Input]) -> None
     """Refuse wrong dtypes, ranks and sizes that do not go together.
 
     Raises:
-        TypeError: not a tensor, or ids that are no integers.
+        TypeError: not a tensor, ids that are no integers, or images that are.
         ValueError: a wrong rank, or two inputs that disagree about an axis.
     """
     sizes: dict[str, tuple[int, str]] = {}
@@ -164,6 +165,11 @@ def check_tensors(given: Mapping[str, Any], inputs: Mapping[str, Input]) -> None
             raise ValueError(
                 f"{name} is nonzero for what is real; one to be added to scores, with 0 for real "
                 "tokens and large negative numbers for padding, is another thing: give `mask == 0`."
+            )
+        if spec.kind == "images" and not (tensor.is_floating_point() or tensor.is_complex()):
+            raise TypeError(
+                f"{name} must hold floating-point numbers, not {tensor.dtype}: pixels are scaled "
+                f"as the weights were trained, say by `{name}.float() / 255`."
             )
         if tensor.is_complex():
             raise TypeError(f"{name} must hold real numbers, not {tensor.dtype}.")

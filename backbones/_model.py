@@ -149,7 +149,8 @@ class Model(nn.Module, metaclass=Configured):
 
         Raises:
             ValueError: missing or unknown inputs, wrong ranks or sizes.
-            TypeError: not tensors, ids that are no integers, or an input given twice.
+            TypeError: not tensors, ids that are no integers, images that are, or an input given
+                twice.
         """
         known = self.input_specs
         if isinstance(inputs, Mapping):

@@ -21,7 +21,7 @@ from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.pyramid import Level
-from .layers.vision import check_images, image_channels
+from .layers.vision import check_at_least, check_images, image_channels
 
 STEM = 64
 
@@ -101,8 +101,8 @@ class DenseNetBackbone(FeaturePyramidBackbone):
         dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: no stacks, transitions that leave no channels, or images of other channels than
-            those of `image_shape` or too small for all transitions.
+        ValueError: no stacks, numbers that are too small, transitions that leave no channels, or
+            images that are too small, or of other channels than those of `image_shape`.
     """
 
     def __init__(
@@ -117,8 +117,12 @@ class DenseNetBackbone(FeaturePyramidBackbone):
     ) -> None:
         super().__init__(dtype, trainable, name)
         if not stackwise_num_repeats:
-            raise ValueError("stackwise_num_repeats=[] must have at least one stack.")
+            raise ValueError("stackwise_num_repeats must have at least one stack, not [].")
+        check_at_least(0, stackwise_num_repeats=stackwise_num_repeats)
+        check_at_least(1, growth_rate=growth_rate)
         self.channels = image_channels(image_shape, "channels_last")
+        # The stem rounds up, transitions round down.
+        self.smallest = 4 * 2 ** (len(stackwise_num_repeats) - 1) - 3
         self.stem = Stem(self.channels)
         width, stride = STEM, 4
         self.levels: list[Level] = []
@@ -143,7 +147,7 @@ class DenseNetBackbone(FeaturePyramidBackbone):
 
     def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """What each stack gives, `[batch, channels, height, width]`."""
-        check_images(images, "channels_last", self.channels)
+        check_images(images, "channels_last", self.channels, at_least=self.smallest)
         x = self.stem(channels_first(images, "channels_last"))
         found: dict[str, torch.Tensor] = {}
         for child in self.children():

@@ -240,9 +240,9 @@ class HGNetV2Backbone(Backbone):
         dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: arguments of different lengths, unknown names, even kernels, a downsampling
-            whose channels do not divide those before it, or images of other channels than those of
-            `image_shape`.
+        ValueError: arguments of different lengths, unknown names, numbers that are too small, even
+            kernels, a downsampling whose channels do not divide those before it, or images of other
+            channels than those of `image_shape`.
     """
 
     def __init__(
@@ -269,9 +269,10 @@ class HGNetV2Backbone(Backbone):
             apply_downsample=apply_downsample,
             use_lightweight_conv_block=use_lightweight_conv_block,
         )
-        if len(stem_channels) != 3 or stem_channels[1] < 2:
+        if len(stem_channels) != 3 or stem_channels[1] < 2 or stem_channels[2] < 1:
             raise ValueError(
-                f"stem_channels={stem_channels} must be three numbers, the second at least 2."
+                f"stem_channels={stem_channels} must be three positive numbers, the second at "
+                "least 2."
             )
         if hidden_act not in ACTIVATIONS:
             known = ", ".join(map(repr, ACTIVATIONS))
@@ -319,11 +320,16 @@ def check_stage(where: str, numbers: Sequence[int], channels: int | None) -> Non
         channels: those that a downsampling gets, if there is one.
 
     Raises:
-        ValueError: not six numbers, an even kernel, or channels that the first one does not divide.
+        ValueError: not six numbers, channels that are too few, an even kernel, or channels that the
+            first one does not divide.
     """
     if len(numbers) != 6:
         raise ValueError(f"{where}={numbers} must be six numbers.")
-    first, kernel_size = numbers[0], numbers[-1]
+    first, middle, filters, blocks, layers, kernel_size = numbers
+    if min(first, middle, filters - 1) < 1 or min(blocks, layers) < 0:
+        raise ValueError(
+            f"{where}={numbers} must begin with positive numbers of channels, the third at least 2."
+        )
     if kernel_size % 2 == 0:
         raise ValueError(f"{where}={numbers} has an even kernel, {kernel_size}; it must be odd.")
     if channels is not None and channels % first:

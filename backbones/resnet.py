@@ -22,7 +22,7 @@ from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.pyramid import Level
-from .layers.vision import check_equally_long, check_images, image_channels
+from .layers.vision import check_choice, check_equally_long, check_images, image_channels
 
 # Pooling, 1 × 1 convolution and norm; without a convolution a block's input is added as it is.
 Shortcut: TypeAlias = tuple[nn.Module, Conv2D | None, nn.Module]
@@ -98,7 +98,8 @@ class BasicBlock(Block):
         y = self.bn2(self.conv2(y))
         if self.conv0 is not None:
             x = self.bn0(self.conv0(self.pool0(x)))
-        return self.relu(x + y)
+        y += x
+        return self.relu(y)
 
 
 class BottleneckBlock(Block):
@@ -121,7 +122,8 @@ class BottleneckBlock(Block):
         y = self.bn3(self.conv3(y))
         if self.conv0 is not None:
             x = self.bn0(self.conv0(self.pool0(x)))
-        return self.relu(x + y)
+        y += x
+        return self.relu(y)
 
 
 class PreActBasicBlock(Block):
@@ -139,8 +141,9 @@ class PreActBasicBlock(Block):
         y = self.relu(self.pre_activation_bn(x))
         if self.conv0 is not None:
             x = self.conv0(y)
-        y = self.relu(self.bn1(self.conv1(y)))
-        return x + self.conv2(y)
+        y = self.conv2(self.relu(self.bn1(self.conv1(y))))
+        y += x
+        return y
 
 
 class PreActBottleneckBlock(Block):
@@ -162,8 +165,9 @@ class PreActBottleneckBlock(Block):
         if self.conv0 is not None:
             x = self.conv0(y)
         y = self.relu(self.bn1(self.conv1(y)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        return x + self.conv3(y)
+        y = self.conv3(self.relu(self.bn2(self.conv2(y))))
+        y += x
+        return y
 
 
 # By name, without and with `use_pre_activation`.
@@ -242,8 +246,7 @@ class ResNetBackbone(FeaturePyramidBackbone):
         )
         if stackwise_num_filters[0] != 64:
             raise ValueError(f"stackwise_num_filters={stackwise_num_filters} must begin with 64.")
-        if block_type not in BLOCKS:
-            raise ValueError(f"block_type={block_type!r} must be one of {', '.join(BLOCKS)}.")
+        check_choice(BLOCKS, block_type=block_type)
         vd = block_type.endswith("_vd")
         if vd and use_pre_activation and max(stackwise_num_strides) > 1:
             raise ValueError("A strided shortcut of a vd block cannot have use_pre_activation.")
@@ -260,6 +263,8 @@ class ResNetBackbone(FeaturePyramidBackbone):
         ):
             width = block.expansion * filters
             plain = i == 0 and block_type == "basic_block"
+            if plain and inputs != width:
+                raise ValueError(f"input_conv_filters={input_conv_filters} must end with {width}.")
             shortcut = unchanged() if plain else project(inputs, width, strides, pooled=vd)
             stack = [block(inputs, filters, strides, shortcut)]
             stack += [block(width, filters, 1, unchanged()) for _ in range(1, blocks)]

@@ -14,7 +14,7 @@ from ._model import COMMON
 from .layers.convolution import Conv2D, channels_back, channels_first
 from .layers.dtypes import DTypeLike
 from .layers.layout import Stack
-from .layers.vision import check_equally_long, check_images, image_channels
+from .layers.vision import check_at_least, check_equally_long, check_images, image_channels
 
 
 class VGGBackbone(Backbone):
@@ -31,8 +31,8 @@ class VGGBackbone(Backbone):
         dtype, trainable, name: as in `Model`; as in KerasHub a preset does not hold them.
 
     Raises:
-        ValueError: stackwise arguments of different lengths, or images of other channels than those
-            of `image_shape`.
+        ValueError: stackwise arguments of different lengths or none, numbers that are too small, or
+            images that are too small, or of other channels than those of `image_shape`.
     """
 
     def __init__(
@@ -48,6 +48,11 @@ class VGGBackbone(Backbone):
         check_equally_long(
             stackwise_num_repeats=stackwise_num_repeats, stackwise_num_filters=stackwise_num_filters
         )
+        if not stackwise_num_repeats:
+            raise ValueError("stackwise_num_repeats must have at least one stack, not [].")
+        check_at_least(0, stackwise_num_repeats=stackwise_num_repeats)
+        check_at_least(1, stackwise_num_filters=stackwise_num_filters)
+        self.smallest = 2 ** len(stackwise_num_repeats)
         self.channels = image_channels(image_shape, "channels_last")
         width = self.channels
         for i, (repeats, filters) in enumerate(
@@ -66,7 +71,7 @@ class VGGBackbone(Backbone):
         return {name: value for name, value in config.items() if name not in COMMON}
 
     def forward(self, images: Images) -> torch.Tensor:
-        check_images(images, "channels_last", self.channels)
+        check_images(images, "channels_last", self.channels, at_least=self.smallest)
         x = channels_first(images, "channels_last")
         for block in self.children():
             if isinstance(block, Stack):

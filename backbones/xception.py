@@ -22,7 +22,7 @@ from .layers.convolution import (
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
-from .layers.vision import check_equally_long, check_images, image_channels
+from .layers.vision import check_at_least, check_equally_long, check_images, image_channels
 
 
 def separable(inputs: int, filters: int) -> SeparableConv2D:
@@ -129,8 +129,9 @@ class XceptionBackbone(Backbone):
         dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: stackwise arguments of different lengths, pooling that does not go with the
-            number of channels, or images of other channels than those of `image_shape`.
+        ValueError: stackwise arguments of different lengths or none, no channels, pooling that does
+            not go with their number, or images that are too small, or of other channels than those
+            of `image_shape`.
     """
 
     unsaved: ClassVar = {"data_format": (None, "channels_last")}
@@ -149,11 +150,16 @@ class XceptionBackbone(Backbone):
         check_equally_long(
             stackwise_conv_filters=stackwise_conv_filters, stackwise_pooling=stackwise_pooling
         )
+        if not stackwise_conv_filters:
+            raise ValueError("stackwise_conv_filters must have at least one block, not [].")
         self.data_format = check_data_format(data_format)
         self.channels = image_channels(image_shape, self.data_format)
+        # Each of the first block's convolutions takes two pixels, all but one behind a stride of 2.
+        self.smallest = max(1, 4 * len(stackwise_conv_filters[0]) - 1)
         width, last = self.channels, len(stackwise_pooling) - 1
         blocks: list[nn.Module] = []
         for i, (filters, pooling) in enumerate(zip(stackwise_conv_filters, stackwise_pooling)):
+            check_at_least(1, **{f"stackwise_conv_filters[{i}]": filters})
             out = filters[-1] if filters else width
             if i == 0:
                 blocks.append(EntryBlock(width, filters, pooling))
@@ -170,7 +176,7 @@ class XceptionBackbone(Backbone):
         self.blocks = Stack("block{}", blocks, start=1)
 
     def forward(self, images: Images) -> torch.Tensor:
-        check_images(images, self.data_format, self.channels)
+        check_images(images, self.data_format, self.channels, at_least=self.smallest)
         x = channels_first(images, self.data_format)
         for block in self.blocks:
             x = block(x)

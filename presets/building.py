@@ -13,6 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..backbones._model import Model
+from ..backbones.layers.layer import Layer
 from ..backbones.layers.vision import PositionGrid
 from .refusals import cause, escaped
 
@@ -111,7 +112,7 @@ def resized(model: ModelType, arguments: Mapping[str, Any]) -> ModelType:
         return model
     config = {**model.get_config(), **arguments}
     other = construct(type(model), config, "meta").train(model.training)
-    before = {path: m.grid for path, m in model.named_modules() if isinstance(m, PositionGrid)}
+    before = {path: m for path, m in model.named_modules() if isinstance(m, PositionGrid)}
     tables = {
         f"{path}.{name}": (module, name, before[path])
         for path, module in other.named_modules()
@@ -121,8 +122,8 @@ def resized(model: ModelType, arguments: Mapping[str, Any]) -> ModelType:
     blank = other.state_dict(keep_vars=True)
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name in tables:
-            module, local, grid = tables[name]
-            tensor = module.resample(local, tensor, grid)
+            module, local, old = tables[name]
+            tensor = module.resample(local, old)
         if tensor.shape != blank[name].shape:
             raise ValueError(
                 f"{', '.join(arguments)} can change sizes, not channels: {name} would be "
@@ -147,6 +148,13 @@ class _Bounded(TorchFunctionMode):
         if self.calls > MAX_CALLS:
             raise RuntimeError("it has too many layers")
         return func(*args, **kwargs or {})
+
+
+def complete(model: Model) -> None:
+    """Tell all layers that weights have been read."""
+    for module in model.modules():
+        if isinstance(module, Layer):
+            module.loaded()
 
 
 def check_class(found: type[Model], cls: type[Model]) -> None:

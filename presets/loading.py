@@ -19,7 +19,16 @@ from ..backbones._model import Model, UnknownClass, check_arguments, deserialize
 from ..backbones._registry import find_class
 from ..backbones.layers.dtypes import FLOATS, DTypePolicy
 from . import builtin
-from .building import ModelType, assign, check_class, construct, place, resized, split_sizes
+from .building import (
+    ModelType,
+    assign,
+    check_class,
+    complete,
+    construct,
+    place,
+    resized,
+    split_sizes,
+)
 from .files import CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .keras.archive import unpack
 from .keras.h5 import Dataset, WeightFile, shard_files
@@ -27,7 +36,7 @@ from .keras.tree import Variable, keras_variables
 from .progress import track
 from .refusals import naming
 from .safetensors import open_safetensors
-from .surplus import Ignore, superfluous
+from .surplus import Ignore, lines_of, superfluous
 
 if TYPE_CHECKING:
     from .checkpoints.engine import Dialect
@@ -232,6 +241,7 @@ def fill(
     with WeightFile(path) as file:
         used = account(variables, file, ignore)
         stored = [(variable, file.datasets[used[name]]) for name, variable in variables.items()]
+        file.unpack(dataset for _, dataset in stored)
         # What does not become a weight where it is read is read here first.
         largest = max((d.nbytes for v, d in stored if not _fresh(v, device)), default=0)
         scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")
@@ -245,6 +255,7 @@ def fill(
                 memory = scratch[: dataset.nbytes].view(dataset.dtype).view(dataset.shape)
                 value = variable.from_keras(dataset.read(memory))
                 assign(variable.module, variable.name, value, device, keep=False)
+    complete(model)
 
 
 def _fresh(variable: Variable, device: torch.device) -> bool:
@@ -323,8 +334,7 @@ def account(
 def refuse(problems: list[str], path: Path, hint: str = "") -> None:
     if problems:
         raise ValueError(
-            f"{path} does not fit the model ({len(problems)} problems){hint}:"
-            + "".join(f"\n  {problem}" for problem in problems)
+            f"{path} does not fit the model ({len(problems)} problems){hint}:{lines_of(problems)}"
         )
 
 

@@ -17,6 +17,10 @@ import keras_hub_torch
 from . import oracle
 from .cases import all_cases
 
+# What inductor, which takes its time, compiles by default.
+COMPILED = ("densenet", "resnet-basic", "xception")
+IMAGES = ("first_image", "compiled_image")
+
 
 @dataclass(eq=False)
 class Reference:
@@ -64,9 +68,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-cases", action="store_true", help="all tests over all cases; slow")
 
 
+def takes_images(case: oracle.Case) -> bool:
+    specs = getattr(keras_hub_torch.models, case.cls).input_specs
+    return [spec.kind for spec in specs.values()] == ["images"]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`reference` runs a test over all cases, `first` over the first one of each family, `chosen`
-    over these or, with `--all-cases`, over all.
+    over these or, with `--all-cases`, over all; `first_image` over the first ones of those that
+    take images and nothing else, `compiled_image` over few of these or, with `--all-cases`, all.
     """
     cases = all_cases()
     if "reference" in metafunc.fixturenames:
@@ -74,6 +84,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     firsts = list({case.cls: case.id for case in reversed(cases)}.values())[::-1]
     if "first" in metafunc.fixturenames:
         metafunc.parametrize("first", firsts, indirect=True)
+    if "first_image" in metafunc.fixturenames:
+        images = [case.id for case in cases if case.id in firsts and takes_images(case)]
+        metafunc.parametrize("first_image", images, indirect=True)
+    if "compiled_image" in metafunc.fixturenames:
+        images = [case.id for case in cases if case.id in firsts and takes_images(case)]
+        few = [case_id for case_id in images if case_id in COMPILED]
+        chosen = images if metafunc.config.getoption("--all-cases") else few
+        metafunc.parametrize("compiled_image", chosen, indirect=True)
     if "chosen" in metafunc.fixturenames:
         every = metafunc.config.getoption("--all-cases")
         chosen = [case.id for case in cases] if every else firsts
@@ -85,7 +103,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def case_of(item: pytest.Item) -> str:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        return next((params[k] for k in ("reference", "chosen", "first") if k in params), "")
+        return next(
+            (params[k] for k in ("reference", "chosen", "first", *IMAGES) if k in params), ""
+        )
 
     items.sort(key=case_of)
 
@@ -102,6 +122,16 @@ def chosen(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
 
 @pytest.fixture
 def first(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
+    return reference_of(request.param, preset_folder)
+
+
+@pytest.fixture
+def first_image(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
+    return reference_of(request.param, preset_folder)
+
+
+@pytest.fixture
+def compiled_image(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
     return reference_of(request.param, preset_folder)
 
 

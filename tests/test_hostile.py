@@ -100,6 +100,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail(f"{dataset.path} is read")
 
     monkeypatch.setattr(Dataset, "read", read)
+    monkeypatch.setattr(WeightFile, "unpack", lambda file, datasets: pytest.fail("unpacked"))
 
 
 @contextlib.contextmanager
@@ -409,20 +410,19 @@ def low_level(kind: Any) -> Callable[[h5py.File], None]:
         (put(KERNEL, h5py.Empty("float32")), "without a shape"),
         (put(KERNEL, np.zeros((0, 12), "float32")), r"is \(0, 12\), the model's"),
         (put(KERNEL, np.zeros((), "float32")), r"is \(\), the model's"),
-        (of_type("S12"), "data of type"),
-        (of_type(h5py.string_dtype()), "data of type object"),
-        (of_type(h5py.vlen_dtype("float32")), "data of type object"),
-        (of_type(h5py.ref_dtype), "data of type object"),
-        (of_type("complex64"), "data of type complex64"),
-        (of_type(">f4"), "data of type >f4"),
-        (of_type("g"), "data of type float128"),
+        (of_type("S12"), "data of type 96-bit string at layers/dense/vars/0"),
+        (of_type(h5py.string_dtype()), "data of type 128-bit variable-length"),
+        (of_type(h5py.vlen_dtype("float32")), "data of type 128-bit variable-length"),
+        (of_type(h5py.ref_dtype), "data of type 64-bit reference"),
+        (of_type("complex64"), "data of type 64-bit compound"),
+        (of_type(">f4"), "data of type big-endian 32-bit float"),
+        (of_type("g"), "data of type 128-bit float"),
         (of_type(np.dtype([("a", "f4"), ("b", "f4")])), "data of type"),
         (of_type(np.dtype(("f4", 3))), "data of type"),
-        (of_type("V2"), r"data of type \|V2"),
-        (of_type("V4"), r"data of type \|V4"),
+        (of_type("V4"), "data of type 32-bit opaque"),
         (put(KERNEL, np.zeros((12, 12), "int32")), "is torch.int32"),
         (put(KERNEL, np.zeros((12, 12), "bool")), "is torch.bool"),
-        (low_level(h5py.h5t.UNIX_D32LE), "broken"),
+        (low_level(h5py.h5t.UNIX_D32LE), "data of type 32-bit time"),
     ],
 )
 def test_what_is_refused(preset: Path, change: Callable[[h5py.File], None], message: str) -> None:
@@ -603,7 +603,7 @@ def test_large_attributes(whole: Path, preset: Path) -> None:
 def test_many_and_deep_groups(whole: Path, preset: Path) -> None:
     def change(file: h5py.File) -> None:
         group = file
-        for _ in range(2000):
+        for _ in range(200):
             group = group.create_group("a")
         for i in range(2000):
             file.create_group(f"b/{i}")
@@ -615,8 +615,8 @@ def test_many_and_deep_groups(whole: Path, preset: Path) -> None:
 def test_a_weight_file_is_closed(preset: Path) -> None:
     with WeightFile(preset / WEIGHTS) as file:
         source = file.datasets[KERNEL].source
-        assert source
-    assert not source
+        assert not source.closed
+    assert source.closed
     edit(preset, put("layers/x", h5py.SoftLink("/nowhere")))
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):

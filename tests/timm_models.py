@@ -55,8 +55,8 @@ def randomise(model: torch.nn.Module) -> None:
 def compute(model: torch.nn.Module, folder: Path, module: str | None) -> None:
     """Features of `images.safetensors` beside the folder.
 
-    They are what `timm_features(model, images)` of a module says, which may import torch only, and
-    `model.forward_features(images)` without one.
+    They are what `timm_features(model, images)` of a module says, one tensor or several by name,
+    which may import torch only, and `model.forward_features(images)` without one.
     """
     stem = next(layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d))
     images = load_file(folder.parent / "images.safetensors")[str(stem.in_channels)]
@@ -68,7 +68,9 @@ def compute(model: torch.nn.Module, folder: Path, module: str | None) -> None:
         features = model.forward_features(images)
     else:
         features = runpy.run_path(module)["timm_features"](model, images)
-    save_file({"features": features.contiguous()}, f"{folder}.features.safetensors")
+    features = features if isinstance(features, dict) else {"output": features}
+    features = {name: feature.contiguous() for name, feature in features.items()}
+    save_file(features, f"{folder}.features.safetensors")
 
 
 def make(folder: Path, models: dict[str, list[Any]]) -> None:

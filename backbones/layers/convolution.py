@@ -121,6 +121,7 @@ class Conv2D(Convolution, nn.Conv2d):
         use_bias: bool = True,
         kernel_initializer: Initializer = glorot_uniform,
     ) -> None:
+        check_groups(groups, channels=in_channels, filters=filters)
         self.kernel_initializer = kernel_initializer
         super().__init__(
             in_channels,
@@ -241,6 +242,17 @@ class Conv3D(Convolution, nn.Conv3d):
         super().__init__(in_channels, filters, kernel_size, strides)
 
 
+def check_groups(groups: int, **widths: int) -> None:
+    """Refuse widths, given by their names, that cannot be cut into groups.
+
+    Raises:
+        ValueError: it names the widths and the groups.
+    """
+    for name, width in widths.items():
+        if groups < 1 or width % groups:
+            raise ValueError(f"{name}={width} must be divisible by groups={groups}.")
+
+
 def own_padding(padding: int | str, kernel_size: Size, strides: Size, dilation: int) -> int | str:
     """A convolution's padding as torch has it: pixels on each side, or "same" where the sides
     differ.
@@ -299,7 +311,19 @@ class SamePadding(Layer):
 
 def max_pool_same(x: torch.Tensor, pool_size: int, strides: int) -> torch.Tensor:
     """Keras's `MaxPooling2D` with "same"."""
-    return F.max_pool2d(pad_same(x, pool_size, strides, value=-torch.inf), pool_size, strides)
+    if not torch.compiler.is_compiling():
+        return F.max_pool2d(pad_same(x, pool_size, strides, value=-torch.inf), pool_size, strides)
+    # Inductor (torch 2.13) takes minutes for the gradient of a pooling whose padding depends on
+    # symbolic sizes: take the maxima around all pixels, and of those the ones that count.
+    ahead = pool_size // 2
+    maxima = F.max_pool2d(x, pool_size, 1, ahead)
+    for axis in (2, 3):
+        size = x.shape[axis]
+        steps = (size - 1) // strides
+        total = torch.sym_max(steps * strides + pool_size - size, 0)
+        places = torch.arange(steps + 1, device=x.device) * strides + (ahead - total // 2)
+        maxima = maxima.index_select(axis, places)
+    return maxima
 
 
 class AveragePoolSame(Layer):
@@ -349,7 +373,7 @@ class BatchNormalization(Layer, nn.BatchNorm2d):
     """Batch norm with Keras's moving statistics: the variance is the biased one.
 
     As in Keras it keeps to the moving statistics while its weights are frozen, and it does not
-    count batches. Statistics are in float32.
+    count batches; of a single pixel the variance is zero. Statistics are in float32.
 
     Args:
         momentum: Keras's, what the moving statistics keep; torch's attribute is the rest.
@@ -372,12 +396,16 @@ class BatchNormalization(Layer, nn.BatchNorm2d):
             return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
         # A momentum of 1 leaves the statistics of this batch, the variance unbiased.
         mean, var = torch.zeros_like(bias), torch.zeros_like(bias)
-        y = F.batch_norm(x, mean, var, weight, bias, True, 1.0, self.eps)
+        cudnn = torch.backends.cudnn.enabled
+        y = torch.batch_norm(x, weight, bias, mean, var, True, 1.0, self.eps, cudnn)
+        count = x.numel() // x.shape[1]
         with torch.no_grad():
-            count = x.numel() // x.shape[1]
-            biased = var * ((count - 1) / count)
+            biased = var * ((count - 1) / count) if count > 1 else torch.zeros_like(var)
             for moving, new in ((self.running_mean, mean), (self.running_var, biased)):
-                moving.copy_(moving.to(exact).lerp(new, self.momentum))
+                if moving.dtype == exact:
+                    moving.lerp_(new, self.momentum)
+                else:
+                    moving.copy_(moving.to(exact).lerp(new, self.momentum))
         return y
 
     def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
@@ -431,3 +459,9 @@ class ConvNorm(Layer, nn.Sequential):
         parts = {"pad": pad, "conv": conv, "bn": norm, "act": act}
         super().__init__(OrderedDict((k, part) for k, part in parts.items() if part is not None))
         self.layout = Layout(attributes=dict(zip(("conv", "bn"), names)), group="{child}")
+
+
+def adjust_channels(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of `divisor`, the next one if that is more than a tenth less."""
+    nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < 0.9 * channels else nearest

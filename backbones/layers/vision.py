@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -33,6 +33,17 @@ def image_channels(image_shape: Sequence[int | None], data_format: str) -> int:
     return channels or 3
 
 
+def check_choice(choices: Iterable[str], **argument: str) -> None:
+    """Refuse an argument, given by its name, that is none of the choices.
+
+    Raises:
+        ValueError: it names the argument, its value and the choices.
+    """
+    for name, value in argument.items():
+        if value not in choices:
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}.")
+
+
 def check_equally_long(**lists: Sequence[object]) -> None:
     """Refuse arguments of different lengths.
 
@@ -44,18 +55,32 @@ def check_equally_long(**lists: Sequence[object]) -> None:
         raise ValueError(f"These must be equally long: {given}.")
 
 
+def check_at_least(least: int, **values: int | Sequence[int]) -> None:
+    """Refuse smaller numbers.
+
+    Raises:
+        ValueError: it names the argument.
+    """
+    for name, value in values.items():
+        if min([value] if isinstance(value, int) else value, default=least) < least:
+            raise ValueError(f"{name}={value} must be at least {least}.")
+
+
 def check_images(
     images: torch.Tensor,
     data_format: str,
     channels: int,
     size: Sequence[int | None] = (None, None),
     multiple_of: int | Sequence[int] = 1,
+    at_least: int = 1,
 ) -> None:
-    """Refuse images that a model cannot take.
+    """Refuse images that a model cannot take, at the beginning of its `forward`.
 
     Args:
         size: height and width, `None` for any.
         multiple_of: what height and width must be divisible by.
+        at_least: the smallest height and width, of which every layer leaves a pixel; where
+            convolutions and pools are padded any will do.
 
     Raises:
         ValueError: other sizes or channels; the message has both.
@@ -77,6 +102,21 @@ def check_images(
             f"Images must have a height and a width divisible by {steps[0]} and {steps[1]}, not "
             f"{given[0]} × {given[1]}."
         )
+    if given[0] < at_least or given[1] < at_least:
+        raise ValueError(
+            f"Images must have a height and a width of at least {at_least}, not "
+            f"{given[0]} × {given[1]}; enlarge them."
+        )
+
+
+def smallest_side(convolutions: Iterable[nn.Conv2d]) -> int:
+    """Of the images that these convolutions, one after the other, make at least one pixel of."""
+    side = 1
+    for conv in reversed(list(convolutions)):
+        extent = (conv.kernel_size[0] - 1) * conv.dilation[0] + 1
+        padding = extent - 1 if conv.padding == "same" else 2 * int(conv.padding[0])
+        side = max(1, (side - 1) * conv.stride[0] + extent - padding)
+    return side
 
 
 def image_size(
@@ -167,11 +207,12 @@ class PositionGrid(Layer):
         """Name of each table → how many positions at its beginning are no patches."""
         raise NotImplementedError
 
-    def resample(self, name: str, table: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-        """A table of another grid, `[..., positions, dim]`, for this one."""
-        kept = self.tables()[name]
+    def resample(self, name: str, old: PositionGrid) -> torch.Tensor:
+        """A table, `[..., positions, dim]`, from that of another grid."""
+        owner, _, leaf = name.rpartition(".")
+        table = getattr(old.get_submodule(owner), leaf)
         rows = table.flatten(0, -2)
-        rows = resample_positions(rows, grid, self.grid, kept, self.antialias)
+        rows = resample_positions(rows, old.grid, self.grid, self.tables()[name], self.antialias)
         return rows.view(*table.shape[:-2], -1, table.shape[-1])
 
 
@@ -182,7 +223,7 @@ class LayerScale(Layer):
 
     def __init__(self, dim: int, init_value: float = 1e-5) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((dim,), init_value))
+        self.weight = nn.Parameter(torch.full((dim,), float(init_value)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dtype = self.compute_dtype or self.weight.dtype

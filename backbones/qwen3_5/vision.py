@@ -25,7 +25,7 @@ from ..layers.rotary import Tables, plane_tables, rotary_frequencies, rotate
 
 PixelValues = Annotated[
     torch.Tensor,
-    Input("values", ("images_batch", "patches", "frames", "height", "width", "channels")),
+    Input("images", ("images_batch", "patches", "frames", "height", "width", "channels")),
 ]
 ImageGrid = Annotated[torch.Tensor, Input("ids", ("images_batch", "images", "axes"))]
 EPSILON = 1e-6
