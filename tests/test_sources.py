@@ -438,7 +438,7 @@ def test_kaggle_breaks_off(hub: HubServer, client: Client) -> None:
     assert Path(client(weights)).read_bytes() == PRESET["model.weights.h5"]
 
 
-# ModelScope.
+# Hubs that are odd.
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ def test_kaggle_breaks_off(hub: HubServer, client: Client) -> None:
 )
 @pytest.mark.parametrize("handle", ["hf://org/odd", "kaggle://org/odd/keras/one"])
 def test_listed_names_that_lead_elsewhere(
-    handle: str, name: str, hub: HubServer, client: Client, server: HubServer
+    handle: str, name: str, hub: HubServer, client: Client
 ) -> None:
     hub.repositories["org/odd"] = Repository({"main": PRESET | {name: b"evil"}})
     hub.models["org/odd/keras/one"] = [PRESET | {name: b"evil"}]
@@ -479,6 +479,9 @@ def test_answers_of_something_else(
     hub.page = page
     with pytest.raises(OSError, match=handle):
         client(call(handle))
+
+
+# ModelScope.
 
 
 def test_modelscope(preset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
