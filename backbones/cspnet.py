@@ -7,6 +7,7 @@ from typing import TypeAlias, TypeVar
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ._backbone import FeaturePyramidBackbone
 from ._inputs import Images
@@ -300,6 +301,16 @@ def downsampling(
     return conv_norm(names, conv, act), Window(3, strides, 2 * around)
 
 
+class ChannelAndRowPool(Layer):
+    """Averages over two channels and two rows: KerasHub does not tell its pool that the channels
+    come first.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.avg_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+        return x.contiguous(memory_format=torch.channels_last)
+
+
 def averaging(
     names: tuple[str, str],
     channels: int,
@@ -315,9 +326,8 @@ def averaging(
     if strides == 2 and data_format == "channels_last":
         pool, window = nn.AvgPool2d(2), Window(2, 2)
     elif strides == 2:
-        # KerasHub does not tell the pool where the channels are.
         check_at_least(2, channels=channels)
-        pool, window = nn.AvgPool3d((2, 2, 1)), Window((2, 1), (2, 1))
+        pool, window = ChannelAndRowPool(), Window((2, 1), (2, 1))
         channels //= 2
     conv = Conv2D(channels, filters, 1, groups=groups, use_bias=False)
     return conv_norm(names, conv, act, pool), window
