@@ -104,7 +104,8 @@ def test_fully_sharded_blocks(first: Reference, tmp_path: Path) -> None:
 
     mesh = init_device_mesh("cpu", (1,))
     model = first.load()
-    for block in (block for stack in stacks(model) for block in stack.children()):
+    blocks = [block for stack in stacks(model) for block in stack.children()]
+    for block in reversed(blocks):  # those within blocks first
         if not isinstance(block, nn.ModuleList):
             fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
