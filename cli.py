@@ -241,11 +241,14 @@ def info(preset: Preset, as_json: AsJson = False) -> None:
     from .presets.sources import open_preset
     from .presets.summary import layer_tree, totals
 
-    with _working():
-        source = open_preset(preset)
+    def read() -> tuple[dict[str, Any], Any, dict[str, int] | None]:
         config = source.json("config.json")
         model = Backbone.from_preset(preset, load_weights=False, device="meta")
-        sizes = source.sizes()
+        return config, model, source.sizes()
+
+    with _working():
+        source = open_preset(preset)
+        config, model, sizes = source.consistently(read)
     if as_json:
         _print_json(
             {
@@ -273,7 +276,7 @@ def _print_info(
     console = _console()
     files = "not known before the download"
     if sizes is not None:
-        width = max(map(len, sizes))
+        width = max(map(len, sizes), default=0)
         files = "\n".join(f"{_printable(name):{width}}  {decimal(sizes[name])}" for name in sizes)
     arguments = model.get_config()
     del arguments["dtype"]
@@ -346,7 +349,7 @@ def verify(preset: Preset) -> None:
         f"{model.count_params():,} parameters"
     )
     for file, count in sorted(verified.files.items()):
-        size = decimal(file.stat().st_size)
+        size = decimal(verified.sizes[file])
         tensors = "1 tensor" if count == 1 else f"{count:,} tensors"
         typer.echo(f"{_printable(file.name)}: {tensors}, {size}")
     if verified.ignored:
@@ -464,17 +467,21 @@ def _load(preset: str, dtype: str | None) -> Any:
     from .presets.checkpoints import dialect_of
     from .presets.sources import open_preset
 
-    wanted = dtype
-    if wanted is None:
-        config = open_preset(preset).json("config.json")
-        wanted = _saved_dtype(config)
-        if wanted not in (None, "auto") and dialect_of(config) is not None:
-            try:
-                DTypePolicy.get(wanted)
-            except ValueError as error:
-                warnings.warn(f"config.json: {error} It becomes float32.", stacklevel=1)
-                wanted = None
-    return Backbone.from_preset(preset, dtype=wanted)
+    def read() -> Any:
+        wanted = dtype
+        if wanted is None:
+            config = source.json("config.json")
+            wanted = _saved_dtype(config)
+            if wanted not in (None, "auto") and dialect_of(config) is not None:
+                try:
+                    DTypePolicy.get(wanted)
+                except ValueError as error:
+                    warnings.warn(f"config.json: {error} It becomes float32.", stacklevel=1)
+                    wanted = None
+        return Backbone.from_preset(preset, dtype=wanted)
+
+    source = open_preset(preset)
+    return source.consistently(read)
 
 
 def _save(model: Any, dst: Path, format: Format, max_shard_size: float | None) -> None:

@@ -104,6 +104,9 @@ class Backbone(Model):
     ) -> None:
         """Save configuration and weights to a folder that KerasHub and `from_preset` load.
 
+        A save is one step: whoever loads meanwhile, and whatever is killed, the folder holds the
+        old preset or the new one. Files in it that are no part of a preset stay as they are.
+
         Adapters are merged into what is written. Wrappers of modules that only wrap (activation
         checkpointing, compiled blocks, DDP, FSDP, offloading, parametrizations) are looked
         through; of a sharded model every process calls this, and the first one writes.
@@ -116,6 +119,7 @@ class Backbone(Model):
 
         Raises:
             ValueError: the weights are not those of the configuration; nothing is written.
+            RuntimeError: `load_weights` has failed half-way.
             OSError: the folder cannot be written; what was in it is whole.
         """
         from ..presets.saving import save_backbone
@@ -160,7 +164,9 @@ class Backbone(Model):
     ) -> None:
         """Read `.weights.h5`, `.weights.json` (shards), `.safetensors` or `.keras` into this model.
 
-        In files of a whole task the backbone is found; a warning names the rest.
+        In files of a whole task the backbone is found; a warning names the rest. A model into which
+        reading has failed half-way, because a disk did say, neither runs nor is saved until all
+        weights have been read.
 
         Args:
             ignore: as in `from_preset`.

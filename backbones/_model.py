@@ -13,7 +13,7 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -33,6 +33,8 @@ ModelType = TypeVar("ModelType", bound="Model")
 # Of every constructor; the rest are a family's own.
 COMMON = ("name", "trainable", "dtype")
 PACKAGES = ("keras_hub", "keras_nlp", "")
+# Of arguments in a message, and of a name that is compared with others.
+MOST_PROBLEMS, LONGEST_NAME = 20, 256
 
 
 class Configured(type):
@@ -91,6 +93,8 @@ class Model(nn.Module, metaclass=Configured):
     argument_names: tuple[str, ...]
     # As it was built; wrappers such as FSDP's change the class of an instance.
     configured_class: type[Model]
+    # Why the weights are not to be used, if loading others has failed half-way.
+    broken: str | None = None
 
     def __init__(
         self, dtype: DTypeLike = None, trainable: bool = True, name: str | None = None
@@ -149,7 +153,10 @@ class Model(nn.Module, metaclass=Configured):
             ValueError: missing or unknown inputs, wrong ranks or sizes.
             TypeError: not tensors, ids that are no integers, images that are, or an input given
                 twice.
+            RuntimeError: reading weights into the model has failed half-way.
         """
+        if self.broken is not None:
+            raise RuntimeError(self.broken)
         known = self.input_specs
         if isinstance(inputs, Mapping):
             given, surplus = dict(inputs), args
@@ -393,6 +400,20 @@ class Model(nn.Module, metaclass=Configured):
         wanted = f"index {index}" if name is None else repr(name)
         raise ValueError(f"No layer {wanted} among {', '.join(layers)}.")
 
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As of any module."""
+        found = super().load_state_dict(state_dict, strict, assign)
+        if not found.missing_keys:
+            self.mend()
+        return found
+
+    def mend(self) -> None:
+        """All weights have been read: the model may be used again."""
+        for module in self.modules():
+            vars(module).pop("broken", None)
+
     def weights(self) -> Iterator[torch.Tensor]:
         """Parameters, and the buffers that files hold."""
         yield from self.parameters()
@@ -507,11 +528,14 @@ def check_arguments(cls: type[Model], given: Mapping[str, Any]) -> None:
         TypeError: unknown names, or values of wrong types; it lists them all.
     """
     known = constructor_arguments(cls)
-    problems = []
+    problems: list[str] = []
     for name, value in given.items():
+        if len(problems) == MOST_PROBLEMS:
+            problems.append("And perhaps more.")
+            break
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}."
+            near = nearest(name, known)
+            hint = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}."
             problems.append(f"{cls.__name__} has no argument {name!r}; {hint}")
         elif not _fits(value, known[name].annotation):
             kind = re.sub(r"[\w.]+\.(?=\w)", "", inspect.formatannotation(known[name].annotation))
@@ -519,6 +543,12 @@ def check_arguments(cls: type[Model], given: Mapping[str, Any]) -> None:
             problems.append(f"{cls.__name__}'s {name} must be {kind}, not {shown}.")
     if problems:
         raise TypeError("\n".join(problems))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The one of the known names that is most like a name, if any is."""
+    near = difflib.get_close_matches(name, known, 1) if len(name) <= LONGEST_NAME else []
+    return near[0] if near else ""
 
 
 def _hints(item: Any) -> dict[str, Any]:
@@ -558,9 +588,9 @@ def _in_form(value: Any, hint: Any) -> Any:
     """An argument as the family's constructor sees it."""
     if hint == ActivationLike:
         return serialize_activation(value)
-    kinds = (hint, *typing.get_args(hint))
-    if isinstance(value, float) and int in kinds and float not in kinds:
-        return int(value)
+    kinds = tuple(_kinds(hint))
+    if int in kinds and float not in kinds:
+        return whole(value)
     models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Model)]
     if models and isinstance(value, Mapping):
         found, arguments = deserialize(
@@ -568,6 +598,20 @@ def _in_form(value: Any, hint: Any) -> Any:
         )
         return found(**arguments)
     return value
+
+
+def _kinds(hint: Any) -> Iterator[Any]:
+    """A type hint and those within it."""
+    yield hint
+    for inner in typing.get_args(hint):
+        yield from _kinds(inner)
+
+
+def whole(value: Any) -> Any:
+    """Whole numbers, also those in lists, as integers; JSON has but one kind of number."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(whole, value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class UnknownClass(ValueError):
@@ -580,8 +624,8 @@ class UnknownClass(ValueError):
 
     def __init__(self, where: str, registered: str) -> None:
         package, _, class_name = registered.rpartition(">")
-        near = difflib.get_close_matches(class_name, _registry.public_classes(Model), 1)
-        hint = f" The nearest is {near[0]}." if near else ""
+        near = nearest(class_name, _registry.public_classes(Model))
+        hint = f" The nearest is {near}." if near else ""
         super().__init__(f"{where} is of the unknown class {registered!r}.{hint}")
         self.class_name = class_name
         self.is_keras_hubs = package in PACKAGES

@@ -13,6 +13,10 @@ import torch
 from torch import nn
 
 from ..backbones._model import Model
+from ..presets.building import changing
+from ..presets.refusals import naming
+from ..presets.snapshot import Snapshot, consistently
+from ..presets.weights import refuse_broken
 from .adapters import Adapter, adapter_for, has_heads, layers_named
 from .files import Factors, Loaded, is_alpha, load_lora_h5, save_lora_h5
 
@@ -182,6 +186,7 @@ def save_lora_weights(
 ) -> None:
     """See `Backbone.save_lora_weights`."""
     _check_format(format)
+    refuse_broken(backbone)
     found = enabled(backbone)
     path = Path(os.path.expanduser(filepath))
     if format == "peft":
@@ -198,15 +203,22 @@ def load_lora_weights(
 ) -> None:
     """See `Backbone.load_lora_weights`."""
     path = Path(os.path.expanduser(filepath))
+    with naming(str(path)):
+        _load(backbone, path, ignore)
+
+
+def _load(backbone: Model, path: Path, ignore: Iterable[str]) -> None:
     found = adapters(backbone)
     if path.is_dir() or path.suffix in (".safetensors", ".bin"):
         from .peft import load_peft
 
-        loaded = load_peft(backbone, path, found, ignore)
+        snapshot = Snapshot(path)
+        loaded = consistently(snapshot, lambda: load_peft(backbone, snapshot, found, ignore))
     else:
         loaded = load_lora_h5(backbone, path, found)
     _compare(path, loaded, found)
-    with torch.no_grad():
+    refuse_broken(backbone)
+    with torch.no_grad(), changing(backbone):
         for name, value in loaded.base.items():
             backbone.get_parameter(name).copy_(value)
         if loaded.base:

@@ -394,6 +394,17 @@ class AdaptedConv2D(AdaptedConvolution, Conv2D):
     pass
 
 
+class AdaptedGroupedConv2D(AdaptedConvolution, Conv2D):
+    """Its adapter is a convolution in the same groups, with a kernel of full size."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = Convolution.forward(self, x)
+        if not self.is_added:
+            return self.guarded(y)
+        delta = self.delta()
+        return y + self._conv_forward(x.to(delta.dtype), delta, None).to(y.dtype)
+
+
 class AdaptedConv3D(AdaptedConvolution, Conv3D):
     pass
 
@@ -419,10 +430,10 @@ def adapter_for(layer: nn.Module, flat: bool = False) -> type[Adapter] | None:
     where Keras has none either.
     """
     plain = layer.plain_class if isinstance(layer, Adapter) else type(layer)
-    if issubclass(plain, QuantizedEmbedding) or (
-        isinstance(layer, Convolution) and layer.groups > 1
-    ):
+    if issubclass(plain, QuantizedEmbedding):
         return None
+    if isinstance(layer, Conv2D) and layer.groups > 1:
+        return AdaptedGroupedConv2D
     found = next((adapter for kind, adapter in ADAPTERS.items() if issubclass(plain, kind)), None)
     if found is None or not isinstance(layer, Projection):
         return found

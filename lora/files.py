@@ -16,7 +16,8 @@ from torch import nn
 from ..backbones._model import Model
 from ..presets.keras.h5 import Dataset, WeightFile
 from ..presets.keras.tree import flat_layers
-from ..presets.saving import replacing
+from ..presets.refusals import shortened
+from ..presets.replacing import replacing
 from .adapters import Adapter, adapter_for, adapter_shapes, layers_named
 
 ORDERS = ("jax", "torch")
@@ -125,10 +126,10 @@ def load_lora_h5(backbone: Model, path: Path, found: Mapping[str, Adapter]) -> L
             if match is not None:
                 stored.setdefault(int(match[1]), {})[match[2]] = name
             elif name != "lora/vars/rank":
-                raise ValueError(f"{path} has {name}, which is no part of a LoRA file.")
+                raise ValueError(f"{path} has {shortened(name)}, which is no part of a LoRA file.")
         if "lora/vars/rank" not in file.datasets or not stored:
             raise ValueError(f"{path} holds no LoRA weights.")
-        rank = _rank(file.datasets["lora/vars/rank"], path)
+        rank = _rank(file, file.datasets["lora/vars/rank"])
         candidates = []
         for order in ORDERS:
             paths = {index: name for name, index in _indexes(backbone, order).items()}
@@ -138,12 +139,14 @@ def load_lora_h5(backbone: Model, path: Path, found: Mapping[str, Adapter]) -> L
             ):
                 candidates.append({paths[index]: names for index, names in stored.items()})
         if not candidates:
+            layers = shortened(", ".join(map(str, sorted(stored))))
             raise ValueError(
-                f"{path} (rank {rank}, layers {', '.join(map(str, sorted(stored)))}) does not fit "
-                f"{type(backbone).__name__} with this configuration."
+                f"{path} (rank {rank}, layers {layers}) does not fit {type(backbone).__name__} "
+                "with this configuration."
             )
         wanted = set(found or layers_named(backbone, backbone.default_lora_layer_names()))
         chosen = next((c for c in candidates if c.keys() == wanted), candidates[0])
+        file.unpack(file.datasets[name] for names in chosen.values() for name in names.values())
         factors = {
             layer: Factors(
                 file.datasets[names["lora_kernel_a"]].read(),
@@ -154,17 +157,20 @@ def load_lora_h5(backbone: Model, path: Path, found: Mapping[str, Adapter]) -> L
     return Loaded(factors)
 
 
-def _rank(dataset: Dataset, path: Path) -> int:
+def _rank(file: WeightFile, dataset: Dataset) -> int:
     """The rank that a file declares.
 
     Raises:
         ValueError: it is none.
     """
     if dataset.shape != () or dataset.dtype is torch.bool:
-        raise ValueError(f"{path} has a rank of shape {dataset.shape} and type {dataset.dtype}.")
+        raise ValueError(
+            f"{file.path} has a rank of shape {dataset.shape} and type {dataset.dtype}."
+        )
+    file.unpack([dataset])
     value = dataset.read().item()
     if not 1 <= value < 2**31 or value != int(value):
-        raise ValueError(f"{path} has the rank {value}, which is no positive integer.")
+        raise ValueError(f"{file.path} has the rank {value}, which is no positive integer.")
     return int(value)
 
 

@@ -32,13 +32,16 @@ from ..presets.checkpoints import TRANSFORMERS
 from ..presets.checkpoints.engine import Binding, Plan, export_plan
 from ..presets.checkpoints.files import FLOATS, Stored, open_weights
 from ..presets.checkpoints.table import TRANSPOSE, Operation
+from ..presets.files import ADAPTER as CONFIG
 from ..presets.files import read_json
-from ..presets.saving import replacing
+from ..presets.refusals import shortened
+from ..presets.replacing import replacing
+from ..presets.snapshot import Snapshot
 from .adapters import AdaptedDense, Adapter, has_heads, keras_form, to_kernel_a
 from .files import Factors, Loaded, is_alpha, is_low
 from .patterns import full_match
 
-CONFIG = "adapter_config.json"
+MAX_PATTERNS = 2_000  # each is compared with each module
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -202,11 +205,15 @@ def _task(plan: Plan) -> str:
 
 
 def load_peft(
-    backbone: Model, folder: Path, found: Mapping[str, Adapter], ignore: Iterable[str] = ()
+    backbone: Model,
+    snapshot: Snapshot,
+    found: Mapping[str, Adapter],
+    ignore: Iterable[str] = (),
 ) -> Loaded:
     """The factors by path of our layers; shapes are compared before anything is read.
 
     Args:
+        snapshot: of the folder.
         found: the layers with LoRA enabled, if it is.
         ignore: patterns of weights in the file that are left out.
 
@@ -214,13 +221,16 @@ def load_peft(
         FileNotFoundError: no PEFT adapter in this folder.
         ValueError: an adapter with other options, or for another model.
     """
-    config = _read_config(folder)
+    folder = snapshot.folder
+    config = _read_config(snapshot)
     plan = _plan(backbone)
     with ExitStack() as stack:
-        path = next((folder / n for n in (WEIGHTS, PICKLED) if (folder / n).is_file()), None)
+        path = snapshot.find(WEIGHTS) or snapshot.find(PICKLED)
         if path is None:
             raise FileNotFoundError(f"{folder} is no PEFT adapter: it has no {WEIGHTS}.")
-        pairs, whole, problems = _sort(plan, open_weights(path, stack), tuple(ignore))
+        stored = open_weights(path, stack)
+        snapshot.settle()
+        pairs, whole, problems = _sort(plan, stored, tuple(ignore))
         bindings = {one.theirs[0]: one for one in plan.bindings if len(one.theirs) == 1}
         scales = {}
         for module, pair in pairs.items():
@@ -250,16 +260,17 @@ def load_peft(
     return loaded
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(snapshot: Snapshot) -> dict[str, Any]:
     """`adapter_config.json`, none of whose options would be ignored.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: options that are not supported, or values that cannot be meant.
     """
-    if not (folder / CONFIG).is_file():
+    folder, path = snapshot.folder, snapshot.find(CONFIG)
+    if path is None:
         raise FileNotFoundError(f"{folder} is no PEFT adapter: it has no {CONFIG}.")
-    config = read_json(folder / CONFIG)
+    config = read_json(path)
     if config.get("peft_type") != "LORA":
         kind = reprlib.repr(config.get("peft_type"))
         raise ValueError(f"{folder} has the peft_type {kind}; only LORA can be loaded.")
@@ -283,10 +294,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
         table = config.get(patterns) or {}
         if not isinstance(table, dict):
             raise ValueError(f"{folder}: {patterns} must be an object.")
+        if len(table) > MAX_PATTERNS:
+            raise ValueError(f"{folder}: {patterns} has more than {MAX_PATTERNS:,} entries.")
         values = {name: config.get(name)} | {f"{patterns}[{key!r}]": table[key] for key in table}
         for key, value in values.items():
             if not is_meant(value):
                 raise ValueError(f"{folder}: {key} must be {wanted}, not {reprlib.repr(value)}.")
+    if not isinstance(config.get("use_rslora"), (bool, type(None))):
+        raise ValueError(f"{folder}: use_rslora must be true or false.")
     unknown = [
         f"{name}={reprlib.repr(value)}"
         for name, value in config.items()
@@ -295,8 +310,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if unknown:
         warnings.warn(
             f"{folder} has options that are not known and have no effect here; it may have been "
-            f"saved by a newer PEFT: {', '.join(unknown)}.",
-            stacklevel=5,
+            f"saved by a newer PEFT: {shortened(', '.join(unknown))}.",
+            stacklevel=7,
         )
     return config
 

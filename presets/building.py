@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+import re
+import reprlib
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -10,12 +14,22 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..backbones._model import Model
+from ..backbones.layers.layer import Layer
 from ..backbones.layers.vision import PositionGrid
+from .refusals import cause, escaped
 
 ModelType = TypeVar("ModelType", bound=Model)
 
-# Of PyTorch's functions while a model is built: a transformer's layer takes a hundred.
-MAX_CALLS = 200_000
+# Of PyTorch's functions while a model is built: a transformer's layer takes fifty to a hundred.
+MAX_CALLS = 60_000
+# What an argument may say; the deepest models have about a hundred layers.
+MAX_LAYERS = 1_000
+MAX_ITEMS = 10_000
+MAX_CHARACTERS = 10_000
+MAX_NUMBER = 10**12
+LAYERS = re.compile(r"(?<![a-z])(layer|depth|block|repeat|repetition|group|iteration)s?(?![a-z])")
+NOT_LAYERS = re.compile(r"norm|_(size|dim|width|filter|channel)s?(?![a-z])")
+BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def construct(
@@ -27,13 +41,72 @@ def construct(
         ValueError: no model can be built so.
     """
     try:
-        with torch.device(device), _Bounded():
+        check_amounts(arguments)
+        with torch.device("meta"), _Bounded():
+            model = cls(**arguments)
+        if torch.device(device).type == "meta":
+            return model
+        nbytes = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        if nbytes > BYTES:
+            raise ValueError(f"it takes {nbytes:,} bytes, the memory has {BYTES:,}")
+        with torch.device(device):
             return cls(**arguments)
-    except (NotImplementedError, torch.OutOfMemoryError):
+    except (NotImplementedError, ImportError, torch.OutOfMemoryError, Warning):
         raise
-    except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
+    except Exception as error:
+        reason = str(error) if type(error) in (ValueError, TypeError) else cause(error)
         raise ValueError(f"No {cls.__name__} can be built as configured: {reason}") from error
+
+
+def check_amounts(config: Any, name: str = "") -> None:
+    """Refuse what no model has, before anything loops over it.
+
+    A number is one of layers, or of what else a model is built of, by the name of its argument.
+
+    Raises:
+        ValueError: it names the argument.
+    """
+    waiting = [(name, config)]
+    while waiting:
+        name, value = waiting.pop()
+        trouble = ""
+        if isinstance(value, Mapping):
+            waiting += [(f"{name}.{key}" if name else key, one) for key, one in value.items()]
+            if any(not key.isprintable() for key in value):
+                trouble = "has keys that cannot be printed"
+        elif isinstance(value, (list, tuple)):
+            waiting += [(name, one) for one in value[:MAX_ITEMS]]
+        if isinstance(value, (list, tuple, Mapping)) and len(value) > MAX_ITEMS:
+            trouble = f"has {len(value):,} items; {MAX_ITEMS:,} are the most"
+        elif isinstance(value, str) and len(value) > MAX_CHARACTERS:
+            trouble = f"has {len(value):,} characters; {MAX_CHARACTERS:,} are the most"
+        elif isinstance(value, str) and not value.isprintable():
+            trouble = f"is '{escaped(value)}', which cannot be printed"
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            leaf = name.rpartition(".")[2]
+            layers = LAYERS.search(leaf) and not NOT_LAYERS.search(leaf)
+            most = MAX_LAYERS if layers else MAX_NUMBER
+            if (layers or isinstance(value, int)) and abs(value) > most:
+                trouble = f"is {reprlib.repr(value)}; {most:,} is the most"
+        if trouble:
+            raise ValueError(f"{reprlib.repr(name)[1:-1]} {trouble}.")
+
+
+@contextlib.contextmanager
+def changing(model: Model) -> Iterator[None]:
+    """Where weights are replaced one after the other: a model with some of both is marked."""
+    try:
+        yield
+    except BaseException as error:
+        for module in model.modules():
+            if isinstance(module, Model):
+                module.broken = (
+                    f"Reading weights into this {module.class_name} failed half-way ({error}), so "
+                    "some are new and some are not. It works again when load_weights, or "
+                    "load_state_dict, has read all of them."
+                )
+        raise
+    model.mend()
 
 
 def split_sizes(
@@ -57,7 +130,7 @@ def resized(model: ModelType, arguments: Mapping[str, Any]) -> ModelType:
         return model
     config = {**model.get_config(), **arguments}
     other = construct(type(model), config, "meta").train(model.training)
-    before = {path: m.grid for path, m in model.named_modules() if isinstance(m, PositionGrid)}
+    before = {path: m for path, m in model.named_modules() if isinstance(m, PositionGrid)}
     tables = {
         f"{path}.{name}": (module, name, before[path])
         for path, module in other.named_modules()
@@ -67,8 +140,8 @@ def resized(model: ModelType, arguments: Mapping[str, Any]) -> ModelType:
     blank = other.state_dict(keep_vars=True)
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name in tables:
-            module, local, grid = tables[name]
-            tensor = module.resample(local, tensor, grid)
+            module, local, old = tables[name]
+            tensor = module.resample(local, old)
         if tensor.shape != blank[name].shape:
             raise ValueError(
                 f"{', '.join(arguments)} can change sizes, not channels: {name} would be "
@@ -80,7 +153,7 @@ def resized(model: ModelType, arguments: Mapping[str, Any]) -> ModelType:
 
 
 class _Bounded(TorchFunctionMode):
-    """Ends the building of a model that has no end, of 10¹² layers say."""
+    """Ends the building of a model that has no end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,6 +166,13 @@ class _Bounded(TorchFunctionMode):
         if self.calls > MAX_CALLS:
             raise RuntimeError("it has too many layers")
         return func(*args, **kwargs or {})
+
+
+def complete(model: Model) -> None:
+    """Tell all layers that weights have been read."""
+    for module in model.modules():
+        if isinstance(module, Layer):
+            module.loaded()
 
 
 def check_class(found: type[Model], cls: type[Model]) -> None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from pathlib import Path
 from typing import Any
 
+from .refusals import names_in, shortened
+
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"  # of PEFT
 WEIGHTS = "model.weights.h5"
 SHARD_INDEX = "model.weights.json"
 SAFETENSORS = "model.safetensors"
-MAX_JSON_BYTES = 64 * 1024**2
+MAX_JSON_BYTES = 1024**2
+MAX_INDEX_BYTES = 16 * 1024**2
+INDEXES = (".index.json", ".weights.json")  # of shards
+MAX_DEPTH = 64
 POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -22,8 +29,26 @@ def safe_name(name: Any) -> str:
         ValueError: it could lead out of the folder.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[^/\\:\0]+", name) or name in (".", ".."):
-        raise ValueError(f"{name!r} is no plain file name; paths are not allowed here.")
+        shown = reprlib.repr(name)
+        raise ValueError(f"{shown} is no plain file name; paths are not allowed here.")
     return name
+
+
+def relative_name(name: Any, where: str) -> str:
+    """A file's name in the listing of a hub, its folders separated by `/`.
+
+    Raises:
+        ValueError: it could lead out of the folder, or cannot be shown.
+    """
+    plain = isinstance(name, str) and name.isprintable() and len(name) < 1024
+    try:
+        for part in name.split("/") if plain else (None,):
+            safe_name(part)
+    except ValueError as error:
+        raise ValueError(
+            f"{where} lists the file {reprlib.repr(name)}, which is no plain relative name."
+        ) from error
+    return str(name)
 
 
 def refuse_pointer(path: Path) -> None:
@@ -44,15 +69,31 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        ValueError: too large, not JSON, or no object.
+        ValueError: too large, not JSON, no object, nested too deeply, or with keys that are not
+            printable.
     """
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_JSON_BYTES:,} bytes.")
+    limit = MAX_INDEX_BYTES if path.name.endswith(INDEXES) else MAX_JSON_BYTES
+    if path.stat().st_size > limit:
+        raise ValueError(f"{path} is larger than {limit:,} bytes.")
     refuse_pointer(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no valid JSON: {error}") from error
+        raise ValueError(f"{path} is no valid JSON: {shortened(str(error))}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, not {type(value).__name__}.")
+    _check(value, path)
     return value
+
+
+def _check(value: dict[str, Any], path: Path) -> None:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        for one in level:
+            if isinstance(one, dict):
+                names_in(one, path)
+        inner = [list(one.values()) if isinstance(one, dict) else one for one in level]
+        level = [one for ones in inner for one in ones if isinstance(one, (dict, list))]
+        if not level:
+            return
+    raise ValueError(f"{path} is nested more than {MAX_DEPTH} levels deep.")

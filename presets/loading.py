@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,21 +19,32 @@ from ..backbones._model import Model, UnknownClass, check_arguments, deserialize
 from ..backbones._registry import find_class
 from ..backbones.layers.dtypes import FLOATS, DTypePolicy
 from . import builtin
-from .building import ModelType, assign, check_class, construct, place, resized, split_sizes
-from .files import CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
+from .building import (
+    ModelType,
+    assign,
+    changing,
+    check_class,
+    complete,
+    construct,
+    place,
+    resized,
+    split_sizes,
+)
+from .files import ADAPTER, CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .keras.archive import unpack
-from .keras.h5 import Dataset, WeightFile, shard_files
+from .keras.h5 import Dataset, WeightFile, shard_names
 from .keras.tree import Variable, keras_variables
 from .progress import track
+from .refusals import naming
 from .safetensors import open_safetensors
-from .surplus import Ignore, superfluous
+from .snapshot import Snapshot, consistently
+from .surplus import Ignore, lines_of, superfluous
 
 if TYPE_CHECKING:
     from .checkpoints.engine import Dialect
     from .sources import PresetSource
 
 NOT_YET = "this class of KerasHub is not part of keras_hub_torch yet."
-ADAPTER = "adapter_config.json"  # of PEFT
 THREADS = 4
 # Names of safetensors.
 SHORT_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -49,14 +60,30 @@ def load_backbone(
     overrides: dict[str, Any],
 ) -> ModelType:
     """See `Backbone.from_preset`."""
-    from .checkpoints import TRANSFORMERS, dialect_of
-    from .checkpoints.engine import load
     from .sources import open_preset
 
     known = builtin.class_of(str(preset))
-    if known is not None and find_class(known, Model) is None:  # before anything is downloaded
-        raise NotImplementedError(f"{preset} is a {known}: {NOT_YET}")
-    source = open_preset(preset)
+    with naming(str(preset)):
+        if known is not None and find_class(known, Model) is None:  # before any download
+            raise NotImplementedError(f"{preset} is a {known}: {NOT_YET}")
+        source = open_preset(preset)
+        return source.consistently(
+            lambda: _load(cls, source, load_weights, device, mmap, ignore, overrides)
+        )
+
+
+def _load(
+    cls: type[ModelType],
+    source: PresetSource,
+    load_weights: bool,
+    device: str | torch.device | None,
+    mmap: bool | None,
+    ignore: Ignore,
+    overrides: dict[str, Any],
+) -> ModelType:
+    from .checkpoints import TRANSFORMERS, dialect_of
+    from .checkpoints.engine import load
+
     try:
         config = source.json(CONFIG)
     except FileNotFoundError as error:
@@ -71,7 +98,7 @@ def load_backbone(
         if dialect is TRANSFORMERS:
             vars(model)["checkpoint"] = source.checkpoint
         return model
-    found, arguments = keras_config(config, str(preset), cls)
+    found, arguments = keras_config(config, source.handle, cls)
     check_class(found, cls)
     check_arguments(found, overrides)
     if arguments["dtype"] is not None and overrides.get("dtype") is not None:
@@ -90,11 +117,11 @@ def load_backbone(
     if sizes:  # what cannot be built is refused before anything is read
         construct(found, arguments | sizes, "meta")
     model = construct(found, arguments, "meta")
-    path = weight_file(source)
+    files = keras_files(source)
     if torch.device(device or torch.get_default_device()).type == "meta":
-        check(model, path, ignore)
+        check(model, files, ignore)
     else:
-        fill(model, path, device, mmap, ignore)
+        fill(model, files, device, mmap, ignore, source.settle)
     return resized(model, sizes).eval()
 
 
@@ -132,22 +159,21 @@ def keras_config(
         raise
 
 
-def weight_file(source: PresetSource) -> Path:
-    """The file, or the index of the files, that hold a preset's weights, fetched if need be.
+def keras_files(source: PresetSource) -> list[Path]:
+    """The file, or the index and then the files, that hold a preset's weights, fetched if need be.
 
     Raises:
         FileNotFoundError: there are none.
     """
     if source.has(WEIGHTS):
-        return source.file(WEIGHTS)
+        return [source.file(WEIGHTS)]
     if source.has(SHARD_INDEX):
         index = source.file(SHARD_INDEX)
-        source.download([shard.name for shard in shard_files(index)])
-        return index
+        return [index, *source.download(shard_names(index))]
     if source.has(SAFETENSORS):
-        return source.file(SAFETENSORS)
+        return [source.file(SAFETENSORS)]
     try:
-        return source.file(WEIGHTS)  # a hub out of reach says so
+        return [source.file(WEIGHTS)]  # a hub out of reach says so
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{source.handle} has no weights: none of {WEIGHTS}, {SHARD_INDEX}, {SAFETENSORS}. "
@@ -162,9 +188,9 @@ def stored_dtype(source: PresetSource, dialect: Dialect | None) -> str:
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         names = None if dialect is None else dialect.files
-        paths = [weight_file(source)] if names is None else weight_files(names, source)
+        paths = keras_files(source) if names is None else weight_files(names, source)
         if paths[0].suffix in (".h5", ".json"):
-            for dataset in stack.enter_context(WeightFile(paths[0])).datasets.values():
+            for dataset in stack.enter_context(WeightFile(*paths)).datasets.values():
                 counts[str(dataset.dtype).removeprefix("torch.")] += dataset.nbytes
         else:
             for tensor in (tensor for path in paths for tensor in open_weights(path, stack)):
@@ -177,46 +203,70 @@ def stored_dtype(source: PresetSource, dialect: Dialect | None) -> str:
 def load_weights(model: Model, filepath: str | os.PathLike[str], ignore: Ignore = ()) -> None:
     """See `Backbone.load_weights`."""
     path = Path(os.path.expanduser(filepath))
+    with naming(str(path)):
+        _load_file(model, path, ignore)
+
+
+def _load_file(model: Model, path: Path, ignore: Ignore) -> None:
     if path.name.endswith(".keras"):
         with tempfile.TemporaryDirectory() as folder:
             unpack(path, Path(folder))
-            fill(model, Path(folder, WEIGHTS), ignore=ignore)
+            fill(model, [Path(folder, WEIGHTS)], ignore=ignore)
     else:
-        fill(model, path, ignore=ignore)
+        snapshot = Snapshot(path.parent)
+        consistently(
+            snapshot,
+            lambda: fill(model, _found(snapshot, path), ignore=ignore, settle=snapshot.settle),
+        )
     for module in model.modules():
         reset = getattr(module, "reset_adapter", None)
         if callable(reset):  # as in Keras, adapters begin anew
             reset()
 
 
+def _found(snapshot: Snapshot, path: Path) -> list[Path]:
+    """A file, and if it is an index the files that it lists, where they are."""
+    file = snapshot.find(path.name) or path
+    names = shard_names(file) if path.name.endswith(".weights.json") else []
+    return [file, *(snapshot.find(name) or path.with_name(name) for name in names)]
+
+
 def fill(
     model: Model,
-    path: Path,
+    files: Sequence[Path],
     device: str | torch.device | None = None,
     mmap: bool | None = None,
     ignore: Ignore = (),
+    settle: Callable[[], None] = lambda: None,
 ) -> None:
-    """Read every weight of a model from a file, each once; `meta` ones are made anew.
+    """Read every weight of a model, each once; `meta` ones are made anew.
+
+    Args:
+        files: one, or an index and the files that it lists.
+        settle: is called when they are open and fit the model, before it changes.
 
     Raises:
         ValueError: the file's weights are not exactly the model's.
     """
+    path = files[0]
     device = torch.device(device or torch.get_default_device())
     if path.name.endswith(".safetensors"):
-        _fill_from_safetensors(model, path, device, mmap is not False, ignore)
+        _fill_from_safetensors(model, path, device, mmap is not False, ignore, settle)
         return
     if not path.name.endswith((".weights.h5", ".weights.json")):
         raise ValueError(
             f"{path} is no weight file: it must end in .weights.h5, .weights.json or .safetensors."
         )
     variables = keras_variables(model)
-    with WeightFile(path) as file:
+    with WeightFile(*files) as file:
         used = account(variables, file, ignore)
+        settle()
         stored = [(variable, file.datasets[used[name]]) for name, variable in variables.items()]
+        file.unpack(dataset for _, dataset in stored)
         # What does not become a weight where it is read is read here first.
         largest = max((d.nbytes for v, d in stored if not _fresh(v, device)), default=0)
         scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")
-        with ThreadPoolExecutor(THREADS) as pool:
+        with changing(model), ThreadPoolExecutor(THREADS) as pool:
             read = functools.partial(_read, file, bool(mmap))
             fresh = pool.map(read, [item for item in stored if _fresh(item[0], device)])
             for variable, dataset in track(stored, "Reading weights", lambda item: item[1].nbytes):
@@ -226,6 +276,7 @@ def fill(
                 memory = scratch[: dataset.nbytes].view(dataset.dtype).view(dataset.shape)
                 value = variable.from_keras(dataset.read(memory))
                 assign(variable.module, variable.name, value, device, keep=False)
+    complete(model)
 
 
 def _fresh(variable: Variable, device: torch.device) -> bool:
@@ -304,13 +355,15 @@ def account(
 def refuse(problems: list[str], path: Path, hint: str = "") -> None:
     if problems:
         raise ValueError(
-            f"{path} does not fit the model ({len(problems)} problems){hint}:"
-            + "".join(f"\n  {problem}" for problem in problems)
+            f"{path} does not fit the model ({len(problems)} problems){hint}:{lines_of(problems)}"
         )
 
 
-def check(model: Model, path: Path, ignore: Ignore = ()) -> Counter[Path]:
-    """Compare a weight file with a model by its headers; no data is read.
+def check(model: Model, files: Sequence[Path], ignore: Ignore = ()) -> Counter[Path]:
+    """Compare weight files with a model by their headers; no data is read.
+
+    Args:
+        files: as of `fill`.
 
     Returns:
         How many tensors each file holds.
@@ -318,10 +371,11 @@ def check(model: Model, path: Path, ignore: Ignore = ()) -> Counter[Path]:
     Raises:
         ValueError: as `fill`.
     """
+    path = files[0]
     if path.name.endswith(".safetensors"):
         with open_safetensors(path) as file:
             return Counter({path: len(_account_safetensors(model, file, path, ignore))})
-    with WeightFile(path) as file:
+    with WeightFile(*files) as file:
         account(keras_variables(model), file, ignore)
         return Counter(dataset.file for dataset in file.datasets.values())
 
@@ -358,10 +412,17 @@ def _account_safetensors(
 
 
 def _fill_from_safetensors(
-    model: Model, path: Path, device: torch.device, keep: bool, ignore: Ignore
+    model: Model,
+    path: Path,
+    device: torch.device,
+    keep: bool,
+    ignore: Ignore,
+    settle: Callable[[], None],
 ) -> None:
     with open_safetensors(path) as file:
         expected = _account_safetensors(model, file, path, ignore)
-        for name in track(expected, "Reading weights", lambda name: expected[name].nbytes):
-            owner, _, leaf = name.rpartition(".")
-            assign(model.get_submodule(owner), leaf, file.get_tensor(name), device, keep)
+        settle()
+        with changing(model):
+            for name in track(expected, "Reading weights", lambda name: expected[name].nbytes):
+                owner, _, leaf = name.rpartition(".")
+                assign(model.get_submodule(owner), leaf, file.get_tensor(name), device, keep)

@@ -17,6 +17,7 @@ BLOCK_BYTES = 64 * 1024
 SERIAL = 2**15 - 1
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _memory = threading.local()
+_seeking = threading.Lock()
 
 
 def read_into(target: torch.Tensor, descriptor: int, offset: int, dtype: torch.dtype) -> None:
@@ -85,7 +86,17 @@ def _scratch(name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tenso
 def _read_bytes(descriptor: int, memory: torch.Tensor, offset: int) -> None:
     rest = memory.view(-1).view(torch.uint8).numpy().data
     while rest:
-        count = os.preadv(descriptor, [rest], offset)
+        count = _read_some(descriptor, rest, offset)
         if not count:
             raise OSError("it ends too early")
         offset, rest = offset + count, rest[count:]
+
+
+def _read_some(descriptor: int, memory: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [memory], offset)
+    with _seeking:  # on Windows
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        data = os.read(descriptor, min(len(memory), TILE_BYTES))
+    memory[: len(data)] = data
+    return len(data)

@@ -13,6 +13,7 @@ import torch
 
 from .files import refuse_pointer
 from .progress import track
+from .refusals import names_in
 
 DTYPES = {
     torch.float64: "F64",
@@ -43,6 +44,7 @@ def open_safetensors(path: Path) -> Iterator[Any]:
     refuse_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
+            names_in(file.keys(), path)
             yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is no readable safetensors file: {error}") from error

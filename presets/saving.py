@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import os
-import stat
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +17,7 @@ from .files import CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .keras.h5 import WeightWriter
 from .keras.tree import Layer, keras_tree
 from .progress import track
+from .replacing import replacing
 from .safetensors import write_safetensors
 from .weights import Weight, blank_of, checked_weights, together, writes
 
@@ -160,57 +158,6 @@ def export_checkpoint(
     _, weights = checked_weights(model, state_dict)
     folder = Path(os.path.expanduser(path))
     export(dialect, plan, weights, lambda: replacing(folder, STALE))
-
-
-@contextlib.contextmanager
-def replacing(
-    folder: Path,
-    stale: tuple[str, ...] = STALE,
-) -> Iterator[Path]:
-    """A new folder whose files move into `folder` at the end, when all of them are written.
-
-    Files there that match `stale` and have no successor are removed.
-
-    Raises:
-        OSError: `folder` cannot be written; what was in it is whole.
-    """
-    from safetensors import SafetensorError
-
-    made = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=".saving-", dir=folder, ignore_cleanup_errors=True
-        ) as name:
-            yield Path(name)
-            _move(Path(name), folder, stale)
-    except BaseException as error:
-        if made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        if isinstance(error, OSError) and error.errno is not None:
-            message = f"{folder} cannot be written: {error.strerror}"
-            raise OSError(error.errno, message) from error
-        if isinstance(error, SafetensorError):
-            raise OSError(f"{folder} cannot be written: {error}") from error
-        raise
-
-
-def _move(source: Path, folder: Path, stale: tuple[str, ...]) -> None:
-    """Move all files, `config.json` last."""
-    probe = source / ".probe"
-    probe.touch()
-    mode = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
-    files = sorted(source.iterdir(), key=lambda path: path.name == CONFIG)
-    old = {path for pattern in stale for path in folder.glob(pattern)}
-    old -= {folder / file.name for file in files}
-    for file in files:
-        file.chmod(mode)  # safetensors would let nobody but the owner read its files
-        if file.name == CONFIG:
-            for path in old:
-                path.unlink()
-        os.replace(file, folder / file.name)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

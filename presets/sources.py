@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
+import reprlib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import builtin
-from .files import read_json, safe_name
+from .files import read_json, relative_name, safe_name
 from .keras.archive import unpack
+from .refusals import cause, naming
+from .snapshot import Snapshot, consistently
+
+ValueType = TypeVar("ValueType")
 
 
 def open_preset(preset: str | os.PathLike[str]) -> PresetSource:
@@ -72,9 +78,21 @@ def _unknown(preset: str) -> str:
 class PresetSource:
     """The files of one preset. `handle` is what the user called it."""
 
+    # Of a folder that may be saved to at any time.
+    snapshot: Snapshot | None = None
+
     def __init__(self, handle: str):
         self.handle = handle
         self._any_found = False
+
+    def consistently(self, read: Callable[[], ValueType]) -> ValueType:
+        """What `read` gives, of files that belong together. See `snapshot`."""
+        return consistently(self.snapshot, read)
+
+    def settle(self) -> None:
+        """Make sure that the files given belong together, when they are open. See `snapshot`."""
+        if self.snapshot is not None:
+            self.snapshot.settle()
 
     @property
     def checkpoint(self) -> dict[str, str]:
@@ -116,7 +134,8 @@ class PresetSource:
             raise
 
     def _find(self, name: str) -> Path | None:
-        path = self._fetch("/".join(map(safe_name, name.split("/"))))
+        with naming(self.handle):
+            path = self._fetch("/".join(map(safe_name, name.split("/"))))
         self._any_found |= path is not None
         return path
 
@@ -152,10 +171,10 @@ class _Folder(PresetSource):
     def __init__(self, handle: str, folder: Path):
         super().__init__(handle)
         self._folder = folder
+        self.snapshot: Snapshot = Snapshot(folder)
 
     def _fetch(self, name: str) -> Path | None:
-        path = self._folder / name
-        return path if path.is_file() else None
+        return self.snapshot.find(name)
 
     @property
     def checkpoint(self) -> dict[str, str]:
@@ -165,12 +184,7 @@ class _Folder(PresetSource):
         return self._folder
 
     def sizes(self) -> dict[str, int]:
-        files = {path.relative_to(self._folder): path for path in self._folder.rglob("*")}
-        return {
-            name.as_posix(): path.stat().st_size
-            for name, path in sorted(files.items())
-            if path.is_file() and not any(part.startswith(".") for part in name.parts)
-        }
+        return self.snapshot.sizes()
 
 
 class _Archive(_Folder):
@@ -220,10 +234,11 @@ class _Kaggle(PresetSource):
     def _download(self, name: str | None, version: str) -> Path:
         import kagglehub
 
+        _check_kaggle_listings()
         return Path(kagglehub.model_download(f"{self._variation}/{version}".rstrip("/"), name))
 
     def download_all(self) -> Path:
-        with kaggle_errors(self.handle, self._variation):
+        with naming(self.handle), kaggle_errors(self.handle, self._variation):
             return self._download(None, self._version)
 
     def cached(self) -> Path | None:
@@ -273,7 +288,8 @@ class _HuggingFace(PresetSource):
         except ConnectionError as error:
             self._trouble = str(error)
             return None
-        return frozenset(sibling.rfilename for sibling in info.siblings or ())
+        where = f"The Hugging Face Hub's {self.handle}"
+        return frozenset(relative_name(one.rfilename, where) for one in info.siblings or ())
 
     def has(self, name: str) -> bool:
         if self._files is not None:
@@ -311,6 +327,7 @@ class _HuggingFace(PresetSource):
 
         if self._files is not None and name not in self._files:
             return None
+        _check_hugging_face_answers()
         try:
             with hugging_face_errors(self.handle, self._repo):
                 path = hf_hub_download(
@@ -370,11 +387,63 @@ class _ModelScope(PresetSource):
             return None
 
 
+# Errors that say enough, or are no answers of a hub.
+NOT_OURS = (ImportError, Warning, MemoryError)
+NOT_KAGGLES = "What answered for {!r} does not answer as Kaggle does: {}"
+
 _HUBS: dict[str, type[_Kaggle | _HuggingFace | _ModelScope]] = {
     "kaggle": _Kaggle,
     "hf": _HuggingFace,
     "modelscope": _ModelScope,
 }
+
+
+def _check_hugging_face_answers() -> None:
+    """Have answers looked at before `huggingface_hub` makes paths of what their headers say."""
+    from huggingface_hub import utils
+
+    session: Any = utils.get_session()  # type: ignore[attr-defined]
+    hooks = getattr(session, "event_hooks", None)
+    if hooks is None:  # requests, before huggingface_hub 1.0
+        if _check_headers not in session.hooks["response"]:
+            session.hooks["response"].append(_check_headers)
+    elif _check_headers not in hooks["response"]:
+        session.event_hooks = {**hooks, "response": [*hooks["response"], _check_headers]}
+
+
+def _check_headers(response: Any, *args: Any, **kwargs: Any) -> None:
+    """Refuse an ETag or commit that is no plain name.
+
+    Raises:
+        OSError: of a path; others are no concern of ours.
+    """
+    if "X-Repo-Commit" not in response.headers:
+        return
+    for header in ("X-Repo-Commit", "X-Linked-Etag", "ETag"):
+        value = response.headers.get(header)
+        # The client strips a `W/` and quotation marks.
+        plain = r'(W/)?"?[\w=+~-][\w.=+~-]{0,127}"?'
+        if value is not None and not re.fullmatch(plain, value, re.ASCII):
+            raise OSError(
+                f"{header} of {response.request.url} is {reprlib.repr(value)}, which is no plain "
+                "name; the client would take it for a path."
+            )
+
+
+def _check_kaggle_listings() -> None:
+    """Have `kagglehub` look at the names that the hub lists before it writes to them."""
+    from kagglehub import http_resolver
+
+    listed = getattr(http_resolver, "_list_model_files", None)
+    if listed is None or hasattr(listed, "__wrapped__"):
+        return
+
+    @functools.wraps(listed)
+    def checked(api_client: Any, handle: Any) -> Any:
+        files, has_more = listed(api_client, handle)
+        return [relative_name(name, f"Kaggle's {handle}") for name in files], has_more
+
+    http_resolver._list_model_files = checked
 
 
 def kaggle_parts(path: str, handle: str, *, versioned: bool) -> list[str]:
@@ -452,6 +521,13 @@ def hugging_face_errors(handle: str, repo: str) -> Iterator[None]:
         raise ConnectionError(
             f"The Hugging Face Hub at {constants.ENDPOINT} cannot be reached ({error})."
         ) from error
+    except (*NOT_OURS, OSError):
+        raise
+    except Exception as error:  # the client trusts answers to be those of a hub
+        raise OSError(
+            f"What {constants.ENDPOINT} answered for {handle!r} is not what the Hugging Face Hub "
+            f"answers; something between may have: {cause(error)}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -485,8 +561,16 @@ def kaggle_errors(handle: str, path: str) -> Iterator[None]:
         raise OSError(f"A file of {handle!r} arrived damaged; try again. {error}") from error
     except BackendError as error:
         raise OSError(f"Kaggle refused {handle!r}: {error}") from error
+    except requests.exceptions.JSONDecodeError as error:
+        raise OSError(NOT_KAGGLES.format(handle, cause(error))) from error
     except network_errors() as error:
         raise ConnectionError(
             f"Kaggle cannot be reached for {handle!r} ({error}). Only what was downloaded before "
             "works without it, from the folder in KAGGLEHUB_CACHE (~/.cache/kagglehub)."
         ) from error
+    except json.JSONDecodeError as error:
+        raise OSError(NOT_KAGGLES.format(handle, cause(error))) from error
+    except (*NOT_OURS, ValueError, OSError):
+        raise
+    except Exception as error:
+        raise OSError(NOT_KAGGLES.format(handle, cause(error))) from error

@@ -88,7 +88,7 @@ def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 
 def _blocks(stack: Stack, path: str) -> Iterator[tuple[str, nn.Module, str]]:
-    for i, (name, block) in enumerate(zip(stack.names(), stack)):
+    for i, (name, block) in enumerate(zip(stack.names(), stack.children())):
         if isinstance(block, Stack):
             yield from _blocks(block, f"{path}.{i}")
         else:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .checkpoints import dialect_of
 from .checkpoints.files import weight_files
-from .files import SAFETENSORS, SHARD_INDEX, WEIGHTS
-from .keras.h5 import shard_files
+from .files import CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
+from .journal import HIDDEN
+from .keras.h5 import shard_names
+from .replacing import staging_in
 from .sources import (
     PresetSource,
     hugging_face_errors,
@@ -54,8 +60,10 @@ _PIPELINES = {
     "TextToImage": "text-to-image",
 }
 
-# What a killed save leaves behind.
-REMAINS = [".saving-*"]
+# Of saves that are going on, or were killed.
+OURS = [f"{HIDDEN}*"]
+# What the hubs' clients leave out, and may be large.
+NOT_UPLOADED = (".git", ".cache")
 
 
 def upload_preset(uri: str, preset: str | os.PathLike[str]) -> None:
@@ -81,31 +89,66 @@ def upload_preset(uri: str, preset: str | os.PathLike[str]) -> None:
         kaggle_parts(path, uri, versioned=False)
     else:
         hugging_face_repo(path, uri)
-    source = open_preset(folder)
-    config = source.json("config.json")
-    check_weights(source, config)
-    if scheme == "kaggle":
-        import kagglehub
+    with _kept(open_preset(folder)) as kept:
+        if scheme == "kaggle":
+            import kagglehub
 
-        with kaggle_errors(uri, path):
-            kagglehub.model_upload(path, str(folder), ignore_patterns=REMAINS)
-    else:
-        _upload_to_hugging_face(uri, path, folder, source, config)
+            with kaggle_errors(uri, path):
+                kagglehub.model_upload(path, str(kept), ignore_patterns=OURS)
+        else:
+            _upload_to_hugging_face(uri, path, kept)
 
 
-def _upload_to_hugging_face(
-    uri: str, repo: str, folder: Path, source: PresetSource, config: dict[str, Any]
-) -> None:
+@contextlib.contextmanager
+def _kept(source: PresetSource) -> Iterator[Path]:
+    """A folder of links to a preset's files, which stay as they are whatever is saved meanwhile.
+
+    Raises as `check_weights` does.
+    """
+    folder = source.download_all()
+
+    def link(target: Path) -> None:
+        assert source.snapshot is not None
+        check_weights(source, source.json(CONFIG))
+        shutil.rmtree(target, ignore_errors=True)
+        for name in source.snapshot.names():
+            path = None if name.partition("/")[0] in NOT_UPLOADED else source.snapshot.find(name)
+            if path is not None:
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                _link(path.resolve(), target / name)
+
+    source.consistently(lambda: check_weights(source, source.json(CONFIG)))
+    with contextlib.ExitStack() as stack:
+        kept = folder
+        try:
+            kept = stack.enter_context(staging_in(folder)) / "files"
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+        else:
+            source.consistently(lambda: link(kept))
+        yield kept
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        os.link(path, target)
+    except OSError:  # not every file system has links
+        shutil.copyfile(path, target)
+
+
+def _upload_to_hugging_face(uri: str, repo: str, folder: Path) -> None:
     from huggingface_hub import HfApi
 
     hub = HfApi()
+    source = open_preset(folder)
     with hugging_face_errors(uri, repo):
         # The hub completes a name without an organisation by that of the user.
         repo = hub.create_repo(repo, exist_ok=True).repo_id
-        hub.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=REMAINS)
+        hub.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=OURS)
         if not hub.file_exists(repo, "README.md"):
             hub.upload_file(
-                path_or_fileobj=model_card(source, config, repo).encode(),
+                path_or_fileobj=model_card(source, source.json(CONFIG), repo).encode(),
                 path_in_repo="README.md",
                 repo_id=repo,
             )
@@ -139,8 +182,8 @@ def check_weights(source: PresetSource, config: dict[str, Any]) -> None:
     if dialect is not None:
         weight_files(dialect.files, source)
     elif source.has(SHARD_INDEX) and not source.has(WEIGHTS):
-        shards = shard_files(source.file(SHARD_INDEX))
-        missing = [shard.name for shard in shards if not source.has(shard.name)]
+        shards = shard_names(source.file(SHARD_INDEX))
+        missing = [shard for shard in shards if not source.has(shard)]
         if missing:
             raise FileNotFoundError(
                 f"Preset {source.handle!r} lacks what its {SHARD_INDEX} lists: "

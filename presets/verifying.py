@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from .building import construct
 from .checkpoints import dialect_of
 from .checkpoints.engine import plan
 from .files import CONFIG
-from .loading import check, keras_config, weight_file
-from .sources import open_preset
+from .loading import check, keras_config, keras_files
+from .refusals import naming
+from .sources import PresetSource, open_preset
 
 
 @dataclass
@@ -23,12 +25,14 @@ class Verified:
     Attributes:
         model: on the meta device.
         files: how many tensors each holds.
+        sizes: their bytes.
         drawn: weights that the files may lack, and lack.
         ignored: tensors that are known to be no part of a backbone.
     """
 
     model: Model
     files: Counter[Path]
+    sizes: dict[Path, int]
     drawn: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
 
@@ -42,12 +46,23 @@ def verify_preset(preset: str | os.PathLike[str]) -> Verified:
         ValueError: broken preset, or weights that are not exactly the model's: all differences.
         OSError: files that are missing or cannot be fetched.
     """
-    source = open_preset(preset)
+    with naming(str(preset)):
+        source = open_preset(preset)
+        return source.consistently(lambda: _verify(source))
+
+
+def _verify(source: PresetSource) -> Verified:
     config = source.json(CONFIG)
     dialect = dialect_of(config)
     if dialect is not None:
         with plan(dialect, source, config) as planned:
-            return Verified(planned.model, planned.files, planned.drawn, planned.ignored)
+            sizes = _sizes(planned.files)
+            return Verified(planned.model, planned.files, sizes, planned.drawn, planned.ignored)
     found, arguments = keras_config(config, source.handle)
     model = construct(found, arguments, "meta")
-    return Verified(model, check(model, weight_file(source)))
+    files = check(model, keras_files(source))
+    return Verified(model, files, _sizes(files))
+
+
+def _sizes(files: Iterable[Path]) -> dict[Path, int]:
+    return {path: path.stat().st_size for path in files}

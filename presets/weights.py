@@ -171,6 +171,13 @@ def blank_of(model: Model) -> Model:
         return model.configured_class.from_config(model.get_config())
 
 
+def refuse_broken(model: nn.Module) -> None:
+    """Raises RuntimeError: reading weights into the model has failed half-way."""
+    for module in model.modules():
+        if isinstance(module, Model) and module.broken is not None:
+            raise RuntimeError(module.broken)
+
+
 def checked_weights(
     model: Model, state_dict: Mapping[str, torch.Tensor] | None = None
 ) -> tuple[Model, dict[str, Weight]]:
@@ -178,7 +185,10 @@ def checked_weights(
 
     Raises:
         ValueError: the weights are not those of the configuration; it lists all differences.
+        RuntimeError: reading weights into the model has failed half-way.
     """
+    if state_dict is None:
+        refuse_broken(model)
     blank = blank_of(model)
     expected, found = weights_of(blank), weights_of(model, state_dict)
     missing, surplus = expected.keys() - found.keys(), found.keys() - expected.keys()

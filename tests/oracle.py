@@ -18,8 +18,13 @@ import keras
 import keras_hub
 import numpy as np
 import torch
+from keras_hub.src.models.rqvae.rqvae_backbone import RQVAEBackbone
+from keras_hub.src.models.vae.vae_backbone import VAEBackbone
 
 Inputs = dict[str, np.ndarray] | np.ndarray
+# KerasHub has these, but neither exports nor finds them.
+UNEXPORTED = {cls.__name__: cls for cls in (RQVAEBackbone, VAEBackbone)}
+keras.saving.get_custom_objects().update(UNEXPORTED)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ def keras_model(case: Case, **overrides: Any) -> Any:
     keras.utils.clear_session()
     # For the layers that KerasHub does not give the dtype.
     keras.config.set_dtype_policy(overrides.get("dtype", "float32"))
-    model = getattr(keras_hub.models, case.cls)(**{**case.keras_config, **overrides})
+    cls = UNEXPORTED.get(case.cls) or getattr(keras_hub.models, case.cls)
+    model = cls(**{**case.keras_config, **overrides})
     keras.config.set_dtype_policy("float32")
     randomise(model, case.rng)
     return model
@@ -76,6 +82,17 @@ def randomise(model: Any, rng: np.random.Generator) -> None:
         elif weight.path.endswith(("gamma", "scale")):
             value = 1 + value
         weight.assign(value.astype("float32"))
+    for layer in model._flatten_layers():
+        if hasattr(layer, "interpolated_position_embeddings"):  # DINOv2's follow from others
+            layer.interpolated_position_embeddings.assign(
+                layer._interpolate_position_embeddings(
+                    layer.position_embeddings,
+                    layer.patch_size,
+                    layer.position_embedding_shape,
+                    layer.image_shape,
+                    layer.antialias_in_interpolation,
+                )
+            )
 
 
 def keras_outputs(model: Any, inputs: Inputs) -> dict[str, np.ndarray]:

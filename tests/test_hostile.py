@@ -9,8 +9,6 @@ import os
 import re
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -100,6 +98,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail(f"{dataset.path} is read")
 
     monkeypatch.setattr(Dataset, "read", read)
+    monkeypatch.setattr(WeightFile, "unpack", lambda file, datasets: pytest.fail("unpacked"))
 
 
 @contextlib.contextmanager
@@ -212,7 +211,7 @@ def test_foreign_classes(preset: Path) -> None:
         ("num_layers", float("inf"), "num_layers must be int, not inf"),
         ("num_layers", -1, "does not fit the model"),
         ("num_layers", 0, "does not fit the model"),
-        ("num_layers", 10**12, "too many layers"),
+        ("num_layers", 10**12, "num_layers is 10.*; 1,000 is the most"),
         ("num_heads", 0, "division"),
         ("num_heads", 5, "does not fit the model"),
         ("num_heads", -2, "does not fit the model"),
@@ -409,20 +408,19 @@ def low_level(kind: Any) -> Callable[[h5py.File], None]:
         (put(KERNEL, h5py.Empty("float32")), "without a shape"),
         (put(KERNEL, np.zeros((0, 12), "float32")), r"is \(0, 12\), the model's"),
         (put(KERNEL, np.zeros((), "float32")), r"is \(\), the model's"),
-        (of_type("S12"), "data of type"),
-        (of_type(h5py.string_dtype()), "data of type object"),
-        (of_type(h5py.vlen_dtype("float32")), "data of type object"),
-        (of_type(h5py.ref_dtype), "data of type object"),
-        (of_type("complex64"), "data of type complex64"),
-        (of_type(">f4"), "data of type >f4"),
-        (of_type("g"), "data of type float128"),
+        (of_type("S12"), "data of type 96-bit string at layers/dense/vars/0"),
+        (of_type(h5py.string_dtype()), "data of type 128-bit variable-length"),
+        (of_type(h5py.vlen_dtype("float32")), "data of type 128-bit variable-length"),
+        (of_type(h5py.ref_dtype), "data of type 64-bit reference"),
+        (of_type("complex64"), "data of type 64-bit compound"),
+        (of_type(">f4"), "data of type big-endian 32-bit float"),
+        (of_type("g"), "data of type 128-bit float"),
         (of_type(np.dtype([("a", "f4"), ("b", "f4")])), "data of type"),
         (of_type(np.dtype(("f4", 3))), "data of type"),
-        (of_type("V2"), r"data of type \|V2"),
-        (of_type("V4"), r"data of type \|V4"),
+        (of_type("V4"), "data of type 32-bit opaque"),
         (put(KERNEL, np.zeros((12, 12), "int32")), "is torch.int32"),
         (put(KERNEL, np.zeros((12, 12), "bool")), "is torch.bool"),
-        (low_level(h5py.h5t.UNIX_D32LE), "broken"),
+        (low_level(h5py.h5t.UNIX_D32LE), "data of type 32-bit time"),
     ],
 )
 def test_what_is_refused(preset: Path, change: Callable[[h5py.File], None], message: str) -> None:
@@ -603,7 +601,7 @@ def test_large_attributes(whole: Path, preset: Path) -> None:
 def test_many_and_deep_groups(whole: Path, preset: Path) -> None:
     def change(file: h5py.File) -> None:
         group = file
-        for _ in range(2000):
+        for _ in range(200):
             group = group.create_group("a")
         for i in range(2000):
             file.create_group(f"b/{i}")
@@ -615,8 +613,8 @@ def test_many_and_deep_groups(whole: Path, preset: Path) -> None:
 def test_a_weight_file_is_closed(preset: Path) -> None:
     with WeightFile(preset / WEIGHTS) as file:
         source = file.datasets[KERNEL].source
-        assert source
-    assert not source
+        assert not source.closed
+    assert source.closed
     edit(preset, put("layers/x", h5py.SoftLink("/nowhere")))
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
@@ -815,59 +813,6 @@ def test_damaged_safetensors(tensors: Path) -> None:
 
 
 # Saving
-
-
-def test_killed_saves(preset: Path) -> None:
-    """Whenever a save is killed, the folder holds the old preset or the new one."""
-    script = f"""
-import os, sys, keras_hub_torch
-from pathlib import Path
-from keras_hub_torch.presets import saving
-from keras_hub_torch.presets.keras.h5 import WeightWriter
-
-def killing(function, count):
-    calls = []
-    def wrapped(*args):
-        if len(calls) == count:
-            os.kill(os.getpid(), 9)
-        calls.append(1)
-        return function(*args)
-    return wrapped
-
-points = [("write", n) for n in (0, 1, 20, 38)] + [("json", 0), ("json", 1)]
-points += [("move", n) for n in (0, 1, 2)]
-for kind, count in points:
-    if os.fork():
-        _, status = os.wait()
-        assert os.WTERMSIG(status) == 9, (kind, count)
-        model = keras_hub_torch.models.Backbone.from_preset({str(preset)!r})
-        weights = [float(p.mean()) for p in model.parameters()]
-        print(kind, count, "new" if all(w == 7 for w in weights) else "old" * (7 not in weights))
-        continue
-    model = keras_hub_torch.models.BertBackbone(**{SMALL!r})
-    for parameter in model.parameters():
-        parameter.data.fill_(7)
-    if kind == "write":
-        WeightWriter.variable = killing(WeightWriter.variable, count)
-    elif kind == "json":
-        saving._write_json = killing(saving._write_json, count)
-    else:
-        os.replace = killing(os.replace, count)
-    model.save_to_preset({str(preset)!r})
-    os._exit(1)
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=300
-    )
-    kinds = dict(line.rsplit(" ", 1) for line in result.stdout.splitlines())
-    # The weights move first: a save that is killed between two moves has changed nothing else.
-    moved = {key: kinds.pop(key) for key in list(kinds) if key.startswith("move")}
-    assert len(kinds) == 6
-    assert set(kinds.values()) == {"old"}
-    assert moved["move 0"] == "old"
-    assert set(moved.values()) == {"old", "new"}
-    BertBackbone(**SMALL).save_to_preset(preset)
-    Backbone.from_preset(preset)
 
 
 def old_preset_is_whole(folder: Path, before: dict[str, bytes]) -> None:

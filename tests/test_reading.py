@@ -346,14 +346,13 @@ def test_misaligned_data_are_read(tmp_path: Path) -> None:
 def test_files_cut_while_they_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path, "keras")
     path = tmp_path / WEIGHTS["keras"]
-    account = loading.account
+    changing = loading.changing
 
-    def cut(*arguments: Any) -> Any:
-        used = account(*arguments)
+    def cut(model: Any) -> Any:
         os.truncate(path, 4096)
-        return used
+        return changing(model)
 
-    monkeypatch.setattr(loading, "account", cut)
+    monkeypatch.setattr(loading, "changing", cut)
     for mmap in (None, True):
         made(tmp_path, "keras")
         with pytest.raises(ValueError, match="is broken"):

@@ -204,7 +204,9 @@ def test_gradient_checkpointing(first: Reference, tmp_path: Path) -> None:
     model = first.load(trainable=True)
     assert model.block_classes
     expected = gradients(model, first.inputs)
+    last = model.get_layer(index=-1)
     model.gradient_checkpointing()
+    assert model.get_layer(index=-1) is last
     found = gradients(model, first.inputs)
     assert found.keys() == expected.keys()
     for name, value in expected.items():

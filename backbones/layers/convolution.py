@@ -459,3 +459,9 @@ class ConvNorm(Layer, nn.Sequential):
         parts = {"pad": pad, "conv": conv, "bn": norm, "act": act}
         super().__init__(OrderedDict((k, part) for k, part in parts.items() if part is not None))
         self.layout = Layout(attributes=dict(zip(("conv", "bn"), names)), group="{child}")
+
+
+def adjust_channels(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of `divisor`, the next one if that is more than a tenth less."""
+    nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < 0.9 * channels else nearest

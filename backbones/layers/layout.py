@@ -52,7 +52,11 @@ class Layout:
             that of `order`. On JAX and TensorFlow layers are counted so.
         group: no Keras layer at all: the children belong to the parent and this gives their names,
             from `{group}` and `{child}`.
-        inside: child → what this layer makes of the child's own layout (`flattened`, …).
+        inside: child → what this layer makes of the child's own layout (`flattened`, …); several
+            layouts where the child is taken apart (`apart`).
+        only: whether a child of that name belongs to this part of a layer that is taken apart.
+        rest: whether this is what no part has: it stands under its attribute, numbered as the
+            whole.
     """
 
     kind: Kind = Kind.LAYER
@@ -65,7 +69,11 @@ class Layout:
     order: Sequence[str] = ()
     assigned: Sequence[str] = ()
     group: str | None = None
-    inside: Mapping[str, Callable[[Layout], Layout]] = field(default_factory=dict)
+    inside: Mapping[str, Callable[[Layout], Layout | Sequence[Layout]]] = field(
+        default_factory=dict
+    )
+    only: Callable[[str], bool] | None = None
+    rest: bool = False
 
 
 DEFAULT = Layout()
@@ -80,6 +88,16 @@ def flattened(layout: Layout) -> Layout:
 def functional(layout: Layout) -> Layout:
     """A functional model as one layer, made of another one's inputs and outputs."""
     return replace(layout, kind=Kind.GRAPH, class_name="Functional")
+
+
+def apart(layout: Layout, *parts: Callable[[str], bool]) -> list[Layout]:
+    """A functional model of which these parts are `functional`, each on its own; by names of
+    layers.
+    """
+    return [
+        *(replace(functional(layout), only=part) for part in parts),
+        replace(layout, rest=True, only=lambda name: not any(part(name) for part in parts)),
+    ]
 
 
 class Stack(Layer, nn.ModuleList):
@@ -175,13 +193,19 @@ def _lift(key: str, path: str, child: nn.Module, layout: Layout, owner: str) -> 
     """One child; for a stack its blocks, for a group its own children."""
     attribute = layout.attributes.get(key, key)
     if isinstance(child, Stack):
-        for i, (name, block) in enumerate(zip(child.names(), child)):
+        for i, (name, block) in enumerate(zip(child.names(), child.children())):
             for lifted in _lift(name, f"{path}.{i}", block, layout, owner):
                 yield replace(lifted, attribute=attribute, stacked=True)
         return
     own = layout_of(child)
     if key in layout.inside:
-        own = layout.inside[key](own)
+        seen = layout.inside[key](own)
+        if not isinstance(seen, Layout):
+            for part in seen:
+                views: dict[str, Any] = {**layout.inside, key: partial(_given, part)}
+                yield from _lift(key, path, child, replace(layout, inside=views), owner)
+            return
+        own = seen
     name = layout.names.get(key) or getattr(child, "keras_name", "") or key
     name = (layout.prefix + name).replace("{}", owner)
     if own.group is None:
@@ -193,6 +217,10 @@ def _lift(key: str, path: str, child: nn.Module, layout: Layout, owner: str) -> 
         suffix = own.attributes.get(inner.name, inner.name)
         full = inner.name if inner.unnamed else own.group.format(group=name, child=suffix)
         yield replace(inner, name=full, path=f"{path}.{inner.path}")
+
+
+def _given(part: Layout, own: Layout) -> Layout:
+    return part
 
 
 class Graph:

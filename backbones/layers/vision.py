@@ -109,6 +109,16 @@ def check_images(
         )
 
 
+def smallest_side(convolutions: Iterable[nn.Conv2d]) -> int:
+    """Of the images that these convolutions, one after the other, make at least one pixel of."""
+    side = 1
+    for conv in reversed(list(convolutions)):
+        extent = (conv.kernel_size[0] - 1) * conv.dilation[0] + 1
+        padding = extent - 1 if conv.padding == "same" else 2 * int(conv.padding[0])
+        side = max(1, (side - 1) * conv.stride[0] + extent - padding)
+    return side
+
+
 def image_size(
     image_shape: Sequence[int | None], data_format: str, patch_size: Sequence[int] = (1, 1)
 ) -> tuple[int, int]:
@@ -197,11 +207,12 @@ class PositionGrid(Layer):
         """Name of each table → how many positions at its beginning are no patches."""
         raise NotImplementedError
 
-    def resample(self, name: str, table: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-        """A table of another grid, `[..., positions, dim]`, for this one."""
-        kept = self.tables()[name]
+    def resample(self, name: str, old: PositionGrid) -> torch.Tensor:
+        """A table, `[..., positions, dim]`, from that of another grid."""
+        owner, _, leaf = name.rpartition(".")
+        table = getattr(old.get_submodule(owner), leaf)
         rows = table.flatten(0, -2)
-        rows = resample_positions(rows, grid, self.grid, kept, self.antialias)
+        rows = resample_positions(rows, old.grid, self.grid, self.tables()[name], self.antialias)
         return rows.view(*table.shape[:-2], -1, table.shape[-1])
 
 
@@ -212,7 +223,7 @@ class LayerScale(Layer):
 
     def __init__(self, dim: int, init_value: float = 1e-5) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((dim,), init_value))
+        self.weight = nn.Parameter(torch.full((dim,), float(init_value)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dtype = self.compute_dtype or self.weight.dtype

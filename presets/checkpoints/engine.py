@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from ...backbones._model import Model, check_arguments
-from ..building import assign, check_class, construct, place, resized, split_sizes
+from ...backbones._model import Model, check_arguments, whole
+from ..building import assign, check_amounts, check_class, construct, place, resized, split_sizes
 from ..files import CONFIG, SAFETENSORS
 from ..progress import track
+from ..refusals import shortened
 from ..safetensors import write_safetensors
 from ..surplus import Ignore, superfluous
 from ..weights import Weight, together, writes
@@ -155,7 +156,13 @@ def to_ours(
         try:
             if absent:
                 raise ValueError(f"{', '.join(absent)} missing")
-            arguments |= zip(key.ours, key.load(*values))
+            for name, value in zip(key.theirs, values):
+                check_amounts(value, name)
+            try:
+                loaded = key.load(*values)
+            except TypeError:  # perhaps for 2.0 in place of 2
+                loaded = key.load(*map(whole, values))
+            arguments |= zip(key.ours, loaded)
         except ValueError as error:
             problems.append(str(error))
         except (TypeError, ArithmeticError, LookupError) as error:
@@ -172,7 +179,7 @@ def to_ours(
     if unknown:
         warnings.warn(
             f"Keys in the config.json of {where} that are not known and have no effect: "
-            f"{', '.join(unknown)}.",
+            f"{shortened(', '.join(unknown))}.",
             stacklevel=2,
         )
     return arguments
@@ -464,6 +471,7 @@ def load(
         table, arguments = configured(dialect, source, config, cls, overrides)
         construct(table.backbone, arguments, "meta")
     with plan(dialect, source, config, cls, others, ignore) as found:
+        source.settle()
         if device.type != "meta":
             _fill(found, torch.device(device), mmap is not False, source.handle)
     return resized(found.model, sizes).eval()  # type: ignore[return-value]
@@ -473,7 +481,7 @@ def _fill(plan: Plan, device: torch.device, keep: bool, where: str) -> None:
     if plan.drawn:
         warnings.warn(
             f"{where} has no weights for {', '.join(plan.drawn)}; they are drawn at random.",
-            stacklevel=4,
+            stacklevel=9,
         )
         _draw(plan.model, plan.drawn, device)
     present = [binding for binding in plan.bindings if binding not in plan.absent]

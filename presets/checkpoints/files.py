@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..files import SAFETENSORS, refuse_pointer, safe_name
+from ..refusals import names_in
 from ..safetensors import open_safetensors
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def _open_pickle(path: Path) -> list[Stored]:
         raise ValueError(
             f"{path} is no state dict; these are not plain tensors by name: {', '.join(other)}."
         )
+    names_in(state, path)
     users = Counter(_memory(tensor) for tensor in state.values())
     return [
         Stored(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,7 @@ class Transformers(Dialect):
         method = settings.get("quant_method") if isinstance(settings, Mapping) else None
         if method in table.quantized:
             return []
-        return [f"quantization_config: quantized weights ({method}) cannot be read"]
+        return [f"quantization_config: quantized weights ({reprlib.repr(method)}) cannot be read"]
 
     def heading(self, table: Table, kind: str, dtype: torch.dtype) -> dict[str, Any]:
         return {

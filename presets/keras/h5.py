@@ -1,64 +1,54 @@
 """Reading and writing `.weights.h5` files.
 
-A file comes from a stranger: every link and dataset header is looked at before any data is read.
+A file comes from a stranger: all headers are looked at before any data is read. What is not as
+h5py writes it is left to HDF5's own library, in another process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
-import itertools
 import json
-import math
 import mmap
 import os
-import threading
-import zlib
-from collections.abc import Iterator
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from ..files import read_json, refuse_pointer, safe_name
 from ..reading import read_into
+from ..refusals import shortened
+from . import libhdf5
+from .hdf5 import MAX_BYTES, MAX_DEPTH, MAX_OBJECTS, Header, Refused, Unknown, read_headers
 
 if TYPE_CHECKING:
     import h5py
     from typing_extensions import Self
 
-DTYPES = {
-    "float16": torch.float16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "int8": torch.int8,
-    "uint8": torch.uint8,
-    "int16": torch.int16,
-    "int32": torch.int32,
-    "int64": torch.int64,
-    "bool": torch.bool,
-}
-
-
-# Numbers of the filters that HDF5 packs chunks with.
-DEFLATE, SHUFFLE = 1, 2
-# Of a chunk that is larger than its dataset.
-MAX_CHUNK_BYTES = 16 * 1024**2
-# HDF5 fails, or crashes, where a thread asks for anything while another one reads chunks.
-_one_thread = threading.Lock()
-
 
 @dataclass
 class Dataset:
-    """A dataset's header."""
+    """A dataset's header, and where its data are.
+
+    Attributes:
+        source: the open file that has the data from `offset` on, in one piece.
+        packed: whether `WeightFile.unpack` must make such a file first.
+    """
 
     path: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     file: Path
-    source: h5py.Dataset
+    source: IO[bytes]
+    offset: int | None
+    packed: bool
 
     @property
     def nbytes(self) -> int:
@@ -68,98 +58,26 @@ class Dataset:
         """The data, read once, into memory of its own or into a tensor of any strides and dtype.
 
         Raises:
-            ValueError: it is broken.
+            ValueError: the file has become shorter.
         """
         if target is None:
             target = torch.empty(self.shape, dtype=self.dtype, device="cpu")
         if not target.numel():
             return target
+        if self.offset is None:
+            raise RuntimeError(f"{self.path} is not unpacked.")
         try:
-            with _one_thread:
-                offset = self._offset
-                descriptor = self.source.file.id.get_vfd_handle()
-                if self.source.chunks is not None:
-                    self._read_chunks(target)
-                    return target
-                if offset is None or not hasattr(os, "preadv"):
-                    self._read_whole(target)
-                    return target
-            # As HDF5 does it, but other threads go on meanwhile.
-            read_into(target, descriptor, offset, self.dtype)
-        except (OSError, RuntimeError, ValueError, zlib.error) as error:
+            read_into(target, self.source.fileno(), self.offset, self.dtype)
+        except OSError as error:
             raise ValueError(f"{self.file} is broken: {self.path}: {error}") from error
         return target
-
-    @property
-    def _offset(self) -> int | None:
-        """Where the data lie in the file, if in one piece."""
-        return None if self.source.chunks is not None else self.source.id.get_offset()
-
-    def mapped(self, mapping: mmap.mmap) -> torch.Tensor | None:
-        """The data where the file is mapped, if they lie there as a tensor's must.
-
-        Raises:
-            ValueError: the file has become shorter.
-        """
-        with _one_thread:
-            offset = self._offset
-        count = torch.Size(self.shape).numel()
-        if offset is None or not count or offset % self.dtype.itemsize:
-            return None
-        flat = torch.frombuffer(mapping, dtype=self.dtype, count=count, offset=offset)
-        return flat.view(self.shape)
-
-    def _read_whole(self, target: torch.Tensor) -> None:
-        import h5py
-
-        tensor = torch.empty(self.shape, dtype=self.dtype, device="cpu")
-        memory = tensor.view(-1).view(torch.uint8).numpy().view(self.source.dtype)
-        stored = self.source.id
-        stored.read(h5py.h5s.ALL, h5py.h5s.ALL, memory, mtype=stored.get_type())
-        target.copy_(tensor)
-
-    def _read_chunks(self, target: torch.Tensor) -> None:
-        """Unpack each chunk into no more bytes than it should have; HDF5 knows no such limit."""
-        stored = self.source.id
-        chunk_shape = self.source.chunks
-        itemsize = self.dtype.itemsize
-        nbytes = math.prod(chunk_shape) * itemsize
-        filters = _filters(self.source)
-        chunks: list[Any] = []
-        stored.chunk_iter(chunks.append)
-        starts = [range(0, size, step) for size, step in zip(self.shape, chunk_shape)]
-        places = {chunk.chunk_offset for chunk in chunks}
-        if len(places) != math.prod(map(len, starts)) or places != set(itertools.product(*starts)):
-            raise ValueError("chunks are missing")
-        size = self.file.stat().st_size
-        for chunk in chunks:
-            if chunk.size > size:
-                raise ValueError(f"a chunk of {chunk.size:,} bytes in a file of {size:,}")
-            # Without filters h5py takes the size for granted, and HDF5 writes what is stored.
-            buffer = bytearray(max(chunk.size, nbytes))
-            skipped, _ = stored.read_direct_chunk(chunk.chunk_offset, out=buffer)
-            data = bytes(memoryview(buffer)[: chunk.size])
-            for i, number in reversed(list(enumerate(filters))):
-                if skipped >> i & 1:
-                    continue
-                if number == DEFLATE:
-                    data = zlib.decompressobj().decompress(data, nbytes + 1)
-                else:
-                    data = np.frombuffer(data, "u1").reshape(itemsize, -1).T.tobytes()
-            if len(data) != nbytes:
-                raise ValueError("a chunk unpacks to too many or too few bytes")
-            corner = zip(chunk.chunk_offset, chunk_shape)
-            place = target[tuple(slice(start, start + length) for start, length in corner)]
-            values = torch.frombuffer(bytearray(data), dtype=self.dtype).view(chunk_shape)
-            place.copy_(values[tuple(map(slice, place.shape))])
-
-
-class Refused(ValueError):
-    """What is wrong with a file, to be read after its name."""
 
 
 class WeightFile:
     """The datasets of a `.weights.h5` file, or of the shards that a `.weights.json` lists.
+
+    Args:
+        shards: of a `.weights.json` its `shard_names`, where they are.
 
     Attributes:
         repeated: those that are in two shards.
@@ -169,63 +87,82 @@ class WeightFile:
         ValueError: not a readable HDF5 file, or one with links, external or virtual data.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *shards: Path) -> None:
         self.path = Path(path)
         self.datasets: dict[str, Dataset] = {}
         self.repeated: list[str] = []
-        self._files: list[h5py.File] = []
-        self._mappings: dict[Path, mmap.mmap] = {}
+        self._open_files = contextlib.ExitStack()
+        self._mappings: dict[IO[bytes], mmap.mmap] = {}
         try:
-            for shard in shard_files(self.path) if self.path.suffix == ".json" else [self.path]:
-                self._open(shard)
+            for file in shards if self.path.suffix == ".json" else [self.path]:
+                self._open(file)
         except BaseException:
             self.close()
             raise
 
     def _open(self, path: Path) -> None:
-        import h5py
-
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}.")
         refuse_pointer(path)
+        file = self._open_files.enter_context(path.open("rb"))
         try:
-            file = h5py.File(path, "r")
-        except OSError as error:
-            raise ValueError(f"{path} is no readable HDF5 file, or truncated: {error}") from error
-        self._files.append(file)
-        try:
-            for dataset in _datasets(file, path):
-                if dataset.path in self.datasets:
-                    other = self.datasets[dataset.path].file.name
-                    self.repeated.append(f"{dataset.path} is in {other} and {path.name}")
-                self.datasets[dataset.path] = dataset
+            headers, packed = read_headers(file), False
+        except Unknown:
+            headers, packed = _list(path), True
         except Refused as error:
-            raise ValueError(f"{path} {error}") from error
-        except (OSError, RuntimeError, LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is broken: {error}") from error
+            raise ValueError(f"{path} {shortened(str(error))}") from error
+        for header in headers:
+            if header.path in self.datasets:
+                other = self.datasets[header.path].file.name
+                self.repeated.append(f"{header.path} is in {other} and {path.name}")
+            dtype = getattr(torch, header.dtype)
+            self.datasets[header.path] = Dataset(
+                header.path, header.shape, dtype, path, file, header.offset, packed
+            )
+
+    def unpack(self, datasets: Iterable[Dataset]) -> None:
+        """Make what the file does not hold in one piece ready to be read.
+
+        Raises:
+            ValueError: it is broken.
+        """
+        packed: dict[Path, list[Dataset]] = {}
+        for dataset in datasets:
+            if dataset.packed:
+                packed.setdefault(dataset.file, []).append(dataset)
+        for path, chosen in packed.items():
+            source: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+            self._open_files.enter_context(source)
+            _ask_hdf5(path, source, {dataset.path: dataset.nbytes for dataset in chosen})
+            offset = 0
+            for dataset in chosen:
+                dataset.source, dataset.offset = source, offset
+                offset += dataset.nbytes
 
     def mapped(self, dataset: Dataset) -> torch.Tensor | None:
         """A dataset as a view of its file, whose changes stay in memory.
 
         Returns:
-            None if it must be read: packed, in pieces, or not aligned.
+            None if it must be read: without data, unpacked, or not aligned.
 
         Raises:
             ValueError: the file has become shorter.
         """
-        path = dataset.file
+        offset, source = dataset.offset, dataset.source
+        if offset is None or dataset.packed or offset % dataset.dtype.itemsize:
+            return None
+        count = torch.Size(dataset.shape).numel()
         try:
-            if path not in self._mappings:
-                with _one_thread:
-                    descriptor = dataset.source.file.id.get_vfd_handle()
-                self._mappings[path] = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
-            return dataset.mapped(self._mappings[path])
+            if source not in self._mappings:
+                self._mappings[source] = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_COPY)
+            mapping = self._mappings[source]
+            flat = torch.frombuffer(mapping, dtype=dataset.dtype, count=count, offset=offset)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path} is broken: {dataset.path}: {error}") from error
+            raise ValueError(f"{dataset.file} is broken: {dataset.path}: {error}") from error
+        return flat.view(dataset.shape)
 
     def close(self) -> None:
-        for file in self._files:
-            file.close()
+        self._open_files.close()
 
     def __enter__(self) -> Self:
         return self
@@ -239,7 +176,52 @@ class WeightFile:
         self.close()
 
 
-def shard_files(index: Path) -> list[Path]:
+def _list(path: Path) -> list[Header]:
+    with tempfile.TemporaryFile() as answer:
+        _ask_hdf5(path, answer)
+        return [Header(name, tuple(shape), dtype, None) for name, shape, dtype in json.load(answer)]
+
+
+def _ask_hdf5(path: Path, answer: IO[bytes], sizes: dict[str, int] | None = None) -> None:
+    """Let the program `libhdf5` write all headers to a file, or the data of what is named.
+
+    Raises:
+        ValueError: something is wrong with the file, or HDF5 fails on it.
+    """
+    nbytes = list((sizes or {}).values())
+    # Of work: beyond a second no more than the file, or what is asked for, is worth.
+    seconds = 1 + (sum(nbytes) / 2**24 if nbytes else min(path.stat().st_size / 2**21, 20))
+    request = {
+        "path": sys.path,
+        "file": str(path),
+        "nbytes": sizes,
+        "seconds": seconds,
+        "output": sum(nbytes) or MAX_BYTES,
+        "memory": 2**26 + 4 * max([libhdf5.MAX_CHUNK_BYTES, *nbytes]),
+        "max_objects": MAX_OBJECTS,
+        "max_depth": MAX_DEPTH,
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", libhdf5.__file__],
+            input=json.dumps(request).encode(),
+            stdout=answer,
+            stderr=subprocess.PIPE,
+            timeout=60 + 4 * seconds,  # the limit is one of work; a machine may be busy
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"{path} is broken: HDF5 takes too long to read it.") from error
+    if done.returncode == libhdf5.REFUSED:
+        raise ValueError(f"{path} {shortened(done.stderr.decode(errors='replace'))}")
+    if done.returncode:
+        raise ValueError(
+            f"{path} is broken: HDF5 fails on it, or takes too much time or memory "
+            f"(status {done.returncode})."
+        )
+    answer.seek(0)
+
+
+def shard_names(index: Path) -> list[str]:
     """The files that a `model.weights.json` lists, all of them in its folder.
 
     Raises:
@@ -252,81 +234,7 @@ def shard_files(index: Path) -> list[Path]:
     for value in weight_map.values():
         for name in value if isinstance(value, list) else [value]:
             names[safe_name(name)] = None
-    return [index.parent / name for name in names]
-
-
-def _datasets(file: h5py.File, path: Path) -> Iterator[Dataset]:
-    import h5py
-
-    seen: dict[int, str] = {}
-    size = path.stat().st_size
-    waiting: list[tuple[str, h5py.Group]] = [("", file)]
-    while waiting:
-        prefix, group = waiting.pop()
-        for name in group:
-            full = f"{prefix}{name}"
-            if "/" in name or name == ".":
-                raise Refused(f"has an object named {name!r}; not allowed.")
-            link = group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                raise Refused(f"has, at {full}, a {type(link).__name__}; not allowed.")
-            item = group[name]
-            address = h5py.h5o.get_info(item.id).addr
-            if address in seen:
-                raise Refused(f"lists one object as {seen[address]} and {full}.")
-            seen[address] = full
-            if isinstance(item, h5py.Group):
-                waiting.append((f"{full}/", item))
-            elif isinstance(item, h5py.Dataset):
-                yield _header(item, full, path, size)
-            else:
-                raise Refused(f"has neither group nor dataset at {full}.")
-
-
-def _header(dataset: h5py.Dataset, name: str, path: Path, size: int) -> Dataset:
-    import h5py
-
-    if dataset.external:
-        raise Refused(f"keeps the data of {name} in another file; not allowed.")
-    if dataset.is_virtual:
-        raise Refused(f"has a virtual dataset at {name}; not allowed.")
-    if dataset.shape is None:
-        raise Refused(f"has an empty dataset without a shape at {name}.")
-    stored = dataset.dtype
-    # NumPy's type can be another one than that of the bytes, for floats of odd precision say.
-    same = dataset.id.get_type() == h5py.h5t.py_create(stored, logical=True)
-    if stored == np.dtype("V2") and str(dataset.attrs.get("dtype")) == "bfloat16":
-        dtype = torch.bfloat16
-    elif same and stored.isnative and stored.name in DTYPES:
-        dtype = DTYPES[stored.name]
-    else:
-        raise Refused(f"has data of type {stored} at {name}; not supported.")
-    header = Dataset(name, dataset.shape, dtype, path, dataset)
-    # A header may declare anything, and little data unpack to much.
-    if dataset.chunks is not None:
-        if not {DEFLATE, SHUFFLE}.issuperset(_filters(dataset)):
-            raise Refused(
-                f"has {name} compressed by other means than gzip; not supported. "
-                "`h5repack -f NONE` undoes it."
-            )
-        chunk = math.prod(dataset.chunks) * stored.itemsize
-        if chunk > max(header.nbytes, MAX_CHUNK_BYTES):
-            raise Refused(
-                f"has {name}, {header.nbytes:,} bytes, in chunks of {chunk:,}; not allowed."
-            )
-    elif dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS and header.nbytes:
-        offset = dataset.id.get_offset()
-        if offset is None or offset + header.nbytes > size:
-            raise Refused(
-                f"is truncated or broken: {name} declares {header.nbytes:,} bytes of shape "
-                f"{header.shape}, the file has {size:,}."
-            )
-    return header
-
-
-def _filters(dataset: h5py.Dataset) -> list[int]:
-    creation = dataset.id.get_create_plist()
-    return [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
+    return list(names)
 
 
 class _Output(io.FileIO):

@@ -78,6 +78,8 @@ class Layer:
         children = self.children
         if self.layout.kind is Kind.MODEL:
             children = sorted(children, key=lambda c: min(c.attribute, "layers"))
+        elif self.layout.kind is Kind.GRAPH:
+            children = sorted(children, key=lambda c: c.attribute if c.layout.rest else "")
         elif self.layout.kind is Kind.LAYER:  # attributes by name, private ones last
             children = sorted(children, key=lambda c: (c.attribute.startswith("_"), c.attribute))
         for child in children:
@@ -134,7 +136,12 @@ def _fill(layer: Layer, module: nn.Module, key: str) -> None:
     taken: Counter[tuple[str, str]] = Counter()
     for child in children:
         late = kind is Kind.MODEL and child.attribute > "layers"
-        if late or kind in (Kind.GRAPH, Kind.SEQUENTIAL):
+        ours = layer.layout.only is None or layer.layout.only(child.name)
+        if not ours and not layer.layout.rest:
+            continue
+        if child.layout.rest:
+            container = ""
+        elif late or kind in (Kind.GRAPH, Kind.SEQUENTIAL):
             container = f"{layer.path}/layers"
         elif child.stacked or repeated[child.attribute] > 1:
             container = f"{layer.path}/{child.attribute}"
@@ -146,6 +153,8 @@ def _fill(layer: Layer, module: nn.Module, key: str) -> None:
             count = taken[container, number]
             taken[container, number] += 1
             path = f"{container}/{number}_{count}" if count else f"{container}/{number}"
+        if not ours:
+            continue
         name = "" if child.unnamed else child.name
         inner = Layer(
             path.lstrip("/"),

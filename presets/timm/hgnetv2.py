@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...backbones.hgnetv2 import HGNetV2Backbone
-from ..checkpoints.table import SCALAR, Table, override, rule, under
+from ..checkpoints.table import SCALAR, Key, Table, override, rule, under
 from .resnet import CHANNELS, pair
 from .vgg import WITHOUT_HEAD
 
@@ -65,19 +65,26 @@ WEIGHTS = (
     *under("stages.{}.downsample.", "encoder.stages.{}.downsample.", CONV),
     *under("stages.{}.blocks.{}.", "encoder.stages.{}.blocks.{}.", BLOCK),
 )
+# timm gives the features of all stages, whichever are chosen here.
+FEATURES = Key({}, ("out_features",), lambda: (None,), lambda names: ())
 HEADS = ("*.num_batches_tracked", "head.*")
 # KerasHub goes by the tag of the training, where timm's code says which models are affine.
 LARGE = Table(
     backbone=HGNetV2Backbone,
     variants={kind: variant(*sizes, affine=False) for kind, sizes in PLAIN.items()},
-    config=(CHANNELS, WITHOUT_HEAD, override("model_args.use_lab", "use_learnable_affine_block")),
+    config=(
+        CHANNELS,
+        FEATURES,
+        WITHOUT_HEAD,
+        override("model_args.use_lab", "use_learnable_affine_block"),
+    ),
     weights=WEIGHTS,
     dropped=HEADS,
 )
 SMALL = Table(
     backbone=HGNetV2Backbone,
     variants={kind: variant(*sizes, affine=True) for kind, sizes in AFFINE.items()},
-    config=(CHANNELS, WITHOUT_HEAD),
+    config=(CHANNELS, FEATURES, WITHOUT_HEAD),
     weights=WEIGHTS,
     dropped=HEADS,
 )
