@@ -23,7 +23,7 @@ MODELS = {
     "EfficientNet-B0": ("EfficientNetBackbone", "efficientnet_b0_ra_imagenet", "efficientnet_b0"),
     "MobileNetV3-large": (
         "MobileNetBackbone",
-        "mobilenet_v3_large_100_ra_in1k_imagenet",
+        "mobilenet_v3_large_100_imagenet",
         "mobilenetv3_large_100",
     ),
 }
