@@ -217,6 +217,21 @@ def test_gradient_checkpointing(first: Reference, tmp_path: Path) -> None:
     gradients(model, first.inputs)
 
 
+@pytest.mark.parametrize("name", ["resnet-basic", "rqvae"])
+def test_statistics_know_a_batch_once(name: str, preset_folder: Path) -> None:
+    """Gradient checkpointing computes it twice."""
+    reference = reference_of(name, preset_folder)
+    found = []
+    for enabled in (False, True):
+        model = reference.load(trainable=True).train()
+        model.gradient_checkpointing(enabled)
+        gradients(model, reference.inputs)
+        found.append(dict(model.named_buffers()))
+    assert found[0]
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value)
+
+
 @pytest.mark.parametrize("name", ["bert", "gemma2", "resnet-basic", "t5"])
 def test_checkpointed_blocks_compile(name: str, preset_folder: Path) -> None:
     reference = reference_of(name, preset_folder)
