@@ -214,6 +214,10 @@ def test_fuse(first_image: Reference, tmp_path: Path) -> None:
         outputs_of(fused, first_image.inputs),
         oracle.named(outputs_of(model.eval(), first_image.inputs)),
     )
+    torch._dynamo.reset()
+    compiled = torch.compile(fused, fullgraph=True, backend="eager")
+    images = first_image.tensors
+    oracle.assert_close(compiled(images), oracle.named(run(fused, images)))
     for verb in ("save_to_preset", "export_to_timm", "export_to_transformers"):
         with pytest.raises(ValueError, match=r"made by fuse\(\)"):
             getattr(fused, verb)(tmp_path / "x")
