@@ -11,6 +11,9 @@ from .backbones.bart import BartBackbone as _BartBackbone
 from .backbones.bert import BertBackbone as _BertBackbone
 from .backbones.bloom import BloomBackbone as _BloomBackbone
 from .backbones.deberta_v3 import DebertaV3Backbone as _DebertaV3Backbone
+from .backbones.deit import DeiTBackbone as _DeiTBackbone
+from .backbones.densenet import DenseNetBackbone as _DenseNetBackbone
+from .backbones.dinov2 import DINOV2Backbone as _DINOV2Backbone
 from .backbones.distil_bert import DistilBertBackbone as _DistilBertBackbone
 from .backbones.ed_rec import EdRecBackbone as _EdRecBackbone
 from .backbones.electra import ElectraBackbone as _ElectraBackbone
@@ -22,10 +25,13 @@ from .backbones.gemma3 import Gemma3Backbone as _Gemma3Backbone
 from .backbones.gpt2 import GPT2Backbone as _GPT2Backbone
 from .backbones.gpt_neo_x import GPTNeoXBackbone as _GPTNeoXBackbone
 from .backbones.gpt_oss import GptOssBackbone as _GptOssBackbone
+from .backbones.hgnetv2 import HGNetV2Backbone as _HGNetV2Backbone
 from .backbones.llama import LlamaBackbone as _LlamaBackbone
 from .backbones.llama3 import Llama3Backbone as _Llama3Backbone
 from .backbones.mistral import MistralBackbone as _MistralBackbone
 from .backbones.mixtral import MixtralBackbone as _MixtralBackbone
+from .backbones.mobilenet import MobileNetBackbone as _MobileNetBackbone
+from .backbones.mobilenetv5.backbone import MobileNetV5Backbone as _MobileNetV5Backbone
 from .backbones.moonshine import MoonshineBackbone as _MoonshineBackbone
 from .backbones.opt import OPTBackbone as _OPTBackbone
 from .backbones.phi3 import Phi3Backbone as _Phi3Backbone
@@ -39,12 +45,17 @@ from .backbones.qwen_moe import QwenMoeBackbone as _QwenMoeBackbone
 from .backbones.resnet import ResNetBackbone as _ResNetBackbone
 from .backbones.roberta import RobertaBackbone as _RobertaBackbone
 from .backbones.roformer_v2 import RoformerV2Backbone as _RoformerV2Backbone
+from .backbones.rqvae import RQVAEBackbone as _RQVAEBackbone
 from .backbones.rwkv7 import RWKV7Backbone as _RWKV7Backbone
 from .backbones.smollm3 import SmolLM3Backbone as _SmolLM3Backbone
 from .backbones.t5 import T5Backbone as _T5Backbone
 from .backbones.t5_gemma import T5GemmaBackbone as _T5GemmaBackbone
 from .backbones.t5_gemma2 import T5Gemma2Backbone as _T5Gemma2Backbone
+from .backbones.vae import VAEBackbone as _VAEBackbone
+from .backbones.vgg import VGGBackbone as _VGGBackbone
+from .backbones.vit import ViTBackbone as _ViTBackbone
 from .backbones.whisper import WhisperBackbone as _WhisperBackbone
+from .backbones.xception import XceptionBackbone as _XceptionBackbone
 from .backbones.xlm_roberta import XLMRobertaBackbone as _XLMRobertaBackbone
 from .backbones.xlnet import XLNetBackbone as _XLNetBackbone
 
@@ -95,6 +106,40 @@ class DebertaV3Backbone(_DebertaV3Backbone):
     hidden_dim: int
     intermediate_dim: int
     dropout: float
+
+class DeiTBackbone(_DeiTBackbone):
+    image_shape: Sequence[int]
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    dropout_rate: float
+    attention_dropout: float
+    layer_norm_epsilon: float
+    use_mha_bias: bool
+
+class DenseNetBackbone(_DenseNetBackbone):
+    stackwise_num_repeats: Sequence[int]
+    image_shape: Sequence[int | None]
+    compression_ratio: float
+    growth_rate: int
+
+class DINOV2Backbone(_DINOV2Backbone):
+    patch_size: int
+    num_layers: int
+    hidden_dim: int
+    num_heads: int
+    intermediate_dim: int
+    layer_scale_init_value: float
+    num_register_tokens: int
+    use_mask_token: bool
+    use_swiglu_ffn: bool
+    dropout_rate: float
+    drop_path_rate: float
+    image_shape: Sequence[int]
+    position_embedding_shape: Sequence[int]
+    antialias_in_interpolation: bool
+    apply_layernorm: bool
 
 class DistilBertBackbone(_DistilBertBackbone):
     vocabulary_size: int
@@ -247,6 +292,18 @@ class GptOssBackbone(_GptOssBackbone):
     output_router_logits: bool
     layer_types: Sequence[str] | None
 
+class HGNetV2Backbone(_HGNetV2Backbone):
+    depths: Sequence[int]
+    embedding_size: int
+    hidden_sizes: Sequence[int]
+    stem_channels: Sequence[int]
+    hidden_act: str | None
+    use_learnable_affine_block: bool
+    stackwise_stage_filters: Sequence[Sequence[int]]
+    apply_downsample: Sequence[bool]
+    use_lightweight_conv_block: Sequence[bool]
+    image_shape: Sequence[int | None]
+
 class LlamaBackbone(_LlamaBackbone):
     vocabulary_size: int
     num_layers: int
@@ -306,6 +363,60 @@ class MixtralBackbone(_MixtralBackbone):
     sliding_window: int | None
     dropout: float
     output_router_logits: bool
+
+class MobileNetBackbone(_MobileNetBackbone):
+    stackwise_expansion: Sequence[Sequence[float]]
+    stackwise_num_blocks: Sequence[int]
+    stackwise_num_filters: Sequence[Sequence[float]]
+    stackwise_kernel_size: Sequence[Sequence[int]]
+    stackwise_num_strides: Sequence[Sequence[int]]
+    stackwise_se_ratio: Sequence[Sequence[float | None]]
+    stackwise_activation: Sequence[Sequence[str]]
+    stackwise_padding: Sequence[Sequence[int]]
+    output_num_filters: int | None
+    depthwise_filters: int
+    depthwise_stride: int
+    depthwise_residual: bool
+    last_layer_filter: float
+    squeeze_and_excite: float | None
+    image_shape: Sequence[int | None]
+    input_activation: str
+    output_activation: str
+
+class MobileNetV5Backbone(_MobileNetV5Backbone):
+    stackwise_block_types: Sequence[Sequence[str]]
+    stackwise_num_blocks: Sequence[int]
+    stackwise_num_filters: Sequence[Sequence[float]]
+    stackwise_strides: Sequence[Sequence[int]]
+    stackwise_act_layers: Sequence[Sequence[str | None]]
+    stackwise_exp_ratios: Sequence[Sequence[float]]
+    stackwise_se_ratios: Sequence[Sequence[float | None]]
+    stackwise_dw_kernel_sizes: Sequence[Sequence[int]]
+    stackwise_dw_start_kernel_sizes: Sequence[Sequence[int]]
+    stackwise_dw_end_kernel_sizes: Sequence[Sequence[int]]
+    stackwise_exp_kernel_sizes: Sequence[Sequence[int]]
+    stackwise_pw_kernel_sizes: Sequence[Sequence[int]]
+    stackwise_num_heads: Sequence[Sequence[int | None]]
+    stackwise_key_dims: Sequence[Sequence[int | None]]
+    stackwise_value_dims: Sequence[Sequence[int | None]]
+    stackwise_kv_strides: Sequence[Sequence[int]]
+    stackwise_use_cpe: Sequence[Sequence[bool]]
+    filters: int
+    stem_bias: bool
+    fix_stem: bool
+    num_features: int
+    pad_type: str
+    use_msfa: bool
+    msfa_indices: int | Sequence[int]
+    msfa_output_resolution: int | Sequence[int]
+    act_layer: str
+    norm_layer: str
+    se_layer: str | Mapping[str, Any] | None
+    se_from_exp: bool
+    round_chs_fn: Callable[[float], int]
+    drop_path_rate: float
+    layer_scale_init_value: float | None
+    image_shape: Sequence[int | None]
 
 class MoonshineBackbone(_MoonshineBackbone):
     vocabulary_size: int
@@ -509,6 +620,17 @@ class RoformerV2Backbone(_RoformerV2Backbone):
     dropout: float
     num_segments: int
 
+class RQVAEBackbone(_RQVAEBackbone):
+    input_dim: int
+    encoder_layer_dims: Sequence[int]
+    output_dim: int
+    decoder_layer_dims: Sequence[int]
+    num_embeddings: int
+    num_quantizers: int
+    decay: float
+    data_variance: float
+    commitment_cost: float
+
 class RWKV7Backbone(_RWKV7Backbone):
     hidden_size: int
     head_size: int
@@ -605,6 +727,37 @@ class T5Gemma2Backbone(_T5Gemma2Backbone):
     use_query_key_norm: bool
     vision_encoder: Gemma3VisionEncoder | None
 
+class VAEBackbone(_VAEBackbone):
+    encoder_num_filters: Sequence[int]
+    encoder_num_blocks: Sequence[int]
+    decoder_num_filters: Sequence[int]
+    decoder_num_blocks: Sequence[int]
+    sampler_method: str
+    input_channels: int
+    sample_channels: int
+    output_channels: int
+    scale: float
+    shift: float
+
+class VGGBackbone(_VGGBackbone):
+    stackwise_num_repeats: Sequence[int]
+    stackwise_num_filters: Sequence[int]
+    image_shape: Sequence[int | None]
+
+class ViTBackbone(_ViTBackbone):
+    image_shape: Sequence[int]
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    mlp_dim: int
+    dropout_rate: float
+    attention_dropout: float
+    layer_norm_epsilon: float
+    use_mha_bias: bool
+    use_mlp_bias: bool
+    use_class_token: bool
+    use_patch_bias: bool
+
 class WhisperBackbone(_WhisperBackbone):
     vocabulary_size: int
     num_layers: int
@@ -615,6 +768,11 @@ class WhisperBackbone(_WhisperBackbone):
     dropout: float
     max_encoder_sequence_length: int
     max_decoder_sequence_length: int
+
+class XceptionBackbone(_XceptionBackbone):
+    stackwise_conv_filters: Sequence[Sequence[int]]
+    stackwise_pooling: Sequence[bool]
+    image_shape: Sequence[int | None]
 
 class XLMRobertaBackbone(_XLMRobertaBackbone, RobertaBackbone):
     vocabulary_size: int

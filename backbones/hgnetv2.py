@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -35,11 +36,12 @@ class HGNetV2LearnableAffineBlock(Layer):
     """A factor and an offset, one each for all channels."""
 
     compute_dtype: torch.dtype | None = None
+    keras_shapes: ClassVar = {"scale": (), "bias": ()}
 
     def __init__(self) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-        self.bias = nn.Parameter(torch.zeros(()))
+        self.scale = nn.Parameter(torch.ones(1))  # FSDP cannot shard a scalar
+        self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dtype = self.compute_dtype or self.scale.dtype

@@ -15,7 +15,7 @@ from ._inputs import Input
 from .layers.core import Dense
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
-from .layers.layer import Layer
+from .layers.layer import Layer, computed_again
 from .layers.layout import Layout, Stack
 
 Features = Annotated[torch.Tensor, Input("values", ("batch", "features"))]
@@ -76,7 +76,8 @@ class VectorQuantizerEMA(Layer):
         loss = x.new_zeros(1)
         if self.training:
             loss = (inputs - table[ids]).square().mean().to(x.dtype).view(1)
-            self.update(encodings, inputs.detach())
+            if torch.compiler.is_compiling() or not computed_again():
+                self.update(encodings, inputs.detach())
             # The gradient passes straight through.
             quantized = x + (quantized - x).detach()
         used = (encodings.sum(0) > 0).float().mean()

@@ -258,12 +258,14 @@ class VAEBackbone(Backbone):
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Latents, `[batch, height / 2ⁿ, width / 2ⁿ, sample_channels / 2]`."""
-        check_images(images, self.data_format, self.input_channels)
+        smallest = 2 ** (len(self.encoder_num_filters) - 1)
+        check_images(images, self.data_format, self.input_channels, at_least=smallest)
         x = self.encoder(channels_first(images, self.data_format))
         mean, log_variance = x.chunk(2, dim=1)
         if self.sampler_method == "sample":
             deviation = (log_variance.clamp(-30, 20) * 0.5).exp()
             mean = mean + deviation * torch.randn_like(mean)
+        mean = mean.contiguous(memory_format=torch.channels_last)
         return channels_back(mean, self.data_format)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

@@ -62,6 +62,7 @@ def load_backbone(
     """See `Backbone.from_preset`."""
     from .sources import open_preset
 
+    device = None if device is None else torch.device(device)
     known = builtin.class_of(str(preset))
     with naming(str(preset)):
         if known is not None and find_class(known, Model) is None:  # before any download

@@ -67,7 +67,8 @@ class Weight:
         """The whole value, an adapter merged into it."""
         owner = self.owner
         merged = hasattr(owner, "merged_tensor")
-        if merged and (self.given or any(map(_is_sharded, owner.parameters(False)))):
+        tensors = (*owner.parameters(False), *owner.buffers(False))
+        if merged and (self.given or any(_is_sharded(one) or one.is_meta for one in tensors)):
             owner = _with_tensors(owner, self.given or (lambda name: _whole(owner, name)))
         if merged:
             tensor: torch.Tensor = owner.merged_tensor(self.name)  # type: ignore[operator]

@@ -146,7 +146,11 @@ def test_small_images(first_image: Reference, size: tuple[int, int]) -> None:
             except ValueError as error:
                 assert str(error).startswith("Images must")  # noqa: PT017  # or it takes them
         else:
-            oracle.assert_close(model(images), expected)
+            # Norms of few pixels magnify rounding, KerasHub's more than ours: ours is compared with
+            # itself in float64, and that with KerasHub.
+            mine, exact = model(images), oracle.named(model.double()(images.double()))
+            oracle.assert_close(mine, exact)
+            oracle.assert_close(exact, expected, 1e-4)
 
 
 def test_refused_configurations(first_image: Reference) -> None:
@@ -210,6 +214,10 @@ def test_fuse(first_image: Reference, tmp_path: Path) -> None:
         outputs_of(fused, first_image.inputs),
         oracle.named(outputs_of(model.eval(), first_image.inputs)),
     )
+    torch._dynamo.reset()
+    compiled = torch.compile(fused, fullgraph=True, backend="eager")
+    images = first_image.tensors
+    oracle.assert_close(compiled(images), oracle.named(run(fused, images)))
     for verb in ("save_to_preset", "export_to_timm", "export_to_transformers"):
         with pytest.raises(ValueError, match=r"made by fuse\(\)"):
             getattr(fused, verb)(tmp_path / "x")

@@ -35,11 +35,11 @@ def targets(model: Any) -> list[str]:
         return [name for name in names if layers_named(model, [name])]
     found: list[str] = []
 
-    def search(module: nn.Module) -> None:
-        for child in keras_children(module):
+    def search(module: nn.Module, *seen: Any) -> None:
+        for child in keras_children(module, *seen):
             if adapter_for(child.module) is not None:
                 found.append(child.name)
-            search(child.module)
+            search(child.module, child.layout, child.name)
 
     search(model)
     return list(dict.fromkeys(found))[1:4]

@@ -285,7 +285,9 @@ def test_names(bert: Reference, tmp_path: Path) -> None:
 
 def test_presets_of_every_class() -> None:
     for name, cls in public_classes(Backbone).items():
-        theirs = getattr(keras_hub.models, name).presets
+        theirs = getattr(keras_hub.models, name, keras_hub.models.Backbone).presets
+        if name in oracle.UNEXPORTED:
+            theirs = oracle.UNEXPORTED[name].presets
         if name == "FeaturePyramidBackbone":  # here those of the families that are there
             theirs = {preset: theirs[preset] for preset in cls.presets}
         assert cls.presets.keys() == theirs.keys(), name

@@ -18,14 +18,16 @@ from keras_hub_torch.backbones._registry import public_classes
 from keras_hub_torch.models import BertBackbone, GPT2Backbone, ResNetBackbone
 from keras_hub_torch.presets import sources, uploading
 from keras_hub_torch.presets.builtin import presets_of
-from keras_hub_torch.presets.checkpoints import TRANSFORMERS
+from keras_hub_torch.presets.checkpoints import TIMM, TRANSFORMERS
 from keras_hub_torch.presets.checkpoints.engine import known_kinds
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-def families() -> dict[str, tuple[str, str]]:
-    """Class → number of presets and model types, as the README's table should have them."""
+def families() -> dict[str, tuple[str, str, str]]:
+    """Class → number of presets, model types and timm's networks, as the README's table should have
+    them.
+    """
     classes = public_classes(Backbone)
     names: dict[type, list[str]] = {}
     for name, cls in classes.items():
@@ -34,15 +36,24 @@ def families() -> dict[str, tuple[str, str]]:
         " = ".join(sorted(found, key=lambda name: name != cls.__name__)): (
             str(len(presets_of([cls.__name__]))),
             ", ".join(sorted(known_kinds(TRANSFORMERS, cls))) or "–",
+            networks(known_kinds(TIMM, cls)),
         )
         for cls, found in names.items()
         if cls.__name__ not in ("Backbone", "FeaturePyramidBackbone")
     }
 
 
+def networks(names: list[str]) -> str:
+    """By what they begin with, and how many there are."""
+    begin = sorted({re.sub(r"_.*|\d+[a-z]?$", "", name) for name in names})
+    return f"{', '.join(begin)} ({len(names)})" if names else "–"
+
+
 def test_the_table_of_families() -> None:
-    rows = re.findall(r"^\| `(.+?)` \| (\d+) \| (.+?) \|$", README.read_text(), re.MULTILINE)
-    assert {name: (count, types) for name, count, types in rows} == families()
+    rows = re.findall(
+        r"^\| `(.+?)` \| (\d+) \| (.+?) \| (.+?) \|$", README.read_text(), re.MULTILINE
+    )
+    assert {name: tuple(others) for name, *others in rows} == families()
 
 
 def blocks(language: str) -> list[str]:
@@ -131,5 +142,5 @@ def test_commands(stand_ins: None) -> None:
 
 
 if __name__ == "__main__":
-    for name, (count, types) in sorted(families().items()):
-        print(f"| `{name}` | {count} | {types} |")
+    for name, others in sorted(families().items()):
+        print(f"| `{name}` | {' | '.join(others)} |")

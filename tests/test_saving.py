@@ -104,7 +104,8 @@ def test_fully_sharded_blocks(first: Reference, tmp_path: Path) -> None:
 
     mesh = init_device_mesh("cpu", (1,))
     model = first.load()
-    for block in (block for stack in stacks(model) for block in stack.children()):
+    blocks = [block for stack in stacks(model) for block in stack.children()]
+    for block in reversed(blocks):  # those within blocks first
         if not isinstance(block, nn.ModuleList):
             fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -214,6 +215,21 @@ def test_gradient_checkpointing(first: Reference, tmp_path: Path) -> None:
     assert_saved(model, first, tmp_path)
     model.gradient_checkpointing(False)
     gradients(model, first.inputs)
+
+
+@pytest.mark.parametrize("name", ["resnet-basic", "rqvae"])
+def test_statistics_know_a_batch_once(name: str, preset_folder: Path) -> None:
+    """Gradient checkpointing computes it twice."""
+    reference = reference_of(name, preset_folder)
+    found = []
+    for enabled in (False, True):
+        model = reference.load(trainable=True).train()
+        model.gradient_checkpointing(enabled)
+        gradients(model, reference.inputs)
+        found.append(dict(model.named_buffers()))
+    assert found[0]
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value)
 
 
 @pytest.mark.parametrize("name", ["bert", "gemma2", "resnet-basic", "t5"])

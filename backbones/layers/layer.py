@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import ClassVar
+
 from torch import nn
+
+_computed_again: ContextVar[bool] = ContextVar("computed_again", default=False)
+
+
+def computed_again() -> bool:
+    """Whether gradient checkpointing repeats a forward pass, of which statistics know already."""
+    return _computed_again.get()
+
+
+@contextlib.contextmanager
+def computing_again() -> Iterator[None]:
+    token = _computed_again.set(True)
+    try:
+        yield
+    finally:
+        _computed_again.reset(token)
 
 
 class Layer(nn.Module):
-    """A module that can be frozen as a Keras layer is."""
+    """A module that can be frozen as a Keras layer is.
+
+    Attributes:
+        keras_shapes: of those parameters and buffers that have another shape in Keras.
+    """
+
+    keras_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
 
     def loaded(self) -> None:
         """Called when weights have been read from a file of Keras, to compute what they imply."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .layer import Layer
+from .layer import Layer, computing_again
 
 
 class Kind(Enum):
@@ -121,7 +122,10 @@ class Stack(Layer, nn.ModuleList):
         blocks = super().__iter__()
         if not self.checkpointed or not torch.is_grad_enabled():
             return blocks
-        return (partial(checkpoint, block, use_reentrant=False) for block in blocks)
+        options: dict[str, Any] = {"use_reentrant": False}
+        if not torch.compiler.is_compiling():
+            options["context_fn"] = lambda: (nullcontext(), computing_again())
+        return (partial(checkpoint, block, **options) for block in blocks)
 
     def names(self) -> list[str]:
         """Of the blocks in Keras."""

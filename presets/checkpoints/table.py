@@ -39,7 +39,7 @@ Rules: tensors
     norm("layer{+1}.bn1", "stack{}.bn1")                weight, bias and moving statistics
     under("encoder.{}.", "blocks.{}.", RULES)           rules with prefixes
 
-    An operation is a pair of functions, one the inverse of the other: TRANSPOSE, SCALAR, FUSE,
+    An operation is a pair of functions, one the inverse of the other: TRANSPOSE, FUSE,
     HALVES, EXPERTS, BATCHED, skip(2), interleave("num_heads").
 
 Other templates, of a table's own fields, may have `*` for anything: `dropped=("classifier.*",)`.
@@ -235,11 +235,6 @@ class Operation:
 TRANSPOSE = Operation(
     save=lambda tensors: [tensor.mT for tensor in tensors],
     load=lambda tensors, shapes: [tensor.mT for tensor in tensors],
-)
-# Ours is a number, theirs a vector of one.
-SCALAR = Operation(
-    save=lambda tensors: [tensor.reshape(1) for tensor in tensors],
-    load=lambda tensors, shapes: [tensor.reshape(()) for tensor in tensors],
 )
 # Several of ours are one of theirs, one after the other along the first axis.
 FUSE = Operation(

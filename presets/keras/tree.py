@@ -191,11 +191,23 @@ def variables_of(module: nn.Module) -> list[Variable]:
     """The variables a layer holds itself, in Keras's order: parameters, then buffers."""
     tensors = {**module._parameters, **module._buffers}
     left_out = {*module._non_persistent_buffers_set, "lora_kernel_a", "lora_kernel_b"}
+    shapes = getattr(module, "keras_shapes", {})
     return [
-        Variable(module, name, tuple(tensor.shape), _same, _same)
+        _reshaped(module, name, tensor, shapes[name])
+        if name in shapes
+        else Variable(module, name, tuple(tensor.shape), _same, _same)
         for name, tensor in tensors.items()
         if tensor is not None and name not in left_out
     ]
+
+
+def _reshaped(
+    module: nn.Module, name: str, tensor: torch.Tensor, shape: tuple[int, ...]
+) -> Variable:
+    ours = tensor.shape
+    return Variable(
+        module, name, shape, lambda value: value.reshape(ours), lambda value: value.reshape(shape)
+    )
 
 
 @variables_of.register

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...backbones.hgnetv2 import HGNetV2Backbone
-from ..checkpoints.table import SCALAR, Key, Table, override, rule, under
+from ..checkpoints.table import Key, Table, override, rule, under
 from .resnet import CHANNELS, pair
 from .vgg import WITHOUT_HEAD
 
@@ -46,8 +46,8 @@ def variant(stem: int, stages: Stages, affine: bool) -> dict[str, Any]:
 
 CONV = (
     *pair("conv", "bn", ("conv", "bn")),
-    rule("lab.scale", "lab.scale", SCALAR),
-    rule("lab.bias", "lab.bias", SCALAR),
+    rule("lab.scale", "lab.scale"),
+    rule("lab.bias", "lab.bias"),
 )
 BLOCK = (
     *under("layers.{}.", "layers.{}.", CONV),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...backbones.hgnetv2 import HGNetV2Backbone
-from ..checkpoints.table import SCALAR, Key, Table, fixed, key, norm, rule, under
+from ..checkpoints.table import Key, Table, fixed, key, norm, rule, under
 
 STAGES = {
     "stage_in_channels": (48, 128, 512, 1024),
@@ -57,8 +57,8 @@ def save_channels(
 CONV = (
     rule("convolution.weight", "conv.weight"),
     *norm("normalization", "bn"),
-    rule("lab.scale", "lab.scale", SCALAR),
-    rule("lab.bias", "lab.bias", SCALAR),
+    rule("lab.scale", "lab.scale"),
+    rule("lab.bias", "lab.bias"),
 )
 BLOCK = (
     *under("layers.{}.", "layers.{}.", CONV),
