@@ -557,7 +557,7 @@ def block_spec(
     residual = strides == 1 and inputs == filters and skip
     if channels != inputs and (residual or (squeezed and not expands and block_type in DEPTHWISE)):
         raise ValueError(
-            f"stackwise_input_filters[{stack}] and stackwise_force_input_filters[{stack}] stand "
+            f"stackwise_input_filters[{stack}] or stackwise_force_input_filters[{stack}] stand "
             f"for {inputs} channels where a block gets {channels}, and its input is added or "
             "weighted: they must be equal."
         )
