@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -203,7 +204,7 @@ def check_doubled(maps: Mapping[str, torch.Tensor]) -> None:
         return
     sizes = {name: tuple(x.shape[2:]) for name, x in maps.items()}
     pairs = list(sizes.items())
-    for (name, (height, width)), (above, (rows, columns)) in zip(pairs, pairs[1:]):
+    for (name, (height, width)), (above, (rows, columns)) in pairwise(pairs):
         if (height, width) != (2 * rows, 2 * columns):
             raise ValueError(
                 f"Images must be of a size where {name}, {height} × {width}, is twice as large as "
