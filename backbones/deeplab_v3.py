@@ -126,6 +126,7 @@ class DeepLabV3Backbone(Backbone):
                     f"{argument}={key!r} must be a level of the image_encoder: {', '.join(levels)}."
                 )
         self.image_encoder = image_encoder
+        self.pooled, self.low_level = spatial_pyramid_pooling_key, low_level_feature_key
         self.spatial_pyramid_pooling = SpatialPyramidPooling(
             levels[spatial_pyramid_pooling_key], dilation_rates
         )
@@ -145,10 +146,10 @@ class DeepLabV3Backbone(Backbone):
     def forward(self, images: Images) -> torch.Tensor:
         check_images(images, "channels_last", self.channels)
         features = self.image_encoder.forward_pyramid(images)
-        x = channels_first(features[self.spatial_pyramid_pooling_key], "channels_last")
+        x = channels_first(features[self.pooled], "channels_last")
         x = enlarge(self.spatial_pyramid_pooling(x), self.enlarged)
-        if self.low_level_feature_key:
-            y = channels_first(features[self.low_level_feature_key], "channels_last")
+        if self.low_level:
+            y = channels_first(features[self.low_level], "channels_last")
             self.check_sizes(x, y)
             y = self.relu(self.decoder_norm(self.decoder_conv(y)))
             x = torch.cat((x, y), 1)
