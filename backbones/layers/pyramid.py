@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
+
+from .vision import image_channels
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,18 @@ class PyramidOutputs(Mapping[str, Callable[[Any], torch.Tensor]]):
 
     def __len__(self) -> int:
         return len(self.levels)
+
+
+def check_encoder(encoder: nn.Module, data_format: str, channels: int) -> None:
+    """Refuse an encoder of images of another order or number of channels."""
+    theirs = getattr(encoder, "data_format", None) or "channels_last"
+    if theirs != data_format:
+        raise ValueError(
+            f"image_encoder has data_format={theirs!r} and must have this model's, {data_format!r}."
+        )
+    shape: Sequence[int | None] = encoder.image_shape  # type: ignore[assignment]
+    if image_channels(shape, data_format) != channels:
+        raise ValueError(
+            f"image_encoder has image_shape={tuple(shape)} and must have {channels} channels, as "
+            "image_shape of this model."
+        )
