@@ -222,7 +222,7 @@ class _Kaggle(PresetSource):
                 path = cached
             except ValueError as error:
                 # In Kaggle's notebooks and in Colab models are mounted, not downloaded.
-                if "is not present in the model files" not in str(error):
+                if ABSENT not in str(error):
                     raise
                 return None
         version = path.parents[name.count("/")].name
@@ -235,7 +235,12 @@ class _Kaggle(PresetSource):
         import kagglehub
 
         _check_kaggle_listings()
-        return Path(kagglehub.model_download(f"{self._variation}/{version}".rstrip("/"), name))
+        try:
+            return Path(kagglehub.model_download(f"{self._variation}/{version}".rstrip("/"), name))
+        except ValueError as error:
+            if isinstance(error, network_errors()) or ABSENT in str(error):
+                raise
+            raise OSError(NOT_KAGGLES.format(self.handle, cause(error))) from error
 
     def download_all(self) -> Path:
         with naming(self.handle), kaggle_errors(self.handle, self._variation):
@@ -389,6 +394,7 @@ class _ModelScope(PresetSource):
 
 # Errors that say enough, or are no answers of a hub.
 NOT_OURS = (ImportError, Warning, MemoryError)
+ABSENT = "is not present in the model files"
 NOT_KAGGLES = "What answered for {!r} does not answer as Kaggle does: {}"
 
 _HUBS: dict[str, type[_Kaggle | _HuggingFace | _ModelScope]] = {

@@ -41,7 +41,8 @@ class Repository:
 class HubServer:
     """Both hubs, with everything they hold in plain dictionaries.
 
-    `status` makes every answer that error. `cut` is how many bytes of a Kaggle file arrive before
+    `status` makes every answer that error, `page` that page. `headers` replace those of the Hugging
+    Face Hub's files. `cut` is how many bytes of a Kaggle file arrive before
     the connection breaks.
     """
 
@@ -55,6 +56,8 @@ class HubServer:
         self.blobs: dict[str, bytes] = {}
         self.status: int | None = None
         self.cut: int | None = None
+        self.page: bytes | None = None
+        self.headers: dict[str, str] = {}
         self.port = 0
         self.start()
 
@@ -129,6 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = path.strip("/").split("/")
         if self.hub.status is not None:
             self._error(self.hub.status, "the hub is not well")
+        elif self.hub.page is not None:
+            self._answer(200, {"Content-Type": "text/html"}, self.hub.page)
         elif parts[0] == "blobs":
             self._blob(parts[1])
         elif parts[:2] == ["api", "v1"]:
@@ -201,7 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, head | {"X-Error-Code": "EntryNotFound"})
             return
         body = files[path]
-        self._answer(200, head | {"ETag": f'"{hashlib.sha256(body).hexdigest()}"'}, body)
+        head["ETag"] = f'"{hashlib.sha256(body).hexdigest()}"'
+        self._answer(200, head | self.hub.headers, body)
 
     def _repository_api(self, name: str, rest: list[str]) -> None:
         revision = rest[1] if len(rest) > 1 else "main"

@@ -235,13 +235,13 @@ def test_mistakes_of_ours_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_long_messages_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(preset: str) -> None:
-        raise OSError("It fails:\n  first\n  second\n\x1b[31mthird")
+        raise OSError("File x fails:\n  first\n  second\n\x1b[31mthird")
 
     monkeypatch.setattr(sources, "open_preset", broken)
     monkeypatch.setattr(verifying, "open_preset", broken)
     message = fail_in_one_line("download", "x")
-    assert message == "error: It fails: first … and 2 more lines (--debug shows them)\n"
-    assert fail("verify", "x") == "error: It fails:\n  first\n  second\n\\x1b[31mthird\n"
+    assert message == "error: File x fails: first … and 2 more lines (--debug shows them)\n"
+    assert fail("verify", "x") == "error: File x fails:\n  first\n  second\n\\x1b[31mthird\n"
 
 
 @pytest.mark.filterwarnings("default")

@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from keras_hub_torch.presets.verifying import verify_preset
 
 from .cases import all_cases
 
-Pair = tuple[str, Any]
 CLEAR = (ValueError, TypeError, OSError, NotImplementedError)
 SECONDS = 1.0
 SMALL = {
@@ -132,7 +132,7 @@ def test_arguments(cls: str, tmp_path: Path, request: pytest.FixtureRequest) -> 
     assert config is not None
     items = list(nonsense(config["config"]))
     report: Counter[str] = Counter()
-    for path, value in drawn(items, 30, cls, request):
+    for path, value in drawn(items, 8, cls, request):
         text = json.dumps(changed(config, ["config", *path], value))
         (tmp_path / "config.json").write_text(text)
         attempt(
@@ -162,7 +162,7 @@ def foreign(dialect: Dialect) -> dict[str, dict[str, Any]]:
 def test_other_libraries(dialect: Dialect, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     report: Counter[str] = Counter()
     for name, config in foreign(dialect).items():
-        for path, value in drawn(list(nonsense(config)), 15, name, request):
+        for path, value in drawn(list(nonsense(config)), 5, name, request):
             (tmp_path / "config.json").write_text(json.dumps(changed(config, path, value)))
             attempt(
                 tmp_path,
@@ -205,7 +205,6 @@ def adapt(folder: Path) -> None:
 READERS: list[tuple[str, str, Callable[[Path], Any]]] = [
     ("sharded", "config.json", Backbone.from_preset),
     ("sharded", "model.weights.json", Backbone.from_preset),
-    ("sharded", "metadata.json", verify_preset),
     ("safetensors", "model.safetensors", verify_preset),
     ("transformers", "config.json", Backbone.from_preset),
     ("transformers", "model.safetensors", Backbone.from_preset),
@@ -230,7 +229,7 @@ def test_bytes(
     report: Counter[str] = Counter()
     every = request.config.getoption("--all-cases")
     head = 4_000 if name.endswith(".safetensors") else len(data)  # the header
-    for i, damaged in enumerate(mutations(data[:head], 600 if every else 40)):
+    for i, damaged in enumerate(mutations(data[:head], 600 if every else 15)):
         (tmp_path / name).write_bytes(damaged + data[head:])
         attempt(tmp_path, lambda: read(tmp_path), f"{name} {i}", report)
     judge(report)
@@ -267,21 +266,19 @@ def test_values(
     for key in content:
         (tmp_path / name).write_text(json.dumps({k: v for k, v in content.items() if k != key}))
         attempt(tmp_path, lambda: read(tmp_path), f"{name} without {key}", report)
-    for value in NONSENSE:
+    for value in drawn(NONSENSE, 8, name, request):
         (tmp_path / name).write_text(json.dumps(value))
-        attempt(tmp_path, lambda: read(tmp_path), f"{name} {value!r:.60}", report)
-    for place, value in drawn(items, 60, name, request):
+        attempt(tmp_path, lambda: read(tmp_path), f"{name} {repr(value)[:60]}", report)
+    for place, value in drawn(items, 25, name, request):
         (tmp_path / name).write_text(json.dumps(changed(content, place, value)))
         attempt(tmp_path, lambda: read(tmp_path), f"{name} {shown(place, value)}", report)
     judge(report)
 
 
-def factors(shape: tuple[int, ...], other: tuple[int, ...], kind: torch.dtype) -> Any:
-    return torch.zeros(shape, dtype=kind), torch.zeros(other, dtype=kind)
-
-
 @pytest.mark.parametrize("layer", ["query", "norm", "embedding", "nowhere"])
-def test_factors(layer: str, saved: dict[str, Path], tmp_path: Path) -> None:
+def test_factors(
+    layer: str, saved: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Of every rank and type, for layers that take none too."""
     paths = {
         "query": "encoder.layer.0.attention.self.query",
@@ -297,15 +294,14 @@ def test_factors(layer: str, saved: dict[str, Path], tmp_path: Path) -> None:
     names = [("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")]
     names += [("lora_A.weight", "lora_C.weight"), ("lora_A.x.weight", "lora_A.y.weight")]
     names += [("weight", "bias"), ("\x1b[31m.lora_A.weight", "\n.lora_B.weight")]
-    for a, b in names:
-        for first, second in shapes:
-            for kind in (torch.float32, torch.bfloat16, torch.int8, torch.bool, torch.complex64):
-                pair = factors(first, second, kind)
-                tensors = zip((a, b), pair)
-                prefix = f"base_model.model.{paths[layer]}."
-                save_file(
-                    {prefix + name: one for name, one in tensors},
-                    tmp_path / "adapter_model.safetensors",
-                )
-                attempt(tmp_path, lambda: adapt(tmp_path), f"{a} {first} {kind}", report)
+    kinds = (torch.float32, torch.bfloat16, torch.int8, torch.bool, torch.complex64)
+    for pair, two, kind in drawn(list(product(names, shapes, kinds)), 20, layer, request):
+        save_file(
+            {
+                f"base_model.model.{paths[layer]}.{name}": torch.zeros(shape, dtype=kind)
+                for name, shape in zip(pair, two)
+            },
+            tmp_path / "adapter_model.safetensors",
+        )
+        attempt(tmp_path, lambda: adapt(tmp_path), f"{pair} {two} {kind}", report)
     judge(report)

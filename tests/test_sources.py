@@ -132,7 +132,8 @@ def hub(server: HubServer) -> Iterator[HubServer]:
     server.models = {}
     server.forbidden = set()
     server.requests = []
-    server.status = server.cut = None
+    server.status = server.cut = server.page = None
+    server.headers = {}
     yield server
     server.start_again()
 
@@ -435,6 +436,49 @@ def test_kaggle_breaks_off(hub: HubServer, client: Client) -> None:
     hub.start_again()
     hub.cut = None
     assert Path(client(weights)).read_bytes() == PRESET["model.weights.h5"]
+
+
+# Hubs that are odd.
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../../evil.txt", "/tmp/evil.txt", "a\\..\\b", "a//b", "\n"]
+)
+@pytest.mark.parametrize("handle", ["hf://org/odd", "kaggle://org/odd/keras/one"])
+def test_listed_names_that_lead_elsewhere(
+    handle: str, name: str, hub: HubServer, client: Client
+) -> None:
+    hub.repositories["org/odd"] = Repository({"main": PRESET | {name: b"evil"}})
+    hub.models["org/odd/keras/one"] = [PRESET | {name: b"evil"}]
+    with pytest.raises((ValueError, OSError), match="which is no plain relative name") as caught:
+        client(call(handle, "download_all()"))
+    assert handle in str(caught.value)
+    assert not any(request.endswith("evil.txt") for request in hub.requests)
+
+
+@pytest.mark.parametrize("header", ["ETag", "X-Linked-Etag", "X-Repo-Commit"])
+@pytest.mark.parametrize("value", ["../../../../evil", '"/tmp/evil"', "a/b", "..", "x" * 300])
+def test_headers_that_lead_elsewhere(
+    header: str, value: str, hub: HubServer, client: Client, tmp_path: Path
+) -> None:
+    hub.repositories["org/odd"] = Repository({"main": PRESET})
+    hub.headers = {header: value}
+    home = str(tmp_path / "home")
+    with pytest.raises(OSError, match=f"{header} of .*config.json is .*no plain name") as caught:
+        client(call("hf://org/odd"), HF_HOME=home, HF_HUB_CACHE=home)
+    assert "hf://org/odd" in str(caught.value)
+    hub.headers = {}
+    assert json.loads(Path(client(call("hf://org/odd"))).read_text()) == CONFIG
+
+
+@pytest.mark.parametrize("page", [b"<html>Please log in</html>", b"", b"[]", b"null", b"{}"])
+@pytest.mark.parametrize("handle", ["hf://org/odd", "kaggle://org/odd/keras/one"])
+def test_answers_of_something_else(
+    handle: str, page: bytes, hub: HubServer, client: Client
+) -> None:
+    hub.page = page
+    with pytest.raises(OSError, match=handle):
+        client(call(handle))
 
 
 # ModelScope.
