@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -20,8 +21,8 @@ from .layers.convolution import (
 )
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
-from .layers.layout import Kind, Layout, Sequential, Stack, functional
-from .layers.pyramid import check_encoder
+from .layers.layout import Kind, Layout, Sequential, Stack, apart
+from .layers.pyramid import check_encoder, own_dtype
 from .layers.vision import check_images, image_channels
 
 FILTERS = 256
@@ -84,21 +85,6 @@ class DeepLabV3Backbone(Backbone):
             not that of the low-level one.
     """
 
-    layout = Layout(
-        Kind.GRAPH,
-        names={"image_encoder": "functional"},
-        unnamed=("image_encoder",),
-        inside={"image_encoder": functional},
-        order=(
-            "functional",
-            "decoder_conv",
-            "spatial_pyramid_pooling",
-            "decoder_norm",
-            "segmentation_head_conv",
-            "segmentation_head_norm",
-        ),
-    )
-
     def __init__(
         self,
         image_encoder: FeaturePyramidBackbone,
@@ -115,7 +101,7 @@ class DeepLabV3Backbone(Backbone):
         super().__init__(dtype, trainable, name)
         self.channels = image_channels(image_shape, "channels_last")
         check_encoder(image_encoder, "channels_last", self.channels)
-        levels = {level.name: level.channels for level in image_encoder.pyramid_levels()}
+        levels = {level.name: level for level in image_encoder.pyramid_levels()}
         keys = {
             "spatial_pyramid_pooling_key": spatial_pyramid_pooling_key,
             "low_level_feature_key": low_level_feature_key or spatial_pyramid_pooling_key,
@@ -125,15 +111,13 @@ class DeepLabV3Backbone(Backbone):
                 raise ValueError(
                     f"{argument}={key!r} must be a level of the image_encoder: {', '.join(levels)}."
                 )
-        self.image_encoder = image_encoder
-        self.pooled, self.low_level = spatial_pyramid_pooling_key, low_level_feature_key
-        self.spatial_pyramid_pooling = SpatialPyramidPooling(
-            levels[spatial_pyramid_pooling_key], dilation_rates
-        )
+        self.pooled = levels[spatial_pyramid_pooling_key]
+        self.low_level = levels[low_level_feature_key] if low_level_feature_key else None
+        self.spatial_pyramid_pooling = SpatialPyramidPooling(self.pooled.channels, dilation_rates)
         width = FILTERS
-        if low_level_feature_key:
+        if self.low_level:
             self.decoder_conv = Conv2D(
-                levels[low_level_feature_key], projection_filters, 1, use_bias=False
+                self.low_level.channels, projection_filters, 1, use_bias=False
             )
             self.decoder_norm = BatchNormalization(projection_filters)
             width += projection_filters
@@ -142,29 +126,60 @@ class DeepLabV3Backbone(Backbone):
         self.enlarged = pair(upsampling_size)
         self.restored = 2 ** int(spatial_pyramid_pooling_key[1:]) // self.enlarged[0]
         self.relu = nn.ReLU(inplace=True)
+        self.image_encoder = own_dtype(image_encoder)
+
+    @cached_property
+    def reached(self) -> frozenset[str]:
+        """Layers of the encoder that its maps depend on."""
+        levels = self.image_encoder.pyramid_levels()
+        return self.image_encoder.layers_of(level.name for level in levels)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(
+            Kind.GRAPH,
+            names={"image_encoder": "functional"},
+            unnamed=("image_encoder",),
+            inside={"image_encoder": lambda own: apart(own, self.reached.__contains__)},
+            order=(
+                "functional",
+                "decoder_conv",
+                "spatial_pyramid_pooling",
+                "decoder_norm",
+                "segmentation_head_conv",
+                "segmentation_head_norm",
+            ),
+        )
 
     def forward(self, images: Images) -> torch.Tensor:
         check_images(images, "channels_last", self.channels)
+        self.check_sizes(*images.shape[1:3])
         features = self.image_encoder.forward_pyramid(images)
-        x = channels_first(features[self.pooled], "channels_last")
-        x = enlarge(self.spatial_pyramid_pooling(x), self.enlarged)
+        x = channels_first(features[self.pooled.name], "channels_last")
+        x = self.spatial_pyramid_pooling(x)
         if self.low_level:
-            y = channels_first(features[self.low_level], "channels_last")
-            self.check_sizes(x, y)
+            y = channels_first(features[self.low_level.name], "channels_last")
             y = self.relu(self.decoder_norm(self.decoder_conv(y)))
-            x = torch.cat((x, y), 1)
+            x = torch.cat((resize(x, y.shape[2:]), y), 1)
+        else:
+            x = enlarge(x, self.enlarged)
         x = self.relu(self.segmentation_head_norm(self.segmentation_head_conv(x)))
         return channels_back(enlarge(x, (self.restored, self.restored)), "channels_last")
 
-    def check_sizes(self, x: torch.Tensor, low_level: torch.Tensor) -> None:
-        """Refuse maps that cannot be put side by side."""
-        if not torch.compiler.is_compiling() and x.shape[2:] != low_level.shape[2:]:
+    def check_sizes(self, height: int, width: int) -> None:
+        """Refuse images whose maps cannot be put side by side."""
+        if torch.compiler.is_compiling() or not self.low_level:
+            return
+        rows, columns = (
+            size * factor for size, factor in zip(self.pooled.size(height, width), self.enlarged)
+        )
+        low = self.low_level.size(height, width)
+        if (rows, columns) != low:
             raise ValueError(
-                f"{self.spatial_pyramid_pooling_key} enlarged by upsampling_size="
-                f"{self.upsampling_size} is {x.shape[2]} × {x.shape[3]}, but "
-                f"{self.low_level_feature_key} is {low_level.shape[2]} × {low_level.shape[3]}: "
-                "take images whose height and width all strides divide, or another "
-                "upsampling_size."
+                f"Images must be of a size where {self.pooled.name}, enlarged by upsampling_size="
+                f"{self.upsampling_size}, is as large as {self.low_level.name}, not {height} × "
+                f"{width} ({rows} × {columns} and {low[0]} × {low[1]}): take a height and a width "
+                f"divisible by {self.pooled.stride}, or another upsampling_size."
             )
 
 

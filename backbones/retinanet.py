@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import ClassVar
 
@@ -22,8 +23,8 @@ from .layers.convolution import (
 from .layers.dtypes import DTypeLike
 from .layers.initializers import variance_scaling
 from .layers.layer import Layer
-from .layers.layout import Kind, Layout, Stack, functional
-from .layers.pyramid import Level, check_encoder
+from .layers.layout import Kind, Layout, Stack, apart
+from .layers.pyramid import Level, check_encoder, own_dtype
 from .layers.vision import check_images, image_channels
 
 FILTERS = 256
@@ -164,10 +165,10 @@ class RetinaNetBackbone(FeaturePyramidBackbone):
                 f"{', '.join(levels)}."
             )
         found = [levels[f"P{i}"] for i in range(min_level, top + 1)]
-        self.image_encoder = image_encoder
         self.feature_pyramid = FeaturePyramid(
             [level.channels for level in found], min_level, max_level, use_p5, use_fpn_batch_norm
         )
+        self.image_encoder = own_dtype(image_encoder)
         self.encoder_levels = found
         strides = [level.stride for level in found]
         strides += [strides[-1] * 2**i for i in range(1, max_level - top + 1)]
@@ -175,20 +176,30 @@ class RetinaNetBackbone(FeaturePyramidBackbone):
             Level(f"P{i}", FILTERS, stride) for i, stride in enumerate(strides, start=min_level)
         ]
 
-    layout = Layout(
-        Kind.GRAPH,
-        names={"image_encoder": "backbone", "feature_pyramid": "fpn"},
-        inside={"image_encoder": functional},
-    )
+    @cached_property
+    def reached(self) -> frozenset[str]:
+        """Layers of the encoder that its maps depend on."""
+        return self.image_encoder.layers_of(level.name for level in self.encoder_levels)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(
+            Kind.GRAPH,
+            names={"image_encoder": "backbone", "feature_pyramid": "fpn"},
+            inside={"image_encoder": lambda own: apart(own, self.reached.__contains__)},
+            order=("backbone", "fpn"),
+        )
 
     def pyramid_levels(self) -> list[Level]:
         return self.levels
 
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         check_images(images, self.data_format, self.channels)
+        if not torch.compiler.is_compiling():
+            axes = (1, 2) if self.data_format == "channels_last" else (2, 3)
+            check_doubled(self.encoder_levels, *(images.shape[axis] for axis in axes))
         features = self.image_encoder.forward_pyramid(images)
         maps = [channels_first(features[x.name], self.data_format) for x in self.encoder_levels]
-        check_doubled({level.name: x for level, x in zip(self.encoder_levels, maps)})
         outputs = self.feature_pyramid(maps)
         return {
             level.name: channels_back(x, self.data_format) for level, x in zip(self.levels, outputs)
@@ -198,15 +209,13 @@ class RetinaNetBackbone(FeaturePyramidBackbone):
         return self.forward_pyramid(images)
 
 
-def check_doubled(maps: Mapping[str, torch.Tensor]) -> None:
-    """Refuse maps, the largest first, that are not each twice as large as the next one."""
-    if torch.compiler.is_compiling():
-        return
-    sizes = {name: tuple(x.shape[2:]) for name, x in maps.items()}
-    pairs = list(sizes.items())
-    for (name, (height, width)), (above, (rows, columns)) in pairwise(pairs):
-        if (height, width) != (2 * rows, 2 * columns):
+def check_doubled(levels: Sequence[Level], height: int, width: int) -> None:
+    """Refuse images of which the maps, the largest first, are not each twice the next one."""
+    for level, above in pairwise(levels):
+        (rows, columns), half = level.size(height, width), above.size(height, width)
+        if (rows, columns) != (2 * half[0], 2 * half[1]):
             raise ValueError(
-                f"Images must be of a size where {name}, {height} × {width}, is twice as large as "
-                f"{above}, {rows} × {columns}: take a height and a width divisible by 32."
+                f"Images must be of a size where {level.name} is twice as large as {above.name}, "
+                f"not {height} × {width} ({rows} × {columns} and {half[0]} × {half[1]}): take a "
+                f"height and a width divisible by {levels[-1].stride}."
             )

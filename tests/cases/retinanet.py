@@ -14,7 +14,7 @@ def encoder(**others: Any) -> dict[str, Any]:
         "config": {
             "input_conv_filters": [64],
             "input_conv_kernel_sizes": [7],
-            "stackwise_num_filters": [64, 8, 12, 16],
+            "stackwise_num_filters": [64, 4, 3, 2],
             "stackwise_num_blocks": [1, 1, 1, 1],
             "stackwise_num_strides": [1, 2, 2, 2],
             "block_type": "basic_block",
@@ -52,8 +52,8 @@ def config(**others: Any) -> dict[str, Any]:
 
 
 CASES = [
-    Case("retinanet", "RetinaNetBackbone", config(), images(2, 58, 61)),
-    Case("retinanet-p5", "RetinaNetBackbone", config(use_p5=True), images(1, 64, 30)),
+    Case("retinanet", "RetinaNetBackbone", config(max_level=5), images(2, 58, 64)),
+    Case("retinanet-p5", "RetinaNetBackbone", config(use_p5=True), images(2, 58, 61)),
     Case(
         "retinanet-norm",
         "RetinaNetBackbone",
