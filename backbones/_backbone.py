@@ -16,6 +16,7 @@ import torch
 from . import _registry
 from ._model import Model
 from .layers.fusion import fold_norms
+from .layers.layout import keras_children
 from .layers.pyramid import Level, PyramidOutputs
 
 BackboneType = TypeVar("BackboneType", bound="Backbone")
@@ -396,6 +397,19 @@ class FeaturePyramidBackbone(Backbone):
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Each level's feature map by name."""
         raise NotImplementedError
+
+    def layers_of(self, levels: Iterable[str]) -> frozenset[str]:
+        """Names of the Keras layers that some levels depend on."""
+        arguments = {**self.get_config(), "trainable": True}
+        with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
+            blank = self.configured_class.from_config(arguments)
+            maps = blank.forward_pyramid(blank._blank_images())
+            torch.stack([maps[level].sum() for level in levels]).sum().backward()
+        return frozenset(
+            child.name
+            for child in keras_children(blank)
+            if any(weight.grad is not None for weight in child.module.parameters())
+        )
 
     @property
     def pyramid_outputs(self) -> PyramidOutputs:

@@ -56,6 +56,7 @@ class Layout:
         inside: child → what this layer makes of the child's own layout (`flattened`, …); several
             layouts where the child is taken apart (`apart`).
         only: whether a child of that name belongs to this part of a layer that is taken apart.
+        numbered: how many layers of a class, in snake case, Keras has numbered before a model's.
         rest: whether this is what no part has: it stands under its attribute, numbered as the
             whole.
     """
@@ -74,6 +75,7 @@ class Layout:
         default_factory=dict
     )
     only: Callable[[str], bool] | None = None
+    numbered: Mapping[str, int] = field(default_factory=dict)
     rest: bool = False
 
 
