@@ -7,7 +7,6 @@ from typing import Any
 from ...backbones.dinov3 import DINOV3Backbone
 from ..checkpoints.table import (
     FUSE,
-    Rule,
     Table,
     constant,
     key,
