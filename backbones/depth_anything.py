@@ -121,9 +121,7 @@ class DepthAnythingNeck(Layer):
         """Maps `[batch, channels, height, width]`, the first to be the largest; fused ones, the
         smallest first.
         """
-        maps = [
-            conv(layer(x)) for x, layer, conv in zip(maps, self.reassemble_stage, self.convs)
-        ]
+        maps = [conv(layer(x)) for x, layer, conv in zip(maps, self.reassemble_stage, self.convs)]
         first, *others = self.fusion_stage
         fused = [first(maps[-1])]
         for layer, x in zip(others, reversed(maps[:-1])):

@@ -467,14 +467,14 @@ def adapter_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[
 def layers_named(backbone: nn.Module, names: Iterable[str]) -> list[str]:
     """Paths of the modules with one of these Keras names that can be adapted."""
     wanted = set(names)
-    found: list[str] = []
+    found: dict[str, None] = {}  # some are seen twice, as parts of what is taken apart
 
-    def search(module: nn.Module, prefix: str) -> None:
-        for child in keras_children(module):
+    def search(module: nn.Module, prefix: str, *seen: Any) -> None:
+        for child in keras_children(module, *seen):
             path = f"{prefix}{child.path}"
             if child.name in wanted and adapter_for(child.module) is not None:
-                found.append(path)
-            search(child.module, f"{path}.")
+                found[path] = None
+            search(child.module, f"{path}.", child.layout, child.name)
 
     search(backbone, "")
-    return found
+    return list(found)

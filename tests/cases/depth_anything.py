@@ -13,7 +13,7 @@ def config(encoder: dict[str, Any], **others: Any) -> dict[str, Any]:
         "image_encoder": {
             "module": "keras_hub.src.models.dinov2.dinov2_backbone",
             "class_name": "DINOV2Backbone",
-            "config": {"name": "dinov2_backbone", **encoder},
+            "config": encoder,
             "registered_name": "keras_hub>DINOV2Backbone",
         },
         **others,
@@ -37,9 +37,7 @@ def preset(
 PRESETS = {
     "depth_anything_v2_small": preset(384, 12, 6, (3, 6, 9, 12), [48, 96, 192, 384], 64),
     "depth_anything_v2_base": preset(768, 12, 12, (3, 6, 9, 12), [96, 192, 384, 768], 128),
-    "depth_anything_v2_large": preset(
-        1024, 24, 16, (5, 12, 18, 24), [256, 512, 1024, 1024], 256
-    ),
+    "depth_anything_v2_large": preset(1024, 24, 16, (5, 12, 18, 24), [256, 512, 1024, 1024], 256),
 }
 CASES = [
     Case(
@@ -76,20 +74,5 @@ CASES = [
             feature_keys=["stage3", "stage1"],
         ),
         images(1, 22, 22, 1),
-    ),
-    Case(
-        "depth-anything-channels-first",
-        "DepthAnythingBackbone",
-        config(
-            encoder_config((3, 12, 12), (3, 12, 12), data_format="channels_first"),
-            reassemble_factors=[1, 1],
-            neck_hidden_dims=[4, 3],
-            fusion_hidden_dim=4,
-            head_hidden_dim=2,
-            head_in_index=1,
-            feature_keys=["stage1", "stage2"],
-            data_format="channels_first",
-        ),
-        images(1, 3, 12, 12),
     ),
 ]
