@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from . import _registry
+from ._inputs import check_keys
 from ._model import Model
 from .layers.fusion import fold_norms
 from .layers.layout import keras_children
@@ -414,7 +415,9 @@ class FeaturePyramidBackbone(Backbone):
     @property
     def pyramid_outputs(self) -> PyramidOutputs:
         def compute(images: Any) -> dict[str, torch.Tensor]:
-            name = next(iter(self.input_specs))
-            return self.forward_pyramid(self.tensors({name: images})[name])
+            known = self.input_specs
+            given = images if isinstance(images, Mapping) else {next(iter(known)): images}
+            given = self.tensors(check_keys(given, known, type(self).__name__))
+            return self.forward_pyramid(*given.values())
 
         return PyramidOutputs(self.pyramid_levels(), compute)

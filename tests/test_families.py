@@ -292,7 +292,9 @@ def test_compiles_once(first: Reference) -> None:
     room = getattr(model, "position_embedding", None)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
     sizes = [first.tensors, shrunk(first.tensors)]
-    if model.resampled or (isinstance(first.tensors, torch.Tensor) and first.tensors.ndim == 2):
+    if getattr(model, "image_encoder", model).resampled or (
+        isinstance(first.tensors, torch.Tensor) and first.tensors.ndim == 2
+    ):
         # One size of images (or of vectors), any number of them.
         sizes = [first.tensors, *(batches(first.tensors, many) for many in (3, 2))]
     elif room is None or room.sequence_length >= 2 * 9:

@@ -324,7 +324,7 @@ def bind(
     bindings = []
     counts: Counter[str] = Counter()
     for rule in table.weights:
-        if any(arguments[name] != value for name, value in rule.when.items()):
+        if not rule.holds(arguments):
             continue
         for name in state:
             numbers = parts(rule.ours[0], name)
