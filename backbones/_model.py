@@ -82,7 +82,7 @@ class Model(nn.Module, metaclass=Configured):
     unsaved: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     # Arguments that older presets have, with the value that changes nothing.
     obsolete: ClassVar[Mapping[str, Any]] = {}
-    # Inputs that exist only with a tower, by the argument that is `None` without it.
+    # Inputs that exist only with a tower, by the argument that is `None`, or 0 layers, without it.
     tower_inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Arguments that another value may be given for at loading: tables of positions are resampled.
     resampled: ClassVar[Sequence[str]] = ()
@@ -114,7 +114,7 @@ class Model(nn.Module, metaclass=Configured):
         absent = [
             name
             for tower, names in self.tower_inputs.items()
-            if getattr(self, tower) is None
+            if getattr(self, tower) in (None, 0)
             for name in names
         ]
         # Of the instance, too: torch 2.6 exports no dictionaries of classes.

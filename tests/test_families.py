@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch._dynamo.utils import counters
 
 import keras_hub_torch
-from keras_hub_torch.backbones._model import constructor_arguments
+from keras_hub_torch.backbones._model import Model, constructor_arguments
 from keras_hub_torch.presets.keras.tree import keras_variables
 
 from . import oracle
@@ -275,10 +276,19 @@ def test_float16(first: Reference) -> None:
         assert error <= theirs[name] / 8, name
 
 
-def grown(inputs: Any, times: int) -> Any:
+def images_of_one_size(model: Any) -> set[str]:
+    """Inputs that vary in nothing but their number."""
+    fixed = any(isinstance(module, Model) and module.resampled for module in model.modules())
+    return {name for name, spec in model.input_specs.items() if fixed and spec.kind == "images"}
+
+
+def grown(inputs: Any, times: int, fixed: Collection[str] = ()) -> Any:
     """Inputs of another batch size and length (or image size)."""
     if isinstance(inputs, dict):
-        return {name: grown(value, times) for name, value in inputs.items()}
+        return {
+            name: batches(value, times) if name in fixed else grown(value, times)
+            for name, value in inputs.items()
+        }
     repeats = (times, times, *[1] * (inputs.ndim - 2))
     if inputs.ndim == 4:
         repeats = (times, 1, times, 1) if inputs.shape[-1] < 9 else (times, 1, 1, times)
@@ -291,16 +301,15 @@ def test_compiles_once(first: Reference) -> None:
     model = ours(first)
     room = getattr(model, "position_embedding", None)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
-    sizes = [first.tensors, shrunk(first.tensors)]
-    if getattr(model, "image_encoder", model).resampled or (
-        isinstance(first.tensors, torch.Tensor) and first.tensors.ndim == 2
-    ):
+    fixed = images_of_one_size(model)
+    sizes = [first.tensors, shrunk(first.tensors, fixed)]
+    if isinstance(first.tensors, torch.Tensor) and (fixed or first.tensors.ndim == 2):
         # One size of images (or of vectors), any number of them.
         sizes = [first.tensors, *(batches(first.tensors, many) for many in (3, 2))]
     elif room is None or room.sequence_length >= 2 * 9:
-        sizes.append(grown(first.tensors, 2))
+        sizes.append(grown(first.tensors, 2, fixed))
     else:
-        sizes.append(shrunk(shrunk(first.tensors)))
+        sizes.append(shrunk(shrunk(first.tensors, fixed), fixed))
     with torch.no_grad():
         for inputs in sizes:
             oracle.assert_close(compiled(inputs), oracle.named(model(inputs)))
@@ -312,13 +321,15 @@ def batches(inputs: torch.Tensor, many: int) -> torch.Tensor:
     return inputs.repeat(many, *[1] * (inputs.ndim - 1))
 
 
-def shrunk(inputs: Any) -> Any:
-    """Inputs of a smaller batch and length."""
+def shrunk(inputs: Any, fixed: Collection[str] = (), name: str = "") -> Any:
+    """Inputs of a smaller batch and length; those that are `fixed` of a smaller batch alone."""
     if isinstance(inputs, dict):
-        return {name: shrunk(value) for name, value in inputs.items()}
+        return {name: shrunk(value, fixed, name) for name, value in inputs.items()}
     batch = max(2, inputs.shape[0] - 1) if inputs.shape[0] > 1 else 2
     if inputs.shape[0] == 1:
         inputs = batches(inputs, 2)
+    if name in fixed:
+        return inputs[:batch]
     inputs = inputs[:batch, :, 4:] if inputs.ndim == 4 else inputs[:batch, :-2]
     return inputs.contiguous()  # other strides are another compilation
 
@@ -343,9 +354,12 @@ def test_export(first: Reference) -> None:
     inputs = first.tensors
     dynamic = torch.export.Dim.AUTO
     if isinstance(inputs, dict):
-        shapes = {name: {0: dynamic, 1: dynamic} for name in inputs}
+        fixed = images_of_one_size(model)
+        shapes = {
+            name: {0: dynamic} if name in fixed else {0: dynamic, 1: dynamic} for name in inputs
+        }
         program = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
-        smaller = shrunk(inputs)
+        smaller = shrunk(inputs, fixed)
         outputs = program.module()(**smaller)
     else:
         name = next(iter(model.input_specs))
