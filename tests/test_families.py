@@ -63,7 +63,7 @@ def test_ways_to_call(chosen: Reference) -> None:
     with torch.no_grad():
         expected = run(model, inputs)
         if isinstance(inputs, dict):
-            calls = [model(**inputs), model({**inputs, "labels": torch.zeros(1)})]
+            calls = [model(**inputs), model({**inputs, "targets": torch.zeros(1)})]
         else:
             calls = [model(chosen.inputs), model(**{next(iter(model.input_specs)): inputs})]
     for outputs in calls:
@@ -292,7 +292,8 @@ def test_compiles_once(first: Reference) -> None:
     room = getattr(model, "position_embedding", None)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
     sizes = [first.tensors, shrunk(first.tensors)]
-    if model.resampled or (isinstance(first.tensors, torch.Tensor) and first.tensors.ndim == 2):
+    vectors = isinstance(first.tensors, torch.Tensor) and first.tensors.ndim == 2
+    if vectors or of_one_size(model):
         # One size of images (or of vectors), any number of them.
         sizes = [first.tensors, *(batches(first.tensors, many) for many in (3, 2))]
     elif room is None or room.sequence_length >= 2 * 9:
@@ -306,7 +307,14 @@ def test_compiles_once(first: Reference) -> None:
     assert not counters["graph_break"]
 
 
-def batches(inputs: torch.Tensor, many: int) -> torch.Tensor:
+def of_one_size(model: Any) -> bool:
+    """Whether it takes images of one size only."""
+    return any(getattr(module, "resampled", ()) for module in model.modules())
+
+
+def batches(inputs: Any, many: int) -> Any:
+    if isinstance(inputs, dict):
+        return {name: batches(value, many) for name, value in inputs.items()}
     return inputs.repeat(many, *[1] * (inputs.ndim - 1))
 
 
@@ -343,7 +351,7 @@ def test_export(first: Reference) -> None:
     if isinstance(inputs, dict):
         shapes = {name: {0: dynamic, 1: dynamic} for name in inputs}
         program = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
-        smaller = shrunk(inputs)
+        smaller = batches(inputs, 2) if of_one_size(model) else shrunk(inputs)
         outputs = program.module()(**smaller)
     else:
         name = next(iter(model.input_specs))

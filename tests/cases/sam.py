@@ -45,7 +45,7 @@ def tiny(side: int, rows: int, others: dict[str, Any], **encoder: Any) -> dict[s
         "hidden_size": 8,
         "image_embedding_size": (rows, rows),
         "input_image_size": (side, side),
-        "mask_in_channels": 4,
+        "mask_in_channels": 12,
         **others,
     }
     image = vit_det.config(side, num_output_channels=8, **encoder)
@@ -86,8 +86,8 @@ PRESETS = {
     "sam_huge_sa1b": preset(32, 16, 1280, [7, 15, 23, 31]),
 }
 CASES = [
-    Case("sam", "SAMBackbone", tiny(12, 3, {}), inputs(2, 12, 3, 1, 1, 12)),
-    Case("sam-no-masks", "SAMBackbone", tiny(12, 3, {}), inputs(1, 12, 2, 3, 0, 7)),
+    Case("sam", "SAMBackbone", tiny(12, 3, {}), inputs(2, 12, 3, 2, 2, 12), mixed=False),
+    Case("sam-no-masks", "SAMBackbone", tiny(12, 3, {}), inputs(1, 12, 2, 3, 0, 7), mixed=False),
     Case(
         "sam-no-points",
         "SAMBackbone",
@@ -98,6 +98,7 @@ CASES = [
             patch_size=4,
             use_abs_pos=False,
         ),
-        inputs(2, 9, 0, 0, 3, 11),
+        inputs(2, 9, 0, 2, 3, 11),
+        mixed=False,
     ),
 ]
