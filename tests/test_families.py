@@ -64,7 +64,7 @@ def test_ways_to_call(chosen: Reference) -> None:
     with torch.no_grad():
         expected = run(model, inputs)
         if isinstance(inputs, dict):
-            calls = [model(**inputs), model({**inputs, "labels": torch.zeros(1)})]
+            calls = [model(**inputs), model({**inputs, "targets": torch.zeros(1)})]
         else:
             calls = [model(chosen.inputs), model(**{next(iter(model.input_specs)): inputs})]
     for outputs in calls:
@@ -279,7 +279,7 @@ def test_float16(first: Reference) -> None:
 def images_of_one_size(model: Any) -> set[str]:
     """Inputs that vary in nothing but their number."""
     fixed = any(isinstance(module, Model) and module.resampled for module in model.modules())
-    return {name for name, spec in model.input_specs.items() if fixed and spec.kind == "images"}
+    return {name for name, spec in model.input_specs.items() if fixed and "length" not in spec.axes}
 
 
 def grown(inputs: Any, times: int, fixed: Collection[str] = ()) -> Any:
@@ -317,7 +317,9 @@ def test_compiles_once(first: Reference) -> None:
     assert not counters["graph_break"]
 
 
-def batches(inputs: torch.Tensor, many: int) -> torch.Tensor:
+def batches(inputs: Any, many: int) -> Any:
+    if isinstance(inputs, dict):
+        return {name: batches(value, many) for name, value in inputs.items()}
     return inputs.repeat(many, *[1] * (inputs.ndim - 1))
 
 

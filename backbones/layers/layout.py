@@ -93,6 +93,11 @@ def functional(layout: Layout) -> Layout:
     return replace(layout, kind=Kind.GRAPH, class_name="Functional")
 
 
+def beside(layout: Layout) -> Layout:
+    """A layer that has no part in the graph: it stands under its attribute."""
+    return replace(layout, rest=True)
+
+
 def apart(layout: Layout, *parts: Callable[[str], bool]) -> list[Layout]:
     """A functional model of which these parts are `functional`, each on its own; by names of
     layers.

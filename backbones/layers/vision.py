@@ -306,7 +306,7 @@ def window_offsets(size: int, device: torch.device | None = None) -> torch.Tenso
     return down * (2 * size - 1) + right
 
 
-class RelativePositions(Layer):
+class RelativePositions(PositionGrid):
     """Scores of relative positions in a plane, those of rows and of columns added (ViTDet, SAM;
     arXiv:2112.01526). A grid of another size gets interpolated vectors.
 
@@ -317,7 +317,7 @@ class RelativePositions(Layer):
     compute_dtype: torch.dtype | None = None
 
     def __init__(self, size: Sequence[int], dim: int) -> None:
-        super().__init__()
+        super().__init__(size, (1, 1))
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * size[0] - 1, dim))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * size[1] - 1, dim))
 
@@ -333,8 +333,20 @@ class RelativePositions(Layer):
     @staticmethod
     def vectors(table: torch.Tensor, size: int) -> torch.Tensor:
         """Of each query and key along one axis, `[size, size, dim]`."""
-        if len(table) != 2 * size - 1:
-            line = table.float().T[None, :, :, None]
-            table = resize(line, (2 * size - 1, 1))[0, :, :, 0].T.to(table.dtype)
+        table = RelativePositions.resampled(table, size)
         places = torch.arange(size, device=table.device)
         return table[places[:, None] - places + size - 1]
+
+    @staticmethod
+    def resampled(table: torch.Tensor, size: int) -> torch.Tensor:
+        """The table for an axis of this size, by straight lines in float32."""
+        if len(table) == 2 * size - 1:
+            return table
+        line = table.float().T[None, :, :, None]
+        return resize(line, (2 * size - 1, 1))[0, :, :, 0].T.to(table.dtype)
+
+    def tables(self) -> dict[str, int]:
+        return {"rel_pos_h": 0, "rel_pos_w": 0}
+
+    def resample(self, name: str, old: PositionGrid) -> torch.Tensor:
+        return self.resampled(getattr(old, name), self.grid[0 if name == "rel_pos_h" else 1])
