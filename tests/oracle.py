@@ -27,6 +27,15 @@ UNEXPORTED = {cls.__name__: cls for cls in (RQVAEBackbone, VAEBackbone)}
 keras.saving.get_custom_objects().update(UNEXPORTED)
 
 
+def models_built(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: keras.saving.deserialize_keras_object(value)
+        if isinstance(value, dict) and "registered_name" in value
+        else value
+        for name, value in config.items()
+    }
+
+
 @dataclass(frozen=True)
 class Case:
     """One configuration of one family, with inputs drawn from a random generator."""
@@ -48,12 +57,7 @@ class Case:
     @property
     def keras_config(self) -> dict[str, Any]:
         """The configuration with its models within the model built."""
-        return {
-            name: keras.saving.deserialize_keras_object(value)
-            if isinstance(value, dict) and "registered_name" in value
-            else value
-            for name, value in self.config.items()
-        }
+        return models_built(self.config)
 
     def make_inputs(self) -> Inputs:
         return self.inputs(self.rng)
