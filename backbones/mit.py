@@ -49,7 +49,7 @@ class SegFormerMultiheadAttention(Layer):
         self.k = Dense(project_dim, project_dim)
         self.v = Dense(project_dim, project_dim)
         self.proj = Dense(project_dim, project_dim)
-        self.dropout = 0.1
+        self.dropout = Dropout(0.1)
         self.proj_drop = Dropout(0.1)
         self.sr: Conv2D | None = None
         if sr_ratio > 1:
@@ -63,7 +63,7 @@ class SegFormerMultiheadAttention(Layer):
             x = self.norm(channels_back(self.sr(channels_first(x, LAST)), LAST))
         k = split_heads(self.k(x).flatten(1, 2), self.num_heads)
         v = split_heads(self.v(x).flatten(1, 2), self.num_heads)
-        x = attend(q, k, v, dropout=self.dropout if self.training else 0.0)
+        x = attend(q, k, v, dropout=self.dropout.p if self.training else 0.0)
         return self.proj_drop(self.proj(merge_heads(x).unflatten(1, (height, width))))
 
 
