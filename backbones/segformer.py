@@ -54,6 +54,7 @@ class SegFormerBackbone(Backbone):
         if len(set(dims)) < len(dims):
             raise ValueError(f"image_encoder must have hidden_dims that differ, not {dims}.")
         self.image_encoder = image_encoder
+        self.image_shape = image_encoder.image_shape
         self.mlp_blocks = Stack(
             [f"linear_{dim}" for dim in dims].__getitem__,
             (Dense(level.channels, projection_filters) for level in levels),

@@ -29,13 +29,6 @@ def encoder(config: dict[str, Any], **others: Any) -> dict[str, Any]:
     }
 
 
-PRESETS = {
-    f"segformer_{name}": {
-        "image_encoder": encoder(mit.PRESETS[f"mit_{name}"]),
-        "projection_filters": 256 if name[:2] in ("b0", "b1") else 768,
-    }
-    for name in mit.NAMES
-}
 CASES = [
     Case(
         "segformer",
