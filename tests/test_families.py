@@ -279,6 +279,7 @@ def test_float16(first: Reference) -> None:
 def images_of_one_size(model: Any) -> set[str]:
     """Inputs that vary in nothing but their number."""
     fixed = any(isinstance(module, Model) and module.resampled for module in model.modules())
+    fixed = fixed or None not in getattr(model, "image_shape", (None,))
     return {name for name, spec in model.input_specs.items() if fixed and "length" not in spec.axes}
 
 

@@ -20,7 +20,7 @@ from keras_hub_torch.backbones.layers.vision import DropPath
 
 from . import oracle
 from .conftest import Reference
-from .test_families import assert_gradients_close, run
+from .test_families import assert_gradients_close, run, takes_one_size
 
 
 def norms_of(model: nn.Module) -> list[BatchNormalization]:
@@ -249,10 +249,6 @@ def sizes_of(reference: Reference, model: Any) -> list[tuple[int, int, int]]:
         height, width = reference.inputs.shape[rows], reference.inputs.shape[columns]
         return [(2, height, width), (3, height, width), (4, height, width)]
     return [(4, 97, 70), (5, 103, 90), (6, 130, 81)]
-
-
-def takes_one_size(model: Any) -> bool:
-    return None not in getattr(model, "image_shape", ())
 
 
 def test_inductor(compiled_image: Reference) -> None:
