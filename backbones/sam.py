@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
@@ -251,7 +252,9 @@ class SAMMLP(Layer):
         super().__init__()
         widths = [in_dim, *[hidden_dim] * (num_layers - 1)]
         hidden = [
-            layer for a, b in zip(widths, widths[1:]) for layer in (Dense(a, b), Activation("relu"))
+            layer
+            for a, b in itertools.pairwise(widths)
+            for layer in (Dense(a, b), Activation("relu"))
         ]
         self.mlp_block = Sequential(*hidden, Dense(widths[-1], out_dim))
 
