@@ -460,7 +460,7 @@ class CSPNetBackbone(FeaturePyramidBackbone):
         self.stem = Stem(
             self.channels, widths, stem_kernel_size, stem_strides, stem_padding, stem_pooling, act
         )
-        windows = self.stem.windows
+        windows = [*self.stem.windows]
         width, stride = widths[-1], self.stem.stride
         built: list[DarkStage | CrossStage | CrossStage3] = []
         self.levels: list[Level] = []
