@@ -76,6 +76,7 @@ class SegFormerBackbone(Backbone):
             names={"image_encoder": "feature_extractor"},
             unnamed=("image_encoder", "linear_fuse"),
             order=graph.order(fused),
+            assigned=("image_encoder", "mlp_blocks", "linear_fuse"),
             inside={"image_encoder": functional},
         )
 

@@ -271,7 +271,8 @@ class SwinTransformerBackbone(Backbone):
         self.data_format = check_data_format(data_format)
         channels = image_channels(image_shape, self.data_format)
         size = image_shape[:2] if self.data_format == "channels_last" else image_shape[1:]
-        self.check_sizes(size)
+        self.num_stages = len(depths)
+        self.check_sizes(size, patch_size, window_size)
         self.patch_embedding = PatchEmbedding(
             (size[0], size[1]), channels, patch_size, embed_dim, patch_norm, self.data_format
         )
@@ -305,22 +306,22 @@ class SwinTransformerBackbone(Backbone):
             self.add_module(f"stage_{i}", stage)
         self.norm = LayerNormalization(embed_dim * 2 ** (len(depths) - 1), EPSILON)
 
-    def check_sizes(self, size: Sequence[int | None]) -> None:
+    def check_sizes(self, size: Sequence[int | None], patch_size: int, window_size: int) -> None:
         """Refuse images of which a stage cannot be cut into windows or halved."""
         if None in size:
             raise ValueError(f"image_shape={self.image_shape} needs a height and a width.")
-        stages = len(self.depths)
+        stages = self.num_stages
         for side in size:
-            patches = (side or 0) // self.patch_size
-            if patches % 2 ** (stages - 1) or patches // 2 ** (stages - 1) < self.window_size:
+            patches = (side or 0) // patch_size
+            if patches % 2 ** (stages - 1) or patches // 2 ** (stages - 1) < window_size:
                 raise ValueError(
                     f"image_shape={self.image_shape} is {patches} patches of patch_size="
-                    f"{self.patch_size} in height or width; it must be {2 ** (stages - 1)}, for "
-                    f"{stages} stages, times at least window_size={self.window_size}."
+                    f"{patch_size} in height or width; it must be {2 ** (stages - 1)}, for "
+                    f"{stages} stages, times at least window_size={window_size}."
                 )
 
     def forward(self, images: Images) -> torch.Tensor:
         x = self.pos_drop(self.patch_embedding(images))
-        for i in range(len(self.depths)):
+        for i in range(self.num_stages):
             x = self.get_submodule(f"stage_{i}")(x)
         return self.norm(x.flatten(1, 2))
