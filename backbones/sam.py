@@ -33,6 +33,7 @@ Masks = Annotated[
 ]
 Map = Annotated[torch.Tensor, Input("values", ("batch", "rows", "columns", "dim"))]
 MapOfAny = Annotated[torch.Tensor, Input("values", ("images", "rows", "columns", "dim"))]
+Positions = Annotated[torch.Tensor, Input("values", ("one", "rows", "columns", "dim"))]
 Tokens = Annotated[torch.Tensor, Input("values", ("batch", "tokens", "dim"))]
 
 
@@ -458,7 +459,7 @@ class SAMMaskDecoder(Component):
     def forward(
         self,
         image_embeddings: MapOfAny,
-        prompt_dense_positional_embeddings: MapOfAny,
+        prompt_dense_positional_embeddings: Positions,
         prompt_sparse_embeddings: Tokens,
         prompt_dense_embeddings: Map,
     ) -> dict[str, torch.Tensor]:
@@ -524,9 +525,7 @@ class SAMBackbone(Backbone):
 
     @property
     def layout(self) -> Layout:
-        return Layout(
-            Kind.GRAPH, inside={"image_encoder": flattened, "mask_decoder": beside}
-        )
+        return Layout(Kind.GRAPH, inside={"image_encoder": flattened, "mask_decoder": beside})
 
     def forward(
         self,
