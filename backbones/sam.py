@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, ClassVar
 
 import torch
@@ -251,9 +252,7 @@ class SAMMLP(Layer):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> None:
         super().__init__()
         widths = [in_dim, *[hidden_dim] * (num_layers - 1)]
-        hidden = [
-            layer for a, b in zip(widths, widths[1:]) for layer in (Dense(a, b), Activation("relu"))
-        ]
+        hidden = [layer for a, b in pairwise(widths) for layer in (Dense(a, b), Activation("relu"))]
         self.mlp_block = Sequential(*hidden, Dense(widths[-1], out_dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

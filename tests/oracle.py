@@ -48,15 +48,20 @@ class Case:
     @property
     def keras_config(self) -> dict[str, Any]:
         """The configuration with its models within the model built."""
-        return {
-            name: keras.saving.deserialize_keras_object(value)
-            if isinstance(value, dict) and "registered_name" in value
-            else value
-            for name, value in self.config.items()
-        }
+        return built(self.config)
 
     def make_inputs(self) -> Inputs:
         return self.inputs(self.rng)
+
+
+def built(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with its models within the model built."""
+    return {
+        name: keras.saving.deserialize_keras_object(value)
+        if isinstance(value, dict) and "registered_name" in value
+        else value
+        for name, value in config.items()
+    }
 
 
 def keras_model(case: Case, **overrides: Any) -> Any:

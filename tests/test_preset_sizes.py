@@ -18,6 +18,7 @@ import keras_hub_torch
 from keras_hub_torch.presets import builtin
 from keras_hub_torch.presets.keras.tree import keras_tree, keras_variables
 
+from . import oracle
 from .cases import all_miscounted, all_presets
 
 PRESETS = all_presets()
@@ -56,7 +57,7 @@ class Shapes(saving_lib.H5IOStore):  # type: ignore[misc]
 def kerashub_layers(cls: str, config: dict[str, Any]) -> Shapes:
     keras.utils.clear_session()
     with keras.device("meta"):
-        model = getattr(keras_hub.models, cls)(**config)
+        model = getattr(keras_hub.models, cls)(**oracle.built(config))
     shapes = Shapes()
     saving_lib._save_state(model, shapes, None, "", set())
     return shapes
