@@ -118,6 +118,9 @@ class SAMPromptEncoder(Component):
     """
 
     keras_module = "keras_hub.src.models.sam.sam_prompt_encoder"
+    hidden_size: int
+    image_embedding_size: Sequence[int]
+    input_image_size: Sequence[int]
 
     def __init__(
         self,
@@ -403,6 +406,15 @@ class SAMMaskDecoder(Component):
     """
 
     keras_module = "keras_hub.src.models.sam.sam_mask_decoder"
+    hidden_size: int
+    num_layers: int
+    intermediate_dim: int
+    num_heads: int
+    embedding_dim: int
+    num_multimask_outputs: int
+    iou_head_depth: int
+    iou_head_hidden_dim: int
+    activation: ActivationLike
 
     def __init__(
         self,
