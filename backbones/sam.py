@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, ClassVar
 
 import torch
@@ -34,6 +34,7 @@ Masks = Annotated[
 ]
 Map = Annotated[torch.Tensor, Input("values", ("batch", "rows", "columns", "dim"))]
 MapOfAny = Annotated[torch.Tensor, Input("values", ("images", "rows", "columns", "dim"))]
+Positions = Annotated[torch.Tensor, Input("values", ("one", "rows", "columns", "dim"))]
 Tokens = Annotated[torch.Tensor, Input("values", ("batch", "tokens", "dim"))]
 
 
@@ -117,6 +118,9 @@ class SAMPromptEncoder(Component):
     """
 
     keras_module = "keras_hub.src.models.sam.sam_prompt_encoder"
+    hidden_size: int
+    image_embedding_size: Sequence[int]
+    input_image_size: Sequence[int]
 
     def __init__(
         self,
@@ -251,11 +255,7 @@ class SAMMLP(Layer):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> None:
         super().__init__()
         widths = [in_dim, *[hidden_dim] * (num_layers - 1)]
-        hidden = [
-            layer
-            for a, b in itertools.pairwise(widths)
-            for layer in (Dense(a, b), Activation("relu"))
-        ]
+        hidden = [layer for a, b in pairwise(widths) for layer in (Dense(a, b), Activation("relu"))]
         self.mlp_block = Sequential(*hidden, Dense(widths[-1], out_dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -406,6 +406,15 @@ class SAMMaskDecoder(Component):
     """
 
     keras_module = "keras_hub.src.models.sam.sam_mask_decoder"
+    hidden_size: int
+    num_layers: int
+    intermediate_dim: int
+    num_heads: int
+    embedding_dim: int
+    num_multimask_outputs: int
+    iou_head_depth: int
+    iou_head_hidden_dim: int
+    activation: ActivationLike
 
     def __init__(
         self,
@@ -461,7 +470,7 @@ class SAMMaskDecoder(Component):
     def forward(
         self,
         image_embeddings: MapOfAny,
-        prompt_dense_positional_embeddings: MapOfAny,
+        prompt_dense_positional_embeddings: Positions,
         prompt_sparse_embeddings: Tokens,
         prompt_dense_embeddings: Map,
     ) -> dict[str, torch.Tensor]:
