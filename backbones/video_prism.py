@@ -28,11 +28,21 @@ from .layers.vision import PositionGrid, check_images, image_channels, image_siz
 Videos = Annotated[
     torch.Tensor, Input("images", ("batch", "frames", "height", "width", "channels"))
 ]
-VISION = ("spatial_patching_and_embedding", "spatial_encoder")
-VISION += ("temporal_embedding", "temporal_encoder")
+VISION = (
+    "spatial_patching_and_embedding",
+    "spatial_encoder",
+    "temporal_embedding",
+    "temporal_encoder",
+)
 # The order in which KerasHub assigns its layers.
-ASSIGNED = (*VISION, "auxiliary_encoder", "video_pooler")
-ASSIGNED += ("text_embedding", "text_encoder", "text_layer_normalization")
+ASSIGNED = (
+    *VISION,
+    "auxiliary_encoder",
+    "video_pooler",
+    "text_embedding",
+    "text_encoder",
+    "text_layer_normalization",
+)
 
 
 class VideoPrismPerDimScale(Layer):
@@ -290,7 +300,7 @@ class VideoPrismEmbedding(Layer):
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
         """`[batch, length]` → `[batch, length + 1, hidden_dim]`."""
         x = multiplied(self.token_embedding(token_ids))
-        return self.class_token(x + sinusoids(*x.shape[1:], x.device).to(x.dtype))
+        return self.class_token(x + sinusoids(x.shape[1], x.shape[2], x.device).to(x.dtype))
 
 
 def multiplied(x: torch.Tensor) -> torch.Tensor:

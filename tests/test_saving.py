@@ -279,7 +279,8 @@ def test_resized_vocabularies(first: Reference, change: int, tmp_path: Path) -> 
         if value.shape != old.shape:
             rows = min(size, first.case.config[name])
             kept = tuple(slice(0, min(a, b)) for a, b in zip(value.shape, old.shape))
-            assert rows in value[kept].shape
+            # PARSeq has no logits of two.
+            assert {rows, rows - 2} & set(value[kept].shape)
             assert torch.equal(value[kept], old[kept])
         else:
             assert torch.equal(value, old)
