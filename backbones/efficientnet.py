@@ -412,7 +412,7 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
                 )
             return rounded
 
-        self.image_shape = input_shape
+        self.image_shape, self.strides = input_shape, stackwise_strides
         self.channels = image_channels(input_shape, "channels_last")
         width = scaled("stackwise_input_filters[0]", stackwise_input_filters[0], 0)
         around = 1 if include_stem_padding else 0
@@ -477,7 +477,7 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
         x = self.stem_conv(self.stem_pad(channels_first(images, "channels_last")))
         x = self.stem_activation(self.stem_bn(x))
         found = []
-        for strides, stack in zip(self.stackwise_strides, self.blocks):
+        for strides, stack in zip(self.strides, self.blocks):
             if strides > 1 and len(stack):
                 found.append(x)
             for block in stack:

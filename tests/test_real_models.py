@@ -295,7 +295,7 @@ def test_efficientnet_lite0(tmp_path: Path) -> None:
     assert LITE is not None
     place = Path(LITE.submodule_search_locations[0]) / "models"
     state = torch.load(place / "efficientnet-lite0-57934424.pth", weights_only=True)
-    state = {timm_name(name): tensor for name, tensor in state.items()}
+    state = {timm_name(name): tensor.contiguous() for name, tensor in state.items()}
     folder = tmp_path / "lite0"
     folder.mkdir()
     save_file(state, folder / "model.safetensors")
@@ -316,10 +316,10 @@ def test_efficientnet_lite0(tmp_path: Path) -> None:
     for features in (ours, theirs):
         pooled = features.mean((1, 2))
         classes = pooled @ state["classifier.weight"].T + state["classifier.bias"]
-        best.append((pooled.topk(5).indices, classes.softmax(-1).topk(5).indices))
+        best.append((pooled.topk(5).indices, classes.topk(5).indices))
     assert torch.equal(best[0][0], best[1][0])
     assert torch.equal(best[0][1], best[1][1])
-    print(best, classes.softmax(-1).topk(5))
+    assert best[0][1][0, :3].tolist() == [522, 722, 574]  # balls: croquet, table tennis, golf
 
     model.save_to_preset(tmp_path / "keras")
     keras_model = keras_hub.models.Backbone.from_preset(str(tmp_path / "keras"))
