@@ -163,6 +163,7 @@ class BASNetBackbone(Backbone):
 
         # In the order of Keras's graph.
         self.stem = Conv2D(self.channels, projection_filters, 3, padding="same")
+        self.image_encoder = own_dtype(image_encoder)
         self.stage5 = residual_stage(5, levels[-1].channels)
         self.stage6 = residual_stage(6, levels[-1].channels)
         self.bridge = ConvBlocks(levels[-1].channels, filters, 2)
@@ -175,7 +176,6 @@ class BASNetBackbone(Backbone):
         self.refine_out = build_head(self.refinement_head, projection_filters, "refinement_head")
         for i, head in enumerate(heads[1:], start=2):
             self.add_module(f"predict_out_{i}", head)
-        self.image_encoder = own_dtype(image_encoder)
 
     @property
     def layout(self) -> Layout:

@@ -101,5 +101,5 @@ RESNET34 = {"stackwise_num_filters": [64, 128, 256, 512], "stackwise_num_blocks"
 PRESETS: dict[str, dict[str, Any]] = {
     "basnet_duts": {"image_encoder": encoder(**RESNET34), "num_classes": 1}
 }
-# The stem of the encoder, which is saved and not used, is not counted.
+# KerasHub's registry leaves out the stem of the encoder, which is in the file and is not used.
 MISCOUNTED = {"basnet_duts": -9664}
