@@ -195,7 +195,8 @@ class DepthAnythingBackbone(Backbone):
                 f"image_encoder has data_format={image_encoder.data_format!r} and must have this "
                 f"model's, {self.data_format!r}."
             )
-        known = [level.name for level in image_encoder.pyramid_levels()]
+        level, *_ = levels = image_encoder.pyramid_levels()
+        known = [one.name for one in levels]
         keys = known if feature_keys is None else list(feature_keys)
         if len(set(keys)) < len(keys) or not set(keys) <= set(known):
             raise ValueError(
@@ -217,17 +218,16 @@ class DepthAnythingBackbone(Backbone):
         if min(reassemble_factors) <= 0:
             raise ValueError(f"reassemble_factors={reassemble_factors} must be above zero.")
         self.grid = image_encoder.embeddings.grid
-        self.prefix = 1 + image_encoder.num_register_tokens
         sizes = self.fused_sizes(reassemble_factors)
         self.image_encoder = image_encoder
         self.neck = DepthAnythingNeck(
-            image_encoder.hidden_dim,
+            level.channels,
             neck_hidden_dims,
             reassemble_factors,
             fusion_hidden_dim,
             sizes,
         )
-        height, width = (size * image_encoder.patch_size for size in self.grid)
+        height, width = (size * level.stride for size in self.grid)
         self.head = DepthAnythingDepthEstimationHead(
             fusion_hidden_dim, head_hidden_dim, (height, width)
         )
@@ -269,8 +269,9 @@ class DepthAnythingBackbone(Backbone):
 
     def forward(self, images: Images) -> torch.Tensor:
         features = self.image_encoder.forward_pyramid(images)
+        patches = self.grid[0] * self.grid[1]  # after class token and registers
         maps = [
-            x[:, self.prefix :].mT.unflatten(2, self.grid)
+            x[:, -patches:].mT.unflatten(2, self.grid)
             for name, x in features.items()
             if name in self.feature_keys
         ]

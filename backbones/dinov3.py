@@ -261,6 +261,7 @@ class DINOV3Backbone(FeaturePyramidBackbone):
         self.data_format = check_data_format(data_format)
         check_at_least(1, patch_size=patch_size)
         check_at_least(0, num_register_tokens=num_register_tokens)
+        self.rope_theta = rope_theta
         self.head_dim = head_dim(hidden_dim, num_heads)
         if hidden_dim % num_heads or self.head_dim % 4:
             raise ValueError(
