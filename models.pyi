@@ -220,7 +220,6 @@ class DINOV3Backbone(_DINOV3Backbone):
     drop_path_rate: float
     layer_norm_eps: float
     image_shape: Sequence[int | None]
-    rope_theta: float
     apply_layernorm: bool
 
 class DistilBertBackbone(_DistilBertBackbone):
