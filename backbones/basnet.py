@@ -196,7 +196,8 @@ class BASNetBackbone(Backbone):
         x = self.stem(channels_first(images, "channels_last"))
         maps = []
         for name in STAGES:
-            *blocks, last = self.image_encoder.get_submodule(name)
+            stack: Any = self.image_encoder.get_submodule(name)
+            *blocks, last = stack
             for block in blocks:
                 x = block(x)
             x = last(x, activated=False)

@@ -68,7 +68,7 @@ class PyramidOutputs(Mapping[str, Callable[[Any], torch.Tensor]]):
 
 def own_dtype(encoder: EncoderType) -> EncoderType:
     """The encoder, which as in KerasHub keeps its dtype in a model of another one."""
-    encoder.fixed_dtype = encoder.dtype_policy  # type: ignore[attr-defined]
+    encoder.fixed_dtype = encoder.dtype_policy
     return encoder
 
 
