@@ -271,7 +271,7 @@ class DepthAnythingBackbone(Backbone):
         features = self.image_encoder.forward_pyramid(images)
         patches = self.grid[0] * self.grid[1]  # after class token and registers
         maps = [
-            x[:, -patches:].mT.unflatten(2, self.grid)
+            x[:, -patches:].mT.unflatten(2, self.grid).contiguous(memory_format=torch.channels_last)
             for name, x in features.items()
             if name in self.feature_keys
         ]
