@@ -81,7 +81,7 @@ def test_left_out_is_empty() -> None:
 )
 def test_prompts_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
     model = keras_hub_torch.models.SAMBackbone(**CASE.config)
-    given: dict[str, Any] = dict(CASE.inputs(CASE.rng))
+    given: dict[str, Any] = dict(inputs(2, 12, 3, 2, 1, 12)(CASE.rng))
     for name, shape in changes.items():
         given[name] = None if shape is None else torch.zeros(shape)
     with pytest.raises(ValueError, match=message):

@@ -92,7 +92,7 @@ MISCOUNTED = {
     "sam_huge_sa1b": 4_058_340 - 328_747_776,
 }
 CASES = [
-    Case("sam", "SAMBackbone", tiny(12, 3, {}), inputs(2, 12, 3, 2, 2, 12), mixed=False),
+    Case("sam", "SAMBackbone", tiny(12, 3, {}), inputs(4, 12, 5, 6, 7, 12), mixed=False),
     Case("sam-no-masks", "SAMBackbone", tiny(12, 3, {}), inputs(1, 12, 2, 3, 0, 7), mixed=False),
     Case(
         "sam-no-points",
