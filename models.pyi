@@ -1,6 +1,6 @@
 """Written by `python -m tests.make_stubs`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .backbones._backbone import Backbone as Backbone
@@ -8,14 +8,20 @@ from .backbones._backbone import FeaturePyramidBackbone as FeaturePyramidBackbon
 from .backbones._gemma3_vision import Gemma3VisionEncoder as _Gemma3VisionEncoder
 from .backbones.albert import AlbertBackbone as _AlbertBackbone
 from .backbones.bart import BartBackbone as _BartBackbone
+from .backbones.basnet import BASNetBackbone as _BASNetBackbone
 from .backbones.bert import BertBackbone as _BertBackbone
 from .backbones.bloom import BloomBackbone as _BloomBackbone
+from .backbones.cspnet import CSPNetBackbone as _CSPNetBackbone
 from .backbones.deberta_v3 import DebertaV3Backbone as _DebertaV3Backbone
+from .backbones.deeplab_v3 import DeepLabV3Backbone as _DeepLabV3Backbone
 from .backbones.deit import DeiTBackbone as _DeiTBackbone
 from .backbones.densenet import DenseNetBackbone as _DenseNetBackbone
+from .backbones.depth_anything import DepthAnythingBackbone as _DepthAnythingBackbone
 from .backbones.dinov2 import DINOV2Backbone as _DINOV2Backbone
+from .backbones.dinov3 import DINOV3Backbone as _DINOV3Backbone
 from .backbones.distil_bert import DistilBertBackbone as _DistilBertBackbone
 from .backbones.ed_rec import EdRecBackbone as _EdRecBackbone
+from .backbones.efficientnet import EfficientNetBackbone as _EfficientNetBackbone
 from .backbones.electra import ElectraBackbone as _ElectraBackbone
 from .backbones.esm import ESMBackbone as _ESMBackbone
 from .backbones.f_net import FNetBackbone as _FNetBackbone
@@ -29,11 +35,13 @@ from .backbones.hgnetv2 import HGNetV2Backbone as _HGNetV2Backbone
 from .backbones.llama import LlamaBackbone as _LlamaBackbone
 from .backbones.llama3 import Llama3Backbone as _Llama3Backbone
 from .backbones.mistral import MistralBackbone as _MistralBackbone
+from .backbones.mit import MiTBackbone as _MiTBackbone
 from .backbones.mixtral import MixtralBackbone as _MixtralBackbone
 from .backbones.mobilenet import MobileNetBackbone as _MobileNetBackbone
 from .backbones.mobilenetv5.backbone import MobileNetV5Backbone as _MobileNetV5Backbone
 from .backbones.moonshine import MoonshineBackbone as _MoonshineBackbone
 from .backbones.opt import OPTBackbone as _OPTBackbone
+from .backbones.parseq import PARSeqBackbone as _PARSeqBackbone
 from .backbones.phi3 import Phi3Backbone as _Phi3Backbone
 from .backbones.qwen import QwenBackbone as _QwenBackbone
 from .backbones.qwen3 import Qwen3Backbone as _Qwen3Backbone
@@ -43,17 +51,25 @@ from .backbones.qwen3_5.vision import Qwen3_5VisionEncoder as _Qwen3_5VisionEnco
 from .backbones.qwen3_moe import Qwen3MoeBackbone as _Qwen3MoeBackbone
 from .backbones.qwen_moe import QwenMoeBackbone as _QwenMoeBackbone
 from .backbones.resnet import ResNetBackbone as _ResNetBackbone
+from .backbones.retinanet import RetinaNetBackbone as _RetinaNetBackbone
 from .backbones.roberta import RobertaBackbone as _RobertaBackbone
 from .backbones.roformer_v2 import RoformerV2Backbone as _RoformerV2Backbone
 from .backbones.rqvae import RQVAEBackbone as _RQVAEBackbone
 from .backbones.rwkv7 import RWKV7Backbone as _RWKV7Backbone
+from .backbones.sam import SAMBackbone as _SAMBackbone
+from .backbones.sam import SAMMaskDecoder as _SAMMaskDecoder
+from .backbones.sam import SAMPromptEncoder as _SAMPromptEncoder
+from .backbones.segformer import SegFormerBackbone as _SegFormerBackbone
 from .backbones.smollm3 import SmolLM3Backbone as _SmolLM3Backbone
+from .backbones.swin_transformer import SwinTransformerBackbone as _SwinTransformerBackbone
 from .backbones.t5 import T5Backbone as _T5Backbone
 from .backbones.t5_gemma import T5GemmaBackbone as _T5GemmaBackbone
 from .backbones.t5_gemma2 import T5Gemma2Backbone as _T5Gemma2Backbone
 from .backbones.vae import VAEBackbone as _VAEBackbone
 from .backbones.vgg import VGGBackbone as _VGGBackbone
+from .backbones.video_prism import VideoPrismBackbone as _VideoPrismBackbone
 from .backbones.vit import ViTBackbone as _ViTBackbone
+from .backbones.vit_det import ViTDetBackbone as _ViTDetBackbone
 from .backbones.whisper import WhisperBackbone as _WhisperBackbone
 from .backbones.xception import XceptionBackbone as _XceptionBackbone
 from .backbones.xlm_roberta import XLMRobertaBackbone as _XLMRobertaBackbone
@@ -81,6 +97,11 @@ class BartBackbone(_BartBackbone):
     dropout: float
     max_sequence_length: int
 
+class BASNetBackbone(_BASNetBackbone):
+    num_classes: int
+    image_shape: Sequence[int | None]
+    projection_filters: int
+
 class BertBackbone(_BertBackbone):
     vocabulary_size: int
     num_layers: int
@@ -99,6 +120,28 @@ class BloomBackbone(_BloomBackbone):
     dropout: float
     layer_norm_epsilon: float
 
+class CSPNetBackbone(_CSPNetBackbone):
+    stem_filters: int | Sequence[int]
+    stem_kernel_size: int | Sequence[int]
+    stem_strides: int
+    stackwise_depth: Sequence[int]
+    stackwise_strides: int | Sequence[int]
+    stackwise_num_filters: Sequence[int]
+    block_type: str
+    groups: int
+    stage_type: str | None
+    activation: str | None
+    output_strides: int
+    bottle_ratio: float | Sequence[float]
+    block_ratio: float | Sequence[float]
+    expand_ratio: float | Sequence[float]
+    stem_padding: str
+    stem_pooling: str | None
+    avg_down: bool
+    down_growth: bool
+    cross_linear: bool
+    image_shape: Sequence[int | None]
+
 class DebertaV3Backbone(_DebertaV3Backbone):
     vocabulary_size: int
     num_layers: int
@@ -106,6 +149,14 @@ class DebertaV3Backbone(_DebertaV3Backbone):
     hidden_dim: int
     intermediate_dim: int
     dropout: float
+
+class DeepLabV3Backbone(_DeepLabV3Backbone):
+    spatial_pyramid_pooling_key: str
+    upsampling_size: int | Sequence[int]
+    dilation_rates: Sequence[int]
+    low_level_feature_key: str | None
+    projection_filters: int
+    image_shape: Sequence[int | None]
 
 class DeiTBackbone(_DeiTBackbone):
     image_shape: Sequence[int]
@@ -124,6 +175,14 @@ class DenseNetBackbone(_DenseNetBackbone):
     compression_ratio: float
     growth_rate: int
 
+class DepthAnythingBackbone(_DepthAnythingBackbone):
+    image_encoder: DINOV2Backbone
+    reassemble_factors: Sequence[float]
+    neck_hidden_dims: Sequence[int]
+    fusion_hidden_dim: int
+    head_hidden_dim: int
+    head_in_index: int
+
 class DINOV2Backbone(_DINOV2Backbone):
     patch_size: int
     num_layers: int
@@ -139,6 +198,28 @@ class DINOV2Backbone(_DINOV2Backbone):
     image_shape: Sequence[int]
     position_embedding_shape: Sequence[int]
     antialias_in_interpolation: bool
+    apply_layernorm: bool
+
+class DINOV3Backbone(_DINOV3Backbone):
+    patch_size: int
+    num_layers: int
+    hidden_dim: int
+    num_heads: int
+    intermediate_dim: int
+    layer_scale_init_value: float
+    num_register_tokens: int
+    use_mask_token: bool
+    hidden_activation: str | dict[str, Any]
+    use_gated_mlp: bool
+    use_query_bias: bool
+    use_key_bias: bool
+    use_value_bias: bool
+    use_proj_bias: bool
+    use_mlp_bias: bool
+    attention_dropout: float
+    drop_path_rate: float
+    layer_norm_eps: float
+    image_shape: Sequence[int | None]
     apply_layernorm: bool
 
 class DistilBertBackbone(_DistilBertBackbone):
@@ -159,6 +240,31 @@ class EdRecBackbone(_EdRecBackbone):
     num_heads: int
     dropout: float
     epsilon: float
+
+class EfficientNetBackbone(_EfficientNetBackbone):
+    stackwise_kernel_sizes: Sequence[int]
+    stackwise_num_repeats: Sequence[int]
+    stackwise_input_filters: Sequence[int]
+    stackwise_output_filters: Sequence[int]
+    stackwise_expansion_ratios: Sequence[float]
+    stackwise_squeeze_and_excite_ratios: Sequence[float]
+    stackwise_strides: Sequence[int]
+    stackwise_block_types: Sequence[str]
+    stackwise_force_input_filters: Sequence[int]
+    dropout: float
+    depth_divisor: int
+    min_depth: int | None
+    input_shape: Sequence[int | None]
+    data_format: str | None
+    activation: str | None
+    include_stem_padding: bool
+    use_depth_divisor_as_min_depth: bool
+    cap_round_filter_decrease: bool
+    stem_conv_padding: str
+    batch_norm_momentum: float
+    batch_norm_epsilon: float
+    projection_activation: str | None
+    num_features: int
 
 class ElectraBackbone(_ElectraBackbone):
     vocab_size: int
@@ -348,6 +454,17 @@ class MistralBackbone(_MistralBackbone):
     head_dim: int | None
     dropout: float
 
+class MiTBackbone(_MiTBackbone):
+    layerwise_depths: Sequence[int]
+    num_layers: int
+    layerwise_num_heads: Sequence[int]
+    layerwise_sr_ratios: Sequence[int]
+    max_drop_path_rate: float
+    layerwise_patch_sizes: Sequence[int]
+    layerwise_strides: Sequence[int]
+    image_shape: Sequence[int | None]
+    hidden_dims: Sequence[int] | None
+
 class MixtralBackbone(_MixtralBackbone):
     vocabulary_size: int
     num_layers: int
@@ -447,6 +564,16 @@ class OPTBackbone(_OPTBackbone):
     intermediate_dim: int
     dropout: float
     max_sequence_length: int
+
+class PARSeqBackbone(_PARSeqBackbone):
+    vocabulary_size: int
+    max_label_length: int
+    decoder_hidden_dim: int
+    num_decoder_layers: int
+    num_decoder_heads: int
+    decoder_mlp_dim: int
+    dropout_rate: float
+    attention_dropout: float
 
 class Phi3Backbone(_Phi3Backbone):
     vocabulary_size: int
@@ -600,6 +727,13 @@ class ResNetBackbone(_ResNetBackbone):
     use_pre_activation: bool
     image_shape: Sequence[int | None]
 
+class RetinaNetBackbone(_RetinaNetBackbone):
+    min_level: int
+    max_level: int
+    use_p5: bool
+    use_fpn_batch_norm: bool
+    image_shape: Sequence[int | None]
+
 class RobertaBackbone(_RobertaBackbone):
     vocabulary_size: int
     num_layers: int
@@ -643,6 +777,32 @@ class RWKV7Backbone(_RWKV7Backbone):
     decay_lora: int
     dropout_rate: float
 
+class SAMPromptEncoder(_SAMPromptEncoder):
+    hidden_size: int
+    image_embedding_size: Sequence[int]
+    input_image_size: Sequence[int]
+    mask_in_channels: int
+    activation: str | dict[str, Any]
+
+class SAMMaskDecoder(_SAMMaskDecoder):
+    hidden_size: int
+    num_layers: int
+    intermediate_dim: int
+    num_heads: int
+    embedding_dim: int
+    num_multimask_outputs: int
+    iou_head_depth: int
+    iou_head_hidden_dim: int
+    activation: str | dict[str, Any]
+
+class SAMBackbone(_SAMBackbone):
+    image_encoder: ViTDetBackbone
+    prompt_encoder: SAMPromptEncoder
+    mask_decoder: SAMMaskDecoder
+
+class SegFormerBackbone(_SegFormerBackbone):
+    projection_filters: int
+
 class SmolLM3Backbone(_SmolLM3Backbone):
     vocabulary_size: int
     hidden_dim: int
@@ -659,6 +819,20 @@ class SmolLM3Backbone(_SmolLM3Backbone):
     max_position_embeddings: int
     rope_theta: float
     partial_rotary_factor: float
+
+class SwinTransformerBackbone(_SwinTransformerBackbone):
+    image_shape: Sequence[int]
+    embed_dim: int
+    depths: Sequence[int]
+    num_heads: Sequence[int]
+    window_size: int
+    patch_size: int
+    mlp_ratio: float
+    qkv_bias: bool
+    dropout_rate: float
+    attention_dropout: float
+    drop_path: float
+    patch_norm: bool
 
 class T5Backbone(_T5Backbone):
     vocabulary_size: int
@@ -744,6 +918,23 @@ class VGGBackbone(_VGGBackbone):
     stackwise_num_filters: Sequence[int]
     image_shape: Sequence[int | None]
 
+class VideoPrismBackbone(_VideoPrismBackbone):
+    num_frames: int
+    patch_size: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_heads: int
+    num_spatial_layers: int
+    num_temporal_layers: int
+    num_auxiliary_layers: int
+    vocabulary_size: int
+    num_text_layers: int
+    dropout_rate: float
+    attention_dropout_rate: float
+    attention_logit_soft_cap: float | None
+    layer_norm_epsilon: float
+    image_shape: Sequence[int]
+
 class ViTBackbone(_ViTBackbone):
     image_shape: Sequence[int]
     num_layers: int
@@ -757,6 +948,21 @@ class ViTBackbone(_ViTBackbone):
     use_mlp_bias: bool
     use_class_token: bool
     use_patch_bias: bool
+
+class ViTDetBackbone(_ViTDetBackbone):
+    hidden_size: int
+    num_layers: int
+    intermediate_dim: int
+    num_heads: int
+    global_attention_layer_indices: Sequence[int]
+    image_shape: Sequence[int | None]
+    patch_size: int
+    num_output_channels: int
+    use_bias: bool
+    use_abs_pos: bool
+    use_rel_pos: bool
+    window_size: int
+    layer_norm_epsilon: float
 
 class WhisperBackbone(_WhisperBackbone):
     vocabulary_size: int

@@ -14,8 +14,10 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from . import _registry
+from ._inputs import check_keys
 from ._model import Model
 from .layers.fusion import fold_norms
+from .layers.layout import keras_children
 from .layers.pyramid import Level, PyramidOutputs
 
 BackboneType = TypeVar("BackboneType", bound="Backbone")
@@ -397,10 +399,25 @@ class FeaturePyramidBackbone(Backbone):
         """Each level's feature map by name."""
         raise NotImplementedError
 
+    def layers_of(self, levels: Iterable[str]) -> frozenset[str]:
+        """Names of the Keras layers that some levels depend on."""
+        arguments = {**self.get_config(), "trainable": True}
+        with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
+            blank: Any = self.configured_class.from_config(arguments)
+            maps = blank.forward_pyramid(blank._blank_images())
+            torch.stack([maps[level].sum() for level in levels]).sum().backward()
+        return frozenset(
+            child.name
+            for child in keras_children(blank)
+            if any(weight.grad is not None for weight in child.module.parameters())
+        )
+
     @property
     def pyramid_outputs(self) -> PyramidOutputs:
         def compute(images: Any) -> dict[str, torch.Tensor]:
-            name = next(iter(self.input_specs))
-            return self.forward_pyramid(self.tensors({name: images})[name])
+            known = self.input_specs
+            given = images if isinstance(images, Mapping) else {next(iter(known)): images}
+            given = self.tensors(check_keys(given, known, type(self).__name__))
+            return self.forward_pyramid(*given.values())
 
         return PyramidOutputs(self.pyramid_levels(), compute)

@@ -86,6 +86,8 @@ class Model(nn.Module, metaclass=Configured):
     tower_inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Arguments that another value may be given for at loading: tables of positions are resampled.
     resampled: ClassVar[Sequence[str]] = ()
+    # Parts that have weights only if a file has some for them; they have a `build`.
+    deferred: ClassVar[Sequence[str]] = ()
     # What each layer of a decoder keeps of the tokens it has seen: objects with an `allocate`.
     cache_shapes: Sequence[Any] = ()
     # The parameters of `forward`.
@@ -404,10 +406,18 @@ class Model(nn.Module, metaclass=Configured):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """As of any module."""
+        self.build_parts(state_dict)
         found = super().load_state_dict(state_dict, strict, assign)
         if not found.missing_keys:
             self.mend()
         return found
+
+    def build_parts(self, names: Iterable[str]) -> None:
+        """Give weights to those `deferred` parts that weights of these names are for."""
+        found = {part for name in names for part in re.split(r"[./]", name)[:-1]}
+        for part in found.intersection(self.deferred):
+            with torch.device(self.device):
+                getattr(self, part).build()
 
     def mend(self) -> None:
         """All weights have been read: the model may be used again."""

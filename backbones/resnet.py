@@ -83,7 +83,7 @@ class Block(Layer):
 
 
 class BasicBlock(Block):
-    """Two 3 × 3 convolutions."""
+    """Two 3 × 3 convolutions; `activated` says whether the ReLU after the sum follows."""
 
     def __init__(self, channels: int, filters: int, strides: int, shortcut: Shortcut) -> None:
         super().__init__()
@@ -93,17 +93,17 @@ class BasicBlock(Block):
         self.bn0, self.bn2 = bn0, norm(filters)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, activated: bool = True) -> torch.Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         if self.conv0 is not None:
             x = self.bn0(self.conv0(self.pool0(x)))
         y += x
-        return self.relu(y)
+        return self.relu(y) if activated else y
 
 
 class BottleneckBlock(Block):
-    """1 × 1, 3 × 3 and 1 × 1, the last one four times as wide."""
+    """1 × 1, 3 × 3 and 1 × 1, the last one four times as wide; `activated` as in `BasicBlock`."""
 
     expansion = 4
 
@@ -116,14 +116,14 @@ class BottleneckBlock(Block):
         self.bn0, self.bn3 = bn0, norm(4 * filters)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, activated: bool = True) -> torch.Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
         if self.conv0 is not None:
             x = self.bn0(self.conv0(self.pool0(x)))
         y += x
-        return self.relu(y)
+        return self.relu(y) if activated else y
 
 
 class PreActBasicBlock(Block):

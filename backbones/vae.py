@@ -207,6 +207,7 @@ class VAEBackbone(Backbone):
     registered_name = "VAEBackbone"
     input_channels: int
     sample_channels: int
+    encoder_num_filters: Sequence[int]
     unsaved: ClassVar = {"data_format": (None, "channels_last")}
 
     def __init__(

@@ -130,6 +130,7 @@ def resized(model: ModelType, arguments: Mapping[str, Any]) -> ModelType:
         return model
     config = {**model.get_config(), **arguments}
     other = construct(type(model), config, "meta").train(model.training)
+    other.build_parts(model.state_dict(keep_vars=True))
     before = {path: m for path, m in model.named_modules() if isinstance(m, PositionGrid)}
     tables = {
         f"{path}.{name}": (module, name, before[path])

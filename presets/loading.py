@@ -258,8 +258,9 @@ def fill(
         raise ValueError(
             f"{path} is no weight file: it must end in .weights.h5, .weights.json or .safetensors."
         )
-    variables = keras_variables(model)
     with WeightFile(*files) as file:
+        model.build_parts(file.datasets)
+        variables = keras_variables(model)
         used = account(variables, file, ignore)
         settle()
         stored = [(variable, file.datasets[used[name]]) for name, variable in variables.items()]
@@ -377,6 +378,7 @@ def check(model: Model, files: Sequence[Path], ignore: Ignore = ()) -> Counter[P
         with open_safetensors(path) as file:
             return Counter({path: len(_account_safetensors(model, file, path, ignore))})
     with WeightFile(*files) as file:
+        model.build_parts(file.datasets)
         account(keras_variables(model), file, ignore)
         return Counter(dataset.file for dataset in file.datasets.values())
 
@@ -389,8 +391,9 @@ def _account_safetensors(
     Raises:
         ValueError: they are not; it lists all differences.
     """
-    expected = model.state_dict(keep_vars=True)
     names = file.keys()
+    model.build_parts(names)
+    expected = model.state_dict(keep_vars=True)
     headers = {name: file.get_slice(name) for name in names}
     stored = {name: tuple(header.get_shape()) for name, header in headers.items()}
     problems = [f"missing: {name}" for name in expected if name not in stored]

@@ -169,7 +169,9 @@ def _names(module: nn.Module) -> list[str]:
 def blank_of(model: Model) -> Model:
     """A model of the same configuration on the meta device."""
     with torch.device("meta"):
-        return model.configured_class.from_config(model.get_config())
+        blank = model.configured_class.from_config(model.get_config())
+    blank.build_parts(model.state_dict(keep_vars=True))
+    return blank
 
 
 def refuse_broken(model: nn.Module) -> None:

@@ -20,7 +20,7 @@ STUB = Path(__file__).resolve().parents[1] / "models.pyi"
 BASES = (Model, Component, Backbone, FeaturePyramidBackbone)
 HEADER = '''"""Written by `python -m tests.make_stubs`."""
 
-from collections.abc import Sequence
+from collections.abc import {}
 from typing import Any
 
 from .backbones._backbone import Backbone as Backbone
@@ -37,7 +37,7 @@ def stub() -> str:
         f"from .{cls.__module__.partition('.')[2]} import {name} as _{name}\n"
         for name, cls in classes.items()
     )
-    parts = [HEADER, *imports]
+    parts = list(imports)
     for name, cls in classes.items():
         bases = [f"_{name}", *(base.__name__ for base in cls.__bases__ if base in names.values())]
         parts.append(f"\nclass {name}({', '.join(bases)}):\n")
@@ -50,7 +50,9 @@ def stub() -> str:
             if argument not in COMMON and (is_tower or argument not in assigned):
                 parts.append(f"    {argument}: {annotation}\n")
     parts += [f"\n{name} = {cls.__name__}\n" for name, cls in aliases.items()]
-    return "".join(parts)
+    text = "".join(parts)
+    used = [name for name in ("Callable", "Mapping", "Sequence") if re.search(rf"\b{name}\b", text)]
+    return HEADER.format(", ".join(used)) + text
 
 
 def _assigned(cls: type[Model]) -> set[str]:

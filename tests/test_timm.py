@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def images_of(model: Any, folder: Path) -> torch.Tensor:
-    height, width, channels = model.get_config()["image_shape"]
+    height, width, channels = model.image_shape
     images = load_file(folder / "images.safetensors")[str(channels or 3)]
     return images[..., :height, :width].permute(0, 2, 3, 1)
 

@@ -198,7 +198,7 @@ def test_export(case: oracle.Case, tmp_path: Path) -> None:
     if isinstance(inputs, torch.Tensor):
         if case.config.get("data_format") == "channels_first":  # read again it is the other one
             inputs, model = inputs.permute(0, 2, 3, 1), Backbone.from_preset(tmp_path)
-        inputs = {"images": inputs}
+        inputs = {next(iter(model.input_specs)): inputs}
     for name, value in inputs.items():
         if name.endswith("padding_mask"):
             value[value.sum(1) == 0] = 1  # transformers makes something else of rows of padding

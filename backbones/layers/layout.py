@@ -56,6 +56,7 @@ class Layout:
         inside: child → what this layer makes of the child's own layout (`flattened`, …); several
             layouts where the child is taken apart (`apart`).
         only: whether a child of that name belongs to this part of a layer that is taken apart.
+        numbered: how many layers of a class, in snake case, Keras has numbered before a model's.
         rest: whether this is what no part has: it stands under its attribute, numbered as the
             whole.
     """
@@ -74,6 +75,7 @@ class Layout:
         default_factory=dict
     )
     only: Callable[[str], bool] | None = None
+    numbered: Mapping[str, int] = field(default_factory=dict)
     rest: bool = False
 
 
@@ -89,6 +91,11 @@ def flattened(layout: Layout) -> Layout:
 def functional(layout: Layout) -> Layout:
     """A functional model as one layer, made of another one's inputs and outputs."""
     return replace(layout, kind=Kind.GRAPH, class_name="Functional")
+
+
+def beside(layout: Layout) -> Layout:
+    """A layer that has no part in the graph: it stands under its attribute."""
+    return replace(layout, rest=True)
 
 
 def apart(layout: Layout, *parts: Callable[[str], bool]) -> list[Layout]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
+
+from .vision import image_channels
+
+EncoderType = TypeVar("EncoderType", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -17,11 +22,19 @@ class Level:
         name: `P2` for a quarter of the image's resolution and so on.
         channels: its width.
         stride: pixels of the image for one of the map.
+        rounded_up: the stride up to which sizes are rounded up, and from there on down; by default
+            they are rounded up.
     """
 
     name: str
     channels: int
     stride: int
+    rounded_up: int | None = None
+
+    def size(self, *image: int) -> tuple[int, ...]:
+        """Of the map, from the height and width of the image."""
+        first = min(self.rounded_up or self.stride, self.stride)
+        return tuple(-(-side // first) // (self.stride // first) for side in image)
 
 
 class PyramidOutputs(Mapping[str, Callable[[Any], torch.Tensor]]):
@@ -51,3 +64,24 @@ class PyramidOutputs(Mapping[str, Callable[[Any], torch.Tensor]]):
 
     def __len__(self) -> int:
         return len(self.levels)
+
+
+def own_dtype(encoder: EncoderType) -> EncoderType:
+    """The encoder, which as in KerasHub keeps its dtype in a model of another one."""
+    encoder.fixed_dtype = encoder.dtype_policy
+    return encoder
+
+
+def check_encoder(encoder: Any, data_format: str, channels: int) -> None:
+    """Refuse an encoder of images of another order or number of channels."""
+    theirs = getattr(encoder, "data_format", None) or "channels_last"
+    if theirs != data_format:
+        raise ValueError(
+            f"image_encoder has data_format={theirs!r} and must have this model's, {data_format!r}."
+        )
+    shape = encoder.image_shape
+    if image_channels(shape, data_format) != channels:
+        raise ValueError(
+            f"image_encoder has image_shape={tuple(shape)} and must have {channels} channels, as "
+            "image_shape of this model."
+        )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .convolution import Conv2D, channels_first, pair, resize
+from .convolution import Conv2D, Size, channels_first, pair, resize
 from .layer import Layer
 
 
@@ -33,7 +34,7 @@ def image_channels(image_shape: Sequence[int | None], data_format: str) -> int:
     return channels or 3
 
 
-def check_choice(choices: Iterable[str], **argument: str) -> None:
+def check_choice(choices: Iterable[str | None], **argument: str | None) -> None:
     """Refuse an argument, given by its name, that is none of the choices.
 
     Raises:
@@ -41,7 +42,7 @@ def check_choice(choices: Iterable[str], **argument: str) -> None:
     """
     for name, value in argument.items():
         if value not in choices:
-            raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}.")
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(map(str, choices))}.")
 
 
 def check_equally_long(**lists: Sequence[object]) -> None:
@@ -72,15 +73,15 @@ def check_images(
     channels: int,
     size: Sequence[int | None] = (None, None),
     multiple_of: int | Sequence[int] = 1,
-    at_least: int = 1,
+    at_least: int | Sequence[int] = 1,
 ) -> None:
     """Refuse images that a model cannot take, at the beginning of its `forward`.
 
     Args:
         size: height and width, `None` for any.
         multiple_of: what height and width must be divisible by.
-        at_least: the smallest height and width, of which every layer leaves a pixel; where
-            convolutions and pools are padded any will do.
+        at_least: the smallest height and width, or one number for both, of which every layer leaves
+            a pixel; where convolutions and pools are padded any will do.
 
     Raises:
         ValueError: other sizes or channels; the message has both.
@@ -102,21 +103,46 @@ def check_images(
             f"Images must have a height and a width divisible by {steps[0]} and {steps[1]}, not "
             f"{given[0]} × {given[1]}."
         )
-    if given[0] < at_least or given[1] < at_least:
+    least = pair(at_least)
+    if given[0] < least[0] or given[1] < least[1]:
+        wanted_least = " and ".join(map(str, dict.fromkeys(least)))
         raise ValueError(
-            f"Images must have a height and a width of at least {at_least}, not "
+            f"Images must have a height and a width of at least {wanted_least}, not "
             f"{given[0]} × {given[1]}; enlarge them."
         )
 
 
+class Window(NamedTuple):
+    """What of a map a convolution or a pool sees at once.
+
+    Attributes:
+        extent, stride: in pixels.
+        padding: pixels at both ends together.
+    """
+
+    extent: Size
+    stride: Size = 1
+    padding: int = 0
+
+
+def smallest_seen(windows: Sequence[Window], axis: int = 0) -> int:
+    """The height (or width, `axis` 1) of images of which these windows, one after the other, leave
+    at least one pixel.
+    """
+    side = 1
+    for extent, stride, padding in reversed(windows):
+        side = max(1, (side - 1) * pair(stride)[axis] + pair(extent)[axis] - padding)
+    return side
+
+
 def smallest_side(convolutions: Iterable[nn.Conv2d]) -> int:
     """Of the images that these convolutions, one after the other, make at least one pixel of."""
-    side = 1
-    for conv in reversed(list(convolutions)):
+    windows = []
+    for conv in convolutions:
         extent = (conv.kernel_size[0] - 1) * conv.dilation[0] + 1
         padding = extent - 1 if conv.padding == "same" else 2 * int(conv.padding[0])
-        side = max(1, (side - 1) * conv.stride[0] + extent - padding)
-    return side
+        windows.append(Window(extent, conv.stride[0], padding))
+    return smallest_seen(windows)
 
 
 def image_size(
@@ -280,7 +306,7 @@ def window_offsets(size: int, device: torch.device | None = None) -> torch.Tenso
     return down * (2 * size - 1) + right
 
 
-class RelativePositions(Layer):
+class RelativePositions(PositionGrid):
     """Scores of relative positions in a plane, those of rows and of columns added (ViTDet, SAM;
     arXiv:2112.01526). A grid of another size gets interpolated vectors.
 
@@ -291,7 +317,7 @@ class RelativePositions(Layer):
     compute_dtype: torch.dtype | None = None
 
     def __init__(self, size: Sequence[int], dim: int) -> None:
-        super().__init__()
+        super().__init__(size, (1, 1))
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * size[0] - 1, dim))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * size[1] - 1, dim))
 
@@ -307,8 +333,20 @@ class RelativePositions(Layer):
     @staticmethod
     def vectors(table: torch.Tensor, size: int) -> torch.Tensor:
         """Of each query and key along one axis, `[size, size, dim]`."""
-        if len(table) != 2 * size - 1:
-            line = table.float().T[None, :, :, None]
-            table = resize(line, (2 * size - 1, 1))[0, :, :, 0].T.to(table.dtype)
+        table = RelativePositions.resampled(table, size)
         places = torch.arange(size, device=table.device)
         return table[places[:, None] - places + size - 1]
+
+    @staticmethod
+    def resampled(table: torch.Tensor, size: int) -> torch.Tensor:
+        """The table for an axis of this size, by straight lines in float32."""
+        if len(table) == 2 * size - 1:
+            return table
+        line = table.float().T[None, :, :, None]
+        return resize(line, (2 * size - 1, 1))[0, :, :, 0].T.to(table.dtype)
+
+    def tables(self) -> dict[str, int]:
+        return {"rel_pos_h": 0, "rel_pos_w": 0}
+
+    def resample(self, name: str, old: PositionGrid) -> torch.Tensor:
+        return self.resampled(getattr(old, name), self.grid[0 if name == "rel_pos_h" else 1])

@@ -324,7 +324,7 @@ def bind(
     bindings = []
     counts: Counter[str] = Counter()
     for rule in table.weights:
-        if any(arguments[name] != value for name, value in rule.when.items()):
+        if not rule.holds(arguments):
             continue
         for name in state:
             numbers = parts(rule.ours[0], name)
@@ -444,6 +444,7 @@ def plan(
                 if name in stored:
                     problems.append(f"twice: {stored[name].name} and {tensor.name} in {path.name}")
                 stored[name] = tensor
+        model.build_parts(stored)
         bindings = bind(table.for_names(stored), arguments_of(model), model.state_dict())
         absent = account(table, bindings, stored, problems, source.handle, ignore)
         yield Plan(table, config, model, bindings, stored, absent, files)

@@ -303,7 +303,8 @@ class Rule:
         theirs, ours: templates, all with the same `{}`; none of theirs for what is not stored.
         operations: from ours to theirs, in this order; none where they are equal. One that
             depends on the model is a function of its arguments.
-        when: arguments of the models for which the rule holds.
+        when: arguments of the models for which the rule holds: a value, or a function that is true
+            of it.
         count: the argument for how many `[]` are.
     """
 
@@ -312,6 +313,13 @@ class Rule:
     operations: tuple[Operation | Callable[[Arguments], Operation], ...] = ()
     when: Mapping[str, Any] = field(default_factory=dict)
     count: str = ""
+
+    def holds(self, arguments: Arguments) -> bool:
+        """For a model of these arguments."""
+        return all(
+            wanted(arguments[name]) if callable(wanted) else wanted == arguments[name]
+            for name, wanted in self.when.items()
+        )
 
     def names(
         self, numbers: Sequence[str], arguments: Arguments

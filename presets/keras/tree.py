@@ -91,7 +91,7 @@ def keras_tree(model: Model) -> Layer:
     layout = layout_of(model)
     root = Layer("", model.name, class_name_of(model), layout)
     _fill(root, model, "")
-    names: Counter[str] = Counter()
+    names = Counter(layout.numbered)
     _number(root, names, called=False)
     _number(root, names, called=True)
     return root

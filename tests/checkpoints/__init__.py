@@ -27,7 +27,8 @@ class Interface:
         unmatched: weights that only one of both has.
         zeroed: weights → how many first rows are read by no one, and written as zeros.
         adapt: from any inputs to those of which transformers makes the same.
-        forms: inputs that are no integers, and of which transformers wants another form.
+        forms: inputs that are no integers, and of which transformers wants another form; and
+            outputs that it gives in another form than we do.
         besides: from our inputs to what only transformers must be told.
         attention: the implementation in transformers that is compared.
     """
@@ -162,7 +163,10 @@ def outputs_of(
         },
         **interface.besides(inputs),
     )
-    return {ours: found[theirs] for ours, (theirs, _) in interface.outputs.items()}
+    return {
+        ours: interface.forms.get(ours, torch.Tensor.clone)(found[theirs])
+        for ours, (theirs, _) in interface.outputs.items()
+    }
 
 
 def visible(
