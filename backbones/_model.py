@@ -175,7 +175,7 @@ class Model(nn.Module, metaclass=Configured):
             for name in names:
                 if name not in known and given.get(name) is not None:
                     raise ValueError(
-                        f"{name} needs a {tower}, which this {self.class_name} does not have."
+                        f"{name} needs {tower}, which this {self.class_name} does not have."
                     )
         given = check_keys(given, known, type(self).__name__)
         if not torch.compiler.is_compiling():
