@@ -214,7 +214,12 @@ READERS: list[tuple[str, str, Callable[[Path], Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "name", "read"), READERS, ids=lambda one: str(one)[:30])
+def named(one: Any) -> str:
+    """Equal in all processes of a run."""
+    return one if isinstance(one, str) else getattr(one, "__name__", "read")
+
+
+@pytest.mark.parametrize(("kind", "name", "read"), READERS, ids=named)
 def test_bytes(
     kind: str,
     name: str,
@@ -236,7 +241,7 @@ def test_bytes(
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "read"), [one for one in READERS if one[1].endswith(".json")]
+    ("kind", "name", "read"), [one for one in READERS if one[1].endswith(".json")], ids=named
 )
 def test_values(
     kind: str,

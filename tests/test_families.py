@@ -278,10 +278,15 @@ def test_float16(first: Reference) -> None:
         assert error <= theirs[name] / 8, name
 
 
+def takes_one_size(model: Any) -> bool:
+    """Whether its images must be of one size."""
+    fixed = any(isinstance(module, Model) and module.resampled for module in model.modules())
+    return fixed or None not in getattr(model, "image_shape", (None,))
+
+
 def images_of_one_size(model: Any) -> set[str]:
     """Inputs that vary in nothing but their number."""
-    fixed = any(isinstance(module, Model) and module.resampled for module in model.modules())
-    fixed = fixed or None not in getattr(model, "image_shape", (None,))
+    fixed = takes_one_size(model)
     return {name for name, spec in model.input_specs.items() if fixed and "length" not in spec.axes}
 
 
