@@ -585,7 +585,7 @@ def test_classes_without_a_table(tmp_path: Path) -> None:
         (
             {"config.json": b'{"model_type": "bert", "a":' * 300 + b"1" + b"}" * 300},
             ValueError,
-            "none",
+            "nested more than 64 levels",
         ),
     ],
 )
