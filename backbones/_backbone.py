@@ -39,9 +39,11 @@ class Backbone(Model):
 
     Attributes:
         fused: whether `fuse` has made it.
+        blank_side: of images that any model of the class takes, if it takes several sizes.
     """
 
     fused: bool = False
+    blank_side: int = 256
 
     # Presets
 
@@ -232,7 +234,7 @@ class Backbone(Model):
         shape = getattr(self, "image_shape", (None, None, None))
         first = getattr(self, "data_format", None) == "channels_first"
         channels = shape[0 if first else -1] or 3
-        height, width = ((side or 256) for side in (shape[1:] if first else shape[:-1]))
+        height, width = (side or self.blank_side for side in (shape[1:] if first else shape[:-1]))
         sizes = (channels, height, width) if first else (height, width, channels)
         return torch.empty(1, *sizes, dtype=self.dtype, device="meta")
 

@@ -143,6 +143,7 @@ class BASNetBackbone(Backbone):
         check_resnet(image_encoder, projection_filters)
         levels = image_encoder.pyramid_levels()[:4]
         self.stride = levels[0].stride // 4
+        self.blank_side = 32 * self.stride
         filters = 8 * projection_filters
         # KerasHub makes all heads first, one after the other.
         default = DefaultHeads(num_classes, DTypePolicy.get(dtype))

@@ -59,6 +59,7 @@ class SpatialPyramidPooling(Layer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         *local, pooled = self.aspp_parallel_channels
         whole = pooled(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
+        whole = whole.contiguous(memory_format=torch.channels_last)
         return self.projection(torch.cat([*(branch(x) for branch in local), whole], 1))
 
 

@@ -70,11 +70,28 @@ CASES = [
             image_encoder=encoder(
                 input_conv_filters=[1],
                 block_type="basic_block_vd",
-                stackwise_num_strides=[5, 2, 2, 2],
+                stackwise_num_strides=[2, 2, 2, 2],
             ),
             projection_filters=1,
+            image_shape=(64, 63, 3),
         ),
-        images(2, 320, 317),
+        images(2, 64, 63),
+        deviation=0.15,
+    ),
+    Case(
+        "basnet-free",
+        "BASNetBackbone",
+        config(
+            2,
+            2,
+            image_encoder=encoder(
+                input_conv_filters=[2],
+                block_type="basic_block_vd",
+                stackwise_num_strides=[1, 2, 2, 2],
+            ),
+            projection_filters=2,
+        ),
+        images(1, 64, 32),
         deviation=0.15,
     ),
     Case(

@@ -20,7 +20,8 @@ def config(**others: Any) -> dict[str, Any]:
 
 
 CASES = [
-    Case("deeplab-plus", "DeepLabV3Backbone", config(), images(2, 29, 48)),
+    Case("deeplab-plus", "DeepLabV3Backbone", config(image_shape=(29, 48, 3)), images(2, 29, 48)),
+    Case("deeplab-free", "DeepLabV3Backbone", config(), images(1, 48, 31)),
     Case(
         "deeplab",
         "DeepLabV3Backbone",
