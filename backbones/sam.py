@@ -536,7 +536,11 @@ class SAMBackbone(Backbone):
 
     @property
     def layout(self) -> Layout:
-        return Layout(Kind.GRAPH, inside={"image_encoder": flattened, "mask_decoder": beside})
+        return Layout(
+            Kind.GRAPH,
+            inside={"image_encoder": flattened, "mask_decoder": beside},
+            assigned=("image_encoder", "prompt_encoder", "mask_decoder"),
+        )
 
     def forward(
         self,

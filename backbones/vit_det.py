@@ -272,7 +272,11 @@ class ViTDetBackbone(Backbone):
 
     @property
     def layout(self) -> Layout:
-        return Layout(Kind.GRAPH, unnamed=("patching", "positions", "neck"))
+        return Layout(
+            Kind.GRAPH,
+            unnamed=("patching", "positions", "neck"),
+            assigned=("neck", "patching", "positions", "layers"),
+        )
 
     def forward(self, images: Images) -> torch.Tensor:
         check_images(images, "channels_last", self.channels, (self.side, self.side))

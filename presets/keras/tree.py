@@ -16,7 +16,9 @@ from ...backbones.layers.core import Projection
 from ...backbones.layers.layout import (
     Kind,
     Layout,
+    beside,
     class_name_of,
+    flattened,
     keras_children,
     layout_of,
 )
@@ -86,9 +88,9 @@ class Layer:
             yield from child.walk()
 
 
-def keras_tree(model: Model) -> Layer:
+def keras_tree(model: Model, layout: Layout | None = None) -> Layer:
     """The Keras layers of a model that hold weights."""
-    layout = layout_of(model)
+    layout = layout or layout_of(model)
     root = Layer("", model.name, class_name_of(model), layout)
     _fill(root, model, "")
     names = Counter(layout.numbered)
@@ -112,17 +114,45 @@ def flat_layers(model: Model, order: str = "torch") -> list[Layer]:
     `order` is the backend whose Keras counts: on `jax` (and TensorFlow) a model lists its layers
     as they were assigned to attributes, on `torch` as they stand in the graph.
     """
-    root = keras_tree(model)
-    top = root.children
-    if order != "torch" and root.layout.assigned:
-        top = sorted(top, key=lambda layer: root.layout.assigned.index(layer.attribute))
+    layout = layout_of(model)
+    made = {path: i for i, (path, _) in enumerate(model.named_modules())}
+    as_assigned = order != "torch" and bool(layout.assigned)
+    if as_assigned:  # where models are attributes, before their layers are in a graph
+        views = {key: view for key, view in layout.inside.items() if view is not flattened}
+        layout = replace(layout, inside=views)
+
+    def children(layer: Layer) -> list[Layer]:
+        assigned = layer.layout.assigned if as_assigned else ()
+        if not assigned:
+            return layer.children
+        return sorted(
+            layer.children, key=lambda one: (assigned.index(one.attribute), made[one.key])
+        )
+
+    root = keras_tree(model, layout)
     flat: list[Layer] = []
-    waiting = list(reversed(top))
+    waiting = list(reversed(children(root)))
+    # What is taken apart is an attribute, too, with what no part has.
+    waiting.sort(key=lambda layer: not layer.layout.rest)
     while waiting:
         layer = waiting.pop()
         flat.append(layer)
-        waiting.extend(layer.children)
-    return flat
+        waiting.extend(children(layer))
+    return flat + _emptied(model, root)
+
+
+def _emptied(model: Model, root: Layer) -> list[Layer]:
+    """Models within the model all of whose layers are counted as others'; they themselves count."""
+    kept = {layer.attribute for layer in root.children if layer.layout.rest}
+    found = []
+    for key, view in root.layout.inside.items():
+        child = getattr(model, key)
+        own = layout_of(child)
+        seen = view(own)
+        taken = not isinstance(seen, Layout) or replace(seen, kind=own.kind) != own
+        if taken and key not in kept and view is not beside:
+            found.append(Layer("", child.keras_name, class_name_of(child), own))
+    return found
 
 
 def _fill(layer: Layer, module: nn.Module, key: str) -> None:
