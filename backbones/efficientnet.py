@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -458,7 +459,7 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
                 )
                 blocks.append(BLOCKS[block_type](spec))
                 width, done = filters, done + 1
-            stacks.append(Stack(block_names(i + 1), blocks))
+            stacks.append(Stack(partial(block_name, i + 1), blocks))
         self.blocks = Stack("", stacks)
         top = scaled("num_features", num_features, -1)
         self.levels.append(Level(f"P{len(self.levels) + 1}", top, stride))
@@ -515,9 +516,9 @@ def coefficients(
     return found
 
 
-def block_names(stack: int) -> Callable[[int], str]:
+def block_name(stack: int, index: int) -> str:
     """A letter for each block."""
-    return lambda i: f"block{stack}{chr(ord('a') + i)}_"
+    return f"block{stack}{chr(ord('a') + index)}_"
 
 
 def block_spec(

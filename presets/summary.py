@@ -102,6 +102,7 @@ def _renaming(group: nn.Module, name: str, outer: Callable[[str], str]) -> Calla
     def rename(child: str) -> str:
         if child in layout.unnamed:
             return child
+        child = layout.names.get(child, child)
         suffix = layout.attributes.get(child, child)
         return outer((layout.group or "").format(group=name, child=suffix))
 
@@ -232,6 +233,8 @@ def _numbered(names: list[str]) -> str:
     if not different:
         return names[0]
     place = different[0]
+    if not all(part[place].isdigit() for part in parts):  # letters
+        return f"{names[0]}…{names[-1]}"
     runs: list[list[int]] = []
     for number in (int(part[place]) for part in parts):
         if runs and number == runs[-1][-1] + 1:

@@ -194,4 +194,5 @@ def test_every_family(first: Reference) -> None:
 
     for layer in first.model.layers:
         automatic = re.sub(r"_\d+$", "", layer.name) == snake_case(type(layer).__name__)
-        assert automatic or not layer.weights or layer.name in names(tree)
+        part = type(layer).__name__ == "Functional"  # of a model that is taken apart
+        assert automatic or part or not layer.weights or layer.name in names(tree)

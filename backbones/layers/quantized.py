@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .core import Dense, Embedding, Projection, ReversibleEmbedding
-from .layout import keras_children
+from .layout import Child, keras_children
 
 EPSILON = 1e-7
 
@@ -76,7 +76,9 @@ def product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch
     return y
 
 
-def quantize_layers(module: nn.Module, modes: Mapping[str, str], prefix: str = "") -> list[str]:
+def quantize_layers(
+    module: nn.Module, modes: Mapping[str, str], prefix: str = "", seen: Child | None = None
+) -> list[str]:
     """Give the layers at these paths of Keras names (`block_0/attention/query`) int8 weights.
 
     Returns:
@@ -86,14 +88,17 @@ def quantize_layers(module: nn.Module, modes: Mapping[str, str], prefix: str = "
         NotImplementedError: a mode other than `int8`, or a layer that cannot have it.
     """
     found = []
-    for child in keras_children(module):
+    only = None if seen is None else seen.layout.only
+    for child in keras_children(module, *(() if seen is None else (seen.layout, seen.name))):
+        if only is not None and not only(child.name):
+            continue
         path = f"{prefix}{child.name}"
         if path in modes:
             found.append(path)
             owner, _, name = child.path.rpartition(".")
             setattr(module.get_submodule(owner), name, _quantized(child.module, modes[path], path))
         else:
-            found += quantize_layers(child.module, modes, f"{path}/")
+            found += quantize_layers(child.module, modes, f"{path}/", child)
     return found
 
 

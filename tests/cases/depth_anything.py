@@ -44,7 +44,7 @@ CASES = [
         "depth-anything",
         "DepthAnythingBackbone",
         config(
-            encoder_config((24, 24, 3), (20, 20)),
+            encoder_config((24, 24, 3), (24, 24)),  # resampled on TensorFlow they are others
             reassemble_factors=[2, 1, 0.5],
             neck_hidden_dims=[5, 6, 7],
             fusion_hidden_dim=9,
