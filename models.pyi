@@ -8,7 +8,6 @@ from .backbones._backbone import FeaturePyramidBackbone as FeaturePyramidBackbon
 from .backbones._gemma3_vision import Gemma3VisionEncoder as _Gemma3VisionEncoder
 from .backbones.albert import AlbertBackbone as _AlbertBackbone
 from .backbones.bart import BartBackbone as _BartBackbone
-from .backbones.basnet import BASNetBackbone as _BASNetBackbone
 from .backbones.bert import BertBackbone as _BertBackbone
 from .backbones.bloom import BloomBackbone as _BloomBackbone
 from .backbones.cspnet import CSPNetBackbone as _CSPNetBackbone
@@ -97,11 +96,6 @@ class BartBackbone(_BartBackbone):
     dropout: float
     max_sequence_length: int
 
-class BASNetBackbone(_BASNetBackbone):
-    num_classes: int
-    image_shape: Sequence[int | None]
-    projection_filters: int
-
 class BertBackbone(_BertBackbone):
     vocabulary_size: int
     num_layers: int
@@ -176,7 +170,6 @@ class DenseNetBackbone(_DenseNetBackbone):
     growth_rate: int
 
 class DepthAnythingBackbone(_DepthAnythingBackbone):
-    image_encoder: DINOV2Backbone
     reassemble_factors: Sequence[float]
     neck_hidden_dims: Sequence[int]
     fusion_hidden_dim: int
@@ -796,7 +789,6 @@ class SAMMaskDecoder(_SAMMaskDecoder):
     activation: str | dict[str, Any]
 
 class SAMBackbone(_SAMBackbone):
-    image_encoder: ViTDetBackbone
     prompt_encoder: SAMPromptEncoder
     mask_decoder: SAMMaskDecoder
 

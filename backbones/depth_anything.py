@@ -6,14 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
 
-from ._backbone import Backbone
+from ._backbone import Backbone, FeaturePyramidBackbone
 from ._inputs import Images
-from .dinov2 import DINOV2Backbone
 from .layers.convolution import (
     Conv2D,
     Conv2DTranspose,
@@ -176,7 +175,7 @@ class DepthAnythingBackbone(Backbone):
 
     def __init__(
         self,
-        image_encoder: DINOV2Backbone,
+        image_encoder: FeaturePyramidBackbone,
         reassemble_factors: Sequence[float],
         neck_hidden_dims: Sequence[int],
         fusion_hidden_dim: int,
@@ -190,9 +189,14 @@ class DepthAnythingBackbone(Backbone):
     ) -> None:
         super().__init__(dtype, trainable, name)
         self.data_format = check_data_format(data_format)
-        if image_encoder.data_format != self.data_format:
+        if image_encoder.class_name != "DINOV2Backbone":
             raise ValueError(
-                f"image_encoder has data_format={image_encoder.data_format!r} and must have this "
+                f"image_encoder must be a DINOV2Backbone, not a {image_encoder.class_name}."
+            )
+        encoder: Any = image_encoder
+        if encoder.data_format != self.data_format:
+            raise ValueError(
+                f"image_encoder has data_format={encoder.data_format!r} and must have this "
                 f"model's, {self.data_format!r}."
             )
         level, *_ = levels = image_encoder.pyramid_levels()
@@ -217,7 +221,7 @@ class DepthAnythingBackbone(Backbone):
         check_at_least(2, fusion_hidden_dim=fusion_hidden_dim)
         if min(reassemble_factors) <= 0:
             raise ValueError(f"reassemble_factors={reassemble_factors} must be above zero.")
-        self.grid = image_encoder.embeddings.grid
+        self.grid: tuple[int, int] = encoder.embeddings.grid
         sizes = self.fused_sizes(reassemble_factors)
         self.image_encoder = image_encoder
         self.neck = DepthAnythingNeck(

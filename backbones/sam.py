@@ -22,7 +22,6 @@ from .layers.layer import Layer
 from .layers.layout import Kind, Layout, Sequential, Stack, beside, flattened
 from .layers.transformer import head_dim
 from .layers.vision import check_at_least
-from .vit_det import ViTDetBackbone
 
 __all__ = ["SAMBackbone", "SAMMaskDecoder", "SAMPromptEncoder"]
 
@@ -522,7 +521,7 @@ class SAMBackbone(Backbone):
 
     def __init__(
         self,
-        image_encoder: ViTDetBackbone,
+        image_encoder: Backbone,
         prompt_encoder: SAMPromptEncoder,
         mask_decoder: SAMMaskDecoder,
         dtype: DTypeLike = None,
@@ -530,6 +529,10 @@ class SAMBackbone(Backbone):
         name: str | None = None,
     ) -> None:
         super().__init__(dtype, trainable, name)
+        if image_encoder.class_name != "ViTDetBackbone":
+            raise ValueError(
+                f"image_encoder must be a ViTDetBackbone, not a {image_encoder.class_name}."
+            )
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
