@@ -52,7 +52,12 @@ def config(**others: Any) -> dict[str, Any]:
 
 
 CASES = [
-    Case("retinanet", "RetinaNetBackbone", config(max_level=5), images(2, 58, 64)),
+    Case(
+        "retinanet",
+        "RetinaNetBackbone",
+        config(max_level=5, image_shape=(58, 64, 3)),
+        images(2, 58, 64),
+    ),
     Case("retinanet-p5", "RetinaNetBackbone", config(use_p5=True), images(2, 58, 61)),
     Case(
         "retinanet-norm",
