@@ -63,8 +63,10 @@ def _layer(module: nn.Module, name: str, attribute: str, rename: Callable[[str],
     for key, parameter in module.named_parameters(recurse=False):  # adapters
         layer.weights.setdefault(key, tuple(parameter.shape))
     layer.parameters = sum(math.prod(shape) for shape in layer.weights.values())
+    own = layout_of(module)
+    names = {} if own.group is not None else own.names
     for key, child, stack in _children(module):
-        full = rename(key)
+        full = rename(names.get(key, key).replace("{}", name))
         group = layout_of(child).group
         inner = _layer(child, full, key, str if group is None else _renaming(child, key, rename))
         inner.stack = stack

@@ -20,7 +20,13 @@ def config(**others: Any) -> dict[str, Any]:
 
 
 CASES = [
-    Case("deeplab-plus", "DeepLabV3Backbone", config(image_shape=(29, 48, 3)), images(2, 29, 48)),
+    Case(
+        "deeplab-plus",
+        "DeepLabV3Backbone",
+        config(image_shape=(29, 48, 3)),
+        images(2, 29, 48),
+        deviation=0.1,  # or gradients are too small for float16
+    ),
     Case("deeplab-free", "DeepLabV3Backbone", config(), images(1, 48, 31)),
     Case(
         "deeplab",
