@@ -184,28 +184,29 @@ def test_life_cycle(first: Reference, tmp_path: Path) -> None:
     model = first.load()
     inputs, names = first.inputs, targets(model)
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
-    plain = outputs_of(model, inputs)
+    # Frozen as with LoRA, since torch then rounds products with expanded inputs otherwise.
+    plain = outputs_of(first.load(trainable=False), inputs)
     enable(model, names)
     adapted = outputs_of(model, inputs)
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    # Off, as a block and as a verb. How sums are rounded depends on where their memory lies.
+    # Off, as a block and as a verb.
     with model.disable_lora():
-        oracle.assert_close(outputs_of(model, inputs), plain, 1e-6)
+        oracle.assert_close(outputs_of(model, inputs), plain, 0.0)
         with pytest.warns(UserWarning, match="disabled"):
             model.save_weights(tmp_path / "off.safetensors")
         model.save_lora_weights(tmp_path / "off.lora.h5")
         with pytest.raises(ValueError, match="disabled"):
             model.merge_lora()
-    oracle.assert_close(outputs_of(model, inputs), adapted, 1e-6)
+    oracle.assert_close(outputs_of(model, inputs), adapted, 0.0)
     model.disable_lora()
     with model.disable_lora():
         pass
-    oracle.assert_close(outputs_of(model, inputs), plain, 1e-6)
+    oracle.assert_close(outputs_of(model, inputs), plain, 0.0)
     model.enable_lora()
-    oracle.assert_close(outputs_of(model, inputs), adapted, 1e-6)
+    oracle.assert_close(outputs_of(model, inputs), adapted, 0.0)
     other = first.load()
     other.load_weights(tmp_path / "off.safetensors")
-    oracle.assert_close(outputs_of(other, inputs), plain, 1e-6)
+    oracle.assert_close(outputs_of(other.requires_grad_(False), inputs), plain, 0.0)
     # Merged: all files are as before, and nothing trains.
     model.merge_lora()
     with pytest.raises(RuntimeError, match="unmerge_lora"):
