@@ -103,6 +103,7 @@ class Gemma3VisionEncoderBlock(Layer):
                 Gemma3VisionEncoderLayer(hidden_dim, num_heads, intermediate_dim)
                 for _ in range(num_layers)
             ),
+            norm="encoder_layer_norm",
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

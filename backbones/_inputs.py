@@ -77,17 +77,23 @@ def _annotations(hint: Any) -> list[Input]:
     return [spec for argument in typing.get_args(hint) for spec in _annotations(argument)]
 
 
-def check_keys(given: Mapping[str, Any], inputs: Mapping[str, Input], where: str) -> dict[str, Any]:
+def check_keys(
+    given: Mapping[str, Any], inputs: Mapping[str, Input], where: str, partly: bool = False
+) -> dict[str, Any]:
     """Those of `given` that the model takes.
 
     As in Keras, further keys are passed over, but for those that look like another spelling of an
     input that is not there.
 
+    Args:
+        partly: whether some of the required ones may be missing; they are `None` then.
+
     Raises:
         ValueError: a required input is missing, or misspelt.
     """
     wanted = [name for name, spec in inputs.items() if spec.kind != "state"]
-    missing = [name for name in wanted if inputs[name].required and given.get(name) is None]
+    required = [name for name in wanted if inputs[name].required]
+    missing = [name for name in required if given.get(name) is None]
     absent = [name for name in wanted if given.get(name) is None]
     unknown = [str(name) for name in given if name not in inputs]
     # Written out, since compilers know no assignments within expressions.
@@ -96,7 +102,7 @@ def check_keys(given: Mapping[str, Any], inputs: Mapping[str, Input], where: str
         meant = _meant(name, absent)
         if meant is not None:
             hints.append(f"{name!r} must be {meant!r}")
-    if missing or hints:
+    if hints or (missing and not (partly and len(missing) < len(required))):
         raise ValueError(
             f"{where} takes the inputs {', '.join(wanted)}"
             + (f"; missing: {', '.join(missing)}" if missing else "")
@@ -104,7 +110,8 @@ def check_keys(given: Mapping[str, Any], inputs: Mapping[str, Input], where: str
             + (f" ({'; '.join(hints)})" if hints else "")
             + "."
         )
-    return {name: value for name, value in given.items() if name in inputs}
+    known = {name: value for name, value in given.items() if name in inputs}
+    return {**dict.fromkeys(missing), **known}
 
 
 def _meant(name: str, absent: Sequence[str]) -> str | None:

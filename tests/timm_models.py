@@ -71,6 +71,15 @@ def compute(model: torch.nn.Module, folder: Path, module: str | None) -> None:
     features = features if isinstance(features, dict) else {"output": features}
     features = {name: feature.contiguous() for name, feature in features.items()}
     save_file(features, f"{folder}.features.safetensors")
+    if hasattr(model, "forward_intermediates"):
+        intermediates = {
+            f"{norm}.{i}": x.contiguous()
+            for norm in (False, True)
+            for i, x in enumerate(
+                model.forward_intermediates(images, norm=norm, intermediates_only=True)
+            )
+        }
+        save_file(intermediates, f"{folder}.intermediates.safetensors")
 
 
 def make(folder: Path, models: dict[str, list[Any]]) -> None:
