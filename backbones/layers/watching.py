@@ -76,7 +76,8 @@ def _modules_being_exported() -> dict[str, Any]:
 
 
 class _Thread(threading.local):
-    watch: Watch | None = None
+    def __init__(self) -> None:  # compilers look whether it is there
+        self.watch: Watch | None = None
 
 
 _thread = _Thread()
