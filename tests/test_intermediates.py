@@ -21,8 +21,12 @@ from keras_hub_torch.backbones.layers.layout import Stack
 from keras_hub_torch.models import (
     AlbertBackbone,
     BertBackbone,
+    Gemma3Backbone,
+    Gemma3VisionEncoder,
     GPT2Backbone,
+    MiTBackbone,
     ResNetBackbone,
+    SegFormerBackbone,
     T5Backbone,
     ViTBackbone,
 )
@@ -119,6 +123,16 @@ def test_every_family(first: Reference) -> None:
     block = numbered[number][0]
     assert begun[-1] in set(block.modules())
     assert sum(m in blocks for m in begun) == number + 1
+    if isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
+        assert_is_map(model, inputs)
+
+
+def assert_is_map(model: Any, images: torch.Tensor) -> None:
+    """Height and width, where the image has them, are the image's over one stride."""
+    (x,) = model.forward_intermediates(images, 1, maps=True)
+    axes = (2, 3) if getattr(model, "data_format", None) == "channels_first" else (1, 2)
+    sides = [(images.shape[axis], x.shape[axis]) for axis in axes]
+    assert any(all(abs(a / s - b) < 1 for a, b in sides) for s in range(1, 65)), sides
 
 
 class First(nn.Module):
@@ -256,6 +270,24 @@ def test_encoder_without_decoder() -> None:
             model.forward_intermediates({"encoder_token_ids": ids}, **options)
     with pytest.raises(ValueError, match="missing: encoder_token_ids, decoder_token_ids"):
         model.forward_intermediates({})
+
+
+@torch.no_grad()
+def test_towers() -> None:
+    """Their blocks are their own, and not counted with those of the model around them."""
+    tower = Gemma3VisionEncoder(8, 4, 2, 8, 3, 12, 8, 2).eval()
+    images = torch.rand(2, 1, 8, 8, 3)
+    with seen(tower) as calls:
+        tower(images)
+    normed = next(y for m, _, y in calls if m is tower.image_encoder.encoder_layer_norm)
+    assert torch.equal(tower.forward_intermediates(images, 1, norm=True)[0], normed)
+    with pytest.raises(ValueError, match="do not give the patches of an image"):
+        tower.forward_intermediates(images, maps=True)
+    model = Gemma3Backbone(17, 8, 2, 2, 1, 4, 8, 12, vision_encoder=tower).eval()
+    assert len(model.forward_intermediates(IDS)) == 2
+    encoder = MiTBackbone([1, 1], 2, [1, 1], [1, 1], 0.0, [3, 3], [2, 2], (8, 8, 3), [4, 6])
+    with pytest.raises(NotImplementedError, match="no blocks in a row; ask its image_encoder"):
+        SegFormerBackbone(encoder, 8).forward_intermediates(torch.rand(1, 8, 8, 3))
 
 
 def test_layers_that_are_called_again() -> None:
