@@ -23,7 +23,7 @@ from .layers.masks import Mask
 from .layers.multimodal import prepend
 from .layers.rotary import rotary_frequencies, rotary_tables
 from .layers.siglip import SiglipAttention, SiglipBlock, SiglipEmbeddings, SiglipEncoder
-from .layers.vision import check_choice
+from .layers.vision import check_at_least, check_choice
 
 ResponseMask = Annotated[torch.Tensor, Input("mask", ("batch", "length"))]
 
@@ -126,8 +126,8 @@ class PaliGemmaBackbone(Backbone):
         dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: a `vit_pooling`, heads that do not divide the tower's width; images of another
-            size, or not in the first call.
+        ValueError: a `vit_pooling`, heads that do not divide the tower's width, images smaller than
+            a patch; images of another size, or not in the first call.
     """
 
     obsolete: ClassVar = {"include_rescaling": False}
@@ -166,12 +166,15 @@ class PaliGemmaBackbone(Backbone):
     ) -> None:
         super().__init__(dtype, trainable, name)
         check_choice([None], vit_pooling=vit_pooling)
+        check_at_least(vit_patch_size, image_size=image_size)
         if vit_hidden_dim % vit_num_heads:
             raise ValueError(
                 f"vit_hidden_dim={vit_hidden_dim} is not divisible by vit_num_heads="
                 f"{vit_num_heads}."
             )
         self.vit_intermediate_dim = vit_intermediate_dim or 4304
+        self.vit_name = vit_name
+        self.head_dim = head_dim
         self.soft_capped = attention_logit_soft_cap is not None
         self.window = sliding_window_size if use_sliding_window_attention else None
         self.cache_shapes = [
@@ -243,7 +246,12 @@ class PaliGemmaBackbone(Backbone):
             names={"vit_encoder": tower},
             unnamed=() if self.vit_name else ("vit_encoder",),
             order=graph.order(graph("final_normalization", x)),
-            assigned=("token_embedding", "vit_encoder", "transformer_layers"),
+            assigned=(
+                "token_embedding",
+                "vit_encoder",
+                "transformer_layers",
+                "final_normalization",
+            ),
         )
 
     def forward(

@@ -167,9 +167,7 @@ def _start(
         raise ValueError(f"repetition_penalty must be above 0, not {repetition_penalty}.")
     device = backbone.device
     vocabulary_size: int = backbone.vocabulary_size  # type: ignore[assignment]
-    prompts = read_prompts(
-        token_ids, padding_mask, vocabulary_size, device, backbone.input_specs
-    )
+    prompts = read_prompts(token_ids, padding_mask, vocabulary_size, device, backbone.input_specs)
     width, room = _room(prompts, max_length, max_new_tokens)
     longest = int((prompts.lengths + room).max()) + backbone.positions_before_text(prompts.others)
     if cache is None:

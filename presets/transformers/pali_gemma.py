@@ -50,9 +50,7 @@ def either_kind(
     def choose(value: Any, kind: str) -> tuple[Any]:
         return (load((gemma, gemma2)[kind == "gemma2"] if value is None else value),)
 
-    return Key(
-        {theirs: None, "model_type": "gemma"}, (ours,), choose, lambda value: (save(value),)
-    )
+    return Key({theirs: None, "model_type": "gemma"}, (ours,), choose, lambda value: (save(value),))
 
 
 def load_kind(kind: str) -> tuple[bool, bool, bool]:
@@ -180,11 +178,16 @@ VISION = (
     key("hidden_size", "vit_hidden_dim", 768),
     key("num_hidden_layers", "vit_num_layers", 12),
     key("intermediate_size", "vit_intermediate_dim", 3072),
-    fixed("model_type", "siglip_vision_model"),
     fixed("hidden_act", "gelu_pytorch_tanh"),
     fixed("num_channels", 3),
     assumed("layer_norm_eps", 1e-6),
     Key({"vision_use_head": True}, (), lambda _: (), lambda: (False,)),
+)
+NORMS = (
+    rule("post_attention_layernorm.weight", "pre_ffw_norm.weight", use_post_ffw_norm=False),
+    rule("post_attention_layernorm.weight", "post_attention_norm.weight", use_post_ffw_norm=True),
+    rule("pre_feedforward_layernorm.weight", "pre_ffw_norm.weight", use_post_ffw_norm=True),
+    rule("post_feedforward_layernorm.weight", "post_ffw_norm.weight", use_post_ffw_norm=True),
 )
 PALI_GEMMA = Table(
     model_types=("paligemma",),
@@ -193,6 +196,7 @@ PALI_GEMMA = Table(
     config=(
         *within("text_config.", TEXT),
         *within("vision_config.", VISION),
+        fixed("vision_config.model_type", "siglip_vision_model"),
         Key(
             {"projection_dim": 2048, "hidden_size": 2048},
             ("hidden_dim",),
@@ -230,25 +234,7 @@ PALI_GEMMA = Table(
         *under(
             "language_model.model.layers.{}.",
             "transformer_layers.{}.",
-            (
-                *BLOCK,
-                rule(
-                    "post_attention_layernorm.weight", "pre_ffw_norm.weight", use_post_ffw_norm=False
-                ),
-                rule(
-                    "post_attention_layernorm.weight",
-                    "post_attention_norm.weight",
-                    use_post_ffw_norm=True,
-                ),
-                rule(
-                    "pre_feedforward_layernorm.weight", "pre_ffw_norm.weight", use_post_ffw_norm=True
-                ),
-                rule(
-                    "post_feedforward_layernorm.weight",
-                    "post_ffw_norm.weight",
-                    use_post_ffw_norm=True,
-                ),
-            ),
+            (*BLOCK, *NORMS),
         ),
         *under("vision_tower.", "vit_encoder.image_encoder.", TOWER),
         *layer("multi_modal_projector.linear", "vit_encoder.image_classifier"),

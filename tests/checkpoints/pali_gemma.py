@@ -108,8 +108,16 @@ CONFIG = {
 }
 
 
-def checkpoint(name: str, architecture: str, config: Any, make: Any, **options: Any) -> Checkpoint:
-    return Checkpoint(name, architecture, "PaliGemmaBackbone", config, PALI_GEMMA, make, **options)
+def checkpoint(name: str, architecture: str, config: Any, make: Any) -> Checkpoint:
+    return Checkpoint(
+        name,
+        architecture,
+        "PaliGemmaBackbone",
+        config,
+        PALI_GEMMA,
+        make,
+        in_keras_hub=False,  # it wants older names of weights, and takes all for Gemma 1
+    )
 
 
 CHECKPOINTS = [
@@ -117,16 +125,18 @@ CHECKPOINTS = [
     checkpoint(
         "pali-gemma2",
         "PaliGemmaForConditionalGeneration",
-        {**CONFIG, "text_config": GEMMA2, "vision_config": {**VISION, "image_size": 13, "patch_size": 5}},
+        {
+            **CONFIG,
+            "text_config": GEMMA2,
+            "vision_config": {**VISION, "image_size": 13, "patch_size": 5},
+        },
         draw(4, 11, 13, 2, False),
-        in_keras_hub=False,  # it takes all for Gemma 1
     ),
     checkpoint(
         "pali-gemma-bare",
         "PaliGemmaModel",
         {**CONFIG, "vision_config": {**VISION, "vision_use_head": True}},
         draw(1, 1, 8, 1, False),
-        in_keras_hub=False,  # it wants the names of the model with a head
     ),
 ]
 INEXPRESSIBLE = {"pali-gemma-odd": "vit_classifier_activation is 'tanh'"}
