@@ -166,7 +166,7 @@ def test_generate(case: oracle.Case) -> None:
     assert torch.equal(generate(model, one, 8, cache=cache)["token_ids"][0], expected[0])
     with pytest.raises(ValueError, match="this needs 1 of"):
         generate(model, one, 8, cache=model.make_cache(1, 8))
-    with pytest.raises(ValueError, match="and .*; there is token_ids, images, pixels"):
+    with pytest.raises(ValueError, match=r"and .*; there is token_ids, images, pixels"):
         generate(model, {**one, "pixels": images[0]}, 8)
     with pytest.raises(ValueError, match="batch 3"):
         generate(model, {**one, "images": images}, 8)
