@@ -24,17 +24,19 @@ class Input:
             (no integers, which nobody has scaled), `any`, or `state` for what is no input of the
             Keras model.
         axes: names of the axes; axes of one name have one size.
+        remembered: whether a cache has what is made of it, so that later calls do without.
         required: whether `forward` has no default for it.
     """
 
     kind: str
     axes: tuple[str, ...]
+    remembered: bool = False
     required: bool = True
 
 
 TokenIds = Annotated[torch.Tensor, Input("ids", ("batch", "length"))]
 PaddingMask = Annotated[torch.Tensor, Input("mask", ("batch", "length"))]
-EncoderTokenIds = Annotated[torch.Tensor, Input("ids", ("batch", "encoder_length"))]
+EncoderTokenIds = Annotated[torch.Tensor, Input("ids", ("batch", "encoder_length"), True)]
 EncoderPaddingMask = Annotated[torch.Tensor, Input("mask", ("batch", "encoder_length"))]
 Images = Annotated[torch.Tensor, Input("images", ("batch", "height", "width", "channels"))]
 CacheState = Annotated[Cache, Input("state", ())]
@@ -87,7 +89,15 @@ def check_keys(given: Mapping[str, Any], inputs: Mapping[str, Input], where: str
         ValueError: a required input is missing, or misspelt.
     """
     wanted = [name for name, spec in inputs.items() if spec.kind != "state"]
-    missing = [name for name in wanted if inputs[name].required and given.get(name) is None]
+    cache = given.get("cache")
+    remembers = isinstance(cache, Cache) and cache.has_encoded
+    missing = [
+        name
+        for name in wanted
+        if inputs[name].required
+        and given.get(name) is None
+        and not (remembers and inputs[name].remembered)
+    ]
     absent = [name for name in wanted if given.get(name) is None]
     unknown = [str(name) for name in given if name not in inputs]
     # Written out, since compilers know no assignments within expressions.
@@ -104,7 +114,8 @@ def check_keys(given: Mapping[str, Any], inputs: Mapping[str, Input], where: str
             + (f" ({'; '.join(hints)})" if hints else "")
             + "."
         )
-    return {name: value for name, value in given.items() if name in inputs}
+    left_out = {name: None for name, spec in inputs.items() if remembers and spec.remembered}
+    return left_out | {name: value for name, value in given.items() if name in inputs}
 
 
 def _meant(name: str, absent: Sequence[str]) -> str | None:
