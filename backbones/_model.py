@@ -227,6 +227,10 @@ class Model(nn.Module, metaclass=Configured):
         """Of the next token, `[..., vocabulary]`, from a decoder's hidden states `[..., dim]`."""
         return self.token_embedding(hidden, reverse=True)
 
+    def positions_before_text(self, inputs: Mapping[str, Any]) -> int:
+        """How many positions of a cache inputs such as images take before the text's tokens."""
+        return 0
+
     # Configuration
 
     @property
