@@ -20,9 +20,9 @@ class Input:
     """One argument of `forward`.
 
     Attributes:
-        kind: `ids` (integers), `mask` (nonzero is true), `values` (any real numbers), `images`
-            (no integers, which nobody has scaled), `any`, or `state` for what is no input of the
-            Keras model.
+        kind: `ids` (integers), `places` (integers, too: of tokens in their row), `mask` (nonzero
+            is true), `values` (any real numbers), `images` (no integers, which nobody has scaled),
+            `any`, or `state` for what is no input of the Keras model.
         axes: names of the axes; axes of one name have one size.
         remembered: whether a cache has what is made of it, so that later calls do without.
         required: whether `forward` has no default for it.
@@ -36,11 +36,14 @@ class Input:
 
 TokenIds = Annotated[torch.Tensor, Input("ids", ("batch", "length"))]
 PaddingMask = Annotated[torch.Tensor, Input("mask", ("batch", "length"))]
-EncoderTokenIds = Annotated[torch.Tensor, Input("ids", ("batch", "encoder_length"), True)]
+EncoderTokenIds = Annotated[
+    torch.Tensor, Input("ids", ("batch", "encoder_length"), remembered=True)
+]
 EncoderPaddingMask = Annotated[torch.Tensor, Input("mask", ("batch", "encoder_length"))]
 Images = Annotated[torch.Tensor, Input("images", ("batch", "height", "width", "channels"))]
 CacheState = Annotated[Cache, Input("state", ())]
 CacheIndex = Annotated[int | torch.Tensor, Input("state", ())]
+INTEGERS = ("ids", "places")
 NARROW = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32, torch.uint64)
 ANY = Input("any", ())
 # Names in transformers and timm.
@@ -147,7 +150,7 @@ def as_tensors(
             # A copy, because PyTorch takes no reversed, read-only or big-endian arrays.
             array = array.astype(array.dtype.newbyteorder("="), order="C")
             value = torch.from_numpy(array).to(device)
-        if inputs[name].kind == "ids" and getattr(value, "dtype", None) in NARROW:
+        if inputs[name].kind in INTEGERS and getattr(value, "dtype", None) in NARROW:
             value = value.long()
         tensors[name] = value
     return tensors
@@ -169,7 +172,7 @@ def check_tensors(given: Mapping[str, Any], inputs: Mapping[str, Input]) -> None
             raise TypeError(
                 f"{name} must be a tensor or a NumPy array, not {type(tensor).__name__}."
             )
-        if spec.kind == "ids" and tensor.dtype not in (torch.int32, torch.int64):
+        if spec.kind in INTEGERS and tensor.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"{name} must hold integers, not {tensor.dtype}.")
         additive = spec.kind == "mask" and tensor.is_floating_point()
         if additive and not tensor.is_meta and bool((tensor < 0).any()):

@@ -29,7 +29,9 @@ from .layers.layout import GRAPH, Graph, Layout, Stack
 from .layers.masks import CAUSAL, Mask, padding_mask_of
 from .layers.rotary import Tables, pair_tables, rotary_frequencies, rotate_pairs
 
-Audio = Annotated[torch.Tensor, Input("values", ("batch", "encoder_length", "channels"), True)]
+Audio = Annotated[
+    torch.Tensor, Input("values", ("batch", "encoder_length", "channels"), remembered=True)
+]
 
 
 def padded_head_dim(hidden_dim: int, num_heads: int, multiple: int | None) -> int:

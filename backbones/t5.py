@@ -259,17 +259,14 @@ class T5Backbone(Backbone):
         self.decoder_transformer_layers = layers("transformer_decoder_layer_{}", True)
         self.decoder_output_layer_norm = T5LayerNorm(hidden_dim, layer_norm_epsilon)
         self.decoder_output_dropout = Dropout(dropout)
+        self.logit_scale = hidden_dim**-0.5 if tie_embedding_weights else 1.0
         shape = CrossKeyValueShape(num_heads, key_value_dim or hidden_dim // num_heads)
         self.cache_shapes = [shape] * num_layers
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        if self.tie_embedding_weights:
-            hidden = hidden * self.hidden_dim**-0.5
-        return self.token_embedding(hidden, reverse=True)
+        return self.token_embedding(hidden * self.logit_scale, reverse=True)
 
-    def encode(
-        self, token_ids: EncoderTokenIds, padding_mask: EncoderPaddingMask
-    ) -> torch.Tensor:
+    def encode(self, token_ids: EncoderTokenIds, padding_mask: EncoderPaddingMask) -> torch.Tensor:
         x = self.encoder_embedding_dropout(self.token_embedding(token_ids))
         positions = torch.arange(x.shape[1], device=x.device)
         distance = (positions - positions[:, None])[None]
@@ -300,8 +297,6 @@ class T5Backbone(Backbone):
         distance = step.key_positions[:, None] - step.positions[:, :, None]
         bias = hiding_bias(step.full_mask())
         for i, layer in enumerate(self.decoder_transformer_layers):
-            x, bias = layer(
-                x, bias, distance, encoded, encoder_bias, step.past(i), step.cross(i)
-            )
+            x, bias = layer(x, bias, distance, encoded, encoder_bias, step.past(i), step.cross(i))
         decoded = self.decoder_output_dropout(self.decoder_output_layer_norm(x))
         return encoder_decoder_outputs(encoded, decoded)

@@ -18,7 +18,7 @@ from ._inputs import (
     TokenIds,
 )
 from .layers.attention import ATTENTION
-from .layers.cache import Crossing, CrossKeyValueShape, Past, Step, encoder_decoder_outputs
+from .layers.cache import Crossing, Past, Step, encoder_decoder_outputs
 from .layers.core import Dropout, Embedding, ReversibleEmbedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.gemma import scale_embeddings
@@ -214,7 +214,7 @@ class T5GemmaBackbone(Backbone):
         self.encoder_head_dim = encoder_head_dim
         self.decoder_head_dim = decoder_head_dim
         self.decoder_layer_types = decoder_layer_types
-        self.sliding_window = sliding_window
+        self.final_logit_softcapping = final_logit_softcapping
         self.rope_max_wavelength = rope_max_wavelength
         init = random_normal(initializer_range)
 
@@ -312,9 +312,7 @@ class T5GemmaBackbone(Backbone):
             assigned=ASSIGNED,
         )
 
-    def encode(
-        self, token_ids: EncoderTokenIds, padding_mask: EncoderPaddingMask
-    ) -> torch.Tensor:
+    def encode(self, token_ids: EncoderTokenIds, padding_mask: EncoderPaddingMask) -> torch.Tensor:
         x = self.encoder_dropout(scale_embeddings(self.encoder_token_embedding(token_ids)))
         bias = padding_bias(padding_mask)
         tables = self.rotary_tables(x.shape[1], x, self.encoder_head_dim)
@@ -347,9 +345,7 @@ class T5GemmaBackbone(Backbone):
             biases[SLIDING] = hiding_bias(step.full_mask(self.window))
         tables = self.rotary_tables(step.positions, x, self.decoder_head_dim)
         for i, (layer, kind) in enumerate(zip(self.decoder_layers, self.decoder_layer_types)):
-            x = layer(
-                x, encoded, biases[kind], encoded_bias, tables, step.past(i), step.cross(i)
-            )
+            x = layer(x, encoded, biases[kind], encoded_bias, tables, step.past(i), step.cross(i))
         decoded = self.decoder_dropout(self.decoder_norm(x))
         return encoder_decoder_outputs(encoded, decoded)
 

@@ -250,6 +250,7 @@ class T5Gemma2Backbone(Backbone):
         self.encoder_layer_types = encoder_layer_types
         self.decoder_layer_types = decoder_layer_types
         self.window = sliding_window
+        self.final_logit_softcapping = final_logit_softcapping
         self.eoi_token_index = eoi_token_index
         # Wavelength of layers with windows, and scaling factor of the others.
         self.decoder_rotary = (rope_max_wavelength, global_rope_scaling_factor)

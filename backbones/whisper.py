@@ -25,7 +25,9 @@ from .layers.initializers import truncated_normal
 from .layers.layout import GRAPH, Graph, Layout, Stack
 from .layers.transformer import TransformerCrossDecoder, TransformerEncoder, head_dim
 
-EncoderFeatures = Annotated[torch.Tensor, Input("values", ("batch", "encoder_length", "mels"), True)]
+EncoderFeatures = Annotated[
+    torch.Tensor, Input("values", ("batch", "encoder_length", "mels"), remembered=True)
+]
 initializer = truncated_normal(0.02)
 # The order in which KerasHub assigns its layers.
 ASSIGNED = (

@@ -217,7 +217,8 @@ class MultiHeadAttention(Layer):
     ) -> torch.Tensor:
         """Queries from `query` `[batch, length, dim]`, keys and values from `value` and before."""
         q = split_heads(self.query(query), self.num_heads)
-        k, v = self.keys_values(value) if past is None else past.keys_values(value, self.keys_values)
+        project = self.keys_values
+        k, v = project(value) if past is None else past.keys_values(value, project)
         if isinstance(mask, torch.Tensor) and self.dropout == 0:
             x = attend_evenly(q, k, v, mask)
         else:

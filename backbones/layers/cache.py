@@ -14,7 +14,6 @@ import torch
 
 from .masks import Causal, causal_mask, decoder_mask
 
-
 Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 Project: TypeAlias = Callable[[torch.Tensor], Pair]
 
@@ -128,9 +127,7 @@ class Cache:
     def max_length(self) -> int:
         return self.visible.shape[1]
 
-    def take(
-        self, rows: torch.Tensor, source: Cache | None = None, encoded: bool = True
-    ) -> None:
+    def take(self, rows: torch.Tensor, source: Cache | None = None, encoded: bool = True) -> None:
         """Remember for each row what the row `rows[i]` of `source` (by default of this cache) does.
 
         Args:
@@ -317,9 +314,7 @@ class Crossing:
     def __init__(self, layer: CrossKeyValues) -> None:
         self.encoded = layer.encoded
 
-    def keys_values(
-        self, encoded: torch.Tensor | None, project: Project
-    ) -> Pair:
+    def keys_values(self, encoded: torch.Tensor | None, project: Project) -> Pair:
         """Of what the encoder gave, or, where that is `None`, those of an earlier call."""
         if encoded is None:
             key, value = self.encoded.tensors
