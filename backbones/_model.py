@@ -270,13 +270,19 @@ class Model(nn.Module, metaclass=Configured):
         """
         if not self.cache_shapes:
             raise NotImplementedError(f"{type(self).__name__} has no cache.")
-        for module in self.modules():
-            room = module.sequence_length if isinstance(module, PositionEmbedding) else max_length
+        for name, module in self.named_modules():
+            if not isinstance(module, PositionEmbedding) or name.startswith("encoder"):
+                continue
+            room = module.sequence_length
             if room < max_length:
                 raise ValueError(f"max_length is {max_length}, but the position table has {room}.")
         dtype = dtype or self.dtype_policy.compute_dtype
         where = self.device if device is None else torch.device(device)
         return Cache(self.cache_shapes, batch_size, max_length, dtype, where)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Of the next token, `[..., vocabulary]`, from a decoder's hidden states `[..., dim]`."""
+        return self.token_embedding(hidden, reverse=True)
 
     def positions_before_text(self, inputs: Mapping[str, Any]) -> int:
         """How many positions of a cache inputs such as images take before the text's tokens."""
