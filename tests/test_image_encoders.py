@@ -1,32 +1,40 @@
-"""Models on another one's feature maps: RetinaNet and DeepLabV3."""
+"""Models on another one's feature maps: RetinaNet, DeepLabV3 and BASNet."""
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
+import keras
+import keras_hub
 import pytest
 import torch
 
 import keras_hub_torch.models as models
 
-from .cases import deeplab_v3, retinanet
+from .cases import basnet, deeplab_v3, retinanet
 from .cases.retinanet import encoder
 
+BASNET = {"image_encoder": encoder(input_conv_filters=[64]), "num_classes": 2}
 
-@pytest.mark.parametrize("size", [(29, 48), (32, 61), (63, 127), (33, 100)])
-def test_sizes_of_levels(size: tuple[int, int]) -> None:
-    dense = models.DenseNetBackbone([1, 1, 1, 1], growth_rate=2)
-    res = models.ResNetBackbone(**encoder()["config"])
-    for model in (dense, res):
-        outputs = model.pyramid_outputs(torch.zeros(1, *size, 3))
-        for level in model.pyramid_levels():
-            assert level.size(*size) == tuple(outputs[level.name].shape[1:3])
+
+def test_default_heads_are_kerashubs() -> None:
+    keras.utils.clear_session()
+    theirs = keras_hub.models.BASNetBackbone(
+        keras.saving.deserialize_keras_object(BASNET["image_encoder"]), 2
+    )
+    with torch.device("meta"):
+        ours = models.BASNetBackbone(**BASNET)
+    expected = json.loads(json.dumps(theirs.get_config()))
+    for name in ("prediction_heads", "refinement_head"):
+        assert ours.get_config()[name] == expected[name]
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "RetinaNetBackbone": retinanet.config(),
     "DeepLabV3Backbone": deeplab_v3.config(),
+    "BASNetBackbone": BASNET,
 }
 GRAY = encoder(image_shape=[None, None, 1])
 
@@ -44,6 +52,29 @@ GRAY = encoder(image_shape=[None, None, 1])
         ("RetinaNetBackbone", {"image_encoder": GRAY}, ["image_shape", "3 channels"]),
         ("DeepLabV3Backbone", {"low_level_feature_key": "P7"}, ["'P7'", "P2, P3"]),
         ("DeepLabV3Backbone", {"spatial_pyramid_pooling_key": "C"}, ["'C'", "P2, P3"]),
+        ("BASNetBackbone", {"image_encoder": GRAY}, ["image_shape=(None, None, 3)", "1)"]),
+        ("BASNetBackbone", {"projection_filters": 5}, ["projection_filters=5", "=64"]),
+        ("BASNetBackbone", {"prediction_heads": []}, ["prediction_heads", "not 0"]),
+        (
+            "BASNetBackbone",
+            {"refinement_head": basnet.head("h", basnet.layer("Dense", "d", units=3))},
+            ["refinement_head", "'Dense'", "Conv2D"],
+        ),
+        (
+            "BASNetBackbone",
+            {"prediction_heads": [basnet.layer("Conv2D", "c")]},
+            ["prediction_heads[0]", "'Conv2D'", "Sequential"],
+        ),
+        (
+            "BASNetBackbone",
+            {"refinement_head": basnet.head("h", basnet.layer("ReLU", "r", threshold=0.5))},
+            ["refinement_head", "threshold=0.5"],
+        ),
+        (
+            "BASNetBackbone",
+            {"image_encoder": encoder(use_pre_activation=True)},
+            ["image_encoder", "use_pre_activation"],
+        ),
     ],
 )
 def test_bad_arguments(cls: str, change: dict[str, Any], words: list[str]) -> None:
@@ -58,6 +89,7 @@ def test_bad_arguments(cls: str, change: dict[str, Any], words: list[str]) -> No
     [
         ("RetinaNetBackbone", (64, 48), ["P4", "P5", "64 × 48", "32"]),
         ("DeepLabV3Backbone", (48, 40), ["upsampling_size=4", "48 × 40", "16"]),
+        ("BASNetBackbone", (64, 48), ["divisible by 32", "64 × 48"]),
     ],
 )
 def test_bad_sizes(cls: str, size: tuple[int, int], words: list[str]) -> None:
