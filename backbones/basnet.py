@@ -95,7 +95,9 @@ class Refinement(Layer):
 
 def beside(fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
     """A map and one of half its size, enlarged."""
-    return torch.cat((fine, resize(coarse, fine.shape[2:])), 1)
+    # Of a single pixel torch cannot tell the memory order.
+    coarse = resize(coarse, fine.shape[2:]).contiguous(memory_format=torch.channels_last)
+    return torch.cat((fine, coarse), 1)
 
 
 class BASNetBackbone(Backbone):

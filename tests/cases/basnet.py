@@ -66,40 +66,19 @@ CASES = [
         "BASNetBackbone",
         config(
             2,
-            7,
-            image_encoder=encoder(
-                input_conv_filters=[1],
-                block_type="basic_block_vd",
-                stackwise_num_strides=[2, 2, 2, 2],
-            ),
-            projection_filters=1,
-            image_shape=(64, 63, 3),
+            3,
+            image_encoder=encoder(input_conv_filters=[2], block_type="basic_block_vd"),
+            projection_filters=2,
+            image_shape=(64, 96, 3),  # smaller ones have norms of few pixels: rounding is magnified
         ),
-        images(2, 64, 63),
-        deviation=0.15,
+        images(2, 64, 96),
     ),
     Case(
         "basnet-free",
         "BASNetBackbone",
         config(
-            2,
-            2,
-            image_encoder=encoder(
-                input_conv_filters=[2],
-                block_type="basic_block_vd",
-                stackwise_num_strides=[1, 2, 2, 2],
-            ),
-            projection_filters=2,
-        ),
-        images(1, 64, 32),
-        deviation=0.15,
-    ),
-    Case(
-        "basnet-gray",
-        "BASNetBackbone",
-        config(
             1,
-            3,
+            7,
             image_encoder=encoder(
                 input_conv_filters=[2],
                 block_type="bottleneck_block",
@@ -108,7 +87,7 @@ CASES = [
                 stackwise_num_strides=[2, 2, 2, 2, 1],
             ),
             projection_filters=2,
-            image_shape=(63, 64, 1),
+            image_shape=(None, None, 1),
         ),
         images(1, 63, 64, 1),
         deviation=0.1,
