@@ -5,6 +5,10 @@ from typing import Any
 from . import Checkpoint, Interface
 from .vit import images
 
+PARTS = ("shortcut", "layer.0", "layer.1", "layer.2")
+BLOCKS = [
+    f"encoder.stages.{i}.layers.{j}.{part}" for i in range(3) for j in (0, 1) for part in PARTS
+]
 IMAGES = Interface(
     {"images": "pixel_values"},
     {"output": ("last_hidden_state", None)},
@@ -12,6 +16,10 @@ IMAGES = Interface(
         "images": lambda images: images.permute(0, 3, 1, 2),
         "output": lambda output: output.permute(0, 2, 3, 1),
     },
+    # Ours count no batches.
+    unmatched=tuple(
+        f"{name}.normalization.num_batches_tracked" for name in ("embedder.embedder", *BLOCKS)
+    ),
 )
 CONFIG: dict[str, Any] = {
     "embedding_size": 5,
