@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 from ._backbone import Backbone, FeaturePyramidBackbone
 from ._inputs import Images
+from ._model import snake_case
 from .layers.convolution import BatchNormalization, Conv2D, channels_back, channels_first, resize
 from .layers.dtypes import DTypeLike, DTypePolicy
 from .layers.heads import build_head, output_channels
@@ -153,7 +156,6 @@ class BASNetBackbone(Backbone):
             self.prediction_heads = [default(filters, scale) for scale in SCALES]
         if refinement_head is None:
             self.refinement_head = default(projection_filters, 1)
-        self.numbered = default.counts
         if not 1 <= len(self.prediction_heads) <= len(SCALES):
             raise ValueError(
                 f"prediction_heads must be 1 to {len(SCALES)}, not {len(self.prediction_heads)}."
@@ -179,6 +181,7 @@ class BASNetBackbone(Backbone):
         self.refine_out = build_head(self.refinement_head, projection_filters, "refinement_head")
         for i, head in enumerate(heads[1:], start=2):
             self.add_module(f"predict_out_{i}", head)
+        self.numbered = automatic([*self.prediction_heads, self.refinement_head])
 
     @property
     def layout(self) -> Layout:
@@ -272,11 +275,7 @@ def check_resnet(encoder: FeaturePyramidBackbone, projection_filters: int) -> No
 
 
 class DefaultHeads:
-    """Serialized heads as a new session of KerasHub names them.
-
-    Attributes:
-        counts: of the layers made, by class.
-    """
+    """Serialized heads as a new session of KerasHub names them."""
 
     def __init__(self, num_classes: int, policy: DTypePolicy) -> None:
         self.num_classes = num_classes
@@ -346,6 +345,17 @@ class DefaultHeads:
             "trainable": True,
             "dtype": self.policy.serialize(),
         }
+
+
+def automatic(heads: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many layers of heads have names as Keras gives them, by class in snake case."""
+    layers = [layer for head in heads for layer in (head, *head["config"]["layers"])]
+    prefixes = [
+        snake_case(layer["class_name"])
+        for layer in layers
+        if re.sub(r"_\d+$", "", layer["config"]["name"]) == snake_case(layer["class_name"])
+    ]
+    return dict(Counter(prefixes))
 
 
 def keras_object(class_name: str, config: dict[str, Any], module: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import keras_hub_torch.models as models
+from keras_hub_torch.presets.keras.tree import keras_tree
 
 from . import oracle
 from .cases import basnet, deeplab_v3, retinanet
@@ -32,6 +33,12 @@ def test_default_heads_are_kerashubs() -> None:
     expected = json.loads(json.dumps(theirs.get_config()))
     for name in ("prediction_heads", "refinement_head"):
         assert ours.get_config()[name] == expected[name]
+    with torch.device("meta"):
+        again = models.BASNetBackbone.from_config(ours.get_config())
+    numbered = [layer.name for layer in theirs.layers if layer.name.startswith("conv2d")]
+    for model in (ours, again):
+        children = keras_tree(model).children
+        assert [one.name for one in children if one.name.startswith("conv2d")] == numbered
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
