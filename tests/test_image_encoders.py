@@ -80,6 +80,20 @@ def test_channels_first(name: str, config: dict[str, Any], tmp_path: Path) -> No
             oracle.assert_close(model(images), expected)
 
 
+def test_layers_that_keras_numbers(tmp_path: Path) -> None:
+    """Some of an encoder's are in the pyramid's graph, the others are left over."""
+    encoder = keras_hub.models.MiTBackbone(
+        [1, 1, 1], 3, [1, 2, 1], [2, 1, 1], 0.1, [7, 3, 3], [4, 2, 2], (64, 64, 3), [4, 6, 8]
+    )
+    theirs = keras_hub.models.RetinaNetBackbone(encoder, 1, 2, False, image_shape=(64, 64, 3))
+    oracle.randomise(theirs, np.random.default_rng(0), 0.15)
+    theirs.save_to_preset(str(tmp_path))
+    images = np.random.default_rng(0).uniform(0, 1, (1, 64, 64, 3)).astype("float32")
+    with torch.no_grad():
+        outputs = models.Backbone.from_preset(tmp_path)(images)
+    oracle.assert_close(outputs, oracle.keras_outputs(theirs, images))
+
+
 @pytest.mark.parametrize(
     ("cls", "change", "words"),
     [
