@@ -563,14 +563,16 @@ def bind_arguments(
     bound = signature.bind(None, *args, **kwargs)
     bound.apply_defaults()
     values: dict[str, Any] = {}
+    around = {name: bound.arguments[name] for name in cls.unsaved if name in bound.arguments}
     for parameter in parameters:
         name = parameter.name
         if parameter.kind is parameter.VAR_KEYWORD:
-            rest = {k: _in_form(v, known[k].annotation) for k, v in bound.arguments[name].items()}
+            given = bound.arguments[name].items()
+            rest = {k: _in_form(v, known[k].annotation, around) for k, v in given}
             bound.arguments[name] = rest
             values |= rest
         elif parameter.kind is not parameter.VAR_POSITIONAL:
-            value = _in_form(bound.arguments[name], known[name].annotation)
+            value = _in_form(bound.arguments[name], known[name].annotation, around)
             bound.arguments[name] = values[name] = value
     return bound, {name: value for name, value in values.items() if name not in COMMON}
 
@@ -661,8 +663,13 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _in_form(value: Any, hint: Any) -> Any:
-    """An argument as the family's constructor sees it."""
+def _in_form(value: Any, hint: Any, around: Mapping[str, Any]) -> Any:
+    """An argument as the family's constructor sees it.
+
+    Args:
+        around: what KerasHub does not save of this model; a serialized one within it, of which it
+            is not saved either, has the same.
+    """
     if hint == ActivationLike:
         return serialize_activation(value)
     kinds = tuple(_kinds(hint))
@@ -673,7 +680,7 @@ def _in_form(value: Any, hint: Any) -> Any:
         found, arguments = deserialize(
             value, f"The configuration of a {models[0].__name__}", models
         )
-        return found(**arguments)
+        return found(**{k: v for k, v in around.items() if k in found.unsaved} | arguments)
     return value
 
 

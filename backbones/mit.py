@@ -120,7 +120,9 @@ class Stage(Layer):
     ) -> None:
         super().__init__()
         self.layout = Layout(
-            names={"embedding": f"patch_and_embed_{index}"}, unnamed=("norm",), group="{child}"
+            names={"embedding": f"patch_and_embed_{index}", "norm": f"norm_{index}"},
+            unnamed=("norm",),
+            group="{child}",
         )
         self.embedding = embedding
         self.blocks = Stack(f"hierarchical_encoder_{index}_{{}}", blocks)
