@@ -24,7 +24,7 @@ from ..checkpoints.table import (
     shared,
     under,
 )
-from .vit import both, one
+from .vit import both, side
 
 
 def load_shape(size: int | Sequence[int], channels: int) -> tuple[Any, ...]:
@@ -35,10 +35,10 @@ def load_shape(size: int | Sequence[int], channels: int) -> tuple[Any, ...]:
 def save_shape(
     table: Sequence[int], shape: Sequence[int], data_format: str | None
 ) -> tuple[Any, ...]:
-    """transformers resamples positions for any images."""
+    """transformers resamples positions for any images, from those of a square."""
     if data_format == "channels_first":
-        return one(table[1:]), shape[0]
-    return one(table[:2]), shape[2]
+        table, shape = table[1:], (*shape[1:], shape[0])
+    return side(table[:2], "position_embedding_shape"), shape[2]
 
 
 def load_width(width: int, ratio: float) -> tuple[Any, ...]:
