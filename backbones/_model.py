@@ -87,6 +87,8 @@ class Model(nn.Module, metaclass=Configured):
     # Arguments that another value may be given for at loading: tables of positions are resampled.
     # Where the constructor has none of that name, a model within this one has.
     resampled: ClassVar[Sequence[str]] = ()
+    # Arguments that models within this one take from it, where they are serialized without them.
+    handed_down: ClassVar[Sequence[str]] = ()
     # Parts that have weights only if a file has some for them; they have a `build`.
     deferred: ClassVar[Sequence[str]] = ()
     # What each layer of a decoder keeps of the tokens it has seen: objects with an `allocate`.
@@ -515,6 +517,7 @@ def bind_arguments(
     bound = signature.bind(None, *args, **kwargs)
     bound.apply_defaults()
     values: dict[str, Any] = {}
+    shared = {name: bound.arguments[name] for name in cls.handed_down}
     for parameter in parameters:
         name = parameter.name
         if parameter.kind is parameter.VAR_KEYWORD:
@@ -522,7 +525,7 @@ def bind_arguments(
             bound.arguments[name] = rest
             values |= rest
         elif parameter.kind is not parameter.VAR_POSITIONAL:
-            value = _in_form(bound.arguments[name], known[name].annotation)
+            value = _in_form(bound.arguments[name], known[name].annotation, shared)
             bound.arguments[name] = values[name] = value
     return bound, {name: value for name, value in values.items() if name not in COMMON}
 
@@ -613,8 +616,8 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _in_form(value: Any, hint: Any) -> Any:
-    """An argument as the family's constructor sees it."""
+def _in_form(value: Any, hint: Any, shared: Mapping[str, Any] | None = None) -> Any:
+    """An argument as the family's constructor sees it; `shared` are for a serialized model."""
     if hint == ActivationLike:
         return serialize_activation(value)
     kinds = tuple(_kinds(hint))
@@ -625,7 +628,7 @@ def _in_form(value: Any, hint: Any) -> Any:
         found, arguments = deserialize(
             value, f"The configuration of a {models[0].__name__}", models
         )
-        return found(**arguments)
+        return found(**{**(shared or {}), **arguments})
     return value
 
 

@@ -173,6 +173,7 @@ class DepthAnythingBackbone(Backbone):
 
     unsaved: ClassVar = {"data_format": (None, "channels_last")}
     resampled: ClassVar = ("image_shape",)
+    handed_down: ClassVar = ("data_format",)  # KerasHub leaves it out of DINOv2's configuration
 
     def __init__(
         self,
