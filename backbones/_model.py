@@ -629,10 +629,13 @@ def _in_form(value: Any, hint: Any, shared: Mapping[str, Any] | None = None) -> 
         return whole(value)
     models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Model)]
     if models and isinstance(value, Mapping):
+        found: type[Model]
         found, arguments = deserialize(
             value, f"The configuration of a {models[0].__name__}", models
         )
-        return found(**{**(shared or {}), **arguments})
+        own = constructor_arguments(found)
+        given = {name: one for name, one in (shared or {}).items() if name in own}
+        return found(**{**given, **arguments})
     return value
 
 

@@ -13,7 +13,7 @@ import torch
 import keras_hub_torch.models as models
 
 from . import oracle
-from .cases import depth_anything, dinov2, sam, swin_transformer, vit, vit_det
+from .cases import depth_anything, dinov2, sam, segformer, swin_transformer, vit, vit_det
 from .cases.retinanet import encoder
 
 FIRST = {"data_format": "channels_first"}
@@ -32,6 +32,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     ("cls", "change", "words"),
     [
         ("DepthAnythingBackbone", {"image_encoder": encoder()}, ["DINOV2Backbone, not a ResNet"]),
+        (
+            "DepthAnythingBackbone",
+            {"image_encoder": segformer.CASES[0].config["image_encoder"]},
+            ["DINOV2Backbone, not a MiT"],
+        ),
         (
             "DepthAnythingBackbone",
             {"feature_keys": ["stem", "stage1", "stage9"]},
