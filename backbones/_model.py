@@ -629,14 +629,17 @@ def _in_form(value: Any, hint: Any, shared: Mapping[str, Any] | None = None) -> 
         return whole(value)
     models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Model)]
     if models and isinstance(value, Mapping):
-        found: type[Model]
         found, arguments = deserialize(
             value, f"The configuration of a {models[0].__name__}", models
         )
-        own = constructor_arguments(found)
-        given = {name: one for name, one in (shared or {}).items() if name in own}
-        return found(**{**given, **arguments})
+        return found(**{**_known(found, shared or {}), **arguments})
     return value
+
+
+def _known(cls: type[Model], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that a constructor has."""
+    own = constructor_arguments(cls)
+    return {name: value for name, value in arguments.items() if name in own}
 
 
 def _kinds(hint: Any) -> Iterator[Any]:
