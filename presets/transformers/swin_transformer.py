@@ -17,13 +17,13 @@ from ..checkpoints.table import (
     rule,
     under,
 )
-from .vit import SHAPE, side
+from .vit import SHAPE, channels_last, side
 
 
 def stages(arguments: Arguments) -> list[tuple[int, int]]:
     """Height and width of the stages, in patches."""
-    shape, patch = arguments["image_shape"], arguments["patch_size"]
-    height, width = shape[1:] if arguments.get("data_format") == "channels_first" else shape[:2]
+    patch = arguments["patch_size"]
+    height, width, _ = channels_last(arguments["image_shape"], arguments.get("data_format"))
     if height % patch or width % patch:
         raise ValueError(f"patch_size {patch} does not divide images of {height} × {width}")
     count = len(arguments["depths"])

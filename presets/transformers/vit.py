@@ -40,11 +40,14 @@ def side(size: int | Sequence[int], name: str = "patch_size") -> int:
     return height
 
 
+def channels_last(shape: Sequence[Any], data_format: str | None) -> Sequence[Any]:
+    """Height, width and channels."""
+    return (*shape[1:], shape[0]) if data_format == "channels_first" else shape
+
+
 def save_shape(shape: Sequence[int | None], data_format: str | None) -> tuple[Any, ...]:
     """Where any size will do the default one stands for it."""
-    if data_format == "channels_first":
-        shape = (*shape[1:], shape[0])
-    height, width, channels = shape
+    height, width, channels = channels_last(shape, data_format)
     return one((height or 224, width or 224)), channels or 3
 
 
