@@ -15,7 +15,7 @@ from ..layers.convolution import Conv2DTranspose
 from ..layers.core import Dense, Embedding, LayerNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.layer import Layer
-from ..layers.layout import Kind, Layout, Sequential, Stack
+from ..layers.layout import Kind, Layout, Parts, Sequential, Stack
 from ..layers.transformer import head_dim
 
 Map = Annotated[torch.Tensor, Input("values", ("batch", "rows", "columns", "dim"))]
@@ -54,7 +54,7 @@ class DenseLayers(Layer):
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> None:
         super().__init__()
         self.proj_in = Dense(in_dim, hidden_dim)
-        self.layers = Stack("{}", (Dense(hidden_dim, hidden_dim) for _ in range(num_layers - 2)))
+        self.layers = Parts("{}", (Dense(hidden_dim, hidden_dim) for _ in range(num_layers - 2)))
         self.proj_out = Dense(hidden_dim, out_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -275,7 +275,7 @@ class SAMMaskDecoder(Component):
         self.iou_token = Embedding(1, dim)
         self.mask_tokens = Embedding(tokens, dim)
         self.output_upscaling = Upscaling(dim, self.activation)
-        self.output_hypernetworks_mlps = Stack(
+        self.output_hypernetworks_mlps = Parts(
             "{}", (SAMMLP(dim, dim, dim // 8, 3) for _ in range(tokens))
         )
         self.iou_prediction_head = SAMMLP(

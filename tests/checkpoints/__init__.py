@@ -156,15 +156,22 @@ def exact(model: Any) -> Any:
 
 
 @torch.no_grad()
-def outputs_of(
-    model: Any, interface: Interface, inputs: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+def call(
+    model: Any, interface: Interface, inputs: Mapping[str, torch.Tensor], **options: Any
+) -> Any:
+    """What transformers makes of our inputs."""
     given = {
         interface.inputs[name]: interface.forms.get(name, torch.Tensor.long)(value)
         for name, value in inputs.items()
         if name in interface.inputs
     }
-    found = interface.call(exact(model), {**given, **interface.besides(inputs)})
+    return interface.call(exact(model), {**given, **interface.besides(inputs), **options})
+
+
+def outputs_of(
+    model: Any, interface: Interface, inputs: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    found = call(model, interface, inputs)
     return {
         ours: interface.forms.get(ours, torch.Tensor.clone)(found[theirs])
         for ours, (theirs, _) in interface.outputs.items()
