@@ -15,7 +15,7 @@ from ..layers.convolution import Conv2DTranspose
 from ..layers.core import Dense, Embedding, LayerNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.layer import Layer
-from ..layers.layout import Kind, Layout, Parts, Sequential, Stack
+from ..layers.layout import Kind, Layout, Parts, Sequential, Stack, flattened
 from ..layers.transformer import head_dim
 
 Map = Annotated[torch.Tensor, Input("values", ("batch", "rows", "columns", "dim"))]
@@ -49,12 +49,17 @@ class MultiHeadAttentionWithDownsampling(Layer):
 class DenseLayers(Layer):
     """Two or more linear maps with ReLUs between them."""
 
-    layout = Layout(Kind.SEQUENTIAL, class_name="Sequential", unnamed=("proj_in", "proj_out"))
+    layout = Layout(
+        Kind.SEQUENTIAL,
+        class_name="Sequential",
+        unnamed=("proj_in", "proj_out"),
+        inside={"layers": flattened},
+    )
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> None:
         super().__init__()
         self.proj_in = Dense(in_dim, hidden_dim)
-        self.layers = Parts("{}", (Dense(hidden_dim, hidden_dim) for _ in range(num_layers - 2)))
+        self.layers = Sequential(*(Dense(hidden_dim, hidden_dim) for _ in range(num_layers - 2)))
         self.proj_out = Dense(hidden_dim, out_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
