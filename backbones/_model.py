@@ -86,6 +86,7 @@ class Model(nn.Module, metaclass=Configured):
     # Inputs that exist only with a tower, by the argument that is `None`, or 0 layers, without it.
     tower_inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Arguments that another value may be given for at loading: tables of positions are resampled.
+    # Where the constructor has none of that name, a model within this one has.
     resampled: ClassVar[Sequence[str]] = ()
     # Parts that have weights only if a file has some for them; they have a `build`.
     deferred: ClassVar[Sequence[str]] = ()
@@ -307,6 +308,24 @@ class Model(nn.Module, metaclass=Configured):
             for key, value in self.arguments.items()
             if value not in self.unsaved.get(key, ())
         }
+
+    def config_for(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """`get_config` of a model for images of other sizes, arguments in `resampled`.
+
+        Raises:
+            TypeError: values of wrong types.
+        """
+        own = {name: size for name, size in sizes.items() if name in self.argument_names}
+        check_arguments(self.configured_class, own)
+        config, left = {**self.get_config(), **own}, sizes.keys() - own
+        for name, part in self.arguments.items():
+            if isinstance(part, Model):
+                inner = {key: size for key, size in sizes.items() if key in part.resampled}
+                config[name] = {**config[name], "config": part.config_for(inner)}
+                left -= inner.keys()
+        if left:
+            raise TypeError(f"No part of this {self.class_name} has {', '.join(left)}.")
+        return config
 
     @classmethod
     def from_config(cls: type[ModelType], config: Mapping[str, Any]) -> ModelType:
