@@ -57,6 +57,9 @@ class BLIP2Backbone(Backbone):
     """
 
     tower_inputs: ClassVar = {"vision_encoder": ("images",)}
+    vision_encoder: Any
+    qformer: Any
+    language_model: Any
 
     def __init__(
         self,
@@ -86,8 +89,7 @@ class BLIP2Backbone(Backbone):
 
     @property
     def vocabulary_size(self) -> int:
-        size: int = self.language_model.vocabulary_size
-        return size
+        return self.language_model.vocabulary_size
 
     @property
     def multimodal(self) -> bool:
@@ -122,23 +124,23 @@ class BLIP2Backbone(Backbone):
         cache: CacheState | None = None,
         cache_update_index: CacheIndex = 0,
     ) -> torch.Tensor:
-        features = None
-        if self.vision_encoder is not None and self.qformer is not None and images is not None:
+        features = {}
+        if self.vision_encoder is not None and images is not None:
             if not is_first(cache, cache_update_index):
                 raise ValueError("Images belong to the first call, with cache_update_index=0.")
-            features = self.qformer(self.vision_encoder(images))
+            features["qformer_features"] = self.qformer(self.vision_encoder(images))
         if self.is_encoder_decoder:
             return self.language_model(
                 token_ids=encoder_token_ids,
                 padding_mask=encoder_padding_mask,
                 decoder_token_ids=decoder_token_ids,
                 decoder_padding_mask=decoder_padding_mask,
-                qformer_features=features,
+                **features,
             )
         return self.language_model(
             token_ids=token_ids,
             padding_mask=padding_mask,
-            qformer_features=features,
+            **features,
             cache=cache,
             cache_update_index=cache_update_index,
         )
@@ -154,26 +156,16 @@ def check_parts(
         raise ValueError("vision_encoder and qformer go together: give both, or None for both.")
     if vision_encoder is None or qformer is None:
         return
-    pairs = (
-        (
-            "vision_dim",
-            qformer.vision_dim,
-            "vision_encoder's hidden_dim",
-            vision_encoder.hidden_dim,
-        ),
-        (
-            "qformer_hidden_dim",
-            language_model.qformer_hidden_dim,
-            "qformer's hidden_dim",
-            qformer.hidden_dim,
-        ),
-        (
-            "num_query_tokens",
-            language_model.num_query_tokens,
-            "qformer's num_query_tokens",
-            qformer.num_query_tokens,
-        ),
-    )
-    for name, value, other, wanted in pairs:
-        if value != wanted:
-            raise ValueError(f"{name}={value} does not go with the {other}, {wanted}.")
+    said = {
+        "vision_dim": qformer.vision_dim,
+        "qformer_hidden_dim": language_model.qformer_hidden_dim,
+        "num_query_tokens": language_model.num_query_tokens,
+    }
+    wanted = {
+        "vision_dim": vision_encoder.hidden_dim,
+        "qformer_hidden_dim": qformer.hidden_dim,
+        "num_query_tokens": qformer.num_query_tokens,
+    }
+    for name, value in said.items():
+        if value != wanted[name]:
+            raise ValueError(f"{name}={value}, but the part before it has {wanted[name]}.")

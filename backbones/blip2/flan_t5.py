@@ -78,6 +78,8 @@ class BLIP2FlanT5(Component):
         self.projection = language_projection or dense("language_projection", hidden_dim, True)
         self.head = lm_head or dense("lm_head", vocabulary_size, False)
         self.lm_head: Dense | None = None
+        self.hidden_dim = hidden_dim
+        self.vocabulary_size = vocabulary_size
 
         def layers(name: str, is_decoder: bool) -> Stack:
             return Stack(
@@ -160,8 +162,6 @@ class BLIP2FlanT5(Component):
         qformer_features: QFormerFeatures | None = None,
     ) -> torch.Tensor:
         x = self.token_embedding(token_ids)
-        if padding_mask is None:
-            padding_mask = torch.ones_like(token_ids)
         if self.language_projection is not None and qformer_features is not None:
             if qformer_features.shape[1] != self.num_query_tokens:
                 raise ValueError(
@@ -170,16 +170,18 @@ class BLIP2FlanT5(Component):
                 )
             x, padding_mask = prepend(x, self.language_projection(qformer_features), padding_mask)
         x = self.encoder_embedding_dropout(x)
+        if padding_mask is None:
+            padding_mask = x.new_ones(x.shape[:2])
         hidden = bias = hiding_bias(padding_mask.bool()[:, None, None, :])
         for layer in self.encoder_transformer_layers:
             x, bias = layer(x, bias)
         encoded = self.encoder_output_dropout(self.encoder_output_layer_norm(x))
 
         x = self.decoder_embedding_dropout(self.token_embedding(decoder_token_ids))
-        visible = causal_mask(x.shape[1], x.device)
+        before = causal_mask(x.shape[1], x.device)
         if decoder_padding_mask is not None:
-            visible = visible & decoder_padding_mask.bool()[:, None, None, :]
-        bias = hiding_bias(visible)
+            before = before & decoder_padding_mask.bool()[:, None, None, :]
+        bias = hiding_bias(before)
         for layer in self.decoder_transformer_layers:
             x, bias = layer(x, bias, encoded, hidden)
         return self.decoder_output_dropout(self.decoder_output_layer_norm(x))

@@ -128,7 +128,6 @@ CASES = [
         "BLIP2Backbone",
         config(tower(9, 4), qformer(), opt()),
         inputs(5, 7, 9, 9),
-        mixed=False,
         deviation=0.2,
     ),
     Case(
@@ -140,7 +139,6 @@ CASES = [
             flan_t5(layer_norm_epsilon=1e-3),
         ),
         two_sided(5, 6, 4, 8, 12),
-        mixed=False,
         deviation=0.2,
     ),
     Case(
@@ -148,6 +146,68 @@ CASES = [
         "BLIP2Backbone",
         config(None, None, opt(num_query_tokens=0, dropout=0, layer_norm_epsilon=1e-3)),
         inputs(6, 11),
-        mixed=False,
     ),
 ]
+
+
+def preset(language_model: dict[str, Any]) -> dict[str, Any]:
+    return config(
+        tower(
+            224,
+            14,
+            num_layers=39,
+            num_heads=16,
+            hidden_dim=1408,
+            intermediate_dim=6144,
+            initializer_range=1e-10,
+        ),
+        qformer(
+            num_query_tokens=32,
+            num_layers=12,
+            num_heads=12,
+            hidden_dim=768,
+            intermediate_dim=3072,
+            vision_dim=1408,
+        ),
+        language_model,
+    )
+
+
+def opt_preset(hidden_dim: int) -> dict[str, Any]:
+    return preset(
+        opt(
+            vocabulary_size=50304,
+            num_layers=32,
+            num_heads=32,
+            hidden_dim=hidden_dim,
+            intermediate_dim=4 * hidden_dim,
+            num_query_tokens=32,
+            max_sequence_length=2048,
+            qformer_hidden_dim=768,
+        )
+    )
+
+
+def flan_t5_preset(num_heads: int, hidden_dim: int, intermediate_dim: int) -> dict[str, Any]:
+    return preset(
+        flan_t5(
+            vocabulary_size=32128,
+            num_layers=24,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            intermediate_dim=intermediate_dim,
+            num_query_tokens=32,
+            qformer_hidden_dim=768,
+            key_value_dim=64,
+        )
+    )
+
+
+PRESETS = {
+    "blip2_opt_2.7b": opt_preset(2560),
+    "blip2_opt_6.7b": opt_preset(4096),
+    "blip2_flan_t5_xl": flan_t5_preset(32, 2048, 5120),
+    "blip2_flan_t5_xxl": flan_t5_preset(64, 4096, 10240),
+}
+# The head, which a model has if a file has it.
+MISCOUNTED = {"blip2_flan_t5_xl": 32128 * 2048, "blip2_flan_t5_xxl": 32128 * 4096}
