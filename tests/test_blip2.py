@@ -97,8 +97,9 @@ def test_projections() -> None:
     )
     model: Any = BLIP2Backbone(**case.config)
     assert model.language_model.language_projection.bias is None
-    theirs = keras_hub.models.BLIP2Backbone(**case.keras_config).get_config()
-    assert model.get_config()["language_model"] == theirs["language_model"]
+    theirs = keras_hub.models.BLIP2Backbone(**case.keras_config).language_model.get_config()
+    mine, theirs = model.language_model.get_config(), theirs["language_projection"]["config"]
+    assert mine["language_projection"]["config"] == theirs
     for change, message in (
         ({"activation": "relu"}, "language_projection must be linear, not 'relu'"),
         ({"units": 7}, "language_projection gives a width of 7; it must be 12"),
