@@ -9,6 +9,7 @@ import keras_hub
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from keras_hub_torch import generate
 from keras_hub_torch.models import (
@@ -21,6 +22,7 @@ from keras_hub_torch.models import (
 
 from . import oracle
 from .cases.blip2 import CASES, config, flan_t5, opt, qformer, tower
+from .checkpoints.blip2 import BLIP2, CHECKPOINTS, besides
 
 OPT = CASES[0].config
 IDS = torch.arange(8).view(2, 4)
@@ -134,3 +136,33 @@ def test_the_head_of_flan_t5(tmp_path: Path) -> None:
     assert fresh.lm_head(hidden).shape == (2, 3, 31)
     with pytest.raises(NotImplementedError, match="BLIP2Backbone is an encoder-decoder"):
         generate(model, np.array([[1, 2]]), 5)
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda one: one.id)
+@torch.no_grad()
+def test_logits_of_exports(checkpoint: Any, tmp_path: Path) -> None:
+    model: Any = Backbone.from_preset(checkpoint.save(tmp_path / "theirs"))
+    model.export_to_transformers(tmp_path / "ours")
+    inputs = checkpoint.make_inputs()
+    theirs = transformers.Blip2ForConditionalGeneration.from_pretrained(tmp_path / "ours").eval()
+    images = BLIP2.forms["images"](inputs["images"])
+    expected = theirs(**besides(inputs), pixel_values=images).logits
+    hidden = model(inputs)
+    if model.is_encoder_decoder:
+        logits = model.language_model.lm_head(hidden)
+    else:
+        logits = model.token_embedding(hidden, reverse=True)
+    oracle.assert_close(logits, oracle.named(expected))
+
+
+def test_the_tanh_form_of_flan_t5(tmp_path: Path) -> None:
+    """As published; KerasHub computes the exact form."""
+    CHECKPOINTS[1].save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace("gated-gelu_python", "gated-gelu"))
+    with pytest.warns(UserWarning, match="with gelu's tanh form; as in KerasHub"):
+        model = Backbone.from_preset(tmp_path)
+    theirs = keras_hub.models.Backbone.from_preset(str(tmp_path))
+    inputs = {name: value.numpy() for name, value in CHECKPOINTS[1].make_inputs().items()}
+    with torch.no_grad():
+        oracle.assert_close(model(inputs), oracle.keras_outputs(theirs, inputs))
