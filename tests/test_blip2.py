@@ -110,7 +110,9 @@ def test_projections() -> None:
         with pytest.raises(ValueError, match=message):
             BLIP2CustomOPT(**opt(language_projection=other)["config"])
     with pytest.raises(ValueError, match="must be a Dense, or an EinsumDense of the last axis"):
-        BLIP2CustomOPT(**opt(language_projection={"class_name": "Conv1D"})["config"])
+        BLIP2CustomOPT(**opt(language_projection={"class_name": "Conv1D", "config": {}})["config"])
+    with pytest.raises(ValueError, match="must be a serialized layer of Keras, with its config"):
+        BLIP2CustomOPT(**opt(language_projection={"config": [1]})["config"])
 
 
 @torch.no_grad()

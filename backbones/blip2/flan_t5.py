@@ -126,14 +126,13 @@ class BLIP2FlanT5(Component):
     def get_config(self) -> dict[str, Any]:
         layers = {"language_projection": self.projection, "lm_head": self.head}
         return super().get_config() | {
-            name: serialized(layer, self.dtype_policy, self.trainable)
-            for name, layer in layers.items()
+            name: serialized(layer, self.dtype_policy) for name, layer in layers.items()
         }
 
     @property
     def layout(self) -> Layout:
         graph = Graph()
-        name = name_of(self.projection, "language_projection")
+        name = name_of(self.projection)
         x = graph("token_embedding", graph("token_ids"))
         if self.num_query_tokens:
             x = graph("concatenate", graph(name, graph("qformer_features")), x)
@@ -148,7 +147,7 @@ class BLIP2FlanT5(Component):
         x = graph("decoder_output_dropout", graph("decoder_output_layer_norm", x))
         return replace(
             GRAPH,
-            names={"language_projection": name, "lm_head": name_of(self.head, "lm_head")},
+            names={"language_projection": name, "lm_head": name_of(self.head)},
             inside={"lm_head": beside},
             order=graph.order(x),
         )

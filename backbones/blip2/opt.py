@@ -128,13 +128,13 @@ class BLIP2CustomOPT(Component):
         return self.embeddings_layer.token_embedding
 
     def get_config(self) -> dict[str, Any]:
-        layer = serialized(self.projection, self.dtype_policy, self.trainable)
+        layer = serialized(self.projection, self.dtype_policy)
         return {**super().get_config(), "language_projection": layer}
 
     @property
     def layout(self) -> Layout:
         graph = Graph()
-        name = name_of(self.projection, "language_projection")
+        name = name_of(self.projection)
         x = graph("embeddings_layer", graph("token_ids"))
         if self.num_query_tokens:
             tokens = graph(name, graph("qformer_features"))

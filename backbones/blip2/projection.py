@@ -22,6 +22,7 @@ def _initializer(name: str, **config: Any) -> dict[str, Any]:
 
 
 COMMON = {
+    "trainable": True,
     "activation": "linear",
     "kernel_initializer": _initializer(
         "GlorotUniform", seed=None, input_axes=None, output_axes=None
@@ -71,7 +72,9 @@ def built(argument: str, layer: Serialized, inputs: int, outputs: int) -> Dense:
     Raises:
         ValueError: another class, an activation, or another width.
     """
-    config = layer.get("config") or {}
+    config = layer.get("config")
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{argument} must be a serialized layer of Keras, with its config.")
     if config.get("activation") not in (None, "linear"):
         raise ValueError(f"{argument} must be linear, not {config['activation']!r}.")
     if layer.get("class_name") == "Dense":
@@ -86,7 +89,8 @@ def built(argument: str, layer: Serialized, inputs: int, outputs: int) -> Dense:
             f"{layer.get('class_name')} {config.get('equation', '')}".rstrip()
             + "."
         )
-    _check_width(argument, (config.get("output_shape") or [None])[-1], outputs)
+    shape = config.get("output_shape")
+    _check_width(argument, shape[-1] if isinstance(shape, list | tuple) else shape, outputs)
     return EinsumDense(equation, inputs, outputs, config.get("bias_axes") is not None)
 
 
@@ -95,12 +99,10 @@ def _check_width(argument: str, given: Any, wanted: int) -> None:
         raise ValueError(f"{argument} gives a width of {given}; it must be {wanted}.")
 
 
-def serialized(layer: Serialized, policy: DTypePolicy, trainable: bool) -> dict[str, Any]:
+def serialized(layer: Serialized, policy: DTypePolicy) -> dict[str, Any]:
     """A layer as Keras writes it into the configuration of a model with this policy."""
-    own = {"trainable": trainable, "dtype": policy.serialize()}
-    return {**layer, "config": {**layer["config"], **own}}
+    return {**layer, "config": {**layer["config"], "dtype": policy.serialize()}}
 
 
-def name_of(layer: Serialized, default: str) -> str:
-    name: str = (layer.get("config") or {}).get("name") or default
-    return name
+def name_of(layer: Serialized) -> str:
+    return str(layer["config"].get("name") or "language_projection")
