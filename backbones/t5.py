@@ -5,13 +5,21 @@ from __future__ import annotations
 import torch
 
 from ._backbone import Backbone
-from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from ._inputs import (
+    CacheIndex,
+    CacheState,
+    EncoderPaddingMask,
+    EncoderTokenIds,
+    PaddingMask,
+    TokenIds,
+)
 from .layers.activations import ActivationLike
+from .layers.cache import CrossKeyValueShape, Step, encoder_decoder_outputs
 from .layers.core import Dropout, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layout import Stack
-from .layers.masks import causal_mask, hiding_bias
+from .layers.masks import hiding_bias, padding_bias
 from .layers.t5 import T5LayerNorm, T5TransformerLayer
 
 
@@ -93,6 +101,21 @@ class T5Backbone(Backbone):
         self.decoder_transformer_layers = layers("transformer_decoder_layer_{}", True)
         self.decoder_output_layer_norm = T5LayerNorm(hidden_dim, layer_norm_epsilon)
         self.decoder_output_dropout = Dropout(dropout)
+        self.logit_scale = hidden_dim**-0.5 if tie_embedding_weights else 1.0
+        shape = CrossKeyValueShape(num_heads, key_value_dim or hidden_dim // num_heads)
+        self.cache_shapes = [shape] * num_layers
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.token_embedding(hidden * self.logit_scale, reverse=True)
+
+    def encode(self, token_ids: EncoderTokenIds, padding_mask: EncoderPaddingMask) -> torch.Tensor:
+        x = self.encoder_embedding_dropout(self.token_embedding(token_ids))
+        positions = torch.arange(x.shape[1], device=x.device)
+        distance = (positions - positions[:, None])[None]
+        bias = padding_bias(padding_mask)
+        for layer in self.encoder_transformer_layers:
+            x, bias = layer(x, bias, distance)
+        return self.encoder_output_dropout(self.encoder_output_layer_norm(x))
 
     def forward(
         self,
@@ -100,22 +123,22 @@ class T5Backbone(Backbone):
         decoder_token_ids: TokenIds,
         encoder_padding_mask: EncoderPaddingMask | None = None,
         decoder_padding_mask: PaddingMask | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
     ) -> dict[str, torch.Tensor]:
-        x = self.encoder_embedding_dropout(self.token_embedding(encoder_token_ids))
-        if encoder_padding_mask is None:
-            encoder_padding_mask = torch.ones_like(encoder_token_ids)
-        hidden = hiding_bias(encoder_padding_mask.bool()[:, None, None, :])
-        bias = hidden
-        for layer in self.encoder_transformer_layers:
-            x, bias = layer(x, bias)
-        encoded = self.encoder_output_dropout(self.encoder_output_layer_norm(x))
-
+        encoded = None  # where an earlier call has seen the encoder's inputs
+        if encoder_token_ids is not None:
+            if encoder_padding_mask is None:
+                encoder_padding_mask = torch.ones_like(encoder_token_ids)
+            encoded = self.encode(encoder_token_ids, encoder_padding_mask)
+        step = Step(decoder_token_ids, decoder_padding_mask, cache, cache_update_index)
+        encoded_mask = step.encoded_mask(encoded, encoder_padding_mask)
+        assert encoded_mask is not None
+        encoder_bias = padding_bias(encoded_mask)
         x = self.decoder_embedding_dropout(self.token_embedding(decoder_token_ids))
-        visible = causal_mask(x.shape[1], x.device)
-        if decoder_padding_mask is not None:
-            visible = visible & decoder_padding_mask.bool()[:, None, None, :]
-        bias = hiding_bias(visible)
-        for layer in self.decoder_transformer_layers:
-            x, bias = layer(x, bias, encoded, hidden)
+        distance = step.key_positions[:, None] - step.positions[:, :, None]
+        bias = hiding_bias(step.full_mask())
+        for i, layer in enumerate(self.decoder_transformer_layers):
+            x, bias = layer(x, bias, distance, encoded, encoder_bias, step.past(i), step.cross(i))
         decoded = self.decoder_output_dropout(self.decoder_output_layer_norm(x))
-        return {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
+        return encoder_decoder_outputs(encoded, decoded)

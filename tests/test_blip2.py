@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import keras_hub
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -136,8 +135,17 @@ def test_the_head_of_flan_t5(tmp_path: Path) -> None:
     fresh: Any = BLIP2FlanT5(**flan_t5()["config"])
     fresh.build_head()
     assert fresh.lm_head(hidden).shape == (2, 3, 31)
-    with pytest.raises(NotImplementedError, match="BLIP2Backbone is an encoder-decoder"):
-        generate(model, np.array([[1, 2]]), 5)
+    inputs = {k: torch.as_tensor(v) for k, v in inputs.items() if k != "decoder_padding_mask"}
+    ids = inputs["decoder_token_ids"]
+    for _ in range(3):
+        logits = model.logits(model({**inputs, "decoder_token_ids": ids})[:, -1])
+        ids = torch.cat((ids, logits.argmax(-1, keepdim=True)), dim=1)
+    assert torch.equal(generate(model, inputs, max_new_tokens=3)["token_ids"], ids)
+    first = {"decoder_token_ids": ids[:, :1], "images": inputs["images"]}
+    cache = model.make_cache(len(ids), 9)
+    model({**inputs, "decoder_token_ids": ids[:, :1]}, cache=cache)
+    with pytest.raises(ValueError, match="images belong to encoder_token_ids"):
+        model(first, cache=cache, cache_update_index=1)
 
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda one: one.id)

@@ -32,6 +32,8 @@ OF_ENCODER_DECODER = (
     "decoder_token_ids",
     "decoder_padding_mask",
     "images",
+    "cache",
+    "cache_update_index",
 )
 
 
@@ -110,7 +112,12 @@ class BLIP2Backbone(Backbone):
             self.language_model.build_head()
 
     def positions_before_text(self, inputs: Mapping[str, Any]) -> int:
-        return 0 if inputs.get("images") is None else self.num_query_tokens
+        if self.is_encoder_decoder or inputs.get("images") is None:
+            return 0
+        return self.num_query_tokens
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.language_model.logits(hidden)
 
     def forward(
         self,
@@ -126,7 +133,10 @@ class BLIP2Backbone(Backbone):
     ) -> torch.Tensor:
         features = {}
         if self.vision_encoder is not None and images is not None:
-            if not is_first(cache, cache_update_index):
+            if self.is_encoder_decoder:
+                if encoder_token_ids is None:
+                    raise ValueError("images belong to encoder_token_ids: give both or none.")
+            elif not is_first(cache, cache_update_index):
                 raise ValueError("Images belong to the first call, with cache_update_index=0.")
             features["qformer_features"] = self.qformer(self.vision_encoder(images))
         if self.is_encoder_decoder:
@@ -136,6 +146,8 @@ class BLIP2Backbone(Backbone):
                 decoder_token_ids=decoder_token_ids,
                 decoder_padding_mask=decoder_padding_mask,
                 **features,
+                cache=cache,
+                cache_update_index=cache_update_index,
             )
         return self.language_model(
             token_ids=token_ids,

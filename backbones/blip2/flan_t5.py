@@ -8,13 +8,21 @@ from typing import Any, ClassVar
 
 import torch
 
-from .._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from .._inputs import (
+    CacheIndex,
+    CacheState,
+    EncoderPaddingMask,
+    EncoderTokenIds,
+    PaddingMask,
+    TokenIds,
+)
 from .._model import Component
+from ..layers.cache import CrossKeyValueShape, Step
 from ..layers.core import Dense, Dropout, ReversibleEmbedding
 from ..layers.dtypes import DTypeLike
 from ..layers.initializers import truncated_normal
 from ..layers.layout import GRAPH, Graph, Layout, Stack, beside
-from ..layers.masks import causal_mask, hiding_bias
+from ..layers.masks import hiding_bias, padding_bias
 from ..layers.multimodal import prepend
 from ..layers.t5 import T5LayerNorm, T5TransformerLayer
 from .opt import QFormerFeatures
@@ -78,6 +86,8 @@ class BLIP2FlanT5(Component):
         self.projection = language_projection or dense("language_projection", hidden_dim, True)
         self.head = lm_head or dense("lm_head", vocabulary_size, False)
         self.lm_head: Dense | None = None
+        shape = CrossKeyValueShape(num_heads, key_value_dim or hidden_dim // num_heads)
+        self.cache_shapes = [shape] * num_layers
         self.hidden_dim = hidden_dim
         self.vocabulary_size = vocabulary_size
 
@@ -123,6 +133,14 @@ class BLIP2FlanT5(Component):
             self.train(self.training)
             self.finish()
 
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.lm_head is None:
+            raise NotImplementedError(
+                f"{self.class_name} has no logits: its lm_head has no weights, which a file would "
+                "have, or build_head draw."
+            )
+        return self.lm_head(hidden)
+
     def get_config(self) -> dict[str, Any]:
         layers = {"language_projection": self.projection, "lm_head": self.head}
         return super().get_config() | {
@@ -152,14 +170,13 @@ class BLIP2FlanT5(Component):
             order=graph.order(x),
         )
 
-    def forward(
+    def encode(
         self,
-        token_ids: EncoderTokenIds,
-        decoder_token_ids: TokenIds,
-        padding_mask: EncoderPaddingMask | None = None,
-        decoder_padding_mask: PaddingMask | None = None,
-        qformer_features: QFormerFeatures | None = None,
-    ) -> torch.Tensor:
+        token_ids: torch.Tensor,
+        padding_mask: torch.Tensor | None,
+        qformer_features: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[batch, tokens of image and text, hidden_dim]`, and the padding mask of these."""
         x = self.token_embedding(token_ids)
         if self.language_projection is not None and qformer_features is not None:
             if qformer_features.shape[1] != self.num_query_tokens:
@@ -171,16 +188,35 @@ class BLIP2FlanT5(Component):
         x = self.encoder_embedding_dropout(x)
         if padding_mask is None:
             padding_mask = x.new_ones(x.shape[:2])
-        hidden = bias = hiding_bias(padding_mask.bool()[:, None, None, :])
+        positions = torch.arange(x.shape[1], device=x.device)
+        distance = (positions - positions[:, None])[None]
+        bias = padding_bias(padding_mask)
         for layer in self.encoder_transformer_layers:
-            x, bias = layer(x, bias)
-        encoded = self.encoder_output_dropout(self.encoder_output_layer_norm(x))
+            x, bias = layer(x, bias, distance)
+        return self.encoder_output_dropout(self.encoder_output_layer_norm(x)), padding_mask
 
+    def forward(
+        self,
+        token_ids: EncoderTokenIds,
+        decoder_token_ids: TokenIds,
+        padding_mask: EncoderPaddingMask | None = None,
+        decoder_padding_mask: PaddingMask | None = None,
+        qformer_features: QFormerFeatures | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
+    ) -> torch.Tensor:
+        encoded = None  # where an earlier call has seen the encoder's inputs
+        if token_ids is not None:
+            encoded, padding_mask = self.encode(token_ids, padding_mask, qformer_features)
+        elif qformer_features is not None:
+            raise ValueError("qformer_features belong to token_ids: give both or none.")
+        step = Step(decoder_token_ids, decoder_padding_mask, cache, cache_update_index)
+        encoded_mask = step.encoded_mask(encoded, padding_mask)
+        assert encoded_mask is not None
+        encoder_bias = padding_bias(encoded_mask)
         x = self.decoder_embedding_dropout(self.token_embedding(decoder_token_ids))
-        before = causal_mask(x.shape[1], x.device)
-        if decoder_padding_mask is not None:
-            before = before & decoder_padding_mask.bool()[:, None, None, :]
-        bias = hiding_bias(before)
-        for layer in self.decoder_transformer_layers:
-            x, bias = layer(x, bias, encoded, hidden)
+        distance = step.key_positions[:, None] - step.positions[:, :, None]
+        bias = hiding_bias(step.full_mask())
+        for i, layer in enumerate(self.decoder_transformer_layers):
+            x, bias = layer(x, bias, distance, encoded, encoder_bias, step.past(i), step.cross(i))
         return self.decoder_output_dropout(self.decoder_output_layer_norm(x))

@@ -9,6 +9,7 @@ from torch import nn
 
 from .activations import Activation, ActivationLike
 from .attention import attend_biased, merge_heads, split_heads
+from .cache import Crossing, Pair, Past
 from .core import Dense, Dropout, RMSNormalization
 from .initializers import random_normal
 from .layer import Layer
@@ -50,19 +51,33 @@ class T5MultiHeadAttention(Layer):
         self.value_projector = Dense(hidden_dim, inner_dim, False, init)
         self.output_projector = Dense(inner_dim, hidden_dim, False, init)
 
+    def keys_values(self, x: torch.Tensor) -> Pair:
+        key = split_heads(self.key_projector(x), self.num_heads)
+        return key, split_heads(self.value_projector(x), self.num_heads)
+
     def forward(
-        self, x: torch.Tensor, key_value: torch.Tensor, bias: torch.Tensor
+        self,
+        x: torch.Tensor,
+        key_value: torch.Tensor,
+        bias: torch.Tensor,
+        distance: torch.Tensor | None = None,
+        past: Past | Crossing | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The result, and the bias for the next layers: the first one adds that of positions."""
-        if self.relative_attention_bias is not None:
-            positions = torch.arange(x.shape[1], device=x.device)
-            buckets = relative_buckets(positions - positions[:, None], not self.is_decoder)
-            # `[1, heads, length, length]`, looked up by the buckets of the distances.
+        """The result, and the bias for the next layers: the first one adds that of positions.
+
+        `distance` is from queries to keys, `[1 or batch, length, keys]`.
+        """
+        if self.relative_attention_bias is not None and distance is not None:
+            buckets = relative_buckets(distance, not self.is_decoder)
+            # `[1 or batch, heads, length, keys]`, looked up by the buckets of the distances.
             table = self.relative_attention_bias.float()
-            bias = bias + table[buckets].permute(2, 0, 1)[None]
+            bias = bias + table[buckets].permute(0, 3, 1, 2)
         q = split_heads(self.query_projector(x), self.num_heads)
-        k = split_heads(self.key_projector(key_value), self.num_heads)
-        v = split_heads(self.value_projector(key_value), self.num_heads)
+        k, v = (
+            self.keys_values(key_value)
+            if past is None
+            else past.keys_values(key_value, self.keys_values)
+        )
         dropout = self.dropout if self.training else 0.0
         x = attend_biased(q, k, v, bias, scale=1.0, dropout=dropout)
         return self.output_projector(merge_heads(x)), bias
@@ -129,15 +144,18 @@ class T5TransformerLayer(Layer):
         self,
         x: torch.Tensor,
         bias: torch.Tensor,
+        distance: torch.Tensor,
         encoder_output: torch.Tensor | None = None,
         encoder_bias: torch.Tensor | None = None,
+        past: Past | None = None,
+        crossing: Crossing | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         y = self.self_attention_layer_norm(x)
-        y, bias = self.self_attention(y, y, bias)
+        y, bias = self.self_attention(y, y, bias, distance, past)
         x = x + self.self_attention_dropout(y)
-        if encoder_output is not None and encoder_bias is not None:
+        if encoder_bias is not None:
             y = self.cross_attention_layer_norm(x)
-            y, _ = self.cross_attention(y, encoder_output, encoder_bias)
+            y, _ = self.cross_attention(y, encoder_output, encoder_bias, None, crossing)
             x = x + self.cross_attention_dropout(y)
         y = self.layer_norm(x)
         gate = self.activation(self.input_projector(y))
