@@ -86,8 +86,10 @@ def randomise(model: Any, rng: np.random.Generator, deviation: float = 0.3) -> N
         value = rng.standard_normal(shape) * deviation
         if weight.path.endswith("moving_variance"):
             value = rng.uniform(0.5, 1.5, shape)
-        elif weight.path.endswith(("gamma", "scale")):
+        elif weight.path.endswith(("gamma", "scale", "scalar")):
             value = 1 + value
+        elif weight.path.endswith(("_min", "_max")):  # bounds
+            value = (1 + np.abs(value)) * (1 if weight.path.endswith("_max") else -1)
         weight.assign(value.astype("float32"))
     for layer in model._flatten_layers():
         if hasattr(layer, "interpolated_position_embeddings"):  # DINOv2's follow from others

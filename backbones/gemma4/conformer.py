@@ -156,11 +156,11 @@ class Gemma4AudioAttention(Layer):
         # The scales are 1 / √dim and 1 / ln 2 at first.
         q = q * (self.head_dim**-0.5 / math.log(2)) * F.softplus(self.per_dim_scale.float())
         k = k * (math.log1p(math.e) / math.log(2))
-        q = F.pad(q, (0, 0, 0, 0, 0, -frames % self.chunk_size))
-        q = q.unflatten(1, (-1, self.chunk_size)).permute(0, 3, 1, 2, 4)
+        size = self.chunk_size
+        q = F.pad(q, (0, 0, 0, 0, 0, size - 1)).unfold(1, size, size).permute(0, 2, 1, 4, 3)
         k, v = (self.context(one).transpose(1, 2) for one in (k, v))  # [clips, heads, chunks, …]
 
-        place = torch.arange(self.chunk_size, device=x.device)
+        place = torch.arange(size, device=x.device)
         key = torch.arange(k.shape[-1], device=x.device)
         distance = key - place[:, None]
         distances = (q @ self.rpe().float()[:, None]).gather(
@@ -171,7 +171,8 @@ class Gemma4AudioAttention(Layer):
         seen = seen & self.context(mask.float()).bool()[:, None, :, None]
         weights = scores.masked_fill(~seen, self.hidden_score).softmax(-1)
         y = (weights @ v.mT).permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2)
-        return y[:, :frames].to(x.dtype)
+        # A slice would keep compiled code from lengths that the chunks divide, or do not.
+        return y.index_select(1, torch.arange(frames, device=x.device)).to(x.dtype)
 
 
 class Gemma4AudioConformerAttention(Layer):
