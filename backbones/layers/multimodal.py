@@ -76,3 +76,18 @@ def same_image(vision_mask: torch.Tensor) -> torch.Tensor:
     image = starts.cumsum(-1)
     both = vision_mask[:, :, None] & vision_mask[:, None, :]
     return (image[:, :, None] == image[:, None, :]) & both
+
+
+def prepend(
+    text: torch.Tensor, tokens: torch.Tensor, padding_mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Put the tokens of images before rows of text, whose padding mask then shows them.
+
+    Args:
+        text: `[rows, length, dim]`.
+        tokens: `[rows, tokens, dim]`, of another dtype perhaps.
+        padding_mask: `[rows, length]`.
+    """
+    if padding_mask is not None:
+        padding_mask = F.pad(padding_mask.bool(), (tokens.shape[1], 0), value=True)
+    return torch.cat((tokens.to(text.dtype), text), dim=1), padding_mask
