@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from ..layers.cache import KeyValueShape
 from ..layers.core import Dense, Embedding, ReversibleEmbedding, RMSNormalization
 from ..layers.dtypes import DTypeLike
@@ -261,38 +263,41 @@ class Gemma4Backbone(Gemma4Decoder):
 
     @property
     def layout(self) -> Layout:
-        call = Graph()
+        call, numbers = Graph(), itertools.count()
+
+        def op(*inputs: tuple[str, int]) -> tuple[str, int]:
+            return call(f"op_{next(numbers)}", *inputs)
+
         ids, padding = call("token_ids"), call("padding_mask")
         x, said_by = call("token_embedding", ids), ids
-        seen = ()
+        seen: tuple[tuple[str, int], ...] = ()
         if self.vision_encoder is not None:
             pixels = call("pixel_position_ids"), call("pixel_values")
-            tokens = call("multiply", call(self.vision_encoder.name, *pixels))
-            x = call("interleave", tokens, x, call("vision_indices"))
+            tokens = op(call(self.vision_encoder.name, *pixels))
+            x = op(tokens, x, call("vision_indices"))
             seen = (call("vision_mask"),)
-            said_by = call("where", call("cast", *seen), call("zeros_like", said_by), said_by)
-        if self.audio_encoder is not None:
-            mel = call("audio_mel"), call("cast", call("audio_mel_mask"))
-            tokens = call("multiply", call(self.audio_encoder.name, *mel))
-            x = call("interleave", tokens, x, call("audio_indices"))
-            mask = call("cast", call("audio_mask"))
             if self.per_layer_dim:
-                said_by = call("where", mask, call("zeros_like", said_by), said_by)
+                said_by = op(op(*seen), op(said_by), said_by)
+        if self.audio_encoder is not None:
+            mel = call("audio_mel"), op(call("audio_mel_mask"))
+            tokens = op(call(self.audio_encoder.name, *mel))
+            x = op(tokens, x, call("audio_indices"))
+            mask = op(call("audio_mask"))
+            if self.per_layer_dim:
+                said_by = op(mask, op(said_by), said_by)
             else:
-                x = call("add", x, call("expand_dims", call("multiply", mask)))
+                x = op(x, op(op(mask)))
         if self.per_layer_dim:
-            said_by = call("cast", call("per_layer_token_embedding", said_by))
-            said_by = call("multiply", said_by)
-        x = call("multiply", x)
+            said_by = op(op(call("per_layer_token_embedding", said_by)))
+        x = op(x)
         if self.per_layer_dim:
-            projected = call("multiply", call("per_layer_model_projection", x))
+            projected = op(call("per_layer_model_projection", x))
         said: tuple[tuple[str, int], ...] = ()
         outputs: list[tuple[str, int]] = []
         for i, name in enumerate(self.transformer_layers.names()):
             if self.per_layer_dim:
-                parts = call("get_item", projected), call("get_item", said_by)
-                normed = call("per_layer_projection_norm", parts[0])
-                said = (call("multiply", call("add", normed, parts[1])),)
+                parts = op(projected), op(said_by)
+                said = (op(op(call("per_layer_projection_norm", parts[0]), parts[1])),)
             source = self.sources.get(i, i)
             shared = (outputs[source],) if source < i and i in self.sources else ()
             x = call(name, x, padding, *said, call("position_ids"), *shared, *seen)
@@ -300,6 +305,6 @@ class Gemma4Backbone(Gemma4Decoder):
         x = call("final_normalization", x)
         if not self.is_embedding_model:
             return Layout(Kind.GRAPH, order=call.order(x), assigned=ASSIGNED)
-        pooled = call("pooling_dense_1", call("mean_pooling", x, padding))
-        pooled = call("unit_normalization", call("embedding_projection", pooled))
+        pooled = call("pooling_dense_1", op(x, padding))
+        pooled = op(call("embedding_projection", pooled))
         return Layout(Kind.GRAPH, order=call.order(pooled, x), assigned=ASSIGNED)

@@ -204,3 +204,158 @@ CASES = [
         of_sound,
     ),
 ]
+
+LAYERS = {
+    "vocabulary_size": 262144,
+    "head_dim": 256,
+    "global_head_dim": 512,
+    "final_logit_soft_cap": 30.0,
+    "global_rope_wavelength": 1e6,
+    "local_rope_wavelength": 1e4,
+    "global_rope_partial_rotary_factor": 0.25,
+}
+SPOKEN = {
+    **LAYERS,
+    "image_size": 896,
+    "num_query_heads": 8,
+    "hidden_size_per_layer_input": 256,
+    "vocab_size_per_layer_input": 262144,
+}
+SEEN = {
+    **LAYERS,
+    "image_size": 896,
+    "sliding_window_size": 1024,
+    "use_vision_bidirectional_attention": True,
+}
+PATCHES = {
+    "image_size": 896,
+    "patch_size": 16,
+    "pool_size": 3,
+    "num_key_value_heads": None,
+    "position_embedding_size": 10240,
+}
+
+
+def small_vision(output_dim: int) -> dict[str, Any]:
+    return vision_encoder(
+        **PATCHES,
+        num_heads=12,
+        hidden_dim=768,
+        num_layers=16,
+        intermediate_dim=3072,
+        head_dim=64,
+        output_dim=output_dim,
+    )
+
+
+def large_vision(output_dim: int) -> dict[str, Any]:
+    return vision_encoder(
+        **PATCHES,
+        num_heads=16,
+        hidden_dim=1152,
+        num_layers=27,
+        intermediate_dim=4304,
+        head_dim=72,
+        output_dim=output_dim,
+        use_clipped_linears=False,
+        standardize=True,
+    )
+
+
+def speech(output_dim: int) -> dict[str, Any]:
+    config = {"output_dim": output_dim, "dtype": "float32"}
+    return part("gemma4_audio_encoder", "Gemma4AudioEncoder", config)
+
+
+E2B = {
+    **SPOKEN,
+    "num_layers": 35,
+    "num_key_value_heads": 1,
+    "hidden_dim": 1536,
+    "intermediate_dim": 6144,
+    "sliding_window_pattern": 5,
+    "num_kv_shared_layers": 20,
+    "use_double_wide_mlp": True,
+    "vision_encoder": small_vision(1536),
+    "audio_encoder": speech(1536),
+}
+E4B = {
+    **SPOKEN,
+    "num_layers": 42,
+    "num_key_value_heads": 2,
+    "hidden_dim": 2560,
+    "intermediate_dim": 10240,
+    "num_kv_shared_layers": 18,
+    "vision_encoder": small_vision(2560),
+    "audio_encoder": speech(2560),
+}
+A4B = {
+    **SEEN,
+    "num_layers": 30,
+    "num_query_heads": 16,
+    "num_key_value_heads": 8,
+    "hidden_dim": 2816,
+    "intermediate_dim": 2112,
+    "num_global_key_value_heads": 2,
+    "enable_moe_block": True,
+    "num_experts": 128,
+    "expert_intermediate_dim": 704,
+    "vision_encoder": large_vision(2816),
+}
+DENSE = {
+    **SEEN,
+    "num_layers": 60,
+    "num_query_heads": 32,
+    "num_key_value_heads": 16,
+    "hidden_dim": 5376,
+    "intermediate_dim": 21504,
+    "num_global_key_value_heads": 4,
+    "vision_encoder": large_vision(5376),
+}
+
+
+def assistant(target: dict[str, Any], heads: int, hidden: int, intermediate: int) -> dict[str, Any]:
+    kept = ("num_key_value_heads", "num_global_key_value_heads", "sliding_window_size")
+    return {
+        **LAYERS,
+        **{name: target[name] for name in kept if name in target},
+        "image_size": None,
+        "num_layers": 4,
+        "num_query_heads": heads,
+        "hidden_dim": hidden,
+        "intermediate_dim": intermediate,
+        "final_logit_soft_cap": None,
+        "sliding_window_pattern": 4,
+        "num_kv_shared_layers": 4,
+    }
+
+
+PRESETS = {
+    "gemma4_2b": E2B,
+    "gemma4_instruct_2b": E2B,
+    "gemma4_4b": E4B,
+    "gemma4_instruct_4b": E4B,
+    "gemma4_26b_a4b": A4B,
+    "gemma4_instruct_26b_a4b": A4B,
+    "gemma4_31b": DENSE,
+    "gemma4_instruct_31b": DENSE,
+    "gemma4_instruct_2b_assistant": assistant(E2B, 4, 256, 2048),
+    "gemma4_instruct_4b_assistant": assistant(E4B, 4, 256, 2048),
+    "gemma4_instruct_26b_a4b_assistant": assistant(A4B, 16, 1024, 8192),
+    "gemma4_instruct_31b_assistant": assistant(DENSE, 32, 1024, 8192),
+}
+# The registry rounds the models' numbers, and counts layers of a task with the assistants.
+MISCOUNTED = {
+    "gemma4_2b": -4298467,
+    "gemma4_instruct_2b": -4298467,
+    "gemma4_4b": -41101802,
+    "gemma4_instruct_4b": -41101802,
+    "gemma4_26b_a4b": 194063794,
+    "gemma4_instruct_26b_a4b": 194063794,
+    "gemma4_31b": -273088876,
+    "gemma4_instruct_31b": -273088876,
+    "gemma4_instruct_2b_assistant": 1703936,
+    "gemma4_instruct_4b_assistant": 1703936,
+    "gemma4_instruct_26b_a4b_assistant": 1703936,
+    "gemma4_instruct_31b_assistant": 1703936,
+}
