@@ -32,6 +32,7 @@ TEXT = {
     "local_rope_scaling_factor": 2.0,
     "global_rope_scaling_factor": 8.0,
     "num_kv_shared_layers": 3,
+    "hidden_size_per_layer_input": 3,
     "num_global_key_value_heads": 3,
     "global_rope_wavelength": 1e3,
     "local_rope_wavelength": 1e2,
