@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from .._backbone import Backbone
 from .._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
 from ..layers.cache import Step
-from ..layers.core import Dense, RMSNormalization
+from ..layers.core import Dense, Embedding, RMSNormalization
 from ..layers.gemma import mean_of_tokens, scale_embeddings, times
 from ..layers.layout import Stack
 from ..layers.masks import Mask
@@ -67,7 +67,11 @@ class Gemma4Decoder(Backbone):
     audio_encoder: Gemma4AudioEncoder | None
     transformer_layers: Stack
     final_normalization: RMSNormalization
+    per_layer_token_embedding: Embedding
     per_layer_model_projection: Dense
+    per_layer_projection_norm: RMSNormalization
+    pooling_dense_1: Dense
+    embedding_projection: Dense
     is_global: list[bool]
     sources: dict[int, int]
     rotary: tuple[Rotary, Rotary]

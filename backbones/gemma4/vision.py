@@ -225,6 +225,7 @@ class Gemma4VisionEncoder(Component):
         self.num_key_value_heads = num_key_value_heads = num_key_value_heads or num_heads
         self.patch_size = patch_size
         self.pool_size = pool_size
+        self.position_embedding_size = position_embedding_size
         self.head_dim = head_dim
         self.rope_max_wavelength = rope_max_wavelength
         self.num_vision_tokens_per_image = (image_size // patch_size // pool_size) ** 2
