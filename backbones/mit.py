@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -119,7 +120,9 @@ class Stage(Layer):
     ) -> None:
         super().__init__()
         self.layout = Layout(
-            names={"embedding": f"patch_and_embed_{index}"}, unnamed=("norm",), group="{child}"
+            names={"embedding": f"patch_and_embed_{index}", "norm": f"norm_{index}"},
+            unnamed=("norm",),
+            group="{child}",
         )
         self.embedding = embedding
         self.blocks = Stack(f"hierarchical_encoder_{index}_{{}}", blocks)
@@ -161,6 +164,8 @@ class MiTBackbone(FeaturePyramidBackbone):
             channels, an `image_shape` that is too small, or that the strides do not divide and
             KerasHub cannot take either; images of another shape.
     """
+
+    maps_format: ClassVar = "channels_last"
 
     def __init__(
         self,

@@ -21,8 +21,8 @@ from .text import KeyValue
 from .vision import Gemma4VisionEncoder, PixelPositions, PixelValues
 
 PositionIds = Annotated[torch.Tensor, Input("ids", ("batch", "length"))]
-VisionIndices = Annotated[torch.Tensor, Input("ids", ("batch", "vision_tokens"))]
-AudioIndices = Annotated[torch.Tensor, Input("ids", ("batch", "audio_tokens"))]
+VisionIndices = Annotated[torch.Tensor, Input("places", ("batch", "vision_tokens"))]
+AudioIndices = Annotated[torch.Tensor, Input("places", ("batch", "audio_tokens"))]
 TokenMask = Annotated[torch.Tensor, Input("mask", ("batch", "length"))]
 VISION = ("pixel_values", "pixel_position_ids", "vision_indices", "vision_mask")
 AUDIO = ("audio_mel", "audio_mel_mask", "audio_indices", "audio_mask")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
-from .cache import Past
+from .cache import Crossing, Past
 from .core import EinsumDense
 from .initializers import Initializer, glorot_uniform, zeros
 from .layer import Layer
@@ -204,19 +204,21 @@ class MultiHeadAttention(Layer):
         self.value = project("abc,cde->abde", context_dim, heads)
         self.attention_output = project("abcd,cde->abe", heads, hidden_dim)
 
+    def keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        key = split_heads(self.key(x), self.num_heads)
+        return key, split_heads(self.value(x), self.num_heads)
+
     def forward(
         self,
         query: torch.Tensor,
         value: torch.Tensor,
         mask: Mask = None,
-        past: Past | None = None,
+        past: Past | Crossing | None = None,
     ) -> torch.Tensor:
         """Queries from `query` `[batch, length, dim]`, keys and values from `value` and before."""
         q = split_heads(self.query(query), self.num_heads)
-        k = split_heads(self.key(value), self.num_heads)
-        v = split_heads(self.value(value), self.num_heads)
-        if past is not None:
-            k, v = past.extend(k, v)
+        project = self.keys_values
+        k, v = project(value) if past is None else past.keys_values(value, project)
         if isinstance(mask, torch.Tensor) and self.dropout == 0:
             x = attend_evenly(q, k, v, mask)
         else:

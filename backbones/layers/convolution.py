@@ -419,7 +419,11 @@ class BatchNormalization(Layer, nn.BatchNorm2d):
         # A momentum of 1 leaves the statistics of this batch, the variance unbiased.
         mean, var = torch.zeros_like(bias), torch.zeros_like(bias)
         cudnn = torch.backends.cudnn.enabled
-        y = torch.batch_norm(x, weight, bias, mean, var, True, 1.0, self.eps, cudnn)
+        # On CPUs torch (2.13) sums what is channels_last naively: its gradients lose three digits.
+        apart = x if x.device.type != "cpu" or torch.compiler.is_compiling() else x.contiguous()
+        y = torch.batch_norm(apart, weight, bias, mean, var, True, 1.0, self.eps, cudnn)
+        if apart is not x:
+            y = y.contiguous(memory_format=torch.channels_last)
         count = x.numel() // x.shape[1]
         if not torch.compiler.is_compiling() and computed_again():
             return y
