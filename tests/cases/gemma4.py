@@ -18,21 +18,21 @@ SMALL = {
     "intermediate_dim": 10,
     "head_dim": 6,
 }
-# Of six layers the third and the sixth are global; the last three have others' keys and values.
+# Every other layer is global; the last two have the keys and values of the first two.
 TEXT = {
     **SMALL,
-    "num_layers": 6,
+    "num_layers": 4,
     "num_query_heads": 6,
     "num_key_value_heads": 2,
     "query_head_dim_normalize": False,
     "final_logit_soft_cap": 3.0,
     "sliding_window_size": 4,
-    "sliding_window_pattern": 3,
+    "sliding_window_pattern": 2,
     "global_head_dim": 8,
     "local_rope_scaling_factor": 2.0,
     "global_rope_scaling_factor": 8.0,
-    "num_kv_shared_layers": 3,
-    "hidden_size_per_layer_input": 3,
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 7,
     "num_global_key_value_heads": 3,
     "global_rope_wavelength": 1e3,
     "local_rope_wavelength": 1e2,
