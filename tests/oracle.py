@@ -110,6 +110,15 @@ def keras_outputs(model: Any, inputs: Inputs) -> dict[str, np.ndarray]:
     return named(outputs)
 
 
+def text_inputs(model: Any, token_ids: Any) -> dict[str, Any]:
+    """What a decoder in KerasHub is called with for these tokens, none of them padding."""
+    ids = torch.as_tensor(token_ids)
+    inputs = {"token_ids": ids, "padding_mask": torch.ones_like(ids)}
+    if "position_ids" in model.input:
+        inputs["position_ids"] = torch.arange(ids.shape[1]).expand_as(ids)
+    return inputs
+
+
 def named(outputs: Any) -> dict[str, np.ndarray]:
     if not isinstance(outputs, dict):
         outputs = {"output": outputs}

@@ -265,12 +265,12 @@ class Gemma4VisionEncoder(Component):
     ) -> torch.Tensor:
         self.check(pixel_values, pixel_position_ids)
         positions = pixel_position_ids.flatten(0, 1)
-        real = (positions != -1).any(-1, keepdim=True).float()
+        real = (positions != -1).any(-1, keepdim=True).to(self.dtype)
         frequencies = rotary_frequencies(
             self.head_dim // 2, self.rope_max_wavelength, positions.device
         )
-        tables = rotary_tables(positions, frequencies, torch.float32)
-        x = self.image_encoder(pixel_values.flatten(0, 1).float(), positions, real, tables)
+        tables = rotary_tables(positions, frequencies, self.dtype)
+        x = self.image_encoder(pixel_values.flatten(0, 1), positions, real, tables)
         tokens = self.vision_output_encoder(self.pool(x, positions))
         return tokens.unflatten(0, pixel_values.shape[:2])
 
@@ -299,5 +299,5 @@ class Gemma4VisionEncoder(Component):
         width = (column.max() + 1) // self.pool_size
         token = column // self.pool_size + width * (row // self.pool_size)
         every = torch.arange(self.count_tokens(x.shape[1]), device=x.device)
-        weights = (token[:, None] == every[:, None]).float() / self.pool_size**2
+        weights = (token[:, None] == every[:, None]).to(x.dtype) / self.pool_size**2
         return weights @ x * x.shape[-1] ** 0.5
