@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch._dynamo.utils import counters
 from torch.nn.functional import pad
 
 from keras_hub_torch.generation import generate
-from keras_hub_torch.models import Gemma4AudioEncoder, Gemma4Backbone
+from keras_hub_torch.models import Backbone, Gemma4AudioEncoder, Gemma4Backbone
 
 from . import oracle
 from .cases.gemma4 import CASES, PRESETS, SMALL, TEXT, vision_encoder
+from .checkpoints.gemma4 import TEXT as TEXT_CONFIG
 
 BOTH = CASES[0]
 MASKS = ("vision_mask", "audio_mask")
@@ -184,6 +187,26 @@ def test_assistant() -> None:
         assistant(torch.zeros(1, 2, dtype=torch.long))
     with pytest.raises(NotImplementedError, match="has no cache"):
         assistant.make_cache(1, 4)
+
+
+def test_assistants_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # transformers 5.23 takes its own assistants for mistakes.
+    modes = property(lambda config: ["reuse"] * config.num_hidden_layers)
+    monkeypatch.setattr(transformers.Gemma4TextConfig, "kv_sharing_modes", modes)
+    text = {
+        **{name: value for name, value in TEXT_CONFIG.items() if name != "layer_types"},
+        "vocab_size_per_layer_input": 0,
+        "num_kv_shared_layers": 4,
+    }
+    config = transformers.Gemma4AssistantConfig(text_config=text, backbone_hidden_size=12)
+    theirs = transformers.Gemma4AssistantForCausalLM(config)
+    theirs.save_pretrained(tmp_path / "theirs")
+    model: Any = Backbone.from_preset(tmp_path / "theirs")
+    assert model.num_kv_shared_layers == model.num_layers == 4
+    query = theirs.model.layers[3].self_attn.q_proj.weight
+    assert torch.equal(model.transformer_layers[3].attention.query.weight, query)
+    with pytest.raises(ValueError, match="projections that are no part of a backbone"):
+        model.export_to_transformers(tmp_path / "ours")
 
 
 def test_towers_alone(model: Any, given: dict[str, torch.Tensor]) -> None:

@@ -598,6 +598,12 @@ AUDIO = (
     ),
     rule("embed_audio.embedding_projection.weight", "audio_encoder.audio_output_projection.weight"),
 )
+
+
+def refuse_assistant(size: Any) -> tuple[()]:
+    raise ValueError("an assistant is written with projections that are no part of a backbone")
+
+
 PARTS = ("language_model", "vision_tower", "audio_tower", "embed_vision", "embed_audio")
 
 GEMMA4_TEXT = Table(
@@ -649,4 +655,29 @@ GEMMA4 = Table(
     dropped=(*(f"model.language_model.{name}" for name in UNUSED), "score.*"),
     tied={"lm_head.weight": "model.language_model.embed_tokens.weight"},
 )
-TABLES = (GEMMA4_TEXT, GEMMA4)
+# A draft model: what is around its backbone has no part here.
+GEMMA4_ASSISTANT = Table(
+    model_types=("gemma4_assistant",),
+    backbone=Gemma4Backbone,
+    architecture="Gemma4AssistantForCausalLM",
+    config=(
+        *within("text_config.", CONFIG),
+        fixed("text_config.model_type", "gemma4_text"),
+        only("tie_word_embeddings", True),
+        constant(vision_encoder=None, audio_encoder=None),
+        Key({}, ("image_size",), lambda: (None,), refuse_assistant),
+    ),
+    ignored=(
+        *(f"text_config.{name}" for name in IGNORED),
+        *("backbone_hidden_size", "use_ordered_embeddings"),
+        *("num_centroids", "centroid_intermediate_top_k"),
+        *(f"{kind}_token_id" for kind in ("image", "audio", "boi", "eoi", "boa", "eoa")),
+    ),
+    weights=under("model.", "", TEXT),
+    dropped=(
+        *(f"model.{name}" for name in UNUSED),
+        *("pre_projection.*", "post_projection.*", "masked_embedding.*"),
+    ),
+    tied={"lm_head.weight": "model.embed_tokens.weight"},
+)
+TABLES = (GEMMA4_TEXT, GEMMA4, GEMMA4_ASSISTANT)
