@@ -75,6 +75,7 @@ def read_prompts(
                 f"{', '.join(map(str, token_ids)) or 'nothing'}."
             )
         others = {name: token_ids[name] for name in besides if token_ids.get(name) is not None}
+        others.pop("position_ids", None)  # each row's tokens stand from position 0 on
         padding_mask = token_ids.get(text[1], padding_mask)
         token_ids = token_ids[text[0]]
     ids, filled = _matrix("token_ids", token_ids)

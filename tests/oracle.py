@@ -88,8 +88,10 @@ def randomise(model: Any, rng: np.random.Generator, deviation: float = 0.3) -> N
         value = rng.standard_normal(shape) * deviation
         if weight.path.endswith("moving_variance"):
             value = rng.uniform(0.5, 1.5, shape)
-        elif weight.path.endswith(("gamma", "scale")):
+        elif weight.path.endswith(("gamma", "scale", "scalar")):
             value = 1 + value
+        elif weight.path.endswith(("_min", "_max")):  # bounds
+            value = (1 + np.abs(value)) * (1 if weight.path.endswith("_max") else -1)
         weight.assign(value.astype("float32"))
     for layer in model._flatten_layers():
         if hasattr(layer, "interpolated_position_embeddings"):  # DINOv2's follow from others
@@ -108,6 +110,15 @@ def keras_outputs(model: Any, inputs: Inputs) -> dict[str, np.ndarray]:
     with torch.no_grad():
         outputs = model(inputs, training=False)
     return named(outputs)
+
+
+def text_inputs(model: Any, token_ids: Any) -> dict[str, Any]:
+    """What a decoder in KerasHub is called with for these tokens, none of them padding."""
+    ids = torch.as_tensor(token_ids)
+    inputs = {"token_ids": ids, "padding_mask": torch.ones_like(ids)}
+    if "position_ids" in model.input:
+        inputs["position_ids"] = torch.arange(ids.shape[1]).expand_as(ids)
+    return inputs
 
 
 def named(outputs: Any) -> dict[str, np.ndarray]:

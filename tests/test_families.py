@@ -290,15 +290,28 @@ def images_of_one_size(model: Any) -> set[str]:
     return {name for name, spec in model.input_specs.items() if fixed and "length" not in spec.axes}
 
 
-def grown(inputs: Any, times: int, fixed: Collection[str] = ()) -> Any:
+def several(model: Any) -> set[str]:
+    """Inputs of which a row has several, images say: their third axis is what varies."""
+    return {
+        name
+        for name, spec in model.input_specs.items()
+        if len(spec.axes) > 2 and spec.axes[1] in ("images", "clips")
+    }
+
+
+def grown(
+    inputs: Any, times: int, fixed: Collection[str] = (), many: Collection[str] = (), name: str = ""
+) -> Any:
     """Inputs of another batch size and length (or image size)."""
     if isinstance(inputs, dict):
         return {
-            name: batches(value, times) if name in fixed else grown(value, times)
+            name: batches(value, times) if name in fixed else grown(value, times, (), many, name)
             for name, value in inputs.items()
         }
     repeats = (times, times, *[1] * (inputs.ndim - 2))
-    if inputs.ndim == 4:
+    if name in many:
+        repeats = (times, 1, times, *[1] * (inputs.ndim - 3))
+    elif inputs.ndim == 4:
         repeats = (times, 1, times, 1) if inputs.shape[-1] < 9 else (times, 1, 1, times)
     return inputs.repeat(*repeats)
 
@@ -310,14 +323,15 @@ def test_compiles_once(first: Reference) -> None:
     room = getattr(model, "position_embedding", None)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
     fixed = images_of_one_size(model)
-    sizes = [first.tensors, shrunk(first.tensors, fixed)]
+    many = several(model)
+    sizes = [first.tensors, shrunk(first.tensors, fixed, many)]
     if isinstance(first.tensors, torch.Tensor) and (fixed or first.tensors.ndim == 2):
         # One size of images (or of vectors), any number of them.
         sizes = [first.tensors, *(batches(first.tensors, many) for many in (3, 2))]
     elif room is None or room.sequence_length >= 2 * 9:
-        sizes.append(grown(first.tensors, 2, fixed))
+        sizes.append(grown(first.tensors, 2, fixed, many))
     else:
-        sizes.append(shrunk(shrunk(first.tensors, fixed), fixed))
+        sizes.append(shrunk(shrunk(first.tensors, fixed, many), fixed, many))
     with torch.no_grad():
         for inputs in sizes:
             oracle.assert_close(compiled(inputs), oracle.named(model(inputs)))
@@ -331,16 +345,19 @@ def batches(inputs: Any, many: int) -> Any:
     return inputs.repeat(many, *[1] * (inputs.ndim - 1))
 
 
-def shrunk(inputs: Any, fixed: Collection[str] = (), name: str = "") -> Any:
+def shrunk(
+    inputs: Any, fixed: Collection[str] = (), many: Collection[str] = (), name: str = ""
+) -> Any:
     """Inputs of a smaller batch and length; those that are `fixed` of a smaller batch alone."""
     if isinstance(inputs, dict):
-        return {name: shrunk(value, fixed, name) for name, value in inputs.items()}
+        return {name: shrunk(value, fixed, many, name) for name, value in inputs.items()}
     batch = max(2, inputs.shape[0] - 1) if inputs.shape[0] > 1 else 2
     if inputs.shape[0] == 1:
         inputs = batches(inputs, 2)
     if name in fixed:
         return inputs[:batch]
-    inputs = inputs[:batch, :, 4:] if inputs.ndim == 4 else inputs[:batch, :-2]
+    third = inputs.ndim == 4 or name in many
+    inputs = inputs[:batch, :, 4:] if third else inputs[:batch, :-2]
     return inputs.contiguous()  # other strides are another compilation
 
 
@@ -364,12 +381,13 @@ def test_export(first: Reference) -> None:
     inputs = first.tensors
     dynamic = torch.export.Dim.AUTO
     if isinstance(inputs, dict):
-        fixed = images_of_one_size(model)
+        fixed, many = images_of_one_size(model), several(model)
         shapes = {
-            name: {0: dynamic} if name in fixed else {0: dynamic, 1: dynamic} for name in inputs
+            name: {0: dynamic} if name in fixed else {0: dynamic, 1 + (name in many): dynamic}
+            for name in inputs
         }
         program = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
-        smaller = shrunk(inputs, fixed)
+        smaller = shrunk(inputs, fixed, many)
         outputs = program.module()(**smaller)
     else:
         name = next(iter(model.input_specs))

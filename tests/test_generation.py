@@ -304,7 +304,7 @@ def test_equals_kerashub(case: oracle.Case, tmp_path: Path) -> None:
     expected, mask = prompts.copy(), np.zeros((2, 12), "int32")
     mask[:, :4] = 1
     for end in range(4, 12):
-        hidden = backbone({"token_ids": expected[:, :end], "padding_mask": np.ones((2, end))})
+        hidden = backbone(oracle.text_inputs(backbone, expected[:, :end]))
         if case.cls != "RWKV7Backbone":  # gives logits
             hidden = backbone.token_embedding(hidden, reverse=True)
         expected[:, end] = hidden[:, -1].argmax(-1).numpy()
