@@ -355,7 +355,8 @@ class Model(nn.Module, metaclass=Configured):
             NotImplementedError: the model has no vocabulary.
             ValueError: not a positive size, or an embedding with an adapter.
         """
-        argument = next((name for name in self.argument_names if name.startswith("vocab")), None)
+        names = (name for name in self.argument_names if re.match("(text_)?vocab", name))
+        argument = next(names, None)
         if argument is None:
             raise NotImplementedError(f"{self.class_name} has no vocabulary.")
         if isinstance(vocabulary_size, bool) or not isinstance(vocabulary_size, int):

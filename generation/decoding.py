@@ -59,7 +59,12 @@ class Decoding:
             first = cache
         else:
             first = backbone.make_cache(batch, cache.max_length, device=device)
-        hidden = backbone(prompts.token_ids, prompts.padding_mask, cache=first)
+        hidden = backbone(
+            token_ids=prompts.token_ids,
+            padding_mask=prompts.padding_mask,
+            **prompts.others,
+            cache=first,
+        )
         if not isinstance(hidden, torch.Tensor):
             raise NotImplementedError(
                 f"{type(backbone).__name__} gives {', '.join(hidden)}: generate needs a decoder "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
+
+from ..backbones._inputs import Input
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Prompts:
         padding_mask: of these; `None` where no row is shorter than another.
         lengths: tokens of each row, `[batch]`.
         ends: where each row ends in `given`, `[batch]`.
+        others: what else the model takes, images say, by name.
     """
 
     given: torch.Tensor
@@ -31,26 +34,34 @@ class Prompts:
     padding_mask: torch.Tensor | None
     lengths: torch.Tensor
     ends: torch.Tensor
+    others: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_prompts(
-    token_ids: Any, padding_mask: Any, vocabulary_size: int, device: torch.device
+    token_ids: Any,
+    padding_mask: Any,
+    vocabulary_size: int,
+    device: torch.device,
+    specs: Mapping[str, Input],
 ) -> Prompts:
     """Compare prompts with what a model takes, and move each row's tokens to its start.
 
     Raises:
         TypeError: something else than integers.
-        ValueError: an empty prompt, unknown ids, a mask that does not fit, or keys other than
-            `token_ids` and `padding_mask`.
+        ValueError: an empty prompt, unknown ids, a mask that does not fit, keys that are no inputs
+            of the model, or inputs that tell places in rows whose tokens move.
     """
+    others: dict[str, Any] = {}
     if isinstance(token_ids, Mapping):
-        if not {"token_ids"} <= token_ids.keys() <= {"token_ids", "padding_mask"}:
+        known = [name for name, spec in specs.items() if spec.kind != "state"]
+        if not {"token_ids"} <= token_ids.keys() <= set(known):
             raise ValueError(
-                "Prompts are token_ids and padding_mask; there is "
+                f"Prompts are {', '.join(known[:-1])} and {known[-1]}; there is "
                 f"{', '.join(map(str, token_ids)) or 'nothing'}."
             )
-        padding_mask = token_ids.get("padding_mask", padding_mask)
-        token_ids = token_ids["token_ids"]
+        others = {k: v for k, v in token_ids.items() if v is not None}
+        padding_mask = others.pop("padding_mask", padding_mask)
+        token_ids = others.pop("token_ids")
     ids, filled = _matrix("token_ids", token_ids)
     if ids.numel() and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
         raise TypeError(f"token_ids must hold integers, not {ids.dtype}.")
@@ -76,6 +87,9 @@ def read_prompts(
     longest = int(lengths.max())
     order = filled.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
     mask = torch.arange(longest, device=device) < lengths[:, None]
+    tied = [k for k in others if specs[k].kind == "ids" or "length" in specs[k].axes]
+    if tied and not bool(filled.all()):
+        raise ValueError(f"{', '.join(tied)} need prompts without padding, of equal lengths.")
     return Prompts(
         given=ids,
         given_mask=filled,
@@ -83,6 +97,7 @@ def read_prompts(
         padding_mask=None if bool(mask.all()) else mask,
         lengths=lengths,
         ends=(filled * torch.arange(1, ids.shape[1] + 1, device=device)).amax(1),
+        others=others,
     )
 
 
