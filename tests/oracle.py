@@ -52,6 +52,8 @@ class Case:
     mixed: bool = True
     # Of the weights: a deep network may need small ones, or its outputs are but rounding errors.
     deviation: float = 0.3
+    # Inputs that stay as many when rows of text become shorter: their places are not at the end.
+    steady: tuple[str, ...] = ()
 
     @property
     def rng(self) -> np.random.Generator:

@@ -55,7 +55,7 @@ firsts = pytest.mark.parametrize("case", FIRSTS, ids=[case.id for case in FIRSTS
 
 def long_inputs(case: oracle.Case, batch: int = 3, length: int = 11) -> torch.Tensor:
     ids = np.concatenate([case.inputs(case.rng)["token_ids"].ravel(), np.arange(40)])
-    vocabulary = case.config["vocabulary_size"]
+    vocabulary = on_meta(case).vocabulary_size
     ids = np.resize(ids % vocabulary, (batch, length))
     return torch.from_numpy(ids).long()
 

@@ -290,15 +290,15 @@ def images_of_one_size(model: Any) -> set[str]:
     return {name for name, spec in model.input_specs.items() if fixed and "length" not in spec.axes}
 
 
-def grown(inputs: Any, times: int, fixed: Collection[str] = ()) -> Any:
+def grown(inputs: Any, times: int, fixed: Collection[str] = (), name: str = "") -> Any:
     """Inputs of another batch size and length (or image size)."""
     if isinstance(inputs, dict):
         return {
-            name: batches(value, times) if name in fixed else grown(value, times)
+            name: batches(value, times) if name in fixed else grown(value, times, name=name)
             for name, value in inputs.items()
         }
     repeats = (times, times, *[1] * (inputs.ndim - 2))
-    if inputs.ndim == 4:
+    if inputs.ndim == 4 and name in ("", "images"):
         repeats = (times, 1, times, 1) if inputs.shape[-1] < 9 else (times, 1, 1, times)
     return inputs.repeat(*repeats)
 
@@ -310,14 +310,15 @@ def test_compiles_once(first: Reference) -> None:
     room = getattr(model, "position_embedding", None)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
     fixed = images_of_one_size(model)
-    sizes = [first.tensors, shrunk(first.tensors, fixed)]
+    steady = fixed.union(first.case.steady)
+    sizes = [first.tensors, shrunk(first.tensors, steady)]
     if isinstance(first.tensors, torch.Tensor) and (fixed or first.tensors.ndim == 2):
         # One size of images (or of vectors), any number of them.
         sizes = [first.tensors, *(batches(first.tensors, many) for many in (3, 2))]
     elif room is None or room.sequence_length >= 2 * 9:
         sizes.append(grown(first.tensors, 2, fixed))
     else:
-        sizes.append(shrunk(shrunk(first.tensors, fixed), fixed))
+        sizes.append(shrunk(shrunk(first.tensors, steady), steady))
     with torch.no_grad():
         for inputs in sizes:
             oracle.assert_close(compiled(inputs), oracle.named(model(inputs)))
@@ -364,7 +365,7 @@ def test_export(first: Reference) -> None:
     inputs = first.tensors
     dynamic = torch.export.Dim.AUTO
     if isinstance(inputs, dict):
-        fixed = images_of_one_size(model)
+        fixed = images_of_one_size(model).union(first.case.steady)
         shapes = {
             name: {0: dynamic} if name in fixed else {0: dynamic, 1: dynamic} for name in inputs
         }

@@ -10,7 +10,6 @@ import torch
 from .._backbone import Backbone
 from .._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
 from .._model import constructor_arguments, deserialize
-from ..layers.activations import ActivationLike
 from ..layers.cache import KeyValueShape, Step
 from ..layers.dtypes import DTypeLike
 from ..layers.layout import Kind, Layout
@@ -116,7 +115,7 @@ class Gemma3nBackbone(Backbone):
         num_key_value_heads: int,
         head_dim: int,
         intermediate_size: Sequence[int],
-        hidden_activation: ActivationLike,
+        hidden_activation: str,
         layer_types: Sequence[str],
         sliding_window: int | None,
         rope_theta: float,

@@ -129,11 +129,12 @@ class Gemma3nMultimodalEmbeddingProcessor(Layer):
     def see(self, images: torch.Tensor) -> torch.Tensor:
         """`[batch, images, …]` → `[batch · images, tokens, features]`."""
         tower = self.vision_encoder
-        sizes = zip(tower.image_shape, images.shape[2:])
-        if any(size not in (None, given) for size, given in sizes):
-            raise ValueError(
-                f"images must be {tuple(tower.image_shape)} each, not {tuple(images.shape[2:])}."
-            )
+        for wanted, size in zip(tower.image_shape, images.shape[2:]):
+            if wanted is not None and wanted != size:
+                raise ValueError(
+                    f"images must be {' × '.join(map(str, tower.image_shape))} each, not "
+                    f"{' × '.join(map(str, images.shape[2:]))}."
+                )
         features = tower(images.flatten(0, 1))
         if tower.data_format == "channels_first":
             features = features.permute(0, 2, 3, 1)
@@ -157,7 +158,7 @@ class Gemma3nMultimodalEmbeddingProcessor(Layer):
             mask = torch.zeros(sounds.shape[:3], dtype=torch.bool, device=sounds.device)
         tokens = embedder(tower(sounds.flatten(0, 1), mask.flatten(0, 1)))
         # The last word of the vocabulary stands behind clips that are shorter.
-        last = torch.full((len(tokens), 1), embedder.vocabulary_size - 1, device=tokens.device)
+        last = torch.full((tokens.shape[0], 1), embedder.vocabulary_size - 1, device=tokens.device)
         places = torch.arange(self.audio_tokens, device=tokens.device).clamp(max=tokens.shape[1])
         tokens = torch.cat((tokens, embedder.words(last)), 1)[:, places]
         return tokens.unflatten(0, sounds.shape[:2]).flatten(1, 2)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..oracle import Case
 from .common import ids, padding
-from .mobilenetv5 import config, er
+from .mobilenetv5 import config, er, mqa, uir
 
 VOCABULARY, IMAGE, SOUND = 41, 31, 37
 TEXT: dict[str, Any] = {
@@ -29,9 +29,9 @@ TEXT: dict[str, Any] = {
     "altup_num_inputs": 3,
     "laurel_rank": 2,
 }
-# A token for each image of 4 × 4 pixels.
+# A token for each image of 3 × 3 pixels.
 SMALL_VISION = config(
-    [er(8, 2, exp_ratios=1.0)], stem_size=8, num_features=7, use_msfa=False, image_shape=(4, 4, 3)
+    [er(8, 2, exp_ratios=1.0)], stem_size=8, num_features=7, use_msfa=False, image_shape=(3, 3, 3)
 )
 AUDIO: dict[str, Any] = {
     "hidden_size": 8,
@@ -81,9 +81,14 @@ def seen_and_heard(
     image_tokens: int = 1,
     sounds: tuple[int, ...] = (),
     sound_tokens: int = 3,
+    shortest: int = 0,
 ) -> Callable[[np.random.Generator], dict[str, np.ndarray]]:
     """Text with as many places as images `(count, *shape)` and sounds `(count, frames, bins)` need,
     in each row elsewhere, but not at its end.
+
+    Args:
+        shortest: frames that no sound has fewer of. Where a token of sound is all padding,
+            KerasHub's gradients are no numbers.
     """
 
     def make(rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -101,7 +106,7 @@ def seen_and_heard(
             given["images"] = rng.standard_normal((batch, *images)).astype("float32")
         if sounds:
             given["input_features"] = rng.standard_normal((batch, *sounds)).astype("float32")
-            lengths = rng.integers(0, sounds[1] + 1, (batch, sounds[0], 1))
+            lengths = rng.integers(shortest, sounds[1] + 1, (batch, sounds[0], 1))
             given["input_features_mask"] = np.arange(sounds[1]) >= lengths
         return given
 
@@ -113,8 +118,9 @@ CASES = [
     Case(
         "gemma3n-towers",
         "Gemma3nBackbone",
-        {**TEXT, **TOWERS},
-        seen_and_heard(5, 19, images=(4, 4, 4, 3), sounds=(2, 7, 9)),
+        {**TEXT, **TOWERS, "num_hidden_layers": 1},
+        seen_and_heard(5, 23, images=(6, 3, 3, 3), sounds=(4, 7, 9), shortest=5),
+        steady=("images", "input_features", "input_features_mask"),
     ),
     Case(
         "gemma3n",
@@ -141,5 +147,41 @@ CASES = [
             "rms_norm_eps": 1e-4,
         },
         text(6, 13),
+    ),
+    Case(
+        "gemma3n-odd",
+        "Gemma3nBackbone",
+        {
+            **TEXT,
+            **TOWERS,
+            "num_hidden_layers": 1,
+            "altup_num_inputs": 1,
+            "vision_encoder_config": config(
+                [er(8, 2, exp_ratios=1.0)],
+                [uir(8, 3, 0, 2.0, 2), mqa(8, 2, 4, 2)],
+                stem_size=8,
+                num_features=6,
+                msfa_output_resolution=[1, 2],
+                image_shape=[3, 13, 10],
+                data_format="channels_first",
+                name="eyes",
+            ),
+            "vision_hidden_size": 6,
+            "audio_encoder_config": {
+                **AUDIO,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 1,
+                "attention_chunk_size": 2,
+                "num_attention_context_right": 0,
+                "num_attention_context_left": 0,
+                "conv_kernel_size": 1,
+                "reduction_factor": 1,
+                "name": "ears",
+                "dtype": "bfloat16",
+                "more": 1,
+            },
+            "audio_soft_tokens_per_image": 9,
+        },
+        seen_and_heard(3, 27, (2, 3, 13, 10), 2, (2, 15, 9), 9),
     ),
 ]
