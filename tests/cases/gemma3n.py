@@ -7,7 +7,7 @@ import numpy as np
 
 from ..oracle import Case
 from .common import ids, padding
-from .mobilenetv5 import config, er, mqa, uir
+from .mobilenetv5 import M300, config, er, mqa, uir
 
 VOCABULARY, IMAGE, SOUND = 41, 31, 37
 TEXT: dict[str, Any] = {
@@ -64,6 +64,67 @@ TOWERS: dict[str, Any] = {
     "audio_vocab_offset": 36,
     "audio_soft_tokens_per_image": 3,
     "audio_token_id": SOUND,
+}
+
+
+def preset(num_hidden_layers: int, intermediate_size: int, num_kv_shared_layers: int) -> Any:
+    kinds = [*["sliding_attention"] * 4, "full_attention"]
+    return {
+        "text_vocab_size": 262400,
+        "text_hidden_size": 2048,
+        "num_hidden_layers": num_hidden_layers,
+        "pad_token_id": 0,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "intermediate_size": [intermediate_size] * num_hidden_layers,
+        "hidden_activation": "gelu_approximate",
+        "layer_types": kinds * (num_hidden_layers // 5),
+        "sliding_window": 512,
+        "rope_theta": 1e6,
+        "max_position_embeddings": 32768,
+        "vocab_size_per_layer_input": 262144,
+        "hidden_size_per_layer_input": 256,
+        "altup_num_inputs": 4,
+        "laurel_rank": 64,
+        "activation_sparsity_pattern": [*[0.95] * 10, *[0.0] * (num_hidden_layers - 10)],
+        "altup_coef_clip": 120.0,
+        "num_kv_shared_layers": num_kv_shared_layers,
+        "final_logit_soft_cap": 30.0,
+        "vision_encoder_config": {**M300, "image_shape": [768, 768, 3]},
+        "vision_vocab_offset": 262144,
+        "image_token_id": 262145,
+        "audio_encoder_config": {
+            "hidden_size": 1536,
+            "input_feat_size": 128,
+            "sscp_conv_channel_size": [128, 32],
+            "sscp_conv_kernel_size": [[3, 3], [3, 3]],
+            "sscp_conv_stride_size": [[2, 2], [2, 2]],
+            "sscp_conv_group_norm_eps": 1e-3,
+            "num_hidden_layers": 12,
+            "rms_norm_eps": 1e-6,
+            "gradient_clipping": 1e10,
+            "residual_weight": 0.5,
+            "num_attention_heads": 8,
+            "attention_chunk_size": 12,
+            "num_attention_context_right": 0,
+            "num_attention_context_left": 13,
+            "attention_logit_cap": 50.0,
+            "conv_kernel_size": 5,
+            "reduction_factor": 4,
+        },
+        "audio_hidden_size": 1536,
+        "audio_vocab_offset": 262272,
+        "audio_token_id": 262273,
+    }
+
+
+E2B, E4B = preset(30, 8192, 10), preset(35, 16384, 15)
+PRESETS: dict[str, dict[str, Any]] = {
+    "gemma3n_e2b": E2B,
+    "gemma3n_e2b_it": E2B,
+    "gemma3n_e4b": E4B,
+    "gemma3n_e4b_it": E4B,
 }
 
 
