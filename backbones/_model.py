@@ -84,6 +84,8 @@ class Model(nn.Module, metaclass=Configured):
     obsolete: ClassVar[Mapping[str, Any]] = {}
     # Inputs that exist only with a tower, by the argument that is `None`, or 0 layers, without it.
     tower_inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    # Whether a list of inputs may be given, too, because KerasHub declares them so.
+    listed: ClassVar[bool] = False
     # Arguments that another value may be given for at loading: tables of positions are resampled.
     resampled: ClassVar[Sequence[str]] = ()
     # Parts that have weights only if a file has some for them; they have a `build`.
@@ -164,6 +166,8 @@ class Model(nn.Module, metaclass=Configured):
             given, surplus = dict(inputs), args
         else:
             positional = () if inputs is None and not args else (inputs, *args)
+            if self.listed and isinstance(inputs, (list, tuple)):
+                positional = (*inputs, *args)
             given = dict(zip(known, positional))
             surplus = positional[len(given) :]
         if surplus or any(name in given for name in kwargs):

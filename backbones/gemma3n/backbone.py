@@ -100,6 +100,7 @@ class Gemma3nBackbone(Backbone):
             need.
     """
 
+    listed: ClassVar = True
     tower_inputs: ClassVar = {
         "vision_encoder": ("images",),
         "audio_encoder": ("input_features", "input_features_mask"),
