@@ -119,6 +119,12 @@ def named(outputs: Any) -> dict[str, np.ndarray]:
     }
 
 
+def token_embedding(model: Any) -> Any:
+    """What maps hidden states of a Keras model to logits."""
+    found = model.token_embedding
+    return model.language_model.token_embedding if found is None else found  # Gemma 3n's
+
+
 def assert_close(ours: Any, theirs: dict[str, np.ndarray], tolerance: float = 2e-5) -> None:
     """Each output within `tolerance` of the reference, relative to its largest value above 1."""
     ours = named(ours)

@@ -208,6 +208,8 @@ class Gemma3nAudioEncoder(Component):
     """
 
     layout = Layout()
+    hidden_size: int
+    input_feat_size: int
 
     def __init__(
         self,
@@ -242,7 +244,7 @@ class Gemma3nAudioEncoder(Component):
                 f"hidden_size={hidden_size} must be divisible by 2 and by "
                 f"num_attention_heads={num_attention_heads}."
             )
-        self.stride = sscp_conv_stride_size[0][0] * sscp_conv_stride_size[1][0]
+        self.strides = [*(stride[0] for stride in sscp_conv_stride_size), reduction_factor]
         self.subsample_conv_projection = Gemma3nAudioSubSampleConvProjection(
             input_feat_size,
             hidden_size,
@@ -275,14 +277,14 @@ class Gemma3nAudioEncoder(Component):
 
     def tokens(self, frames: int) -> int:
         """How many tokens a clip of so many frames gives."""
-        for stride, _ in self.sscp_conv_stride_size:
+        for stride in self.strides:
             frames = (frames - 1) // stride + 1
-        return (frames - 1) // self.reduction_factor + 1
+        return frames
 
     def forward(self, features: Clips, mask: ClipsMask) -> torch.Tensor:
         x = self.subsample_conv_projection(features)
-        places = torch.arange(x.shape[1], device=x.device) * self.stride
+        places = torch.arange(x.shape[1], device=x.device) * (self.strides[0] * self.strides[1])
         mask = mask.bool()[:, places.clamp(max=mask.shape[1] - 1)]
         for block in self.conformer:
             x = block(x, mask)
-        return (x * ~mask[..., None])[:, :: self.reduction_factor]
+        return (x * ~mask[..., None])[:, :: self.strides[-1]]

@@ -101,6 +101,7 @@ class Gemma3nBackbone(Backbone):
     """
 
     listed: ClassVar = True
+    text_vocab_size: int
     tower_inputs: ClassVar = {
         "vision_encoder": ("images",),
         "audio_encoder": ("input_features", "input_features_mask"),

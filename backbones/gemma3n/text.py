@@ -163,8 +163,8 @@ class Gemma3nTextAltUp(Layer):
         innovation = activated - predictions[self.active]
         return predictions + innovation * coefficients.permute(2, 0, 1)[..., None]
 
-    def scaled(self, streams: torch.Tensor) -> torch.Tensor:
-        """The active stream, for what is added to the others."""
+    def forward(self, streams: torch.Tensor) -> torch.Tensor:
+        """The active stream, scaled, for what is added to the others."""
         x = streams[self.active]
         return x if self.correct_output_scale is None else x * self.correct_output_scale.to(x.dtype)
 
@@ -215,7 +215,7 @@ class Gemma3nTextDecoderBlock(Layer):
         x = (x + attended + self.laurel(y)) * HALF
         x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
         streams = self.altup.correct(predictions, x)
-        gate = self.act(self.per_layer_input_gate(self.altup.scaled(streams)))
+        gate = self.act(self.per_layer_input_gate(self.altup(streams)))
         x = self.post_per_layer_input_norm(self.per_layer_projection(gate * per_layer_input))
         return torch.cat((streams[:1], streams[1:] + x)), keys_values
 
