@@ -22,6 +22,7 @@ from torch import nn
 
 from . import _registry
 from ._inputs import Input, as_tensors, check_keys, check_tensors, inputs_of
+from ._intermediates import intermediates
 from .layers.activations import ActivationLike, serialize_activation
 from .layers.cache import Cache
 from .layers.core import PositionEmbedding
@@ -90,6 +91,8 @@ class Model(nn.Module, metaclass=Configured):
     resampled: ClassVar[Sequence[str]] = ()
     # Parts that have weights only if a file has some for them; they have a `build`.
     deferred: ClassVar[Sequence[str]] = ()
+    # The order of what blocks of images give, where that is a map.
+    maps_format: ClassVar[str] = "channels_first"
     # What each layer of a decoder keeps of the tokens it has seen: objects with an `allocate`.
     cache_shapes: Sequence[Any] = ()
     # The parameters of `forward`.
@@ -159,6 +162,12 @@ class Model(nn.Module, metaclass=Configured):
                 twice.
             RuntimeError: reading weights into the model has failed half-way.
         """
+        return super().__call__(**self._given(inputs, args, kwargs))
+
+    def _given(
+        self, inputs: Any, args: Sequence[Any], kwargs: Mapping[str, Any], partly: bool = False
+    ) -> dict[str, Any]:
+        """The inputs of a call by their names, checked; `partly` as in `check_keys`."""
         if self.broken is not None:
             raise RuntimeError(self.broken)
         known = self.input_specs
@@ -181,16 +190,64 @@ class Model(nn.Module, metaclass=Configured):
                     raise ValueError(
                         f"{name} needs {tower}, which this {self.class_name} does not have."
                     )
-        given = check_keys(given, known, type(self).__name__)
-        if not torch.compiler.is_compiling():
-            given = self.tensors(given)
-        return super().__call__(**given)
+        given = check_keys(given, known, type(self).__name__, partly)
+        return given if torch.compiler.is_compiling() else self.tensors(given)
 
     def tensors(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs as checked tensors on the model's device."""
         tensors = as_tensors(given, self.input_specs, self.device)
         check_tensors(tensors, self.input_specs)
         return tensors
+
+    def forward_intermediates(
+        self,
+        inputs: Any,
+        indices: int | Sequence[int] | None = None,
+        *,
+        norm: bool = False,
+        maps: bool = False,
+        prefix_tokens: bool = False,
+        intermediates_only: bool = True,
+    ) -> Any:
+        """What some of the blocks give, without running those behind them.
+
+            second, last = backbone.forward_intermediates(inputs, (1, -1), norm=True)
+
+        Blocks are counted from 0 in the order in which `forward` calls them: those of a decoder
+        after the encoder's, those of every stage after those of the one before; of CSPNet and
+        HGNetV2 a stage is a block. A part that is a model, such as `vision_encoder`, has this
+        method for its own blocks, and they are not counted here.
+
+        It is no call of the module: a model that FSDP2 has sharded wants
+        `register_fsdp_forward_method(backbone, "forward_intermediates")`, and in DDP it is called
+        by a module that DDP wraps. `torch.compile(backbone.forward_intermediates)` compiles it.
+
+        Args:
+            inputs: a mapping, or one tensor, as of a call; those that are used behind the blocks
+                alone may be left out, a decoder's say.
+            indices: which blocks, `(2, 5)` or `(-1,)`; a number for the last so many; all by
+                default. Tensors are returned in this order.
+            norm: whether what stands behind the blocks and is a norm is applied to each of them.
+                Post-norm models have none; where stages differ in width it is a stage's own.
+            maps: whether patches are put side by side, `[batch, rows, columns, dim]`, or
+                `[batch, dim, rows, columns]` by `data_format="channels_first"`, without what is
+                before them. Blocks that give maps give them in this order in any case.
+            prefix_tokens: whether each tensor comes as a pair: patches, and what is before them
+                (class token and registers).
+            intermediates_only: otherwise all blocks are run, and the result is a pair: what the
+                call returns, and the list.
+
+        Returns:
+            A list of tensors, of pairs with `prefix_tokens`.
+
+        Raises:
+            ValueError: no such blocks; maps or prefix tokens of other inputs than images.
+            TypeError: `indices` that are no integers.
+            NotImplementedError: the model has no blocks in a row.
+        """
+        return intermediates(
+            self, Model, inputs, indices, norm, maps, prefix_tokens, intermediates_only
+        )
 
     # Generation
 
@@ -217,13 +274,23 @@ class Model(nn.Module, metaclass=Configured):
         """
         if not self.cache_shapes:
             raise NotImplementedError(f"{type(self).__name__} has no cache.")
-        for module in self.modules():
-            room = module.sequence_length if isinstance(module, PositionEmbedding) else max_length
+        for name, module in self.named_modules():
+            if not isinstance(module, PositionEmbedding) or name.startswith("encoder"):
+                continue
+            room = module.sequence_length
             if room < max_length:
                 raise ValueError(f"max_length is {max_length}, but the position table has {room}.")
         dtype = dtype or self.dtype_policy.compute_dtype
         where = self.device if device is None else torch.device(device)
         return Cache(self.cache_shapes, batch_size, max_length, dtype, where)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Of the next token, `[..., vocabulary]`, from a decoder's hidden states `[..., dim]`."""
+        return self.token_embedding(hidden, reverse=True)
+
+    def positions_before_text(self, inputs: Mapping[str, Any]) -> int:
+        """How many positions of a cache inputs such as images take before the text's tokens."""
+        return 0
 
     # Configuration
 

@@ -21,7 +21,7 @@ from .layers.convolution import (
 )
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
-from .layers.layout import Kind, Layout, Sequential, Stack, apart
+from .layers.layout import Kind, Layout, Parts, Sequential, apart
 from .layers.pyramid import check_encoder, own_dtype
 from .layers.vision import check_images, image_channels
 
@@ -51,7 +51,7 @@ class SpatialPyramidPooling(Layer):
             for i, rate in enumerate(dilation_rates, start=2)
         ]
         branches.append(conv_norm(channels, "conv_pooling", "bn_pooling"))
-        self.aspp_parallel_channels = Stack("{}", branches)
+        self.aspp_parallel_channels = Parts("{}", branches)
         self.projection = conv_norm(len(branches) * FILTERS, "conv_projection", "bn_projection")
 
     layout = Layout(unnamed=("projection",))

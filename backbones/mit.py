@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -161,6 +162,8 @@ class MiTBackbone(FeaturePyramidBackbone):
             channels, an `image_shape` that is too small, or that the strides do not divide and
             KerasHub cannot take either; images of another shape.
     """
+
+    maps_format: ClassVar = "channels_last"
 
     def __init__(
         self,

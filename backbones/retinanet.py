@@ -23,7 +23,7 @@ from .layers.convolution import (
 from .layers.dtypes import DTypeLike
 from .layers.initializers import variance_scaling
 from .layers.layer import Layer
-from .layers.layout import Kind, Layout, Stack, apart
+from .layers.layout import Kind, Layout, Parts, apart
 from .layers.pyramid import Level, check_encoder, own_dtype
 from .layers.vision import check_images, image_channels
 
@@ -36,9 +36,9 @@ def conv(inputs: int, kernel_size: int, strides: int = 1) -> Conv2D:
     return Conv2D(inputs, FILTERS, kernel_size, strides, padding, kernel_initializer=initializer)
 
 
-def norms(name: str, many: int, start: int) -> Stack:
+def norms(name: str, many: int, start: int) -> Parts:
     # KerasHub gives epsilon for the momentum, too.
-    return Stack(name, (BatchNormalization(FILTERS, 1e-3, 1e-3) for _ in range(many)), start)
+    return Parts(name, (BatchNormalization(FILTERS, 1e-3, 1e-3) for _ in range(many)), start)
 
 
 class FeaturePyramid(Layer):
@@ -73,15 +73,15 @@ class FeaturePyramid(Layer):
         self.use_p5 = use_p5
         own, coarser = len(channels), max_level - min_level - len(channels) + 1
         top = min_level + own
-        self.lateral_convs = Stack(
+        self.lateral_convs = Parts(
             "lateral_conv_P{}", (conv(inputs, 1) for inputs in channels), min_level
         )
         self.lateral_norms = norms("lateral_norm_P{}", own if use_batch_norm else 0, min_level)
-        self.output_convs = Stack(
+        self.output_convs = Parts(
             "output_conv_P{}", (conv(FILTERS, 3) for _ in range(own)), min_level
         )
         widths = [channels[-1] if use_p5 else FILTERS] + [FILTERS] * coarser
-        self.coarser_convs = Stack(
+        self.coarser_convs = Parts(
             "coarser_P{}", (conv(inputs, 3, 2) for inputs in widths[:coarser]), top
         )
         # Those of the encoder's levels are in KerasHub's files and are not used.

@@ -19,7 +19,7 @@ from .layers.core import Dense, Embedding, LayerNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layer import Layer
-from .layers.layout import Kind, Layout, Sequential, Stack, beside, flattened
+from .layers.layout import Kind, Layout, Parts, Sequential, Stack, beside, flattened
 from .layers.transformer import head_dim
 from .layers.vision import check_at_least
 
@@ -457,7 +457,7 @@ class SAMMaskDecoder(Component):
         self.iou_token = Embedding(1, dim)
         self.mask_tokens = Embedding(tokens, dim)
         self.output_upscaling = Upscaling(dim, self.activation)
-        self.output_hypernetworks_mlps = Stack(
+        self.output_hypernetworks_mlps = Parts(
             "{}", (SAMMLP(dim, dim, dim // 8, 3) for _ in range(tokens))
         )
         self.iou_prediction_head = SAMMLP(

@@ -152,17 +152,25 @@ def exact(model: Any) -> Any:
 
 
 @torch.no_grad()
-def outputs_of(
-    model: Any, interface: Interface, inputs: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    found = exact(model)(
+def call(
+    model: Any, interface: Interface, inputs: Mapping[str, torch.Tensor], **options: Any
+) -> Any:
+    """What transformers makes of our inputs."""
+    return exact(model)(
         **{
             interface.inputs[name]: interface.forms.get(name, torch.Tensor.long)(value)
             for name, value in inputs.items()
             if name in interface.inputs
         },
         **interface.besides(inputs),
+        **options,
     )
+
+
+def outputs_of(
+    model: Any, interface: Interface, inputs: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    found = call(model, interface, inputs)
     return {
         ours: interface.forms.get(ours, torch.Tensor.clone)(found[theirs])
         for ours, (theirs, _) in interface.outputs.items()
