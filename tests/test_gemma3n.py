@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers
@@ -18,7 +19,7 @@ from keras_hub_torch.models import Backbone, Gemma3nBackbone
 from keras_hub_torch.presets.transformers import gemma3n as tables
 
 from . import oracle
-from .cases.gemma3n import AUDIO, IMAGE, SMALL_VISION, SOUND, TEXT, TOWERS, seen_and_heard
+from .cases.gemma3n import AUDIO, CASES, IMAGE, SMALL_VISION, SOUND, TEXT, TOWERS, seen_and_heard
 from .conftest import Reference, reference_of
 
 # Of four layers the last two use the keys of the first two.
@@ -320,3 +321,25 @@ def test_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = model.token_embedding(hidden, reverse=True)
     oracle.assert_close(logits[seen], oracle.named(outputs.logits[seen]))
     oracle.assert_close(again(inputs)[seen], oracle.named(hidden[seen]))
+
+
+def test_peft(tmp_path: Path) -> None:
+    """Adapters of projections that nothing uses, and that transformers lacks, are left out."""
+    case = next(case for case in CASES if case.id == "gemma3n")
+    model = Gemma3nBackbone(**case.config).eval()
+    model.export_to_transformers(tmp_path / "base")
+    model.enable_lora(2, ["v_proj"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_kernel" in name:
+                parameter.normal_()
+    model.save_lora_weights(tmp_path / "adapter", format="peft")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
+    theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter")
+    again = Gemma3nBackbone.from_preset(tmp_path / "base")
+    again.load_lora_weights(tmp_path / "adapter")
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        logits = oracle.named(theirs(input_ids=ids).logits)
+        oracle.assert_close(model.logits(model(ids)), logits)
+        oracle.assert_close(again.logits(again(ids)), logits)
