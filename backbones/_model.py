@@ -85,6 +85,8 @@ class Model(nn.Module, metaclass=Configured):
     obsolete: ClassVar[Mapping[str, Any]] = {}
     # Inputs that exist only with a tower, by the argument that is `None`, or 0 layers, without it.
     tower_inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    # Whether a list of inputs may be given, too, because KerasHub declares them so.
+    listed: ClassVar[bool] = False
     # Arguments that another value may be given for at loading: tables of positions are resampled.
     # Where the constructor has none of that name, a model within this one has.
     resampled: ClassVar[Sequence[str]] = ()
@@ -174,6 +176,8 @@ class Model(nn.Module, metaclass=Configured):
             given, surplus = dict(inputs), args
         else:
             positional = () if inputs is None and not args else (inputs, *args)
+            if self.listed and isinstance(inputs, (list, tuple)):
+                positional = (*inputs, *args)
             given = dict(zip(known, positional))
             surplus = positional[len(given) :]
         if surplus or any(name in given for name in kwargs):
@@ -441,7 +445,8 @@ class Model(nn.Module, metaclass=Configured):
             NotImplementedError: the model has no vocabulary.
             ValueError: not a positive size, or an embedding with an adapter.
         """
-        argument = next((name for name in self.argument_names if name.startswith("vocab")), None)
+        names = (name for name in self.argument_names if re.match("(text_)?vocab", name))
+        argument = next(names, None)
         if argument is None:
             raise NotImplementedError(f"{self.class_name} has no vocabulary.")
         if isinstance(vocabulary_size, bool) or not isinstance(vocabulary_size, int):

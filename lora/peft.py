@@ -115,7 +115,7 @@ def save_peft(
     transposed = False
     for binding in plan.bindings:
         layers = [found.get(name.removesuffix(".weight")) for name in binding.ours]
-        if any(layers):
+        if any(layers) and binding.theirs:  # else nothing uses them, and they are not there
             module = binding.theirs[0].removesuffix(".weight")
             with torch.no_grad():
                 down, up, scale = _fuse(binding, layers)
@@ -128,6 +128,8 @@ def save_peft(
             whole = binding.save([backbone.get_parameter(name).detach() for name in binding.ours])
             tensors |= {f"{PREFIX}{name}": one.cpu().contiguous() for name, one in whole.items()}
             saved += [name.rpartition(".")[0] for name in whole]
+    if not ranks:
+        raise ValueError(f"transformers has none of {', '.join(found)}.")
     rank, alpha = max(ranks.values()), max(alphas.values())
     base = vars(backbone).get("checkpoint") or {}
     if base_model is not None:

@@ -54,6 +54,8 @@ class Case:
     deviation: float = 0.3
     # In which training is compared: many batch norms magnify the rounding of each one's sums.
     training_dtype: str = "float32"
+    # Inputs that stay as many when rows of text become shorter: their places are not at the end.
+    steady: tuple[str, ...] = ()
 
     @property
     def rng(self) -> np.random.Generator:
@@ -128,6 +130,12 @@ def named(outputs: Any) -> dict[str, np.ndarray]:
         key: value if isinstance(value, np.ndarray) else value.detach().float().cpu().numpy()
         for key, value in outputs.items()
     }
+
+
+def token_embedding(model: Any) -> Any:
+    """What maps hidden states of a Keras model to logits."""
+    found = model.token_embedding
+    return model.language_model.token_embedding if found is None else found  # Gemma 3n's
 
 
 def assert_close(ours: Any, theirs: dict[str, np.ndarray], tolerance: float = 2e-5) -> None:

@@ -311,7 +311,7 @@ def grown(
     repeats = (times, times, *[1] * (inputs.ndim - 2))
     if name in many:
         repeats = (times, 1, times, *[1] * (inputs.ndim - 3))
-    elif inputs.ndim == 4:
+    elif inputs.ndim == 4 and name in ("", "images"):
         repeats = (times, 1, times, 1) if inputs.shape[-1] < 9 else (times, 1, 1, times)
     return inputs.repeat(*repeats)
 
@@ -323,15 +323,15 @@ def test_compiles_once(first: Reference) -> None:
     room = getattr(model, "position_embedding", None)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
     fixed = images_of_one_size(model)
-    many = several(model)
-    sizes = [first.tensors, shrunk(first.tensors, fixed, many)]
+    many, steady = several(model), fixed.union(first.case.steady)
+    sizes = [first.tensors, shrunk(first.tensors, steady, many)]
     if isinstance(first.tensors, torch.Tensor) and (fixed or first.tensors.ndim == 2):
         # One size of images (or of vectors), any number of them.
         sizes = [first.tensors, *(batches(first.tensors, many) for many in (3, 2))]
     elif room is None or room.sequence_length >= 2 * 9:
         sizes.append(grown(first.tensors, 2, fixed, many))
     else:
-        sizes.append(shrunk(shrunk(first.tensors, fixed, many), fixed, many))
+        sizes.append(shrunk(shrunk(first.tensors, steady, many), steady, many))
     with torch.no_grad():
         for inputs in sizes:
             oracle.assert_close(compiled(inputs), oracle.named(model(inputs)))
@@ -381,7 +381,8 @@ def test_export(first: Reference) -> None:
     inputs = first.tensors
     dynamic = torch.export.Dim.AUTO
     if isinstance(inputs, dict):
-        fixed, many = images_of_one_size(model), several(model)
+        fixed = images_of_one_size(model).union(first.case.steady)
+        many = several(model)
         shapes = {
             name: {0: dynamic} if name in fixed else {0: dynamic, 1 + (name in many): dynamic}
             for name in inputs

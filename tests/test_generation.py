@@ -114,7 +114,7 @@ def noisy_model(case: oracle.Case, quiet: Any) -> Any:
         noise["router_jitter_noise"] = 0.5
     model = model_of(case, **noise).train()
     model.load_state_dict(quiet.state_dict())
-    next(reversed(list(model.children()))).eval()
+    next(reversed(list(model.modules()))).eval()
     return model
 
 
@@ -299,6 +299,7 @@ OTHERWISE = {
 def test_equals_kerashub(case: oracle.Case, tmp_path: Path) -> None:
     """KerasHub without a cache, and KerasHub's own `generate`, its cache included."""
     backbone = oracle.keras_model(case)
+    embedding = oracle.token_embedding(backbone)
     prompts = np.zeros((2, 12), "int32")
     prompts[:, :4] = long_inputs(case)[:2, :4].numpy()
     expected, mask = prompts.copy(), np.zeros((2, 12), "int32")
@@ -306,7 +307,7 @@ def test_equals_kerashub(case: oracle.Case, tmp_path: Path) -> None:
     for end in range(4, 12):
         hidden = backbone(oracle.text_inputs(backbone, expected[:, :end]))
         if case.cls != "RWKV7Backbone":  # gives logits
-            hidden = backbone.token_embedding(hidden, reverse=True)
+            hidden = embedding(hidden, reverse=True)
         expected[:, end] = hidden[:, -1].argmax(-1).numpy()
     if case.cls not in OTHERWISE:
         task_class = getattr(keras_hub.models, case.cls.replace("Backbone", "CausalLM"))

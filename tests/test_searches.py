@@ -29,7 +29,11 @@ def theirs(backbone: Any, sampler: Any, ids: np.ndarray, **kwargs: Any) -> Any:
 
     def next(prompt: Any, cache: Any, index: Any) -> tuple[Any, Any, Any]:
         hidden = states_of(prompt[:, : int(index)])[:, -1]
-        return hidden if logits_only else backbone.token_embedding(hidden, reverse=True), hidden, ()
+        return (
+            hidden if logits_only else oracle.token_embedding(backbone)(hidden, reverse=True),
+            hidden,
+            (),
+        )
 
     prompt = np.zeros((len(ids), LENGTH), "int32")
     mask = np.zeros(prompt.shape, bool)

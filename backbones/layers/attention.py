@@ -139,6 +139,22 @@ def attend_evenly(
     return attend(query, key, value, bias)
 
 
+def attend_or_average(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: Mask,
+    scale: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """As `attend`, but a query that sees no key gets the mean of all values."""
+    x = attend(query, key, value, mask, scale, dropout)
+    if not isinstance(mask, torch.Tensor):
+        return x
+    mean = repeat_heads(value.mean(2, keepdim=True), query.shape[1])
+    return torch.where(mask.any(-1, keepdim=True), x, mean)
+
+
 def attend_soft_capped(
     query: torch.Tensor,
     key: torch.Tensor,

@@ -50,8 +50,9 @@ class Layout:
             it decides who gets which number.
         order: names of the children in the order of creation, or of a graph (`Graph.order`); by
             default that of the children here.
-        assigned: attributes of a model in the order in which KerasHub assigns them; by default
-            that of `order`. On JAX and TensorFlow layers are counted so.
+        assigned: attributes of a model in the order in which KerasHub assigns them (with dots
+            where here a layer of the model holds them); by default that of `order`. On JAX and
+            TensorFlow layers are counted so.
         group: no Keras layer at all: the children belong to the parent and this gives their names,
             from `{group}` and `{child}`.
         inside: child → what this layer makes of the child's own layout (`flattened`, …); several

@@ -350,6 +350,7 @@ class MobileNetV5Backbone(Backbone):
                 )
             stacks = stacks[: self.joined[-1]]
         self.blocks = Stack("{}", stacks)
+        self.output_channels = num_features if use_msfa else width
         if use_msfa:
             self.msfa = MultiScaleFusionAdapter(
                 style, channels, num_features, pair(msfa_output_resolution), act_layer

@@ -376,7 +376,9 @@ def bind(
             continue
         for name in state:
             numbers = parts(rule.ours[0], name)
-            if numbers is None:
+            if numbers is None or not (
+                rule.where is None or rule.where(int(numbers[0]), arguments)
+            ):
                 continue
             theirs, ours = rule.names(numbers, arguments)
             counts.update(ours)

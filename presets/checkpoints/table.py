@@ -314,6 +314,8 @@ class Rule:
         when: arguments of the models for which the rule holds: a value, or a function that is true
             of it.
         count: the argument for how many `[]` are.
+        where: of which number in the place of the first `{}` the rule holds, in a model of these
+            arguments; by default of all.
     """
 
     theirs: tuple[str, ...]
@@ -321,6 +323,7 @@ class Rule:
     operations: tuple[Operation | Callable[[Arguments], Operation], ...] = ()
     when: Mapping[str, Any] = field(default_factory=dict)
     count: str = ""
+    where: Callable[[int, Arguments], bool] | None = None
 
     def holds(self, arguments: Arguments) -> bool:
         """For a model of these arguments."""
