@@ -32,8 +32,7 @@ def ours(reference: Reference, **kwargs: Any) -> Any:
 
 
 def run(model: Any, inputs: Any) -> dict[str, torch.Tensor]:
-    outputs = model(inputs)
-    return outputs if isinstance(outputs, dict) else {"output": outputs}
+    return oracle.flat(model(inputs))
 
 
 def dump(path: Path) -> dict[str, Any]:
@@ -68,8 +67,7 @@ def test_ways_to_call(chosen: Reference) -> None:
         else:
             calls = [model(chosen.inputs), model(**{next(iter(model.input_specs)): inputs})]
     for outputs in calls:
-        outputs = outputs if isinstance(outputs, dict) else {"output": outputs}
-        for name, value in outputs.items():
+        for name, value in oracle.flat(outputs).items():
             assert torch.equal(value, expected[name])
 
 
@@ -113,8 +111,7 @@ def test_gradients(chosen: Reference, tmp_path: Path) -> None:
         for name, value in chosen.outputs.items()
     }
     keras_model = oracle.keras_model(chosen.case, trainable=True)
-    outputs = keras_model(chosen.inputs, training=False)
-    outputs = outputs if isinstance(outputs, dict) else {"output": outputs}
+    outputs = oracle.flat(keras_model(chosen.inputs, training=False))
     sum((outputs[name] * torch.from_numpy(outer[name])).sum() for name in outer).backward()
 
     model = ours(chosen, trainable=True)
