@@ -246,6 +246,11 @@ class DFineBackbone(Backbone):
         self.decoder_input_proj = Stack("{}", self.decoder_projections(num_maps))
         self.backbone = own_dtype(network)
 
+    def count_params(self) -> int:
+        """As of any model; as in Keras, what stands beside the graph does not count."""
+        beside = self.num_denoising and self.denoising is None
+        return super().count_params() - (self.denoising_class_embed.weight.numel() if beside else 0)
+
     def decoder_projections(self, num_maps: int) -> Iterator[nn.Module]:
         """What each map goes through on its way from the encoder; those that the encoder does not
         have are made of the one before.
@@ -343,13 +348,13 @@ class DFineBackbone(Backbone):
         anchors, valid = anchors_of(sources)
         memory = self.enc_output_ln(self.enc_output_dense(torch.where(valid, pixels, 0)))
         scores, moves = self.enc_score_head(memory), self.enc_bbox_head(memory)
-        best = scores.amax(-1).topk(self.num_queries).indices[..., None]
-        boxes = (moves + anchors).take_along_dim(best, 1)
-        batch, dtype, device = len(memory), memory.dtype, memory.device
+        best = scores.amax(-1).topk(self.num_queries).indices
+        boxes = rows_of(moves + anchors, best)
+        batch, dtype, device = memory.shape[0], memory.dtype, memory.device
         if self.learn_initial_query:
             queries = self.initial_query_reference_generator(batch)
         else:
-            queries = memory.take_along_dim(best, 1).detach()
+            queries = rows_of(memory, best).detach()
         references, bias = boxes.detach(), None
         known: dict[str, torch.Tensor] = {}
         if self.denoising is not None:
@@ -366,12 +371,17 @@ class DFineBackbone(Backbone):
             "encoder_hidden_states": tuple(channels_back(x, self.data_format) for x in states),
             "encoder_attentions": tuple(attentions),
             "init_reference_points": references.to(dtype),
-            "enc_topk_logits": scores.take_along_dim(best, 1),
+            "enc_topk_logits": rows_of(scores, best),
             "enc_topk_bboxes": boxes.sigmoid().to(dtype),
             "enc_outputs_class": scores,
             "enc_outputs_coord_logits": moves,
             **known,
         }
+
+
+def rows_of(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """`[batch, rows, dim]` and `[batch, chosen]` → `[batch, chosen, dim]`."""
+    return x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def anchors_of(maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

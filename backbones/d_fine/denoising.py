@@ -127,8 +127,8 @@ class Denoising:
         group = torch.tensor(self.num_groups, dtype=torch.int32)
         return {
             "dn_positive_idx": self.positive.to(images.device)[images],
-            "dn_num_group": group.to(images.device).expand(len(images)),
-            "dn_num_split": split.to(images.device).expand(len(images), -1),
+            "dn_num_group": group.to(images.device).expand(images.shape[0]),
+            "dn_num_split": split.to(images.device).expand(images.shape[0], -1),
         }
 
 

@@ -15,7 +15,6 @@ def network(config: dict[str, Any], **others: Any) -> dict[str, Any]:
         "module": "keras_hub.src.models.hgnetv2.hgnetv2_backbone",
         "class_name": "HGNetV2Backbone",
         "config": {
-            "name": "hg_net_v2_backbone",
             "trainable": True,
             "dtype": {
                 "module": "keras",
@@ -112,14 +111,13 @@ CASES = [
         "d-fine-learned",
         "DFineBackbone",
         config(
-            backbone=small(5, 6, 4),
+            backbone=small(5, 6, 4, name="network"),
             feat_strides=[7, 14, 9],
             num_feature_levels=3,
             decoder_n_points=[1, 2, 1],
             encode_proj_layers=[],
             num_encoder_layers=0,
             learn_initial_query=True,
-            num_denoising=0,
             out_features=["stage1", "stage2"],
             anchor_image_size=[30, 23],
             num_decoder_layers=3,
