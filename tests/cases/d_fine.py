@@ -77,7 +77,12 @@ LABELS = [
     {"boxes": [[0.625, 0.125, 0.25, 0.25]], "labels": [0]},
 ]
 CASES = [
-    Case("d-fine", "DFineBackbone", config(image_shape=[32, 32, 3]), images(2, 32, 32)),
+    Case(
+        "d-fine",
+        "DFineBackbone",
+        config(image_shape=[32, 32, 3], num_denoising=0, num_queries=9, depth_multiplier=0.1),
+        images(2, 32, 32),
+    ),
     Case(
         "d-fine-labels",
         "DFineBackbone",
