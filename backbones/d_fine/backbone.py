@@ -228,6 +228,7 @@ class DFineBackbone(Backbone):
                 box_noise_scale,
                 seed,
             )
+        self.beside = bool(num_denoising) and self.denoising is None
         if learn_initial_query:
             self.initial_query_reference_generator = DFineInitialQueryAndReferenceGenerator(
                 num_queries, hidden_dim
@@ -248,8 +249,8 @@ class DFineBackbone(Backbone):
 
     def count_params(self) -> int:
         """As of any model; as in Keras, what stands beside the graph does not count."""
-        beside = self.num_denoising and self.denoising is None
-        return super().count_params() - (self.denoising_class_embed.weight.numel() if beside else 0)
+        beside = self.denoising_class_embed.weight.numel() if self.beside else 0
+        return super().count_params() - beside
 
     def decoder_projections(self, num_maps: int) -> Iterator[nn.Module]:
         """What each map goes through on its way from the encoder; those that the encoder does not
@@ -311,7 +312,7 @@ class DFineBackbone(Backbone):
                 "enc_output_ln": "enc_output_layers",
                 "decoder_input_proj": "decoder_input_proj_layers",
             },
-            inside={} if noisy else {"denoising_class_embed": beside},
+            inside={"denoising_class_embed": beside} if self.beside else {},
             order=graph.order(decoded, *noisy, scores, moves, queries, encoded),
             assigned=(
                 "backbone",
