@@ -80,8 +80,15 @@ CASES = [
     Case(
         "d-fine",
         "DFineBackbone",
-        config(image_shape=[32, 32, 3], num_denoising=0, num_queries=9, depth_multiplier=0.1),
-        images(2, 32, 32),
+        config(
+            image_shape=[16, 16, 3],
+            anchor_image_size=[16, 16],
+            encode_proj_layers=[0],
+            num_denoising=0,
+            num_queries=2,
+            depth_multiplier=0.1,
+        ),
+        images(8, 16, 16),
     ),
     Case(
         "d-fine-labels",
