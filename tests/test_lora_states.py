@@ -57,9 +57,7 @@ def enable(model: Any, names: list[str] | None = None, **kwargs: Any) -> Any:
 
 def outputs_of(model: Any, inputs: Any) -> dict[str, np.ndarray]:
     with torch.no_grad():
-        return {
-            k: np.asarray(v.float(), np.float64) for k, v in oracle.flat(model(inputs)).items()
-        }
+        return {k: np.asarray(v.float(), np.float64) for k, v in oracle.flat(model(inputs)).items()}
 
 
 def trains(model: Any, inputs: Any) -> None:
