@@ -29,16 +29,21 @@ LAYERS = 24
 
 # The network
 
-# Key → what an absent one means.
-NETWORK = {name: value for one in HGNETV2.config for name, value in one.theirs.items()}
-NETWORK["stage_downsample"] = (False, True, True, True)
+# Key → what an absent one means; the last ones are not written.
+UNWRITTEN = {"stage_downsample_strides": (2, 2, 2, 2), "out_indices": None}
+NETWORK = {
+    name: value
+    for theirs in (*(one.theirs for one in reversed(HGNETV2.config)), UNWRITTEN)
+    for name, value in theirs.items()
+    if (name in UNWRITTEN) is (theirs is UNWRITTEN)
+}
 
 
-def load_network(indices: Sequence[int] | None, *values: Any) -> tuple[Any, ...]:
+def load_network(*values: Any) -> tuple[Any, ...]:
     found = dict(zip(NETWORK, values))
     if found["out_features"] is None:
         stages = ["stem", *(f"stage{i}" for i, _ in enumerate(found["stage_num_blocks"], 1))]
-        found["out_features"] = [stages[i] for i in indices or [-1]]
+        found["out_features"] = [stages[i] for i in found["out_indices"] or [-1]]
     arguments: dict[str, Any] = {}
     for one in HGNETV2.config:
         arguments |= zip(one.ours, one.load(*(found[name] for name in one.theirs)))
@@ -54,7 +59,7 @@ def save_network(
     found: dict[str, Any] = {}
     for one in HGNETV2.config:
         found |= zip(one.theirs, one.save(*(arguments[name] for name in one.ours)))
-    return (None, *(found[name] for name in NETWORK))
+    return tuple(found[name] for name in NETWORK if name not in UNWRITTEN)
 
 
 # The rest
@@ -170,16 +175,26 @@ HEADS = [
         for kind in ("weight", "bias")
     ),
 ]
+# Of a model without heads: then these are what is missing.
+PARTS = (
+    "backbone",
+    "encoder_input_proj",
+    "encoder",
+    "decoder_input_proj",
+    "enc_output",
+    "enc_score_head",
+    "enc_bbox_head",
+    "denoising_class_embed",
+    "weight_embedding",
+    "decoder",
+)
 D_FINE = Table(
     model_types=("d_fine",),
     architecture="DFineForObjectDetection",
     backbone=DFineBackbone,
     config=(
         Key(
-            {
-                "backbone_config.out_indices": None,
-                **{f"backbone_config.{name}": value for name, value in NETWORK.items()},
-            },
+            {f"backbone_config.{name}": value for name, value in NETWORK.items()},
             ("backbone", "out_features", "image_shape"),
             load_network,
             save_network,
@@ -294,6 +309,7 @@ D_FINE = Table(
         "weight_loss_*",
         "with_box_refine",
     ),
+    renames=tuple((f"{part}.*", f"model.{part}.*") for part in PARTS),
     dropped=HGNETV2.dropped,
     tied={name: f"model.decoder.{name}" for name in HEADS},
 )
