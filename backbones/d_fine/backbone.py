@@ -134,6 +134,10 @@ class DFineBackbone(Backbone):
             one or that is smaller than `anchor_image_size`, or more of them than `labels`.
     """
 
+    num_feature_levels: int
+    encoder_hidden_dim: int
+    hidden_dim: int
+
     def __init__(
         self,
         backbone: Backbone,
@@ -277,7 +281,7 @@ class DFineBackbone(Backbone):
             conv = graph(f"encoder_input_proj_conv_{i}", features)
             maps.append(graph(f"encoder_input_proj_bn_{i}", conv))
         encoded = graph("hybrid_encoder", *maps)
-        sources = []
+        sources: list[tuple[str, int]] = []
         for i in range(self.num_feature_levels):
             before = encoded if i <= len(maps) else sources[-1]
             if self.projected:

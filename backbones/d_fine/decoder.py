@@ -203,8 +203,7 @@ class DFineDecoder(Layer):
         values = self.values()
         states: list[torch.Tensor] = []
         logits, refined, corners, initial = [], [], [], []
-        edges: torch.Tensor | float = 0.0
-        before: torch.Tensor | float = 0.0
+        edges, before = x.new_zeros(1), x.new_zeros(1)
         for i, layer in enumerate(self.decoder_layers):
             positions = self.query_pos_head(boxes.to(x.dtype)).clamp(-10, 10)
             x, weights, cross_weights = layer(x, positions, boxes, memory, bias)

@@ -97,7 +97,8 @@ class DFineFeatureAggregationBlock(Layer):
         self.conv4 = active(2 * dim + 2 * middle, dim)
 
     def forward(self, *maps: torch.Tensor) -> torch.Tensor:
-        x = self.conv1(torch.cat(maps, dim=1))
+        joined = torch.cat(maps, dim=1).contiguous(memory_format=torch.channels_last)
+        x = self.conv1(joined)
         half = x.chunk(2, dim=1)[1].contiguous(memory_format=torch.channels_last)
         y = self.conv2(self.csp_rep1(half))
         return self.conv4(torch.cat((x, y, self.conv3(self.csp_rep2(y))), dim=1))

@@ -81,14 +81,12 @@ CASES = [
         "d-fine",
         "DFineBackbone",
         config(
-            image_shape=[16, 16, 3],
-            anchor_image_size=[16, 16],
-            encode_proj_layers=[0],
+            image_shape=[32, 32, 3],
             num_denoising=0,
-            num_queries=2,
+            num_queries=4,
             depth_multiplier=0.1,
         ),
-        images(8, 16, 16),
+        images(4, 32, 32),
     ),
     Case(
         "d-fine-labels",
