@@ -123,12 +123,23 @@ def text_inputs(model: Any, token_ids: Any) -> dict[str, Any]:
     return inputs
 
 
-def named(outputs: Any) -> dict[str, np.ndarray]:
+def flat(outputs: Any) -> dict[str, Any]:
+    """Outputs by name; those that are tuples as `name.0` and so on."""
     if not isinstance(outputs, dict):
-        outputs = {"output": outputs}
+        return {"output": outputs}
+    found: dict[str, Any] = {}
+    for key, value in outputs.items():
+        if isinstance(value, (tuple, list)):
+            found |= {f"{key}.{i}": one for i, one in enumerate(value)}
+        else:
+            found[key] = value
+    return found
+
+
+def named(outputs: Any) -> dict[str, np.ndarray]:
     return {
         key: value if isinstance(value, np.ndarray) else value.detach().float().cpu().numpy()
-        for key, value in outputs.items()
+        for key, value in flat(outputs).items()
     }
 
 

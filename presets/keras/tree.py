@@ -117,9 +117,9 @@ def flat_layers(model: Model, order: str = "torch") -> list[Layer]:
     layout = layout_of(model)
     made = {path: i for i, (path, _) in enumerate(model.named_modules())}
     as_assigned = order != "torch" and bool(layout.assigned)
-    if as_assigned:  # where models are attributes, before their layers are in a graph
-        views = {key: view for key, view in layout.inside.items() if view is not flattened}
-        layout = replace(layout, inside=views)
+    if as_assigned:  # where layers are attributes, before they are in a graph or beside it
+        kept = (view for view in layout.inside.items() if view[1] not in (flattened, beside))
+        layout = replace(layout, inside=dict(kept))
 
     def children(layer: Layer) -> list[Layer]:
         assigned = layer.layout.assigned if as_assigned else ()
