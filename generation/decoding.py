@@ -61,11 +61,12 @@ class Decoding:
             first = backbone.make_cache(batch, cache.max_length, device=device)
         self.input, mask = text_inputs(backbone.input_specs)
         text = {self.input: prompts.token_ids, mask: prompts.padding_mask}
-        hidden = _hidden(backbone({**prompts.others, **text}, cache=first))
+        outputs = backbone({**prompts.others, **text}, cache=first)
+        hidden = _hidden(outputs)
         if hidden is None:
             raise NotImplementedError(
-                f"{type(backbone).__name__} gives no hidden states: generate needs a decoder that "
-                "does."
+                f"{type(backbone).__name__} gives {', '.join(outputs)}: generate needs hidden "
+                "states alone, or decoder_sequence_output."
             )
         before = hidden.shape[1] - prompts.token_ids.shape[1]  # positions of images
         hidden = hidden[:, before:]

@@ -443,7 +443,7 @@ def test_embedding_models_are_refused() -> None:
     case = next(case for case in all_cases() if case.cls == "Gemma3Backbone")
     sizes = {"is_embedding_model": True, "pooling_intermediate_dim": 6, "embedding_dim": 5}
     model = keras_hub_torch.models.Gemma3Backbone(**case.config, **sizes).eval()
-    with pytest.raises(NotImplementedError, match="gives no hidden states"):
+    with pytest.raises(NotImplementedError, match="gives sequence_output, pooled_output"):
         generate(model, [1, 2], 5)
 
 

@@ -77,7 +77,7 @@ def axes_of(model: Any) -> tuple[int, int, int]:
 def test_training(first_image: Reference, tmp_path: Path) -> None:
     """Three batches through batch norms in training mode: outputs, gradients, moving statistics.
 
-    KerasHub resizes float64 as float32, so that models which do are compared in that.
+    Each case says in which dtype: float64 if its norms magnify rounding beyond the limits.
     """
     dtype = first_image.case.training_dtype
     model, theirs = both_without_dropout(first_image, dtype)
