@@ -322,8 +322,10 @@ def save_audio(config: Mapping[str, Any] | None, width: int) -> tuple[Any, ...]:
     return (width, *(config[ours] for ours, _ in AUDIO_KEYS.values()))
 
 
-# timm's names of towers that pad as Keras does, and their arguments.
-TOWERS: dict[str, Mapping[str, Any]] = {"mobilenetv5_300m_enc": M300}
+# timm's names of towers that pad as Keras does, and their arguments as KerasHub writes them.
+TOWERS: dict[str, Mapping[str, Any]] = {
+    "mobilenetv5_300m_enc": {k: v for k, v in M300.items() if not k.startswith("msfa_")}
+}
 IMAGE_SHAPE = [768, 768, 3]
 
 
@@ -339,7 +341,7 @@ def load_vision(architecture: str, model_args: Any) -> tuple[dict[str, Any]]:
         "form, which changes features of images by about 1e-3.",
         stacklevel=2,
     )
-    return ({"image_shape": IMAGE_SHAPE, **TOWERS[kind]},)
+    return ({**TOWERS[kind], "image_shape": TOWERS[kind].get("image_shape", IMAGE_SHAPE)},)
 
 
 def save_vision(config: Mapping[str, Any] | None) -> tuple[str, None]:
