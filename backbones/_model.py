@@ -88,6 +88,7 @@ class Model(nn.Module, metaclass=Configured):
     # Whether a list of inputs may be given, too, because KerasHub declares them so.
     listed: ClassVar[bool] = False
     # Arguments that another value may be given for at loading: tables of positions are resampled.
+    # Where the constructor has none of that name, a model within this one has.
     resampled: ClassVar[Sequence[str]] = ()
     # Parts that have weights only if a file has some for them; they have a `build`.
     deferred: ClassVar[Sequence[str]] = ()
@@ -311,6 +312,24 @@ class Model(nn.Module, metaclass=Configured):
             for key, value in self.arguments.items()
             if value not in self.unsaved.get(key, ())
         }
+
+    def config_for(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """`get_config` of a model for images of other sizes, arguments in `resampled`.
+
+        Raises:
+            TypeError: values of wrong types.
+        """
+        own = {name: size for name, size in sizes.items() if name in self.argument_names}
+        check_arguments(self.configured_class, own)
+        config, left = {**self.get_config(), **own}, sizes.keys() - own
+        for name, part in self.arguments.items():
+            if isinstance(part, Model):
+                inner = {key: size for key, size in sizes.items() if key in part.resampled}
+                config[name] = {**config[name], "config": part.config_for(inner)}
+                left -= inner.keys()
+        if left:
+            raise TypeError(f"No part of this {self.class_name} has {', '.join(left)}.")
+        return config
 
     @classmethod
     def from_config(cls: type[ModelType], config: Mapping[str, Any]) -> ModelType:
@@ -568,14 +587,16 @@ def bind_arguments(
     bound = signature.bind(None, *args, **kwargs)
     bound.apply_defaults()
     values: dict[str, Any] = {}
+    around = {name: bound.arguments[name] for name in cls.unsaved if name in bound.arguments}
     for parameter in parameters:
         name = parameter.name
         if parameter.kind is parameter.VAR_KEYWORD:
-            rest = {k: _in_form(v, known[k].annotation) for k, v in bound.arguments[name].items()}
+            given = bound.arguments[name].items()
+            rest = {k: _in_form(v, known[k].annotation, around) for k, v in given}
             bound.arguments[name] = rest
             values |= rest
         elif parameter.kind is not parameter.VAR_POSITIONAL:
-            value = _in_form(bound.arguments[name], known[name].annotation)
+            value = _in_form(bound.arguments[name], known[name].annotation, around)
             bound.arguments[name] = values[name] = value
     return bound, {name: value for name, value in values.items() if name not in COMMON}
 
@@ -666,8 +687,13 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _in_form(value: Any, hint: Any) -> Any:
-    """An argument as the family's constructor sees it."""
+def _in_form(value: Any, hint: Any, around: Mapping[str, Any]) -> Any:
+    """An argument as the family's constructor sees it.
+
+    Args:
+        around: what KerasHub does not save of this model; a serialized one within it, of which it
+            is not saved either, has the same.
+    """
     if hint == ActivationLike:
         return serialize_activation(value)
     kinds = tuple(_kinds(hint))
@@ -678,7 +704,7 @@ def _in_form(value: Any, hint: Any) -> Any:
         found, arguments = deserialize(
             value, f"The configuration of a {models[0].__name__}", models
         )
-        return found(**arguments)
+        return found(**{k: v for k, v in around.items() if k in found.unsaved} | arguments)
     return value
 
 

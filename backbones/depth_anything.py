@@ -172,6 +172,7 @@ class DepthAnythingBackbone(Backbone):
     """
 
     unsaved: ClassVar = {"data_format": (None, "channels_last")}
+    resampled: ClassVar = ("image_shape",)
 
     def __init__(
         self,

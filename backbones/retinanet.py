@@ -195,27 +195,29 @@ class RetinaNetBackbone(FeaturePyramidBackbone):
 
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         check_images(images, self.data_format, self.channels)
-        if not torch.compiler.is_compiling():
-            axes = (1, 2) if self.data_format == "channels_last" else (2, 3)
-            check_doubled(self.encoder_levels, *(images.shape[axis] for axis in axes))
         features = self.image_encoder.forward_pyramid(images)
         maps = [channels_first(features[x.name], self.data_format) for x in self.encoder_levels]
+        if not torch.compiler.is_compiling():
+            self.check_doubled(images, maps)
         outputs = self.feature_pyramid(maps)
         return {
             level.name: channels_back(x, self.data_format) for level, x in zip(self.levels, outputs)
         }
 
+    def check_doubled(self, images: torch.Tensor, maps: Sequence[torch.Tensor]) -> None:
+        """Refuse images of which the maps, the largest first, are not each twice the next one."""
+        height, width = (
+            images.shape[1:3] if self.data_format == "channels_last" else images.shape[2:]
+        )
+        for (level, fine), (above, coarse) in pairwise(zip(self.encoder_levels, maps)):
+            (rows, columns), half = fine.shape[2:], coarse.shape[2:]
+            if (rows, columns) != (2 * half[0], 2 * half[1]):
+                raise ValueError(
+                    f"Images must be of a size where {level.name} is twice as large as "
+                    f"{above.name}, not {height} × {width} ({rows} × {columns} and {half[0]} × "
+                    f"{half[1]}): take a height and a width divisible by "
+                    f"{self.encoder_levels[-1].stride}."
+                )
+
     def forward(self, images: Images) -> dict[str, torch.Tensor]:
         return self.forward_pyramid(images)
-
-
-def check_doubled(levels: Sequence[Level], height: int, width: int) -> None:
-    """Refuse images of which the maps, the largest first, are not each twice the next one."""
-    for level, above in pairwise(levels):
-        (rows, columns), half = level.size(height, width), above.size(height, width)
-        if (rows, columns) != (2 * half[0], 2 * half[1]):
-            raise ValueError(
-                f"Images must be of a size where {level.name} is twice as large as {above.name}, "
-                f"not {height} × {width} ({rows} × {columns} and {half[0]} × {half[1]}): take a "
-                f"height and a width divisible by {levels[-1].stride}."
-            )

@@ -54,6 +54,8 @@ class Case:
     deviation: float = 0.3
     # Inputs that stay as many when rows of text become shorter: their places are not at the end.
     steady: tuple[str, ...] = ()
+    # In which training is compared: many batch norms magnify the rounding of each one's sums.
+    training_dtype: str = "float32"
 
     @property
     def rng(self) -> np.random.Generator:

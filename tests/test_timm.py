@@ -186,6 +186,9 @@ def test_model_card(tmp_path: Path) -> None:
     assert card.startswith("---\nlibrary_name: timm\n---\n# resnet18.a1_in1k\n")
 
 
+SWIN = "swin_tiny_patch4_window7_224"
+
+
 def write(folder: Path, architecture: str = "resnet18", **changes: Any) -> Path:
     config = {"architecture": architecture, "pretrained_cfg": {"tag": "a1"}, **changes}
     (folder / "config.json").write_text(json.dumps(config))
@@ -208,6 +211,14 @@ def test_tags_and_channels(tmp_path: Path) -> None:
         ({"model_args": ["output_stride"]}, "model_args is no object"),
         ({"pretrained_cfg": {"input_size": []}}, "input_size: "),
         ({"model_args": {"in_chans": "3"}}, "image_shape must be"),
+        (
+            {"architecture": SWIN, "model_args": {"img_size": 256}},
+            "window_size 7 does not divide stage 0 of 64 × 64",
+        ),
+        (
+            {"architecture": SWIN, "model_args": {"img_size": [256, 128], "window_size": 4}},
+            "window_size 4 fills one side of stage 3 of 8 × 4",
+        ),
     ],
 )
 def test_refused_configurations(changes: Any, message: str, tmp_path: Path) -> None:

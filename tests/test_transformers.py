@@ -109,7 +109,7 @@ def test_import(checkpoint: Checkpoint, folder_of: Any) -> None:
     assert type(model).__name__ == checkpoint.backbone
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    theirs = transformers.AutoModel.from_pretrained(
+    theirs = checkpoint.interface.auto.from_pretrained(
         folder, attn_implementation=checkpoint.interface.attention
     ).eval()
     expected = outputs_of(theirs, checkpoint.interface, inputs)
@@ -191,7 +191,7 @@ def assert_transformers_agrees(model: Any, folder: Path, inputs: dict[str, torch
     theirs = (
         transformers.AutoModel.from_pretrained(folder)
         if untied
-        else load(folder, unmatched=interface.unmatched, attention=interface.attention)
+        else load(folder, interface.auto, interface.unmatched, interface.attention)
     )
     assert_equal(outputs, outputs_of(theirs.eval(), interface, inputs), interface, inputs)
     with_head = load(folder, architecture, interface.unmatched, interface.attention)

@@ -124,10 +124,7 @@ CONFIG = (
     key("hidden_size", "text_hidden_size", 2048),
     key("num_hidden_layers", "num_hidden_layers", 35),
     key("pad_token_id", "pad_token_id", 0),
-    replace(
-        heads("num_attention_heads", "num_attention_heads", "text_hidden_size"),
-        theirs={"num_attention_heads": 8},
-    ),
+    heads("num_attention_heads", "num_attention_heads", "text_hidden_size", 8),
     key("num_key_value_heads", "num_key_value_heads", 2),
     key("head_dim", "head_dim", 256),
     Key(
