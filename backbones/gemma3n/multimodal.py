@@ -9,7 +9,7 @@ import torch
 from ..layers.core import Dense, Embedding
 from ..layers.layer import Layer
 from ..layers.layout import Layout
-from ..layers.multimodal import fill
+from ..layers.multimodal import check_places, fill
 from .audio import Gemma3nAudioEncoder
 from .norms import Gemma3nRMSNorm, UnscaledRMSNorm
 from .text import Gemma3nTextModel
@@ -95,6 +95,9 @@ class Gemma3nMultimodalEmbeddingProcessor(Layer):
         audio_tokens: int,
     ) -> None:
         super().__init__()
+        self.embed_vision: Any
+        self.audio_encoder: Any
+        self.embed_audio: Any
         self.image_token_id = image_token_id
         self.audio_token_id = audio_token_id
         self.audio_tokens = audio_tokens
@@ -112,53 +115,69 @@ class Gemma3nMultimodalEmbeddingProcessor(Layer):
         sounds_mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """See `Gemma3nBackbone`."""
+        seen, heard = token_ids == self.image_token_id, token_ids == self.audio_token_id
+        images = None if images is None or not images.numel() else images
+        sounds = None if sounds is None or not sounds.numel() else sounds
+        if images is not None:
+            self.check_images(images, seen)
+        if sounds is not None:
+            self.check_sounds(sounds, heard)
         x = self.language_model.embed_tokens(token_ids)
         size = self.language_model.embed_tokens.embedding.num_embeddings
         for embedder in (self.embed_vision, self.embed_audio):
             if embedder is not None:
                 x = embedder.among(x, token_ids, size)
-        if self.embed_vision is not None and images is not None and images.numel():
-            tokens = self.embed_vision(self.see(images))
-            tokens = tokens.unflatten(0, images.shape[:2]).flatten(1, 2)
-            x = fill(x, tokens, token_ids == self.image_token_id, "images")
-        if self.audio_encoder is not None and sounds is not None and sounds.numel():
-            tokens = self.hear(sounds, sounds_mask)
-            x = fill(x, tokens, token_ids == self.audio_token_id, "input_features")
+        if images is not None:
+            x = fill(x, self.see(images), seen)
+        if sounds is not None:
+            x = fill(x, self.hear(sounds, sounds_mask), heard)
         return x
 
-    def see(self, images: torch.Tensor) -> torch.Tensor:
-        """`[batch, images, …]` → `[batch · images, tokens, features]`."""
-        tower = self.vision_encoder
-        for wanted, size in zip(tower.image_shape, images.shape[2:]):
-            if wanted is not None and wanted != size:
+    def check_images(self, images: torch.Tensor, places: torch.Tensor) -> None:
+        wanted, given = self.vision_encoder.image_shape, images.shape[2:]
+        for side, size in zip(wanted, given):
+            if side is not None and side != size:
                 raise ValueError(
-                    f"images must be {' × '.join(map(str, tower.image_shape))} each, not "
-                    f"{' × '.join(map(str, images.shape[2:]))}."
+                    f"images must be {' × '.join(map(str, wanted))} each, not "
+                    f"{' × '.join(map(str, given))}."
                 )
-        features = tower(images.flatten(0, 1))
-        if tower.data_format == "channels_first":
+        if not torch.compiler.is_compiling():
+            first = self.vision_encoder.data_format == "channels_first"
+            height, width = self.vision_encoder.features_size(*(given[1:] if first else given[:2]))
+            check_places(places, images.shape[1] * height * width, "images")
+
+    def check_sounds(self, sounds: torch.Tensor, places: torch.Tensor) -> None:
+        clips, frames, bins = sounds.shape[1:]
+        if bins != self.audio_encoder.input_feat_size:
+            raise ValueError(
+                f"input_features must have {self.audio_encoder.input_feat_size} mel bins, not "
+                f"{bins}."
+            )
+        if not torch.compiler.is_compiling():
+            tokens = self.audio_encoder.tokens(frames)
+            if tokens > self.audio_tokens:
+                raise ValueError(
+                    f"input_features of {frames} frames give {tokens} tokens a clip, more than "
+                    f"audio_soft_tokens_per_image={self.audio_tokens}."
+                )
+            check_places(places, clips * self.audio_tokens, "input_features")
+
+    def see(self, images: torch.Tensor) -> torch.Tensor:
+        """`[batch, images, …]` → `[batch, tokens, dim]`."""
+        features = self.vision_encoder(images.flatten(0, 1))
+        if self.vision_encoder.data_format == "channels_first":
             features = features.permute(0, 2, 3, 1)
-        return features.flatten(1, 2) * tower.num_features**0.5
+        tokens = self.embed_vision(features.flatten(1, 2) * self.vision_encoder.num_features**0.5)
+        return tokens.unflatten(0, images.shape[:2]).flatten(1, 2)
 
     def hear(self, sounds: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """`[batch, clips, frames, mel bins]` → `[batch, clips · audio_tokens, dim]`."""
-        tower, embedder = self.audio_encoder, self.embed_audio
-        assert tower is not None
-        assert embedder is not None
-        if sounds.shape[3] != tower.input_feat_size:
-            raise ValueError(
-                f"input_features must have {tower.input_feat_size} mel bins, not {sounds.shape[3]}."
-            )
-        if not torch.compiler.is_compiling() and tower.tokens(sounds.shape[2]) > self.audio_tokens:
-            raise ValueError(
-                f"input_features of {sounds.shape[2]} frames give {tower.tokens(sounds.shape[2])} "
-                f"tokens a clip, more than audio_soft_tokens_per_image={self.audio_tokens}."
-            )
         if mask is None:
             mask = torch.zeros(sounds.shape[:3], dtype=torch.bool, device=sounds.device)
-        tokens = embedder(tower(sounds.flatten(0, 1), mask.flatten(0, 1)))
+        tokens = self.embed_audio(self.audio_encoder(sounds.flatten(0, 1), mask.flatten(0, 1)))
         # The last word of the vocabulary stands behind clips that are shorter.
-        last = torch.full((tokens.shape[0], 1), embedder.vocabulary_size - 1, device=tokens.device)
+        last = self.embed_audio.vocabulary_size - 1
+        last = torch.full((tokens.shape[0], 1), last, device=tokens.device)
         places = torch.arange(self.audio_tokens, device=tokens.device).clamp(max=tokens.shape[1])
-        tokens = torch.cat((tokens, embedder.words(last)), 1)[:, places]
+        tokens = torch.cat((tokens, self.embed_audio.words(last)), 1)[:, places]
         return tokens.unflatten(0, sounds.shape[:2]).flatten(1, 2)

@@ -22,7 +22,7 @@ from ..layers.attention import attend_or_average, merge_heads, split_heads
 from ..layers.cache import Past, Step
 from ..layers.core import Dense, Embedding, ReversibleEmbedding
 from ..layers.layer import Layer
-from ..layers.layout import Layout, Stack
+from ..layers.layout import Layout, Parts, Stack
 from ..layers.masks import SLIDING, Mask
 from ..layers.rotary import Tables, rotary_frequencies, rotary_tables, rotate
 from .norms import Gemma3nRMSNorm, UnscaledRMSNorm
@@ -230,8 +230,6 @@ class Gemma3nTextModel(Layer):
         wavelengths: of the rotary positions of each kind.
     """
 
-    layout = Layout(names={"final_normalization": "norm"})
-
     def __init__(
         self,
         blocks: Sequence[Gemma3nTextDecoderBlock],
@@ -257,24 +255,30 @@ class Gemma3nTextModel(Layer):
         self.window = window
         self.wavelengths = wavelengths
         self.rope_scaling = rope_scaling
+        width = len(blocks) * per_layer_dim
+
+        def projections(name: str) -> Parts:
+            projected = (Dense(dim, dim, use_bias=False) for _ in range(1, num_streams))
+            return Parts(f"{name}_{{}}", projected, start=1)
+
         self.embed_tokens = Gemma3nTextScaledWordEmbedding(
             TokenEmbedding(vocabulary_size, dim, logit_soft_cap=logit_soft_cap), dim**0.5
         )
-        self.transformer_layers = Stack("decoder_block_{}", blocks)
-        self.final_normalization = Gemma3nRMSNorm(dim, epsilon)
-        width = len(blocks) * per_layer_dim
         self.embed_tokens_per_layer = Gemma3nTextScaledWordEmbedding(
             Embedding(per_layer_vocabulary_size, width), per_layer_dim**0.5
         )
         self.per_layer_model_projection = Dense(dim, width, use_bias=False)
         self.per_layer_projection_norm = Gemma3nRMSNorm(per_layer_dim, epsilon)
-        self.altup_projections, self.altup_unembed_projections = (
-            Stack(
-                f"altup_{name}projection_{{}}",
-                (Dense(dim, dim, use_bias=False) for _ in range(1, num_streams)),
-                start=1,
-            )
-            for name in ("", "unembed_")
+        self.altup_projections = projections("altup_projection")
+        self.transformer_layers = Stack("decoder_block_{}", blocks)
+        self.altup_unembed_projections = projections("altup_unembed_projection")
+        self.final_normalization = Gemma3nRMSNorm(dim, epsilon)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(
+            names={"final_normalization": "norm"},
+            order=("embed_tokens", *self.transformer_layers.names(), "norm"),
         )
 
     def per_layer_inputs(self, token_ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -93,26 +93,31 @@ def prepend(
     return torch.cat((tokens.to(text.dtype), text), dim=1), padding_mask
 
 
-def fill(text: torch.Tensor, tokens: torch.Tensor, places: torch.Tensor, kind: str) -> torch.Tensor:
+def check_places(places: torch.Tensor, tokens: int, kind: str) -> None:
+    """Compare the places in `[rows, length]` with the tokens that each row has for them.
+
+    Args:
+        kind: what the tokens are of, for the message.
+
+    Raises:
+        ValueError: more places than tokens, or fewer in a row before one that has some.
+    """
+    counts = places.sum(1)
+    before = counts.cumsum(0) - counts
+    rows = torch.arange(len(counts), device=counts.device)
+    if bool(((counts > tokens) | ((counts > 0) & (before != rows * tokens))).any()):
+        raise ValueError(
+            f"{kind} give {tokens} tokens a row, but token_ids have places for "
+            f"{counts.tolist()}: there may be fewer only where no row behind has any."
+        )
+
+
+def fill(text: torch.Tensor, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Put the tokens of images, or of sound, one after the other where there are places for them.
 
     Args:
         text: `[rows, length, dim]`.
         tokens: `[rows, tokens, dim]`, of another dtype perhaps.
         places: `[rows, length]`, true where a token goes.
-        kind: what the tokens are of, for messages.
-
-    Raises:
-        ValueError: places without a token, or of one row's tokens some are left over though later
-            rows have places (unless compiled).
     """
-    if not torch.compiler.is_compiling():
-        counts, many = places.sum(1), tokens.shape[1]
-        before = counts.cumsum(0) - counts
-        rows = torch.arange(len(counts), device=counts.device)
-        if bool(((counts > many) | ((counts > 0) & (before != rows * many))).any()):
-            raise ValueError(
-                f"{kind} give {many} tokens a row, but token_ids have places for "
-                f"{counts.tolist()}: there may be fewer only where no row behind has any."
-            )
     return text.masked_scatter(places[..., None], tokens.to(text.dtype))

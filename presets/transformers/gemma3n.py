@@ -124,10 +124,7 @@ CONFIG = (
     key("hidden_size", "text_hidden_size", 2048),
     key("num_hidden_layers", "num_hidden_layers", 35),
     key("pad_token_id", "pad_token_id", 0),
-    replace(
-        heads("num_attention_heads", "num_attention_heads", "text_hidden_size"),
-        theirs={"num_attention_heads": 8},
-    ),
+    heads("num_attention_heads", "num_attention_heads", "text_hidden_size", 8),
     key("num_key_value_heads", "num_key_value_heads", 2),
     key("head_dim", "head_dim", 256),
     Key(
@@ -322,8 +319,10 @@ def save_audio(config: Mapping[str, Any] | None, width: int) -> tuple[Any, ...]:
     return (width, *(config[ours] for ours, _ in AUDIO_KEYS.values()))
 
 
-# timm's names of towers that pad as Keras does, and their arguments.
-TOWERS: dict[str, Mapping[str, Any]] = {"mobilenetv5_300m_enc": M300}
+# timm's names of towers that pad as Keras does, and their arguments as KerasHub writes them.
+TOWERS: dict[str, Mapping[str, Any]] = {
+    "mobilenetv5_300m_enc": {k: v for k, v in M300.items() if not k.startswith("msfa_")}
+}
 IMAGE_SHAPE = [768, 768, 3]
 
 
@@ -339,7 +338,7 @@ def load_vision(architecture: str, model_args: Any) -> tuple[dict[str, Any]]:
         "form, which changes features of images by about 1e-3.",
         stacklevel=2,
     )
-    return ({"image_shape": IMAGE_SHAPE, **TOWERS[kind]},)
+    return ({**TOWERS[kind], "image_shape": TOWERS[kind].get("image_shape", IMAGE_SHAPE)},)
 
 
 def save_vision(config: Mapping[str, Any] | None) -> tuple[str, None]:
