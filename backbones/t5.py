@@ -8,15 +8,30 @@ import torch
 from torch import nn
 
 from ._backbone import Backbone
-from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from ._inputs import (
+    CacheIndex,
+    CacheState,
+    EncoderPaddingMask,
+    EncoderTokenIds,
+    PaddingMask,
+    TokenIds,
+)
 from .layers.activations import Activation, ActivationLike
 from .layers.attention import attend_biased, merge_heads, split_heads
+from .layers.cache import (
+    Crossing,
+    CrossKeyValueShape,
+    Pair,
+    Past,
+    Step,
+    encoder_decoder_outputs,
+)
 from .layers.core import Dense, Dropout, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal, truncated_normal
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
-from .layers.masks import causal_mask, hiding_bias
+from .layers.masks import hiding_bias, padding_bias
 
 BUCKETS = 32
 MAX_DISTANCE = 128
@@ -54,19 +69,33 @@ class T5MultiHeadAttention(Layer):
         self.value_projector = Dense(hidden_dim, inner_dim, False, init)
         self.output_projector = Dense(inner_dim, hidden_dim, False, init)
 
+    def keys_values(self, x: torch.Tensor) -> Pair:
+        key = split_heads(self.key_projector(x), self.num_heads)
+        return key, split_heads(self.value_projector(x), self.num_heads)
+
     def forward(
-        self, x: torch.Tensor, key_value: torch.Tensor, bias: torch.Tensor
+        self,
+        x: torch.Tensor,
+        key_value: torch.Tensor,
+        bias: torch.Tensor,
+        distance: torch.Tensor | None = None,
+        past: Past | Crossing | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The result, and the bias for the next layers: the first one adds that of positions."""
-        if self.relative_attention_bias is not None:
-            positions = torch.arange(x.shape[1], device=x.device)
-            buckets = relative_buckets(positions - positions[:, None], not self.is_decoder)
-            # `[1, heads, length, length]`, looked up by the buckets of the distances.
+        """The result, and the bias for the next layers: the first one adds that of positions.
+
+        `distance` is from queries to keys, `[1 or batch, length, keys]`.
+        """
+        if self.relative_attention_bias is not None and distance is not None:
+            buckets = relative_buckets(distance, not self.is_decoder)
+            # `[1 or batch, heads, length, keys]`, looked up by the buckets of the distances.
             table = self.relative_attention_bias.float()
-            bias = bias + table[buckets].permute(2, 0, 1)[None]
+            bias = bias + table[buckets].permute(0, 3, 1, 2)
         q = split_heads(self.query_projector(x), self.num_heads)
-        k = split_heads(self.key_projector(key_value), self.num_heads)
-        v = split_heads(self.value_projector(key_value), self.num_heads)
+        k, v = (
+            self.keys_values(key_value)
+            if past is None
+            else past.keys_values(key_value, self.keys_values)
+        )
         dropout = self.dropout if self.training else 0.0
         x = attend_biased(q, k, v, bias, scale=1.0, dropout=dropout)
         return self.output_projector(merge_heads(x)), bias
@@ -133,15 +162,18 @@ class T5TransformerLayer(Layer):
         self,
         x: torch.Tensor,
         bias: torch.Tensor,
+        distance: torch.Tensor,
         encoder_output: torch.Tensor | None = None,
         encoder_bias: torch.Tensor | None = None,
+        past: Past | None = None,
+        crossing: Crossing | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         y = self.self_attention_layer_norm(x)
-        y, bias = self.self_attention(y, y, bias)
+        y, bias = self.self_attention(y, y, bias, distance, past)
         x = x + self.self_attention_dropout(y)
-        if encoder_output is not None and encoder_bias is not None:
+        if encoder_bias is not None:
             y = self.cross_attention_layer_norm(x)
-            y, _ = self.cross_attention(y, encoder_output, encoder_bias)
+            y, _ = self.cross_attention(y, encoder_output, encoder_bias, None, crossing)
             x = x + self.cross_attention_dropout(y)
         y = self.layer_norm(x)
         gate = self.activation(self.input_projector(y))
@@ -227,6 +259,21 @@ class T5Backbone(Backbone):
         self.decoder_transformer_layers = layers("transformer_decoder_layer_{}", True)
         self.decoder_output_layer_norm = T5LayerNorm(hidden_dim, layer_norm_epsilon)
         self.decoder_output_dropout = Dropout(dropout)
+        self.logit_scale = hidden_dim**-0.5 if tie_embedding_weights else 1.0
+        shape = CrossKeyValueShape(num_heads, key_value_dim or hidden_dim // num_heads)
+        self.cache_shapes = [shape] * num_layers
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.token_embedding(hidden * self.logit_scale, reverse=True)
+
+    def encode(self, token_ids: EncoderTokenIds, padding_mask: EncoderPaddingMask) -> torch.Tensor:
+        x = self.encoder_embedding_dropout(self.token_embedding(token_ids))
+        positions = torch.arange(x.shape[1], device=x.device)
+        distance = (positions - positions[:, None])[None]
+        bias = padding_bias(padding_mask)
+        for layer in self.encoder_transformer_layers:
+            x, bias = layer(x, bias, distance)
+        return self.encoder_output_dropout(self.encoder_output_layer_norm(x))
 
     def forward(
         self,
@@ -234,22 +281,22 @@ class T5Backbone(Backbone):
         decoder_token_ids: TokenIds,
         encoder_padding_mask: EncoderPaddingMask | None = None,
         decoder_padding_mask: PaddingMask | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
     ) -> dict[str, torch.Tensor]:
-        x = self.encoder_embedding_dropout(self.token_embedding(encoder_token_ids))
-        if encoder_padding_mask is None:
-            encoder_padding_mask = torch.ones_like(encoder_token_ids)
-        hidden = hiding_bias(encoder_padding_mask.bool()[:, None, None, :])
-        bias = hidden
-        for layer in self.encoder_transformer_layers:
-            x, bias = layer(x, bias)
-        encoded = self.encoder_output_dropout(self.encoder_output_layer_norm(x))
-
+        encoded = None  # where an earlier call has seen the encoder's inputs
+        if encoder_token_ids is not None:
+            if encoder_padding_mask is None:
+                encoder_padding_mask = torch.ones_like(encoder_token_ids)
+            encoded = self.encode(encoder_token_ids, encoder_padding_mask)
+        step = Step(decoder_token_ids, decoder_padding_mask, cache, cache_update_index)
+        encoded_mask = step.encoded_mask(encoded, encoder_padding_mask)
+        assert encoded_mask is not None
+        encoder_bias = padding_bias(encoded_mask)
         x = self.decoder_embedding_dropout(self.token_embedding(decoder_token_ids))
-        visible = causal_mask(x.shape[1], x.device)
-        if decoder_padding_mask is not None:
-            visible = visible & decoder_padding_mask.bool()[:, None, None, :]
-        bias = hiding_bias(visible)
-        for layer in self.decoder_transformer_layers:
-            x, bias = layer(x, bias, encoded, hidden)
+        distance = step.key_positions[:, None] - step.positions[:, :, None]
+        bias = hiding_bias(step.full_mask())
+        for i, layer in enumerate(self.decoder_transformer_layers):
+            x, bias = layer(x, bias, distance, encoded, encoder_bias, step.past(i), step.cross(i))
         decoded = self.decoder_output_dropout(self.decoder_output_layer_norm(x))
-        return {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
+        return encoder_decoder_outputs(encoded, decoded)

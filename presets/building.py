@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..backbones._model import Model
+from ..backbones._model import Model, check_arguments
 from ..backbones.layers.layer import Layer
 from ..backbones.layers.vision import PositionGrid
 from .refusals import cause, escaped
@@ -112,9 +112,27 @@ def changing(model: Model) -> Iterator[None]:
 def split_sizes(
     cls: type[Model], overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those arguments for which `resized` is called, and the rest."""
+    """Those arguments for which `resized` is called, and the rest.
+
+    Raises:
+        TypeError: unknown ones among the rest, or values of wrong types.
+    """
     sizes = {name: overrides[name] for name in cls.resampled if name in overrides}
-    return sizes, {name: value for name, value in overrides.items() if name not in sizes}
+    others = {name: value for name, value in overrides.items() if name not in sizes}
+    check_arguments(cls, others)
+    return sizes, others
+
+
+def sized(
+    cls: type[Model], arguments: Mapping[str, Any], sizes: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The arguments of a model for images of another size.
+
+    Raises:
+        ValueError: no model can be built with the old ones.
+        TypeError: sizes of wrong types.
+    """
+    return construct(cls, arguments, "meta").config_for(sizes) if sizes else arguments
 
 
 @torch.no_grad()
@@ -128,7 +146,7 @@ def resized(model: ModelType, arguments: Mapping[str, Any]) -> ModelType:
     """
     if not arguments:
         return model
-    config = {**model.get_config(), **arguments}
+    config = model.config_for(arguments)
     other = construct(type(model), config, "meta").train(model.training)
     other.build_parts(model.state_dict(keep_vars=True))
     before = {path: m for path, m in model.named_modules() if isinstance(m, PositionGrid)}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..backbones._model import Model, UnknownClass, check_arguments, deserialize
+from ..backbones._model import Model, UnknownClass, deserialize
 from ..backbones._registry import find_class
 from ..backbones.layers.dtypes import FLOATS, DTypePolicy
 from . import builtin
@@ -28,6 +28,7 @@ from .building import (
     construct,
     place,
     resized,
+    sized,
     split_sizes,
 )
 from .files import ADAPTER, CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
@@ -101,7 +102,7 @@ def _load(
         return model
     found, arguments = keras_config(config, source.handle, cls)
     check_class(found, cls)
-    check_arguments(found, overrides)
+    sizes, overrides = split_sizes(found, overrides)
     if arguments["dtype"] is not None and overrides.get("dtype") is not None:
         # What is quantized stays so; the rest, and the computation, take the dtype given.
         dtype = arguments["dtype"]
@@ -110,13 +111,12 @@ def _load(
         overrides = {**overrides, "dtype": changed}
     elif "dtype" in overrides and overrides["dtype"] is None:
         overrides = {key: value for key, value in overrides.items() if key != "dtype"}
-    if not load_weights:
-        arguments |= overrides
-        return construct(found, arguments, device or torch.get_default_device()).eval()
-    sizes, overrides = split_sizes(found, overrides)
     arguments |= overrides
-    if sizes:  # what cannot be built is refused before anything is read
-        construct(found, arguments | sizes, "meta")
+    if sizes or not load_weights:  # what cannot be built is refused before anything is read
+        where = "meta" if load_weights else device or torch.get_default_device()
+        model = construct(found, sized(found, arguments, sizes), where)
+        if not load_weights:
+            return model.eval()
     model = construct(found, arguments, "meta")
     files = keras_files(source)
     if torch.device(device or torch.get_default_device()).type == "meta":

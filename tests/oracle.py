@@ -52,6 +52,8 @@ class Case:
     mixed: bool = True
     # Of the weights: a deep network may need small ones, or its outputs are but rounding errors.
     deviation: float = 0.3
+    # In which training is compared: many batch norms magnify the rounding of each one's sums.
+    training_dtype: str = "float32"
 
     @property
     def rng(self) -> np.random.Generator:

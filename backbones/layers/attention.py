@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
-from .cache import Past
+from .cache import Crossing, Past
 from .core import EinsumDense
 from .initializers import Initializer, glorot_uniform, zeros
 from .layer import Layer
@@ -165,6 +165,9 @@ class MultiHeadAttention(Layer):
 
     Where its configured dropout is zero, a query that sees no key gets the mean of all values,
     otherwise zeros: Keras takes different paths.
+
+    Args:
+        context_dim: width of what keys and values are made of; by default that of the queries.
     """
 
     layout = ATTENTION
@@ -178,10 +181,12 @@ class MultiHeadAttention(Layer):
         use_bias: bool = True,
         kernel_initializer: Initializer = glorot_uniform,
         bias_initializer: Initializer = zeros,
+        context_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
+        context_dim = context_dim or hidden_dim
 
         def project(equation: str, inputs: object, outputs: object) -> EinsumDense:
             return EinsumDense(
@@ -195,23 +200,25 @@ class MultiHeadAttention(Layer):
 
         heads = (num_heads, key_dim)
         self.query = project("abc,cde->abde", hidden_dim, heads)
-        self.key = project("abc,cde->abde", hidden_dim, heads)
-        self.value = project("abc,cde->abde", hidden_dim, heads)
+        self.key = project("abc,cde->abde", context_dim, heads)
+        self.value = project("abc,cde->abde", context_dim, heads)
         self.attention_output = project("abcd,cde->abe", heads, hidden_dim)
+
+    def keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        key = split_heads(self.key(x), self.num_heads)
+        return key, split_heads(self.value(x), self.num_heads)
 
     def forward(
         self,
         query: torch.Tensor,
         value: torch.Tensor,
         mask: Mask = None,
-        past: Past | None = None,
+        past: Past | Crossing | None = None,
     ) -> torch.Tensor:
         """Queries from `query` `[batch, length, dim]`, keys and values from `value` and before."""
         q = split_heads(self.query(query), self.num_heads)
-        k = split_heads(self.key(value), self.num_heads)
-        v = split_heads(self.value(value), self.num_heads)
-        if past is not None:
-            k, v = past.extend(k, v)
+        project = self.keys_values
+        k, v = project(value) if past is None else past.keys_values(value, project)
         if isinstance(mask, torch.Tensor) and self.dropout == 0:
             x = attend_evenly(q, k, v, mask)
         else:

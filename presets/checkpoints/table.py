@@ -5,7 +5,8 @@ so that export is the inverse of import. Good ones to begin with are `transforme
 `timm/resnet.py`.
 
 Keys: config.json and the constructor's arguments
-    A name there may have dots: `text_config.hidden_size` is a key of an inner object.
+    A name there may have dots: `text_config.hidden_size` is a key of an inner object. So may an
+    argument: `image_encoder.num_layers` is one of a model within the model (`Table.parts`).
 
     key("vocab_size", "vocabulary_size")                one key, one argument
     key("hidden_act", "activation", "gelu", to, back)   with a default, and another form there
@@ -15,6 +16,7 @@ Keys: config.json and the constructor's arguments
     override("model_args.img_size", "image_size")       an argument that the variant gives, too
     constant(use_bias=True)                             an argument that is the same in all models
     within("text_config.", KEYS)                        the same keys in an inner object
+    within("vision_config.", KEYS, "image_encoder")     likewise, of a model within the model
     Key({"a": 1, "b": 2}, ("ours",), load, save)        anything else: functions of all values
 
     Four verbs are for keys without an argument, of which the model can compute one value only:
@@ -38,6 +40,7 @@ Rules: tensors
     layer("dense", "dense")                             weight and bias
     norm("layer{+1}.bn1", "stack{}.bn1")                weight, bias and moving statistics
     under("encoder.{}.", "blocks.{}.", RULES)           rules with prefixes
+    of("image_encoder", "vision_model.", RULES)         rules of a model within the model
 
     An operation is a pair of functions, one the inverse of the other: TRANSPOSE, FUSE,
     HALVES, EXPERTS, BATCHED, skip(2), interleave("num_heads").
@@ -136,7 +139,7 @@ def override(
     )
 
 
-def heads(theirs: str, ours: str, width: str) -> Key:
+def heads(theirs: str, ours: str, width: str, default: Any = REQUIRED) -> Key:
     """A number of heads, into which the argument `width` is divided evenly."""
 
     def check(count: int, size: int) -> tuple[int]:
@@ -144,7 +147,7 @@ def heads(theirs: str, ours: str, width: str) -> Key:
             raise ValueError(f"{width} {size} is not divisible by {ours} {count}")
         return (count,)
 
-    return Key({theirs: REQUIRED}, (ours, width), lambda count: (count,), check)
+    return Key({theirs: default}, (ours, width), lambda count: (count,), check)
 
 
 def fixed(theirs: str, *values: Any) -> Key:
@@ -211,10 +214,15 @@ def constant(**arguments: Any) -> Key:
     return Key({}, tuple(arguments), lambda: tuple(arguments.values()), check)
 
 
-def within(prefix: str, keys: Iterable[Key]) -> tuple[Key, ...]:
-    """The keys of an inner object of config.json."""
+def within(prefix: str, keys: Iterable[Key], part: str = "") -> tuple[Key, ...]:
+    """The keys of an inner object of config.json, and of the model that the argument `part` is."""
+    owner = part and f"{part}."
     return tuple(
-        replace(key, theirs={prefix + name: default for name, default in key.theirs.items()})
+        replace(
+            key,
+            theirs={prefix + name: default for name, default in key.theirs.items()},
+            ours=tuple(owner + name for name in key.ours),
+        )
         for key in keys
     )
 
@@ -364,6 +372,34 @@ def under(theirs: str, ours: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
     )
 
 
+def of(part: str, theirs: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The rules of the model that the argument `part` is, under a prefix there."""
+
+    def inner(
+        operation: Operation | Callable[[Arguments], Operation],
+    ) -> Operation | Callable[[Arguments], Operation]:
+        if isinstance(operation, Operation):
+            return operation
+        return lambda arguments: operation(
+            {
+                name.removeprefix(owner): value
+                for name, value in arguments.items()
+                if name.startswith(owner)
+            }
+        )
+
+    owner = f"{part}."
+    return tuple(
+        replace(
+            rule,
+            operations=tuple(map(inner, rule.operations)),
+            when={owner + name: wanted for name, wanted in rule.when.items()},
+            count=rule.count and owner + rule.count,
+        )
+        for rule in under(theirs, owner, rules)
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """A family of another library as one of our classes.
@@ -372,6 +408,7 @@ class Table:
         model_types: the names of models that it reads; the first is written.
         variants: in place of `model_types` the names that stand for some of the constructor's
             arguments, with these; of several with equal ones the first is written.
+        parts: arguments that are models themselves → their classes.
         architecture: in transformers the class whose checkpoints are written.
         instead: rules for weights that some files hold in another form; read, never written.
         quantized: values of `quant_method` whose weights `instead` reads.
@@ -383,11 +420,13 @@ class Table:
         optional: our weights that some checkpoints lack, all of one template together; they are
             then drawn at random.
         extra: what else is written into config.json.
+        check: refuses arguments, by a ValueError, of which the library computes something else.
     """
 
     backbone: type[Model]
     model_types: tuple[str, ...] = ()
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    parts: Mapping[str, type[Model]] = field(default_factory=dict)
     architecture: str = ""
     config: tuple[Key, ...]
     weights: tuple[Rule, ...]
@@ -400,6 +439,7 @@ class Table:
     tied: Mapping[str, str] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[[Arguments], None] = lambda arguments: None
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ class Interface:
             outputs that it gives in another form than we do.
         besides: from our inputs to what only transformers must be told.
         attention: the implementation in transformers that is compared.
+        auto: what loads a folder there.
+        call: the model there and its inputs → outputs by name.
     """
 
     inputs: Mapping[str, str]
@@ -41,6 +43,8 @@ class Interface:
     forms: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
     besides: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda inputs: {}
     attention: str = "eager"
+    auto: Any = transformers.AutoModel
+    call: Callable[[Any, dict[str, torch.Tensor]], Any] = lambda model, given: model(**given)
 
 
 ENCODER = Interface(
@@ -152,17 +156,22 @@ def exact(model: Any) -> Any:
 
 
 @torch.no_grad()
+def call(
+    model: Any, interface: Interface, inputs: Mapping[str, torch.Tensor], **options: Any
+) -> Any:
+    """What transformers makes of our inputs."""
+    given = {
+        interface.inputs[name]: interface.forms.get(name, torch.Tensor.long)(value)
+        for name, value in inputs.items()
+        if name in interface.inputs
+    }
+    return interface.call(exact(model), {**given, **interface.besides(inputs), **options})
+
+
 def outputs_of(
     model: Any, interface: Interface, inputs: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    found = exact(model)(
-        **{
-            interface.inputs[name]: interface.forms.get(name, torch.Tensor.long)(value)
-            for name, value in inputs.items()
-            if name in interface.inputs
-        },
-        **interface.besides(inputs),
-    )
+    found = call(model, interface, inputs)
     return {
         ours: interface.forms.get(ours, torch.Tensor.clone)(found[theirs])
         for ours, (theirs, _) in interface.outputs.items()
