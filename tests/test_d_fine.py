@@ -214,7 +214,7 @@ def test_what_is_drawn() -> None:
         {"boxes": np.array(one["boxes"]).reshape(-1, 4), "labels": one["labels"]} for one in LABELS
     ]
     classes, boxes, _, known = theirs.call(given, num_queries=3)
-    assert torch.equal(mine.positive, known["dn_positive_idx"].long())
+    assert torch.equal(mine.positive, known["dn_positive_idx"])
     assert mine.num_groups == known["dn_num_group"]
     # [images, groups, positive or negative, object, …]
     shape = (3, mine.num_groups, 2, 2)

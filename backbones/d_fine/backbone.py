@@ -23,8 +23,7 @@ from ..layers.convolution import (
 from ..layers.core import Dense, Embedding, LayerNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.initializers import constant, glorot_uniform, zeros
-from ..layers.layer import Layer
-from ..layers.layout import Graph, Kind, Layout, Stack, beside
+from ..layers.layout import Layout, Stack
 from ..layers.pyramid import own_dtype
 from ..layers.vision import check_images, image_channels
 from .attention import NORMAL, SAMPLERS
@@ -32,21 +31,10 @@ from .checks import check_arguments, check_features, check_sizes, fitting
 from .decoder import DFineDecoder, DFineMLPPredictionHead
 from .denoising import Denoising, plain_labels
 from .encoder import DFineHybridEncoder
+from .graph import layout_of
+from .queries import DFineInitialQueryAndReferenceGenerator, anchors_of, rows_of
 
 Outputs = dict[str, torch.Tensor | tuple[torch.Tensor, ...]]
-
-
-class DFineInitialQueryAndReferenceGenerator(Layer):
-    """Learned queries."""
-
-    def __init__(self, num_queries: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.weight_embedding = Embedding(num_queries, hidden_dim, glorot_uniform)
-
-    def forward(self, batch: int) -> torch.Tensor:
-        weight = self.weight_embedding.weight
-        queries = self.weight_embedding(torch.arange(len(weight), device=weight.device))
-        return queries.expand(batch, -1, -1)
 
 
 def project(name: str, i: int, inputs: int, filters: int, kernel_size: int = 1) -> ConvNorm:
@@ -272,65 +260,7 @@ class DFineBackbone(Backbone):
 
     @property
     def layout(self) -> Layout:
-        """What would embed classes stands beside the graph if there is nothing to denoise."""
-        graph = Graph()
-        image = graph("pixel_values")
-        features = graph(self.backbone.name, image)
-        maps = []
-        for i in range(len(self.out_features)):
-            conv = graph(f"encoder_input_proj_conv_{i}", features)
-            maps.append(graph(f"encoder_input_proj_bn_{i}", conv))
-        encoded = graph("hybrid_encoder", *maps)
-        sources: list[tuple[str, int]] = []
-        for i in range(self.num_feature_levels):
-            before = encoded if i <= len(maps) else sources[-1]
-            if self.projected:
-                size = 1 if i < len(maps) else 3
-                conv = graph(f"decoder_input_proj_conv{size}_{i}", before)
-                sources.append(graph(f"decoder_input_proj_bn{size}_{i}", conv))
-            else:
-                sources.append(graph(f"decoder_input_proj_identity_{i}", before))
-        shapes = graph("spatial_shapes_extractor", *sources)
-        pixels = graph("source_flattener", *sources)
-        anchors = graph("anchor_generator", *sources)
-        dense = graph("enc_output_dense", graph("where", anchors, pixels))
-        memory = graph("enc_output_ln", dense)
-        scores, moves = graph("enc_score_head", memory), graph("enc_bbox_head", memory)
-        boxes = graph("add", moves, anchors)
-        noisy, known = [], []
-        if self.denoising is not None:
-            noisy = [graph("denoising_processor", image)]
-            known = [graph("denoising_class_embed", *noisy)]
-        queries = graph(
-            "initial_query_reference_generator",
-            *(scores, boxes, memory, sources[-1]),
-            *(*noisy, *known),
-        )
-        decoded = graph("decoder", *noisy, pixels, queries, queries, shapes)
-        return Layout(
-            Kind.GRAPH,
-            names={"encoder": "hybrid_encoder"},
-            attributes={
-                "encoder_input_proj": "encoder_input_proj_layers",
-                "enc_output_dense": "enc_output_layers",
-                "enc_output_ln": "enc_output_layers",
-                "decoder_input_proj": "decoder_input_proj_layers",
-            },
-            inside={"denoising_class_embed": beside} if self.beside else {},
-            order=graph.order(decoded, *noisy, scores, moves, queries, encoded),
-            assigned=(
-                "backbone",
-                "encoder",
-                "decoder",
-                "denoising_class_embed",
-                "initial_query_reference_generator",
-                "encoder_input_proj_layers",
-                "enc_output_layers",
-                "enc_score_head",
-                "enc_bbox_head",
-                "decoder_input_proj_layers",
-            ),
-        )
+        return layout_of(self)
 
     def forward(self, pixel_values: Images) -> Outputs:
         check_images(pixel_values, self.data_format, self.channels)
@@ -382,26 +312,3 @@ class DFineBackbone(Backbone):
             "enc_outputs_coord_logits": moves,
             **known,
         }
-
-
-def rows_of(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """`[batch, rows, dim]` and `[batch, chosen]` → `[batch, chosen, dim]`."""
-    return x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))
-
-
-def anchors_of(maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of a box around each pixel, `[1, pixels, 4]`, in float32; and whether it lies within
-    the image, `[1, pixels, 1]`.
-    """
-    boxes = []
-    for level, x in enumerate(maps):
-        height, width = x.shape[2:]
-        rows = (torch.arange(height, device=x.device) + 0.5) / height
-        columns = (torch.arange(width, device=x.device) + 0.5) / width
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
-        size = torch.full_like(x, 0.05 * 2**level)
-        boxes.append(torch.stack((x, y, size, size), dim=-1).flatten(0, 1))
-    anchors = torch.cat(boxes)[None]
-    valid = ((anchors > 0.01) & (anchors < 0.99)).all(-1, keepdim=True)
-    largest = min(torch.finfo(one.dtype).max for one in (*maps, anchors))
-    return torch.where(valid, (anchors / (1 - anchors)).log(), largest), valid

@@ -107,7 +107,7 @@ class Denoising:
                 boxes = moved(boxes, by * box_noise_scale / 2)
             starts = torch.arange(self.num_groups)[:, None] * 2 * most
             positive = [(starts + torch.arange(count)).flatten() for count in counts]
-            self.positive = pad_sequence(positive, batch_first=True, padding_value=-1)
+            self.positive = pad_sequence(positive, batch_first=True, padding_value=-1).int()
             self.group = F.pad(place // (2 * most), (0, num_queries), value=self.num_groups)
         self.classes, self.boxes = classes, inverse_sigmoid(boxes)
 
