@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,7 +35,7 @@ class BytePairTokenizer(Tokenizer):
 
     keras_module = "keras_hub.src.tokenizers.byte_pair_tokenizer"
     assets = ("vocabulary.json", "merges.txt")
-    unsaved = ("vocabulary", "merges")
+    unsaved: ClassVar[Sequence[str]] = ("vocabulary", "merges")
     split_pattern: str | None = None
     normalizes: ClassVar[bool] = False
     prefers_words: ClassVar[bool] = False
@@ -188,8 +189,7 @@ def read_vocabulary(content: bytes) -> dict[str, int]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            seen: set[str] = set()
-            twice = next(one for one, _ in pairs if one in seen or seen.add(one))
+            twice = Counter(token for token, _ in pairs).most_common(1)[0][0]
             raise ValueError(f"The vocabulary has the token {twice!r} twice.")
         return found
 

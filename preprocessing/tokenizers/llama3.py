@@ -30,7 +30,7 @@ class Llama3Tokenizer(BytePairTokenizer):
     split_pattern = LLAMA3
     prefers_words = True
     lost = ("bos_token", "eos_token")
-    unsaved = ("vocabulary", "merges", "misc_special_tokens")
+    unsaved = (*BytePairTokenizer.unsaved, "misc_special_tokens")
 
     def __init__(
         self,

@@ -75,7 +75,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @functools.cached_property
     def plain_library(self) -> Any:
-        """As `library`, but that no piece is found whole in text that looks like a special token."""
+        """As `library`, but what looks like a special token in text is no piece."""
         assert self.proto is not None
         return built(without_special_pieces(self.proto))
 
