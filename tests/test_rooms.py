@@ -20,7 +20,8 @@ FLOORS = (
     ("backbones.layers",),
     ("backbones",),
     ("presets",),
-    ("lora", "generation", "preprocessing", "distributed"),
+    ("lora", "preprocessing", "distributed"),
+    ("generation",),
     ("", "__main__", "cli", "models"),  # the package itself is ""
 )
 # Its verbs go up, once they are called.
