@@ -3,8 +3,8 @@
     python benchmarks/gpu.py [--json FILE] [--only PART] [--tiny]
 
 It needs this checkout, torch ≥ 2.11, h5py, safetensors and pytest; nothing is downloaded. Where
-transformers, timm or peft are missing, rows have no peer, and without KerasHub fewer tests run. `--tiny` runs everything in seconds on a
-CPU or a GPU, with shapes that say nothing of speed.
+transformers, timm or peft are missing, rows have no peer, and without KerasHub fewer tests run.
+`--tiny` runs everything in seconds on a CPU or a GPU, with shapes that say nothing of speed.
 
 Times are medians of runs, ours and the peer's in turn, after warm-up; weights are random, and
 computation is in bfloat16. Decoding and compiled steps count from when they are compiled. `share`
