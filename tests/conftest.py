@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 import subprocess
 import sys
 from collections.abc import Callable
@@ -119,11 +118,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         )
 
     items.sort(key=case_of)
-
-
-def pytest_collection_finish() -> None:
-    """What is imported stays: Keras's `clear_session` need not search it for garbage each time."""
-    gc.freeze()
 
 
 @pytest.fixture
