@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-
+import gc
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,6 +73,7 @@ class Case:
 def keras_model(case: Case, **overrides: Any) -> Any:
     """The case's model in KerasHub, its names numbered from zero, every weight random."""
     keras.utils.clear_session()
+    gc.freeze()  # what is left stays: most is imported, and searched for garbage each time
     # For the layers that KerasHub does not give the dtype.
     keras.config.set_dtype_policy(overrides.get("dtype", "float32"))
     cls = UNEXPORTED.get(case.cls) or getattr(keras_hub.models, case.cls)
