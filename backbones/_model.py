@@ -86,6 +86,8 @@ class Model(nn.Module, metaclass=Configured):
     tower_inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Arguments that another value may be given for at loading: tables of positions are resampled.
     resampled: ClassVar[Sequence[str]] = ()
+    # Those of a tower that may be given as if they were the model's own, and the tower's argument.
+    tower_sizes: ClassVar[Mapping[str, str]] = {}
     # Parts that have weights only if a file has some for them; they have a `build`.
     deferred: ClassVar[Sequence[str]] = ()
     # What each layer of a decoder keeps of the tokens it has seen: objects with an `allocate`.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..backbones._model import Model, UnknownClass, check_arguments, deserialize
+from ..backbones._model import Model, UnknownClass, deserialize
 from ..backbones._registry import find_class
 from ..backbones.layers.dtypes import FLOATS, DTypePolicy
 from . import builtin
@@ -24,8 +24,10 @@ from .building import (
     assign,
     changing,
     check_class,
+    check_overrides,
     complete,
     construct,
+    overridden,
     place,
     resized,
     split_sizes,
@@ -101,7 +103,7 @@ def _load(
         return model
     found, arguments = keras_config(config, source.handle, cls)
     check_class(found, cls)
-    check_arguments(found, overrides)
+    check_overrides(found, overrides)
     if arguments["dtype"] is not None and overrides.get("dtype") is not None:
         # What is quantized stays so; the rest, and the computation, take the dtype given.
         dtype = arguments["dtype"]
@@ -111,12 +113,12 @@ def _load(
     elif "dtype" in overrides and overrides["dtype"] is None:
         overrides = {key: value for key, value in overrides.items() if key != "dtype"}
     if not load_weights:
-        arguments |= overrides
+        arguments = overridden(found, arguments, overrides)
         return construct(found, arguments, device or torch.get_default_device()).eval()
     sizes, overrides = split_sizes(found, overrides)
     arguments |= overrides
     if sizes:  # what cannot be built is refused before anything is read
-        construct(found, arguments | sizes, "meta")
+        construct(found, overridden(found, arguments, sizes), "meta")
     model = construct(found, arguments, "meta")
     files = keras_files(source)
     if torch.device(device or torch.get_default_device()).type == "meta":

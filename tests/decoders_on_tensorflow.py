@@ -46,7 +46,7 @@ def decoders() -> list[oracle.Case]:
     cases = [
         case
         for case in reversed(all_cases())
-        if hasattr(keras_hub.models, case.cls.replace("Backbone", "CausalLM"))
+        if hasattr(keras_hub.models, f"{case.cls.removesuffix('Backbone')}CausalLM")
         and set(case.make_inputs()) == {"token_ids", "padding_mask"}
     ]
     firsts = {case.cls: replace(case, inputs=inputs) for case in cases}

@@ -113,7 +113,7 @@ def test_gradients(chosen: Reference, tmp_path: Path) -> None:
         for name, value in chosen.outputs.items()
     }
     keras_model = oracle.keras_model(chosen.case, trainable=True)
-    outputs = keras_model(chosen.inputs, training=False)
+    outputs = oracle.called(keras_model, chosen.inputs)
     outputs = outputs if isinstance(outputs, dict) else {"output": outputs}
     sum((outputs[name] * torch.from_numpy(outer[name])).sum() for name in outer).backward()
 
@@ -207,6 +207,10 @@ def test_initial_values(first: Reference, tmp_path: Path) -> None:
         for path, variable in keras_variables(model).items():
             reference = np.sort(file[path][()].ravel())
             mine = np.sort(variable.to_keras(variable.tensor).detach().numpy().ravel())
+            if not variable.tensor.is_floating_point():
+                # Numbers of positions, which KerasHub's CLIP does not count.
+                np.testing.assert_array_equal(mine, np.arange(len(mine)))
+                continue
             if reference[0] == reference[-1]:
                 np.testing.assert_array_equal(mine, reference)
                 continue

@@ -13,7 +13,7 @@ from keras_hub_torch.models import Backbone, ResNetBackbone, ViTBackbone
 
 from . import oracle
 from .cases import all_cases
-from .checkpoints import all_checkpoints
+from .checkpoints import all_checkpoints, visible
 
 FIXED = {
     case.cls: case
@@ -32,8 +32,12 @@ def test_as_transformers(cls: str, tmp_path: Path) -> None:
     larger = torch.rand(2, 2 * images.shape[1], 3 * images.shape[2], images.shape[3])
     model = Backbone.from_preset(tmp_path, image_shape=tuple(larger.shape[1:]))
     theirs = transformers.AutoModel.from_pretrained(tmp_path).eval()
-    expected = theirs(larger.permute(0, 3, 1, 2), interpolate_pos_encoding=True)
-    oracle.assert_close(model(larger), oracle.named(expected.last_hidden_state))
+    found = theirs(larger.permute(0, 3, 1, 2), interpolate_pos_encoding=True)
+    interface = checkpoint.interface
+    expected = {ours: found[name] for ours, (name, _) in interface.outputs.items()}
+    oracle.assert_close(
+        visible(model(larger), interface, {}), oracle.named(visible(expected, interface, {}))
+    )
 
 
 @pytest.mark.parametrize("cls", FIXED)

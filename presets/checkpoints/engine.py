@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 
 from ...backbones._model import Model, check_arguments, whole
-from ..building import assign, check_amounts, check_class, construct, place, resized, split_sizes
+from ..building import (
+    assign,
+    check_amounts,
+    check_class,
+    check_overrides,
+    construct,
+    overridden,
+    place,
+    resized,
+    split_sizes,
+)
 from ..files import CONFIG, SAFETENSORS
 from ..progress import track
 from ..refusals import shortened
@@ -411,8 +421,9 @@ def configured(
     overrides = overrides or {}
     table = find_table(dialect, dialect.kind(config), source.handle)
     check_class(table.backbone, cls)
-    check_arguments(table.backbone, overrides)
-    return table, {**to_ours(dialect, table, config, source.handle), **overrides}
+    check_overrides(table.backbone, overrides)
+    arguments = to_ours(dialect, table, config, source.handle)
+    return table, overridden(table.backbone, arguments, overrides)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ Keys: config.json and the constructor's arguments
     override("model_args.img_size", "image_size")       an argument that the variant gives, too
     constant(use_bias=True)                             an argument that is the same in all models
     within("text_config.", KEYS)                        the same keys in an inner object
+    tower(("text_config.",), "text_encoder", cls, KEYS) and the arguments in a serialized model
     Key({"a": 1, "b": 2}, ("ours",), load, save)        anything else: functions of all values
 
     Four verbs are for keys without an argument, of which the model can compute one value only:
@@ -216,6 +217,42 @@ def within(prefix: str, keys: Iterable[Key]) -> tuple[Key, ...]:
     return tuple(
         replace(key, theirs={prefix + name: default for name, default in key.theirs.items()})
         for key in keys
+    )
+
+
+def tower(prefixes: Sequence[str], ours: str, cls: type[Model], keys: Iterable[Key]) -> Key:
+    """The keys of an inner object of config.json, for the arguments of a serialized model.
+
+    Args:
+        prefixes: of the object; what a further one has overrules the first, which is written.
+        ours: the argument that takes the model.
+        keys: those that are not written come last.
+    """
+    keys = tuple(keys)
+    names = {name: default for key in keys for name, default in key.theirs.items()}
+    further = {prefix + name: None for prefix in prefixes[1:] for name in names}
+
+    def load(*values: Any) -> tuple[Any, ...]:
+        given = dict(zip(names, values))
+        for name, value in zip(list(names) * len(prefixes[1:]), values[len(names) :]):
+            if value is not None:
+                given[name] = value
+        config: dict[str, Any] = {}
+        for key in keys:
+            config |= zip(key.ours, key.load(*(given[name] for name in key.theirs)))
+        return ({"registered_name": f"keras_hub>{cls.__name__}", "config": config},)
+
+    def save(serialized: Mapping[str, Any]) -> tuple[Any, ...]:
+        saved: dict[str, Any] = {}
+        for key in keys:
+            saved |= zip(key.theirs, key.save(*(serialized["config"][name] for name in key.ours)))
+        return tuple(saved[name] for name in names if name in saved)
+
+    return Key(
+        {**{prefixes[0] + name: default for name, default in names.items()}, **further},
+        (ours,),
+        load,
+        save,
     )
 
 

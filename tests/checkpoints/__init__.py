@@ -29,6 +29,8 @@ class Interface:
         adapt: from any inputs to those of which transformers makes the same.
         forms: inputs that are no integers, and of which transformers wants another form; and
             outputs that it gives in another form than we do.
+        pooled: outputs of which but the first position is compared, where transformers has it
+            alone.
         besides: from our inputs to what only transformers must be told.
         attention: the implementation in transformers that is compared.
     """
@@ -39,6 +41,7 @@ class Interface:
     zeroed: Mapping[str, int] = field(default_factory=dict)
     adapt: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda inputs: inputs
     forms: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
+    pooled: tuple[str, ...] = ()
     besides: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda inputs: {}
     attention: str = "eager"
 
@@ -175,6 +178,10 @@ def visible(
     """Outputs where they do not belong to padding."""
     if not isinstance(outputs, dict):
         outputs = {"output": outputs}
+    outputs = {
+        name: value[:, 0] if name in interface.pooled and value.ndim == 3 else value
+        for name, value in outputs.items()
+    }
     return {
         name: outputs[name] if mask is None else outputs[name][inputs[mask].bool()]
         for name, (_, mask) in interface.outputs.items()

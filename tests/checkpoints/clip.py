@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any
+
+from ..cases.clip import both, texts
+from . import Checkpoint, Interface
+from .vit import images
+
+PIXELS = {"images": lambda images: images.permute(0, 3, 1, 2)}
+BOTH = Interface(
+    {"images": "pixel_values", "token_ids": "input_ids"},
+    {
+        "vision_logits": ("logits_per_image", None),
+        "text_logits": ("logits_per_text", None),
+    },
+    forms=PIXELS,
+)
+TEXT = Interface({"token_ids": "input_ids"}, {"output": ("last_hidden_state", None)})
+# transformers norms but the class token.
+VISION = Interface(
+    {"images": "pixel_values"},
+    {"output": ("pooler_output", None)},
+    forms=PIXELS,
+    pooled=("output",),
+)
+TEXT_CONFIG = {
+    "vocab_size": 23,
+    "hidden_size": 10,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 14,
+    "max_position_embeddings": 11,
+    "eos_token_id": 22,
+}
+VISION_CONFIG = {
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 20,
+    "image_size": 8,
+    "patch_size": 4,
+}
+CONFIG = {"text_config": TEXT_CONFIG, "vision_config": VISION_CONFIG, "projection_dim": 7}
+
+
+def ended(image_shape: tuple[int, ...], batch: int, length: int, eos: int = 22) -> Any:
+    """Texts that end with their token of the highest id."""
+
+    def make(rng: Any) -> Any:
+        inputs = both(image_shape, batch, length)(rng)
+        inputs["token_ids"][:, -2:] = eos
+        return inputs
+
+    return make
+
+
+CHECKPOINTS = [
+    Checkpoint(
+        "clip",
+        "CLIPModel",
+        "CLIPBackbone",
+        CONFIG,
+        BOTH,
+        ended((3, 8, 8, 3), 5, 9),
+        in_keras_hub=False,
+    ),
+    Checkpoint(
+        "clip-text",
+        "CLIPTextModelWithProjection",
+        "CLIPTextEncoder",
+        {**TEXT_CONFIG, "hidden_act": "gelu"},
+        TEXT,
+        texts(3, 7),
+        in_keras_hub=False,
+    ),
+    Checkpoint(
+        "clip-vision",
+        "CLIPVisionModel",
+        "CLIPVisionEncoder",
+        {**VISION_CONFIG, "image_size": 11, "num_channels": 1},
+        VISION,
+        images(2, 11, 11, 1),
+        in_keras_hub=False,
+    ),
+]
+INEXPRESSIBLE = {
+    "clip-vision-index": "intermediate_output_index is 1",
+    "clip-text-index": "intermediate_output_index is 1",
+}
+REFUSED = [
+    ("clip", {"text_config": {**TEXT_CONFIG, "eos_token_id": 5}}, "eos_token_id is 5; only"),
+    ("clip", {"vision_config": {**VISION_CONFIG, "image_size": [8, 12]}}, "squares only"),
+    ("clip-text", {"hidden_act": "klingon"}, "hidden_act is 'klingon'"),
+]
+HEADS = [("CLIPVisionModelWithProjection", VISION_CONFIG)]
+OLD = [("clip", {"text_config_dict": {**TEXT_CONFIG, "dropout": 0.0}, "vision_config_dict": None})]
