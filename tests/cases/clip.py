@@ -115,7 +115,7 @@ CASES = [
         "clip",
         "CLIPBackbone",
         config(vision((8, 8, 3)), text(num_layers=1), 7),
-        both((3, 8, 8, 3), 5, 9),
+        both((4, 8, 8, 3), 6, 9),
     ),
     Case(
         "clip-named",

@@ -45,7 +45,7 @@ CASES = [
         "metaclip2",
         "MetaCLIP2Backbone",
         config(vision((8, 8, 3)), text(num_layers=1), 7),
-        ended((3, 8, 8, 3), 5, 9),
+        ended((4, 8, 8, 3), 6, 9),
     ),
     Case(
         "metaclip2-named",

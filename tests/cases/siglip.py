@@ -95,7 +95,7 @@ CASES = [
         "siglip",
         "SigLIPBackbone",
         config(vision((8, 8, 3)), text(num_layers=1)),
-        both((3, 8, 8, 3), 5, LENGTH),
+        both((4, 8, 8, 3), 6, LENGTH),
     ),
     Case(
         "siglip-named",
