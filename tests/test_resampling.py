@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from keras_hub_torch.models import Backbone, ResNetBackbone, ViTBackbone
 
 from . import oracle
 from .cases import all_cases
-from .checkpoints import all_checkpoints, visible
+from .checkpoints import all_checkpoints, auto_model, visible
 
 FIXED = {
     case.cls: case
@@ -31,7 +30,7 @@ def test_as_transformers(cls: str, tmp_path: Path) -> None:
     (_name, images), *_ = checkpoint.make_inputs().items()
     larger = torch.rand(2, 2 * images.shape[1], 3 * images.shape[2], images.shape[3])
     model = Backbone.from_preset(tmp_path, image_shape=tuple(larger.shape[1:]))
-    theirs = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    theirs = auto_model(tmp_path).from_pretrained(tmp_path).eval()
     found = theirs(larger.permute(0, 3, 1, 2), interpolate_pos_encoding=True)
     interface = checkpoint.interface
     expected = {ours: found[name] for ours, (name, _) in interface.outputs.items()}

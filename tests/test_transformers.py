@@ -43,6 +43,7 @@ from .checkpoints import (
     all_inexpressible,
     all_old,
     all_refused,
+    auto_model,
     load,
     make_model,
     outputs_of,
@@ -108,9 +109,11 @@ def test_import(checkpoint: Checkpoint, folder_of: Any) -> None:
     assert type(model).__name__ == checkpoint.backbone
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    theirs = transformers.AutoModel.from_pretrained(
-        folder, attn_implementation=checkpoint.interface.attention
-    ).eval()
+    theirs = (
+        auto_model(folder)
+        .from_pretrained(folder, attn_implementation=checkpoint.interface.attention)
+        .eval()
+    )
     expected = outputs_of(theirs, checkpoint.interface, inputs)
     assert_equal(model(inputs), expected, checkpoint.interface, inputs)
     if checkpoint.in_keras_hub:
@@ -230,9 +233,11 @@ def test_heads_are_dropped(architecture: str, config: dict[str, Any], tmp_path: 
     name = type(model).__name__
     interface = INTERFACES[name]
     inputs = next(c for c in CHECKPOINTS.values() if c.backbone == name).make_inputs()
-    theirs = transformers.AutoModel.from_pretrained(
-        tmp_path, attn_implementation=interface.attention
-    ).eval()
+    theirs = (
+        auto_model(tmp_path)
+        .from_pretrained(tmp_path, attn_implementation=interface.attention)
+        .eval()
+    )
     ours, theirs = model(inputs), outputs_of(theirs, interface, inputs)
     messages = [str(warning.message) for warning in caught if warning.category is UserWarning]
     if "pooler." in str(load_file(tmp_path / "model.safetensors").keys()):

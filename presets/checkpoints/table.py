@@ -243,9 +243,11 @@ def tower(prefixes: Sequence[str], ours: str, cls: type[Model], keys: Iterable[K
         return ({"registered_name": f"keras_hub>{cls.__name__}", "config": config},)
 
     def save(serialized: Mapping[str, Any]) -> tuple[Any, ...]:
+        unsaved = {name: values[0] for name, values in cls.unsaved.items()}
+        config = {**unsaved, **serialized["config"]}
         saved: dict[str, Any] = {}
         for key in keys:
-            saved |= zip(key.theirs, key.save(*(serialized["config"][name] for name in key.ours)))
+            saved |= zip(key.theirs, key.save(*(config[name] for name in key.ours)))
         return tuple(saved[name] for name in names if name in saved)
 
     return Key(

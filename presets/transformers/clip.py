@@ -142,8 +142,9 @@ IGNORED = (
     "tie_word_embeddings",
 )
 PARTS = ("text_config", "vision_config")
-INNER_IGNORED = tuple(
-    f"{part}{old}.{name}" for part in PARTS for old in ("", "_dict") for name in IGNORED
+INNER_IGNORED = (
+    *(f"{part}{old}.{name}" for part in PARTS for old in ("", "_dict") for name in IGNORED),
+    *(f"{part}_dict" for part in PARTS),
 )
 ATTENTION = {"q": "query", "k": "key", "v": "value"}
 BLOCK = (

@@ -133,14 +133,22 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
             parameter += 1
 
 
+def auto_model(folder: Path) -> Any:
+    """The class that loads a folder: `AutoModel`, unless it does not know some tower."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    if type(config) in transformers.AutoModel._model_mapping:
+        return transformers.AutoModel
+    return getattr(transformers, config.architectures[0])
+
+
 def load(
     folder: Path,
-    auto: Any = transformers.AutoModel,
+    auto: Any = None,
     unmatched: tuple[str, ...] = (),
     attention: str = "eager",
 ) -> Any:
     """The folder as transformers loads it, with every weight of it and no other."""
-    model, info = auto.from_pretrained(
+    model, info = (auto or auto_model(folder)).from_pretrained(
         folder, output_loading_info=True, attn_implementation=attention
     )
     assert not any(set(names) - set(unmatched) for names in info.values()), info

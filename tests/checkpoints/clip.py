@@ -40,6 +40,7 @@ VISION_CONFIG = {
     "image_size": 8,
     "patch_size": 4,
 }
+GRAY = {**VISION_CONFIG, "image_size": 11, "num_channels": 1}
 CONFIG = {"text_config": TEXT_CONFIG, "vision_config": VISION_CONFIG, "projection_dim": 7}
 
 
@@ -77,7 +78,7 @@ CHECKPOINTS = [
         "clip-vision",
         "CLIPVisionModel",
         "CLIPVisionEncoder",
-        {**VISION_CONFIG, "image_size": 11, "num_channels": 1},
+        GRAY,
         VISION,
         images(2, 11, 11, 1),
         in_keras_hub=False,
@@ -92,5 +93,5 @@ REFUSED = [
     ("clip", {"vision_config": {**VISION_CONFIG, "image_size": [8, 12]}}, "squares only"),
     ("clip-text", {"hidden_act": "klingon"}, "hidden_act is 'klingon'"),
 ]
-HEADS = [("CLIPVisionModelWithProjection", VISION_CONFIG)]
+HEADS = [("CLIPVisionModelWithProjection", GRAY)]
 OLD = [("clip", {"text_config_dict": {**TEXT_CONFIG, "dropout": 0.0}, "vision_config_dict": None})]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from ..cases.clip import texts
 from ..cases.metaclip_2 import ended
 from . import Checkpoint
-from .clip import BOTH, CONFIG, TEXT, VISION_CONFIG
+from .clip import BOTH, CONFIG, GRAY, TEXT
 from .clip import TEXT_CONFIG as CLIP_TEXT
 from .clip import VISION as CLIP_VISION
 from .vit import images
@@ -40,7 +40,7 @@ CHECKPOINTS = [
         "metaclip2-vision",
         "MetaClip2VisionModel",
         "MetaCLIP2VisionEncoder",
-        {**VISION_CONFIG, "image_size": 11, "num_channels": 1},
+        GRAY,
         VISION,
         images(2, 11, 11, 1),
         in_keras_hub=False,

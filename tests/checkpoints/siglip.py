@@ -4,7 +4,7 @@ from typing import Any
 
 from ..cases.clip import both, texts
 from . import Checkpoint, Interface
-from .clip import BOTH, PIXELS, VISION_CONFIG
+from .clip import BOTH, GRAY, PIXELS, VISION_CONFIG
 from .clip import TEXT_CONFIG as CLIP_TEXT
 from .vit import images
 
@@ -47,7 +47,7 @@ CHECKPOINTS = [
         "siglip-vision",
         "SiglipVisionModel",
         "SigLIPVisionEncoder",
-        {**VISION_CONFIG, "image_size": 11, "num_channels": 1},
+        GRAY,
         VISION,
         images(2, 11, 11, 1),
     ),
