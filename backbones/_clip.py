@@ -39,6 +39,7 @@ class Tower(Backbone):
 class CLIPTower(Tower):
     """Blocks, of which one may give its output as well."""
 
+    hidden_dim: int
     encoder_layers: Stack
     layer_norm: nn.Module
     intermediate_output_index: int | None

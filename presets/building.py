@@ -132,10 +132,10 @@ def overridden(
         if tower is None:
             changed[name] = value
             continue
-        serialized = changed.get(tower)
-        config = serialized.get("config") if isinstance(serialized, Mapping) else None
-        if isinstance(config, Mapping):  # what is none is refused where the model is built
-            changed[tower] = {**serialized, "config": {**config, name: value}}
+        model = changed.get(tower)
+        # What is no serialized model is refused where it is built.
+        if isinstance(model, Mapping) and isinstance(model.get("config"), Mapping):
+            changed[tower] = {**model, "config": {**model["config"], name: value}}
     return changed
 
 
