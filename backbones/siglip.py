@@ -152,10 +152,12 @@ class SigLIPMultiHeadAttentionPooling(Layer):
 class SigLIPHead(Layer):
     """Cosines of all pairs, times a learned factor, whose logarithm is the weight, plus a bias."""
 
+    keras_shapes: ClassVar = {"logit_scale": (), "logit_bias": ()}
+
     def __init__(self) -> None:
         super().__init__()
-        self.logit_scale = nn.Parameter(torch.zeros(()))
-        self.logit_bias = nn.Parameter(torch.zeros(()))
+        self.logit_scale = nn.Parameter(torch.zeros(1))
+        self.logit_bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, vision: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """`[images, dim]` and `[texts, dim]` → `[texts, images]`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -39,9 +40,12 @@ class CLIPEncoderLayer(Layer):
 class CLIPHead(Layer):
     """Cosines of all pairs, times a learned factor, whose logarithm is the weight."""
 
+    keras_shapes: ClassVar = {"logit_scale": ()}
+
     def __init__(self) -> None:
         super().__init__()
-        self.logit_scale = nn.Parameter(torch.full((), math.log(1 / 0.07)))
+        # Of one dimension, since FSDP cannot shard a scalar.
+        self.logit_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
 
     def forward(self, vision: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """`[images, dim]` and `[texts, dim]` → `[texts, images]`."""

@@ -115,6 +115,10 @@ def number(tensors: Tensors, shapes: Sequence[torch.Size]) -> list[torch.Tensor]
     return [tensors[0], torch.arange(shapes[1][1], dtype=torch.int32)[None]]
 
 
+SCALAR = Operation(
+    save=lambda tensors: [tensor[0] for tensor in tensors],
+    load=lambda tensors, shapes: [tensor[None] for tensor in tensors],
+)
 # There are no numbers there: rows stand in the order in which these pick them.
 NUMBERED = Operation(save=lambda tensors: [tensors[0][tensors[1][0].long()]], load=number)
 POSITIONS = rule("embeddings.position_embedding.weight", "embedding.position_embedding.weight")
@@ -220,7 +224,7 @@ CLIP = Table(
         *under("vision_model.", "vision_encoder.", VISION),
         rule("visual_projection.weight", "vision_projection.weight"),
         rule("text_projection.weight", "text_projection.weight"),
-        rule("logit_scale", "clip_head.logit_scale"),
+        rule("logit_scale", "clip_head.logit_scale", SCALAR),
     ),
     dropped=INNER_NUMBERS,
 )

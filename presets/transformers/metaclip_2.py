@@ -17,6 +17,7 @@ from .clip import (
     NUMBERS,
     PATCHES,
     POSITIONS,
+    SCALAR,
     TEXT,
     TEXT_CONFIG,
     VISION_CONFIG,
@@ -40,7 +41,7 @@ METACLIP_2 = Table(
         *layer("vision_model.post_layernorm", "vision_post_layer_norm"),
         rule("visual_projection.weight", "vision_projection.weight"),
         rule("text_projection.weight", "text_projection.weight"),
-        rule("logit_scale", "metaclip_2_head.logit_scale"),
+        rule("logit_scale", "metaclip_2_head.logit_scale", SCALAR),
     ),
     dropped=INNER_NUMBERS,
 )

@@ -6,7 +6,6 @@ import warnings
 
 from ...backbones.siglip import SigLIPBackbone, SigLIPTextEncoder, SigLIPVisionEncoder
 from ..checkpoints.table import (
-    BATCHED,
     FUSE,
     Key,
     Table,
@@ -125,8 +124,8 @@ SIGLIP = Table(
     weights=(
         *under("text_model.", "text_encoder.", TEXT),
         *under("vision_model.", "vision_encoder.", VISION),
-        rule("logit_scale", "siglip_head.logit_scale", BATCHED),
-        rule("logit_bias", "siglip_head.logit_bias", BATCHED),
+        rule("logit_scale", "siglip_head.logit_scale"),
+        rule("logit_bias", "siglip_head.logit_bias"),
     ),
     dropped=INNER_NUMBERS,
 )
