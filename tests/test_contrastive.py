@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import keras_hub_torch.models as models
 
 from . import oracle
 from .cases import all_cases
+from .checkpoints import all_checkpoints, auto_model, outputs_of, visible
+from .test_lora import randomise
 
 CASES = {case.id: case for case in all_cases()}
+INTERFACES = {checkpoint.backbone: checkpoint.interface for checkpoint in all_checkpoints()}
 BOTH = ("clip", "metaclip2", "siglip")
 
 
@@ -146,3 +151,44 @@ def test_bad_configurations(name: str) -> None:
             build(name, **{tower: {"intermediate_output_index": 0}})
         with pytest.raises(ValueError, match="intermediate_output_index=-3 is none"):
             build(name, **{tower: {"intermediate_output_index": -3}})
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_peft(name: str, tmp_path: Path) -> None:
+    """The pooling attention of SigLIP is one module of transformers."""
+    case = CASES[name]
+    model = getattr(models, case.cls)(**case.config).eval()
+    model.export_to_transformers(tmp_path / "base")
+    again = models.Backbone.from_preset(tmp_path / "base")
+    model.enable_lora(3, lora_alpha=2.0)
+    randomise(model)
+    model.save_lora_weights(tmp_path / "adapter", format="peft")
+    base = auto_model(tmp_path / "base").from_pretrained(tmp_path / "base").eval()
+    tuned = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").base_model.model
+    again.load_lora_weights(tmp_path / "adapter")
+    inputs = oracle.tensors(case.make_inputs())
+    with torch.no_grad():
+        outputs = model(inputs)
+        oracle.assert_close(again(inputs), oracle.named(outputs))
+    interface = INTERFACES[case.cls]
+    theirs = outputs_of(tuned, interface, inputs)
+    oracle.assert_close(theirs, oracle.named(visible(outputs, interface, inputs)))
+
+
+def test_what_peft_computes_twice(tmp_path: Path) -> None:
+    """Its adapters of the projection out of an `nn.MultiheadAttention`."""
+    model = build("siglip")
+    model.enable_lora(2, ["attention_output"])
+    with pytest.raises(
+        ValueError, match=r"vision_encoder\.head\.attention\.attention_output twice"
+    ):
+        model.save_lora_weights(tmp_path / "adapter", format="peft")
+    model = build("siglip")
+    model.enable_lora(2)
+    model.save_lora_weights(tmp_path / "adapter", format="peft")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    assert sum(".base_layer.out_proj." in name for name in tensors) == 2
+    save_file({name: torch.ones_like(tensor) for name, tensor in tensors.items()}, path)
+    with pytest.raises(ValueError, match=r"head\.attention\.base_layer\.out_proj twice"):
+        build("siglip").load_lora_weights(tmp_path / "adapter")
