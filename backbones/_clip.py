@@ -44,13 +44,6 @@ class CLIPTower(Tower):
     layer_norm: nn.Module
     intermediate_output_index: int | None
 
-    def set_intermediate_output(self, index: int | None, num_layers: int) -> None:
-        if index is not None and not -num_layers <= index < num_layers:
-            raise ValueError(
-                f"intermediate_output_index={index} is none of the num_layers={num_layers} blocks."
-            )
-        self.intermediate_output_index = index if index is None else index % num_layers
-
     def encode(self, x: torch.Tensor, mask: Mask = None) -> torch.Tensor | dict[str, torch.Tensor]:
         outputs = {}
         for i, block in enumerate(self.encoder_layers):
@@ -83,7 +76,7 @@ class CLIPTextTower(CLIPTower):
     ) -> None:
         super().__init__(dtype, trainable, name)
         check_embedding_dim(embedding_dim, hidden_dim)
-        self.set_intermediate_output(intermediate_output_index, num_layers)
+        self.intermediate_output_index = block_index(intermediate_output_index, num_layers)
         self.embedding = TokenAndPositionEmbedding(
             vocabulary_size, max_sequence_length, embedding_dim
         )
@@ -129,7 +122,7 @@ class CLIPVisionTower(CLIPTower):
     ) -> None:
         super().__init__(dtype, trainable, name)
         self.data_format = check_data_format(data_format)
-        self.set_intermediate_output(intermediate_output_index, num_layers)
+        self.intermediate_output_index = block_index(intermediate_output_index, num_layers)
         patches = (patch_size, patch_size)
         self.embedding: PositionGrid = self.embed(
             hidden_dim,
@@ -150,6 +143,19 @@ class CLIPVisionTower(CLIPTower):
 
     def forward(self, images: Images) -> torch.Tensor | dict[str, torch.Tensor]:
         return self.encode(self.pre_layer_norm(self.embedding(images)))
+
+
+def block_index(index: int | None, num_layers: int) -> int | None:
+    """The block whose output is asked for, counted from the first.
+
+    Raises:
+        ValueError: there is none such.
+    """
+    if index is not None and not -num_layers <= index < num_layers:
+        raise ValueError(
+            f"intermediate_output_index={index} is none of the num_layers={num_layers} blocks."
+        )
+    return index if index is None else index % num_layers
 
 
 def check_embedding_dim(embedding_dim: int, hidden_dim: int) -> None:
