@@ -35,6 +35,7 @@ benchmarks: .venv/test
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/convolution.py --keras
+	$(BIN)/python benchmarks/vision.py --keras
 	$(BIN)/python benchmarks/checkpointing.py
 	$(BIN)/python benchmarks/rwkv7.py
 	$(BIN)/python benchmarks/experts.py

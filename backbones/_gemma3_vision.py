@@ -12,15 +12,12 @@ from torch.nn import functional as F
 
 from ._inputs import Input
 from ._model import Component
-from .layers.activations import gelu_approximate
-from .layers.attention import attend, merge_heads, split_heads
-from .layers.convolution import Conv2D
-from .layers.core import Dense, Embedding, LayerNormalization, UnitRMSNormalization
+from .layers.core import Dense, UnitRMSNormalization
 from .layers.dtypes import DTypeLike, DTypePolicy
 from .layers.initializers import random_normal
 from .layers.layer import Layer
-from .layers.layout import Layout, Stack
-from .layers.vision import embed_patches
+from .layers.layout import Layout
+from .layers.siglip import SiglipAttention, SiglipBlock, SiglipEmbeddings, SiglipEncoder
 
 ImagesOfRows = Annotated[
     torch.Tensor, Input("images", ("batch", "images", "height", "width", "channels"))
@@ -28,88 +25,20 @@ ImagesOfRows = Annotated[
 VisionIndices = Annotated[torch.Tensor, Input("ids", ("batch", "vision_tokens"))]
 
 
-class Gemma3VisionEmbedding(Layer):
-    layout = Layout(attributes={"embedding_conv": "patch_embedding"})
-
-    def __init__(self, image_size: int, patch_size: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.image_size = image_size
-        self.embedding_conv = Conv2D(3, hidden_dim, patch_size, patch_size)
-        self.position_embedding = Embedding((image_size // patch_size) ** 2, hidden_dim)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """`[images, height, width, 3]` → `[images, patches, hidden_dim]`."""
-        size = (self.image_size, self.image_size)
-        patches = embed_patches(images, self.embedding_conv, "channels_last", size)
-        positions = torch.arange(self.position_embedding.num_embeddings, device=images.device)
-        return patches + self.position_embedding(positions)
+class Gemma3VisionEmbedding(SiglipEmbeddings):
+    pass
 
 
-class Gemma3VisionAttention(Layer):
-    layout = Layout(
-        attributes={},
-    )
-
-    def __init__(self, hidden_dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.query_proj = Dense(hidden_dim, hidden_dim)
-        self.key_proj = Dense(hidden_dim, hidden_dim)
-        self.value_proj = Dense(hidden_dim, hidden_dim)
-        self.out_proj = Dense(hidden_dim, hidden_dim)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q = split_heads(self.query_proj(x), self.num_heads)
-        k = split_heads(self.key_proj(x), self.num_heads)
-        v = split_heads(self.value_proj(x), self.num_heads)
-        return self.out_proj(merge_heads(attend(q, k, v)))
+class Gemma3VisionAttention(SiglipAttention):
+    pass
 
 
-class Gemma3VisionEncoderLayer(Layer):
-    layout = Layout(attributes={"multi_head_attention": "attn"}, built_on_call=True)
-
-    def __init__(self, hidden_dim: int, num_heads: int, intermediate_dim: int) -> None:
-        super().__init__()
-        self.multi_head_attention = Gemma3VisionAttention(hidden_dim, num_heads)
-        self.layer_norm_1 = LayerNormalization(hidden_dim, 1e-6)
-        self.mlp_dense_1 = Dense(hidden_dim, intermediate_dim)
-        self.mlp_dense_2 = Dense(intermediate_dim, hidden_dim)
-        self.layer_norm_2 = LayerNormalization(hidden_dim, 1e-6)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.multi_head_attention(self.layer_norm_1(x))
-        y = gelu_approximate(self.mlp_dense_1(self.layer_norm_2(x)))
-        return x + self.mlp_dense_2(y)
+class Gemma3VisionEncoderLayer(SiglipBlock):
+    pass
 
 
-class Gemma3VisionEncoderBlock(Layer):
-    layout = Layout(attributes={"encoder_embeddings": "vision_embeddings"})
-
-    def __init__(
-        self,
-        image_size: int,
-        patch_size: int,
-        hidden_dim: int,
-        num_layers: int,
-        num_heads: int,
-        intermediate_dim: int,
-    ) -> None:
-        super().__init__()
-        self.encoder_layer_norm = LayerNormalization(hidden_dim, 1e-6)
-        self.encoder_embeddings = Gemma3VisionEmbedding(image_size, patch_size, hidden_dim)
-        self.resblocks = Stack(
-            "encoder_block_{}",
-            (
-                Gemma3VisionEncoderLayer(hidden_dim, num_heads, intermediate_dim)
-                for _ in range(num_layers)
-            ),
-        )
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.encoder_embeddings(images)
-        for block in self.resblocks:
-            x = block(x)
-        return self.encoder_layer_norm(x)
+class Gemma3VisionEncoderBlock(SiglipEncoder):
+    pass
 
 
 class Gemma3VisionAveragePooling(Layer):
@@ -189,7 +118,14 @@ class Gemma3VisionEncoder(Component):
         self.image_size = image_size
         self.num_vision_tokens_per_image = width**2 // pool_size**2
         self.image_encoder = Gemma3VisionEncoderBlock(
-            image_size, patch_size, hidden_dim, num_layers, num_heads, intermediate_dim
+            Gemma3VisionEmbedding(image_size, patch_size, hidden_dim),
+            (
+                Gemma3VisionEncoderLayer(
+                    Gemma3VisionAttention(hidden_dim, num_heads), hidden_dim, intermediate_dim
+                )
+                for _ in range(num_layers)
+            ),
+            hidden_dim,
         )
         self.pooling = Gemma3VisionAveragePooling(width, pool_size)
         self.vision_output_encoder = Gemma3VisionOutput(hidden_dim, output_dim, layer_norm_epsilon)

@@ -223,6 +223,10 @@ class Model(nn.Module, metaclass=Configured):
         where = self.device if device is None else torch.device(device)
         return Cache(self.cache_shapes, batch_size, max_length, dtype, where)
 
+    def positions_before_text(self, inputs: Mapping[str, Any]) -> int:
+        """How many positions of a cache inputs such as images take before the text's tokens."""
+        return 0
+
     # Configuration
 
     @property

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ._backbone import FeaturePyramidBackbone
 from ._inputs import Images
-from .layers.activations import Activation
+from .layers.activations import ActivationInPlace
 from .layers.convolution import (
     BatchNormalization,
     Conv2D,
@@ -455,7 +455,7 @@ class CSPNetBackbone(FeaturePyramidBackbone):
         def act() -> nn.Module:
             if activation == "leaky_relu":
                 return nn.LeakyReLU(0.01, inplace=True)
-            return Activation(activation)
+            return ActivationInPlace(activation)
 
         self.stem = Stem(
             self.channels, widths, stem_kernel_size, stem_strides, stem_padding, stem_pooling, act

@@ -13,7 +13,7 @@ from torch import nn
 
 from ._backbone import FeaturePyramidBackbone
 from ._inputs import Images
-from .layers.activations import Activation
+from .layers.activations import ActivationInPlace
 from .layers.convolution import (
     BatchNormalization,
     Conv2D,
@@ -100,7 +100,7 @@ class SqueezeExcite(Layer):
     def __init__(self, channels: int, squeezed: int, activation: str | None) -> None:
         super().__init__()
         self.se_conv1 = Conv2D(channels, squeezed, 1, kernel_initializer=KERNEL)
-        self.act = Activation(activation)
+        self.act = ActivationInPlace(activation)
         self.se_conv2 = Conv2D(squeezed, channels, 1, kernel_initializer=KERNEL)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -136,7 +136,7 @@ class InvertedResidual(Block):
         width = spec.expanded if spec.expands else spec.channels
         self.conv1 = conv(spec.channels, width) if spec.expands else nn.Identity()
         self.bn1 = spec.norm(width) if spec.expands else nn.Identity()
-        self.act1 = Activation(spec.activation if spec.expands else None)
+        self.act1 = ActivationInPlace(spec.activation if spec.expands else None)
         size, strides = spec.kernel_size, spec.strides
         ahead = same and strides > 1
         self.pad = SamePadding(size, strides) if ahead else nn.Identity()
@@ -145,11 +145,11 @@ class InvertedResidual(Block):
             width, size, strides, padding, use_bias=False, kernel_initializer=KERNEL
         )
         self.bn2 = spec.norm(width)
-        self.act2 = Activation(spec.activation)
+        self.act2 = ActivationInPlace(spec.activation)
         self.se = spec.squeeze_excite()
         self.output_conv = conv(width, spec.filters, project_size, padding=project_size // 2)
         self.bn3 = spec.norm(spec.filters)
-        self.act3 = Activation(last)
+        self.act3 = ActivationInPlace(last)
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         x = self.act1(self.bn1(self.conv1(x)))
@@ -216,11 +216,11 @@ class FusedMBConvBlock(Block):
         size = spec.kernel_size
         self.conv1 = conv(spec.channels, spec.expanded, size, spec.strides, size // 2)
         self.bn1 = spec.norm(spec.expanded)
-        self.act1 = Activation(spec.activation)
+        self.act1 = ActivationInPlace(spec.activation)
         self.se = spec.squeeze_excite()
         self.output_conv = conv(spec.expanded, spec.filters)
         self.bn2 = spec.norm(spec.filters)
-        self.act2 = Activation(None if spec.expands else spec.projection_activation)
+        self.act2 = ActivationInPlace(None if spec.expands else spec.projection_activation)
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         x = self.se(self.act1(self.bn1(self.conv1(x))))
@@ -237,7 +237,7 @@ class CBABlock(Block):
         size = spec.kernel_size
         self.conv1 = conv(spec.channels, spec.filters, size, spec.strides, size // 2)
         self.bn1 = spec.norm(spec.filters)
-        self.act = Activation(spec.activation)
+        self.act = ActivationInPlace(spec.activation)
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.bn1(self.conv1(x)))
@@ -424,7 +424,7 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
         self.stem_conv = conv(self.channels, width, 3, 2, 0 if same else around)
         self.smallest = 1 if same else smallest_side([self.stem_conv])
         self.stem_bn = BatchNormalization(width, batch_norm_epsilon, batch_norm_momentum)
-        self.stem_activation = Activation(activation)
+        self.stem_activation = ActivationInPlace(activation)
 
         self.levels: list[Level] = []
         stacks: list[Stack] = []
@@ -465,7 +465,7 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
         self.levels.append(Level(f"P{len(self.levels) + 1}", top, stride))
         self.top_conv = conv(width, top)
         self.top_bn = BatchNormalization(top, batch_norm_epsilon, batch_norm_momentum)
-        self.top_activation = Activation(activation)
+        self.top_activation = ActivationInPlace(activation)
 
     def pyramid_levels(self) -> list[Level]:
         return self.levels

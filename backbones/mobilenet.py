@@ -10,7 +10,7 @@ from torch import nn
 
 from ._backbone import Backbone
 from ._inputs import Images
-from .layers.activations import Activation
+from .layers.activations import ActivationInPlace
 from .layers.convolution import (
     BatchNormalization,
     Conv2D,
@@ -113,7 +113,7 @@ class InvertedResidualBlock(Layer):
         super().__init__()
         self.residual = strides == 1 and channels == filters
         self.conv1, self.bn1 = pointwise(channels, expanded), norm(expanded)
-        self.act = Activation(activation)
+        self.act = ActivationInPlace(activation)
         self.conv2 = depthwise(expanded, kernel_size, strides, padding)
         self.bn2 = norm(expanded)
         self.se = SqueezeAndExcite2D(expanded, se_ratio) if se_ratio else nn.Identity()
@@ -227,7 +227,7 @@ class MobileNetBackbone(Backbone):
             )
         self.input_conv = Conv2D(self.channels, width, 3, 2, padding=1, use_bias=False)
         self.input_batch_norm = norm(width)
-        self.act = Activation(input_activation)
+        self.act = ActivationInPlace(input_activation)
         self.block_0_0 = DepthwiseConvBlock(
             width, depthwise_filters, depthwise_stride, squeeze_and_excite, depthwise_residual
         )

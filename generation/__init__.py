@@ -43,7 +43,7 @@ def generate(
 
     Args:
         token_ids: prompts, `[batch, length]` or rows of different lengths, or KerasHub's mapping
-            of `token_ids` and `padding_mask`.
+            of `token_ids`, `padding_mask` and, for models that read them before the text, `images`.
         max_length: of prompt and continuation together, padding before the prompt's end included.
         sampler: `greedy`, `random`, `top_k`, `top_p`, `min_p`, `beam` or `contrastive`, an object
             of `samplers`, or a function from logits `[batch, vocabulary]` to ids `[batch]`.
@@ -167,9 +167,9 @@ def _start(
         raise ValueError(f"repetition_penalty must be above 0, not {repetition_penalty}.")
     device = backbone.device
     vocabulary_size: int = backbone.vocabulary_size  # type: ignore[assignment]
-    prompts = read_prompts(token_ids, padding_mask, vocabulary_size, device)
+    prompts = read_prompts(token_ids, padding_mask, vocabulary_size, device, backbone.input_specs)
     width, room = _room(prompts, max_length, max_new_tokens)
-    longest = int((prompts.lengths + room).max())
+    longest = int((prompts.lengths + room).max()) + backbone.positions_before_text(prompts.others)
     if cache is None:
         cache = backbone.make_cache(len(room) * copies, longest)
     _check_cache(cache, backbone, len(room) * copies, longest)

@@ -59,12 +59,14 @@ class Decoding:
             first = cache
         else:
             first = backbone.make_cache(batch, cache.max_length, device=device)
-        hidden = backbone(prompts.token_ids, prompts.padding_mask, cache=first)
+        hidden = backbone(prompts.token_ids, prompts.padding_mask, cache=first, **prompts.others)
         if not isinstance(hidden, torch.Tensor):
             raise NotImplementedError(
                 f"{type(backbone).__name__} gives {', '.join(hidden)}: generate needs a decoder "
                 "that gives its hidden states alone."
             )
+        before = hidden.shape[1] - prompts.token_ids.shape[1]  # positions of images
+        hidden = hidden[:, before:]
         last = hidden[torch.arange(batch, device=device), prompts.lengths - 1]
         logits = backbone.token_embedding(last, reverse=True)
 
@@ -76,6 +78,7 @@ class Decoding:
         self.lengths, self.room = prompts.lengths[rows], room[rows]
         # One position for all rows, where they are equally long, makes a simpler step.
         self.index = self.lengths[:1] if prompts.padding_mask is None else self.lengths
+        self.index = self.index + before
         self.count, self.most = 0, int(room.max())
         self.tokens = rows.new_zeros((len(rows), self.most))
         self.scores = torch.zeros(self.tokens.shape, device=device) if keep_scores else None

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
+
+from ..backbones._inputs import Input
+
+TEXT = ("token_ids", "padding_mask")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Prompts:
         padding_mask: of these; `None` where no row is shorter than another.
         lengths: tokens of each row, `[batch]`.
         ends: where each row ends in `given`, `[batch]`.
+        others: what belongs to the rows besides, images say, by the names of the inputs.
     """
 
     given: torch.Tensor
@@ -31,24 +36,40 @@ class Prompts:
     padding_mask: torch.Tensor | None
     lengths: torch.Tensor
     ends: torch.Tensor
+    others: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def read_prompts(
-    token_ids: Any, padding_mask: Any, vocabulary_size: int, device: torch.device
+    token_ids: Any,
+    padding_mask: Any,
+    vocabulary_size: int,
+    device: torch.device,
+    inputs: Mapping[str, Input],
 ) -> Prompts:
     """Compare prompts with what a model takes, and move each row's tokens to its start.
+
+    Args:
+        inputs: those of the model.
 
     Raises:
         TypeError: something else than integers.
         ValueError: an empty prompt, unknown ids, a mask that does not fit, or keys other than
-            `token_ids` and `padding_mask`.
+            `token_ids`, `padding_mask` and what the model takes of each row besides.
     """
+    others: dict[str, Any] = {}
     if isinstance(token_ids, Mapping):
-        if not {"token_ids"} <= token_ids.keys() <= {"token_ids", "padding_mask"}:
+        besides = [
+            name
+            for name, spec in inputs.items()
+            if name not in TEXT and spec.axes[:1] == ("batch",)
+        ]
+        *first, last = *TEXT, *besides
+        if not {"token_ids"} <= token_ids.keys() <= {*TEXT, *besides}:
             raise ValueError(
-                "Prompts are token_ids and padding_mask; there is "
+                f"Prompts are {', '.join(first)} and {last}; there is "
                 f"{', '.join(map(str, token_ids)) or 'nothing'}."
             )
+        others = {name: value for name, value in token_ids.items() if name in besides}
         padding_mask = token_ids.get("padding_mask", padding_mask)
         token_ids = token_ids["token_ids"]
     ids, filled = _matrix("token_ids", token_ids)
@@ -83,7 +104,39 @@ def read_prompts(
         padding_mask=None if bool(mask.all()) else mask,
         lengths=lengths,
         ends=(filled * torch.arange(1, ids.shape[1] + 1, device=device)).amax(1),
+        others={
+            name: _of_rows(name, value, inputs[name], filled, order)
+            for name, value in others.items()
+            if value is not None
+        },
     )
+
+
+def _of_rows(
+    name: str, value: Any, spec: Input, filled: torch.Tensor, order: torch.Tensor
+) -> torch.Tensor:
+    """What the rows have besides their ids, after these have been put into `order`."""
+    if spec.axes[1:] == ("length",):
+        rows, _ = _matrix(name, value)
+        if rows.shape != filled.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(rows.shape)}, token_ids {tuple(filled.shape)}."
+            )
+        return rows.to(order.device).gather(1, order)
+    if isinstance(value, (list, tuple)):
+        value = np.stack([np.asarray(one) for one in value])
+    rows = torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value)
+    # One row may be given without the batch's axis.
+    rows = (rows if rows.ndim == len(spec.axes) else rows[None]).to(order.device)
+    if spec.kind != "ids":
+        return rows
+    # Places of images' tokens; 0 stands for none.
+    places = rows.long()
+    if bool(((places < 0) | (places >= filled.shape[1])).any()):
+        raise ValueError(f"{name} must be from 0 to {filled.shape[1] - 1}.")
+    if not bool((filled.gather(1, places) | (places == 0)).all()):
+        raise ValueError(f"{name} has places of padding.")
+    return (filled.cumsum(1) - 1).clamp(min=0).gather(1, places)
 
 
 def _matrix(name: str, value: Any) -> tuple[torch.Tensor, torch.Tensor]:

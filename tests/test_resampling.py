@@ -19,7 +19,11 @@ FIXED = {
     for case in reversed(all_cases())
     if getattr(__import__("keras_hub_torch").models, case.cls).resampled
 }
-OF_TRANSFORMERS = {c.backbone: c for c in reversed(all_checkpoints()) if c.backbone in FIXED}
+OF_TRANSFORMERS = {
+    c.backbone: c
+    for c in reversed(all_checkpoints())
+    if c.backbone in FIXED and "image_shape" in FIXED[c.backbone].config
+}
 
 
 @pytest.mark.parametrize("cls", OF_TRANSFORMERS)
@@ -46,6 +50,9 @@ def test_kept(cls: str, tmp_path: Path) -> None:
     case = FIXED[cls]
     model = getattr(__import__("keras_hub_torch").models, cls)(**case.config)
     model.save_to_preset(tmp_path)
+    if "image_size" in case.config:
+        kept_where_images_are_square(model, tmp_path)
+        return
     shape = list(case.config["image_shape"])
     same = Backbone.from_preset(tmp_path, image_shape=tuple(shape))
     state: dict[str, Any] = same.state_dict()
@@ -67,6 +74,19 @@ def test_kept(cls: str, tmp_path: Path) -> None:
         Backbone.from_preset(tmp_path, image_shape=(1, width, channels))
     with pytest.raises(ValueError, match="channels"):
         Backbone.from_preset(tmp_path, image_shape=(height, width, channels + 2))
+
+
+def kept_where_images_are_square(model: Any, folder: Path) -> None:
+    side = model.image_size
+    other: Any = Backbone.from_preset(folder, image_size=2 * side)
+    assert other.get_config() == {**model.get_config(), "image_size": 2 * side}
+    assert other.image_sequence_length == 4 * model.image_sequence_length
+    state = model.state_dict()
+    changed = {n for n, t in other.state_dict().items() if t.shape != state[n].shape}
+    assert len(changed) == 1
+    assert all(torch.equal(t, state[n]) for n, t in other.state_dict().items() if n not in changed)
+    other.save_to_preset(folder / "other")
+    oracle.keras_hub.models.Backbone.from_preset(str(folder / "other"))
 
 
 def test_free(tmp_path: Path) -> None:

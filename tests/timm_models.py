@@ -8,6 +8,7 @@ because others, transformers among them, would import torchvision too and fail.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import re
@@ -22,9 +23,11 @@ from safetensors.torch import load_file, save_file
 PACKAGES = Path(sys.prefix, "timm")
 
 
+@functools.cache
 def import_timm() -> Any:
     sys.path.append(str(PACKAGES))
-    library = torch.library.Library("torchvision", "DEF")
+    global _library  # what it declares lives on
+    _library = library = torch.library.Library("torchvision", "DEF")
     while True:
         try:
             importlib.import_module("torchvision")
@@ -36,7 +39,6 @@ def import_timm() -> Any:
             for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
                 del sys.modules[name]
         else:
-            import_timm.library = library  # type: ignore[attr-defined]  # what it declares lives on
             return importlib.import_module("timm")
 
 

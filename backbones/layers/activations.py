@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -52,6 +53,14 @@ ACTIVATIONS: dict[str, ActivationFunction] = {
     "softplus": F.softplus,
     "mish": F.mish,
 }
+# Those that can write over their input. While gradients are recorded only the first does, whose
+# gradient follows from its output.
+IN_PLACE: dict[str, ActivationFunction] = {
+    "relu": torch.relu_,
+    "relu6": partial(F.relu6, inplace=True),
+    "silu": partial(F.silu, inplace=True),
+    "hard_silu": partial(F.hardswish, inplace=True),
+}
 _SYNONYMS = {
     "swish": "silu",
     "hard_swish": "hard_silu",
@@ -95,6 +104,22 @@ class Activation(Layer):
 
     def extra_repr(self) -> str:
         return self.name
+
+
+class ActivationInPlace(Activation):
+    """An activation of what nothing else reads, such as a batch norm's output, in the same memory
+    where possible.
+    """
+
+    def __init__(self, activation: ActivationLike) -> None:
+        super().__init__(activation)
+        self.without_gradients = IN_PLACE.get(self.name, self.function)
+        if self.name == "relu":
+            self.function = self.without_gradients
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        function = self.function if torch.is_grad_enabled() else self.without_gradients
+        return function(x)
 
 
 def serialize_activation(activation: ActivationLike) -> str | dict[str, Any]:

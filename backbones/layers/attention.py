@@ -165,6 +165,9 @@ class MultiHeadAttention(Layer):
 
     Where its configured dropout is zero, a query that sees no key gets the mean of all values,
     otherwise zeros: Keras takes different paths.
+
+    Args:
+        context_dim: width of what keys and values are made of; by default that of the queries.
     """
 
     layout = ATTENTION
@@ -178,10 +181,12 @@ class MultiHeadAttention(Layer):
         use_bias: bool = True,
         kernel_initializer: Initializer = glorot_uniform,
         bias_initializer: Initializer = zeros,
+        context_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout
+        context_dim = context_dim or hidden_dim
 
         def project(equation: str, inputs: object, outputs: object) -> EinsumDense:
             return EinsumDense(
@@ -195,8 +200,8 @@ class MultiHeadAttention(Layer):
 
         heads = (num_heads, key_dim)
         self.query = project("abc,cde->abde", hidden_dim, heads)
-        self.key = project("abc,cde->abde", hidden_dim, heads)
-        self.value = project("abc,cde->abde", hidden_dim, heads)
+        self.key = project("abc,cde->abde", context_dim, heads)
+        self.value = project("abc,cde->abde", context_dim, heads)
         self.attention_output = project("abcd,cde->abe", heads, hidden_dim)
 
     def forward(

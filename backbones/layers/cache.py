@@ -127,7 +127,7 @@ class Step:
         self.device = x.device
         self.padding_mask = None if padding_mask is None else padding_mask.bool()
         self.cache = cache
-        self.fresh = cache is None or (isinstance(index, int) and index == 0)
+        self.fresh = is_first(cache, index)
         offsets = torch.arange(self.length, device=x.device)[None]
         if cache is None:
             self.positions = self.key_positions = offsets
@@ -180,6 +180,11 @@ class Step:
         if window is not None:
             seen = seen & (distance < window)
         return (seen & visible[:, None, :])[:, None]
+
+
+def is_first(cache: Cache | None, index: int | torch.Tensor) -> bool:
+    """Whether nothing that the cache holds is looked at."""
+    return cache is None or (isinstance(index, int) and index == 0)
 
 
 class Past:

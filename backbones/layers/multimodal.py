@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F
 
 
 def interleave(
@@ -28,3 +29,18 @@ def interleave(
     places = indices.long()[..., None].expand_as(tokens)
     filled = text.scatter(1, places, tokens.to(text.dtype))
     return torch.cat((text[:, :kept], filled[:, kept:]), dim=1)
+
+
+def prepend(
+    text: torch.Tensor, tokens: torch.Tensor, padding_mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Put the tokens of images before rows of text, whose padding mask then shows them.
+
+    Args:
+        text: `[rows, length, dim]`.
+        tokens: `[rows, tokens, dim]`, of another dtype perhaps.
+        padding_mask: `[rows, length]`.
+    """
+    if padding_mask is not None:
+        padding_mask = F.pad(padding_mask.bool(), (tokens.shape[1], 0), value=True)
+    return torch.cat((tokens.to(text.dtype), text), dim=1), padding_mask

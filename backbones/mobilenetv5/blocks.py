@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..layers.activations import Activation
+from ..layers.activations import ActivationInPlace
 from ..layers.convolution import (
     BatchNormalization,
     Conv2D,
@@ -88,7 +88,7 @@ class Style:
         conv = Conv2D(
             channels, filters, kernel_size, strides, padding, dilation, groups, use_bias, HE_NORMAL
         )
-        return ConvNormAct(pad, conv, self.norm(filters, 1e-5), Activation(activation))
+        return ConvNormAct(pad, conv, self.norm(filters, 1e-5), ActivationInPlace(activation))
 
     def depthwise(
         self,
