@@ -27,7 +27,13 @@ from .layers.dtypes import DTypeLike
 from .layers.initializers import glorot_uniform, random_normal, variance_scaling
 from .layers.layer import Layer
 from .layers.layout import GRAPH, Graph, Layout, Stack
-from .layers.vision import NumberedPositionGrid, embed_patches, image_channels, image_size
+from .layers.vision import (
+    NumberedPositionGrid,
+    check_rows,
+    embed_patches,
+    image_channels,
+    image_size,
+)
 
 lecun_normal = variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -74,6 +80,9 @@ class SigLIPTextEmbedding(Layer):
         self.position_embedding = ReversibleEmbedding(
             sequence_length, embedding_dim, embeddings_initializer=init
         )
+
+    def loaded(self) -> None:
+        check_rows(self.position_ids, self.position_embedding)
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
         """`[batch, length]` → `[batch, length, embedding_dim]`; but one token, as in KerasHub,

@@ -280,7 +280,7 @@ def fill(
                 memory = scratch[: dataset.nbytes].view(dataset.dtype).view(dataset.shape)
                 value = variable.from_keras(dataset.read(memory))
                 assign(variable.module, variable.name, value, device, keep=False)
-    complete(model)
+            complete(model)
 
 
 def _fresh(variable: Variable, device: torch.device) -> bool:

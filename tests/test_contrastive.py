@@ -90,7 +90,7 @@ def test_images_of_another_size(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_numbers_of_positions_from_tensorflow(name: str, tmp_path: Path) -> None:
-    """There they are int64."""
+    """There they are int64. Such that no table has are refused."""
     path = tmp_path / "model.weights.h5"
     model = build(name)
     model.save_weights(path)
@@ -105,6 +105,10 @@ def test_numbers_of_positions_from_tensorflow(name: str, tmp_path: Path) -> None
             del file[key]
             file[key] = value.astype("int64")
     model.load_weights(path)
+    with h5py.File(path, "a") as file:
+        file[key][0, 0] = 99
+    with pytest.raises(ValueError, match="to 99, but the position table has"):
+        build(name).load_weights(path)
     ids = model.vision_encoder.embedding.position_ids
     assert ids.dtype == torch.int32
     assert ids[0].tolist() == list(reversed(range(ids.shape[1])))

@@ -250,6 +250,20 @@ class PositionGrid(Layer):
         return rows.view(*table.shape[:-2], -1, table.shape[-1])
 
 
+def check_rows(position_ids: torch.Tensor, table: Embedding) -> None:
+    """Refuse numbers of rows that a table does not have.
+
+    Raises:
+        ValueError: it names the least and the largest.
+    """
+    least, largest = position_ids.aminmax()
+    if not position_ids.is_meta and (least < 0 or largest >= table.num_embeddings):
+        raise ValueError(
+            f"position_ids are from {least} to {largest}, but the position table has "
+            f"{table.num_embeddings} rows."
+        )
+
+
 class NumberedPositionGrid(PositionGrid):
     """As `PositionGrid`, of a table whose rows `position_ids` picks; files hold these numbers.
 
@@ -270,6 +284,9 @@ class NumberedPositionGrid(PositionGrid):
     def positions(self) -> torch.Tensor:
         """Their vectors, `[positions, dim]`."""
         return self.position_embedding(self.position_ids[0])
+
+    def loaded(self) -> None:
+        check_rows(self.position_ids, self.position_embedding)
 
     def tables(self) -> dict[str, int]:
         return {"position_embedding.weight": self.kept, "position_ids": 0}
