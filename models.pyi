@@ -8,6 +8,7 @@ from .backbones._backbone import FeaturePyramidBackbone as FeaturePyramidBackbon
 from .backbones._gemma3_vision import Gemma3VisionEncoder as _Gemma3VisionEncoder
 from .backbones.albert import AlbertBackbone as _AlbertBackbone
 from .backbones.bart import BartBackbone as _BartBackbone
+from .backbones.basnet import BASNetBackbone as _BASNetBackbone
 from .backbones.bert import BertBackbone as _BertBackbone
 from .backbones.bloom import BloomBackbone as _BloomBackbone
 from .backbones.cspnet import CSPNetBackbone as _CSPNetBackbone
@@ -40,6 +41,7 @@ from .backbones.mobilenet import MobileNetBackbone as _MobileNetBackbone
 from .backbones.mobilenetv5.backbone import MobileNetV5Backbone as _MobileNetV5Backbone
 from .backbones.moonshine import MoonshineBackbone as _MoonshineBackbone
 from .backbones.opt import OPTBackbone as _OPTBackbone
+from .backbones.pali_gemma import PaliGemmaBackbone as _PaliGemmaBackbone
 from .backbones.parseq import PARSeqBackbone as _PARSeqBackbone
 from .backbones.phi3 import Phi3Backbone as _Phi3Backbone
 from .backbones.qwen import QwenBackbone as _QwenBackbone
@@ -55,9 +57,9 @@ from .backbones.roberta import RobertaBackbone as _RobertaBackbone
 from .backbones.roformer_v2 import RoformerV2Backbone as _RoformerV2Backbone
 from .backbones.rqvae import RQVAEBackbone as _RQVAEBackbone
 from .backbones.rwkv7 import RWKV7Backbone as _RWKV7Backbone
-from .backbones.sam import SAMBackbone as _SAMBackbone
-from .backbones.sam import SAMMaskDecoder as _SAMMaskDecoder
-from .backbones.sam import SAMPromptEncoder as _SAMPromptEncoder
+from .backbones.sam.backbone import SAMBackbone as _SAMBackbone
+from .backbones.sam.mask_decoder import SAMMaskDecoder as _SAMMaskDecoder
+from .backbones.sam.prompt_encoder import SAMPromptEncoder as _SAMPromptEncoder
 from .backbones.segformer import SegFormerBackbone as _SegFormerBackbone
 from .backbones.smollm3 import SmolLM3Backbone as _SmolLM3Backbone
 from .backbones.swin_transformer import SwinTransformerBackbone as _SwinTransformerBackbone
@@ -95,6 +97,11 @@ class BartBackbone(_BartBackbone):
     intermediate_dim: int
     dropout: float
     max_sequence_length: int
+
+class BASNetBackbone(_BASNetBackbone):
+    num_classes: int
+    image_shape: Sequence[int | None]
+    projection_filters: int
 
 class BertBackbone(_BertBackbone):
     vocabulary_size: int
@@ -558,6 +565,30 @@ class OPTBackbone(_OPTBackbone):
     dropout: float
     max_sequence_length: int
 
+class PaliGemmaBackbone(_PaliGemmaBackbone):
+    vocabulary_size: int
+    image_size: int
+    num_layers: int
+    num_query_heads: int
+    num_key_value_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    vit_patch_size: int
+    vit_num_heads: int
+    vit_hidden_dim: int
+    vit_num_layers: int
+    vit_pooling: str | None
+    vit_classifier_activation: str | Mapping[str, Any] | None
+    query_head_dim_normalize: bool
+    use_post_ffw_norm: bool
+    use_post_attention_norm: bool
+    attention_logit_soft_cap: float | None
+    final_logit_soft_cap: float | None
+    use_sliding_window_attention: bool
+    sliding_window_size: int
+    layer_norm_epsilon: float
+    dropout: float
+
 class PARSeqBackbone(_PARSeqBackbone):
     vocabulary_size: int
     max_label_length: int
@@ -770,12 +801,9 @@ class RWKV7Backbone(_RWKV7Backbone):
     decay_lora: int
     dropout_rate: float
 
-class SAMPromptEncoder(_SAMPromptEncoder):
-    hidden_size: int
-    image_embedding_size: Sequence[int]
-    input_image_size: Sequence[int]
-    mask_in_channels: int
-    activation: str | dict[str, Any]
+class SAMBackbone(_SAMBackbone):
+    prompt_encoder: SAMPromptEncoder
+    mask_decoder: SAMMaskDecoder
 
 class SAMMaskDecoder(_SAMMaskDecoder):
     hidden_size: int
@@ -788,9 +816,12 @@ class SAMMaskDecoder(_SAMMaskDecoder):
     iou_head_hidden_dim: int
     activation: str | dict[str, Any]
 
-class SAMBackbone(_SAMBackbone):
-    prompt_encoder: SAMPromptEncoder
-    mask_decoder: SAMMaskDecoder
+class SAMPromptEncoder(_SAMPromptEncoder):
+    hidden_size: int
+    image_embedding_size: Sequence[int]
+    input_image_size: Sequence[int]
+    mask_in_channels: int
+    activation: str | dict[str, Any]
 
 class SegFormerBackbone(_SegFormerBackbone):
     projection_filters: int
@@ -860,8 +891,8 @@ class T5GemmaBackbone(_T5GemmaBackbone):
     tie_word_embeddings: bool
     initializer_range: float
     attention_dropout: float
+    sliding_window: int | None
     attn_logit_softcapping: float | None
-    final_logit_softcapping: float | None
 
 class T5Gemma2Backbone(_T5Gemma2Backbone):
     vocabulary_size: int
@@ -885,7 +916,6 @@ class T5Gemma2Backbone(_T5Gemma2Backbone):
     attention_dropout: float
     sliding_window: int | None
     attn_logit_softcapping: float | None
-    final_logit_softcapping: float | None
     rope_max_wavelength: float
     global_rope_scaling_factor: float
     encoder_rope_max_wavelength: float | None

@@ -22,7 +22,7 @@ from .layers.siglip import SiglipAttention, SiglipBlock, SiglipEmbeddings, Sigli
 ImagesOfRows = Annotated[
     torch.Tensor, Input("images", ("batch", "images", "height", "width", "channels"))
 ]
-VisionIndices = Annotated[torch.Tensor, Input("ids", ("batch", "vision_tokens"))]
+VisionIndices = Annotated[torch.Tensor, Input("places", ("batch", "vision_tokens"))]
 
 
 class Gemma3VisionEmbedding(SiglipEmbeddings):

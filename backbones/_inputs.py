@@ -20,25 +20,30 @@ class Input:
     """One argument of `forward`.
 
     Attributes:
-        kind: `ids` (integers), `mask` (nonzero is true), `values` (any real numbers), `images`
-            (no integers, which nobody has scaled), `any`, or `state` for what is no input of the
-            Keras model.
+        kind: `ids` (integers), `places` (integers, too: of tokens in their row), `mask` (nonzero
+            is true), `values` (any real numbers), `images` (no integers, which nobody has scaled),
+            `any`, or `state` for what is no input of the Keras model.
         axes: names of the axes; axes of one name have one size.
+        remembered: whether a cache has what is made of it, so that later calls do without.
         required: whether `forward` has no default for it.
     """
 
     kind: str
     axes: tuple[str, ...]
+    remembered: bool = False
     required: bool = True
 
 
 TokenIds = Annotated[torch.Tensor, Input("ids", ("batch", "length"))]
 PaddingMask = Annotated[torch.Tensor, Input("mask", ("batch", "length"))]
-EncoderTokenIds = Annotated[torch.Tensor, Input("ids", ("batch", "encoder_length"))]
+EncoderTokenIds = Annotated[
+    torch.Tensor, Input("ids", ("batch", "encoder_length"), remembered=True)
+]
 EncoderPaddingMask = Annotated[torch.Tensor, Input("mask", ("batch", "encoder_length"))]
 Images = Annotated[torch.Tensor, Input("images", ("batch", "height", "width", "channels"))]
 CacheState = Annotated[Cache, Input("state", ())]
 CacheIndex = Annotated[int | torch.Tensor, Input("state", ())]
+INTEGERS = ("ids", "places")
 NARROW = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32, torch.uint64)
 ANY = Input("any", ())
 # Names in transformers and timm.
@@ -77,17 +82,27 @@ def _annotations(hint: Any) -> list[Input]:
     return [spec for argument in typing.get_args(hint) for spec in _annotations(argument)]
 
 
-def check_keys(given: Mapping[str, Any], inputs: Mapping[str, Input], where: str) -> dict[str, Any]:
+def check_keys(
+    given: Mapping[str, Any], inputs: Mapping[str, Input], where: str, partly: bool = False
+) -> dict[str, Any]:
     """Those of `given` that the model takes.
 
     As in Keras, further keys are passed over, but for those that look like another spelling of an
     input that is not there.
 
+    Args:
+        partly: whether some of the required ones may be missing; they are `None` then.
+
     Raises:
         ValueError: a required input is missing, or misspelt.
     """
     wanted = [name for name, spec in inputs.items() if spec.kind != "state"]
-    missing = [name for name in wanted if inputs[name].required and given.get(name) is None]
+    cache = given.get("cache")
+    remembers = isinstance(cache, Cache) and cache.has_encoded
+    required = [name for name in wanted if inputs[name].required]
+    remembered = [name for name in required if remembers and inputs[name].remembered]
+    needed = [name for name in required if name not in remembered]
+    missing = [name for name in needed if given.get(name) is None]
     absent = [name for name in wanted if given.get(name) is None]
     unknown = [str(name) for name in given if name not in inputs]
     # Written out, since compilers know no assignments within expressions.
@@ -96,7 +111,7 @@ def check_keys(given: Mapping[str, Any], inputs: Mapping[str, Input], where: str
         meant = _meant(name, absent)
         if meant is not None:
             hints.append(f"{name!r} must be {meant!r}")
-    if missing or hints:
+    if hints or (missing and not (partly and len(missing) < len(required))):
         raise ValueError(
             f"{where} takes the inputs {', '.join(wanted)}"
             + (f"; missing: {', '.join(missing)}" if missing else "")
@@ -104,7 +119,8 @@ def check_keys(given: Mapping[str, Any], inputs: Mapping[str, Input], where: str
             + (f" ({'; '.join(hints)})" if hints else "")
             + "."
         )
-    return {name: value for name, value in given.items() if name in inputs}
+    known = {name: value for name, value in given.items() if name in inputs}
+    return {**dict.fromkeys([*missing, *remembered]), **known}
 
 
 def _meant(name: str, absent: Sequence[str]) -> str | None:
@@ -136,7 +152,7 @@ def as_tensors(
             # A copy, because PyTorch takes no reversed, read-only or big-endian arrays.
             array = array.astype(array.dtype.newbyteorder("="), order="C")
             value = torch.from_numpy(array).to(device)
-        if inputs[name].kind == "ids" and getattr(value, "dtype", None) in NARROW:
+        if inputs[name].kind in INTEGERS and getattr(value, "dtype", None) in NARROW:
             value = value.long()
         tensors[name] = value
     return tensors
@@ -158,7 +174,7 @@ def check_tensors(given: Mapping[str, Any], inputs: Mapping[str, Input]) -> None
             raise TypeError(
                 f"{name} must be a tensor or a NumPy array, not {type(tensor).__name__}."
             )
-        if spec.kind == "ids" and tensor.dtype not in (torch.int32, torch.int64):
+        if spec.kind in INTEGERS and tensor.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"{name} must hold integers, not {tensor.dtype}.")
         additive = spec.kind == "mask" and tensor.is_floating_point()
         if additive and not tensor.is_meta and bool((tensor < 0).any()):

@@ -22,6 +22,7 @@ from torch import nn
 
 from . import _registry
 from ._inputs import Input, as_tensors, check_keys, check_tensors, inputs_of
+from ._intermediates import intermediates
 from .layers.activations import ActivationLike, serialize_activation
 from .layers.cache import Cache
 from .layers.core import PositionEmbedding
@@ -84,12 +85,15 @@ class Model(nn.Module, metaclass=Configured):
     obsolete: ClassVar[Mapping[str, Any]] = {}
     # Inputs that exist only with a tower, by the argument that is `None`, or 0 layers, without it.
     tower_inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    # Whether a list of inputs may be given, too, because KerasHub declares them so.
+    listed: ClassVar[bool] = False
     # Arguments that another value may be given for at loading: tables of positions are resampled.
+    # Where the constructor has none of that name, a model within this one has.
     resampled: ClassVar[Sequence[str]] = ()
-    # Those of a tower that may be given as if they were the model's own, and the tower's argument.
-    tower_sizes: ClassVar[Mapping[str, str]] = {}
     # Parts that have weights only if a file has some for them; they have a `build`.
     deferred: ClassVar[Sequence[str]] = ()
+    # The order of what blocks of images give, where that is a map.
+    maps_format: ClassVar[str] = "channels_first"
     # What each layer of a decoder keeps of the tokens it has seen: objects with an `allocate`.
     cache_shapes: Sequence[Any] = ()
     # The parameters of `forward`.
@@ -159,6 +163,12 @@ class Model(nn.Module, metaclass=Configured):
                 twice.
             RuntimeError: reading weights into the model has failed half-way.
         """
+        return super().__call__(**self._given(inputs, args, kwargs))
+
+    def _given(
+        self, inputs: Any, args: Sequence[Any], kwargs: Mapping[str, Any], partly: bool = False
+    ) -> dict[str, Any]:
+        """The inputs of a call by their names, checked; `partly` as in `check_keys`."""
         if self.broken is not None:
             raise RuntimeError(self.broken)
         known = self.input_specs
@@ -166,6 +176,8 @@ class Model(nn.Module, metaclass=Configured):
             given, surplus = dict(inputs), args
         else:
             positional = () if inputs is None and not args else (inputs, *args)
+            if self.listed and isinstance(inputs, (list, tuple)):
+                positional = (*inputs, *args)
             given = dict(zip(known, positional))
             surplus = positional[len(given) :]
         if surplus or any(name in given for name in kwargs):
@@ -179,16 +191,64 @@ class Model(nn.Module, metaclass=Configured):
                     raise ValueError(
                         f"{name} needs {tower}, which this {self.class_name} does not have."
                     )
-        given = check_keys(given, known, type(self).__name__)
-        if not torch.compiler.is_compiling():
-            given = self.tensors(given)
-        return super().__call__(**given)
+        given = check_keys(given, known, type(self).__name__, partly)
+        return given if torch.compiler.is_compiling() else self.tensors(given)
 
     def tensors(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs as checked tensors on the model's device."""
         tensors = as_tensors(given, self.input_specs, self.device)
         check_tensors(tensors, self.input_specs)
         return tensors
+
+    def forward_intermediates(
+        self,
+        inputs: Any,
+        indices: int | Sequence[int] | None = None,
+        *,
+        norm: bool = False,
+        maps: bool = False,
+        prefix_tokens: bool = False,
+        intermediates_only: bool = True,
+    ) -> Any:
+        """What some of the blocks give, without running those behind them.
+
+            second, last = backbone.forward_intermediates(inputs, (1, -1), norm=True)
+
+        Blocks are counted from 0 in the order in which `forward` calls them: those of a decoder
+        after the encoder's, those of every stage after those of the one before; of CSPNet and
+        HGNetV2 a stage is a block. A part that is a model, such as `vision_encoder`, has this
+        method for its own blocks, and they are not counted here.
+
+        It is no call of the module: a model that FSDP2 has sharded wants
+        `register_fsdp_forward_method(backbone, "forward_intermediates")`, and in DDP it is called
+        by a module that DDP wraps. `torch.compile(backbone.forward_intermediates)` compiles it.
+
+        Args:
+            inputs: a mapping, or one tensor, as of a call; those that are used behind the blocks
+                alone may be left out, a decoder's say.
+            indices: which blocks, `(2, 5)` or `(-1,)`; a number for the last so many; all by
+                default. Tensors are returned in this order.
+            norm: whether what stands behind the blocks and is a norm is applied to each of them.
+                Post-norm models have none; where stages differ in width it is a stage's own.
+            maps: whether patches are put side by side, `[batch, rows, columns, dim]`, or
+                `[batch, dim, rows, columns]` by `data_format="channels_first"`, without what is
+                before them. Blocks that give maps give them in this order in any case.
+            prefix_tokens: whether each tensor comes as a pair: patches, and what is before them
+                (class token and registers).
+            intermediates_only: otherwise all blocks are run, and the result is a pair: what the
+                call returns, and the list.
+
+        Returns:
+            A list of tensors, of pairs with `prefix_tokens`.
+
+        Raises:
+            ValueError: no such blocks; maps or prefix tokens of other inputs than images.
+            TypeError: `indices` that are no integers.
+            NotImplementedError: the model has no blocks in a row.
+        """
+        return intermediates(
+            self, Model, inputs, indices, norm, maps, prefix_tokens, intermediates_only
+        )
 
     # Generation
 
@@ -215,13 +275,19 @@ class Model(nn.Module, metaclass=Configured):
         """
         if not self.cache_shapes:
             raise NotImplementedError(f"{type(self).__name__} has no cache.")
-        for module in self.modules():
-            room = module.sequence_length if isinstance(module, PositionEmbedding) else max_length
+        for name, module in self.named_modules():
+            if not isinstance(module, PositionEmbedding) or name.startswith("encoder"):
+                continue
+            room = module.sequence_length
             if room < max_length:
                 raise ValueError(f"max_length is {max_length}, but the position table has {room}.")
         dtype = dtype or self.dtype_policy.compute_dtype
         where = self.device if device is None else torch.device(device)
         return Cache(self.cache_shapes, batch_size, max_length, dtype, where)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Of the next token, `[..., vocabulary]`, from a decoder's hidden states `[..., dim]`."""
+        return self.token_embedding(hidden, reverse=True)
 
     def positions_before_text(self, inputs: Mapping[str, Any]) -> int:
         """How many positions of a cache inputs such as images take before the text's tokens."""
@@ -246,6 +312,24 @@ class Model(nn.Module, metaclass=Configured):
             for key, value in self.arguments.items()
             if value not in self.unsaved.get(key, ())
         }
+
+    def config_for(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """`get_config` of a model for images of other sizes, arguments in `resampled`.
+
+        Raises:
+            TypeError: values of wrong types.
+        """
+        own = {name: size for name, size in sizes.items() if name in self.argument_names}
+        check_arguments(self.configured_class, own)
+        config, left = {**self.get_config(), **own}, sizes.keys() - own
+        for name, part in self.arguments.items():
+            if isinstance(part, Model):
+                inner = {key: size for key, size in sizes.items() if key in part.resampled}
+                config[name] = {**config[name], "config": part.config_for(inner)}
+                left -= inner.keys()
+        if left:
+            raise TypeError(f"No part of this {self.class_name} has {', '.join(left)}.")
+        return config
 
     @classmethod
     def from_config(cls: type[ModelType], config: Mapping[str, Any]) -> ModelType:
@@ -361,7 +445,8 @@ class Model(nn.Module, metaclass=Configured):
             NotImplementedError: the model has no vocabulary.
             ValueError: not a positive size, or an embedding with an adapter.
         """
-        argument = next((name for name in self.argument_names if name.startswith("vocab")), None)
+        names = (name for name in self.argument_names if re.match("(text_)?vocab", name))
+        argument = next(names, None)
         if argument is None:
             raise NotImplementedError(f"{self.class_name} has no vocabulary.")
         if isinstance(vocabulary_size, bool) or not isinstance(vocabulary_size, int):
@@ -502,14 +587,16 @@ def bind_arguments(
     bound = signature.bind(None, *args, **kwargs)
     bound.apply_defaults()
     values: dict[str, Any] = {}
+    around = {name: bound.arguments[name] for name in cls.unsaved if name in bound.arguments}
     for parameter in parameters:
         name = parameter.name
         if parameter.kind is parameter.VAR_KEYWORD:
-            rest = {k: _in_form(v, known[k].annotation) for k, v in bound.arguments[name].items()}
+            given = bound.arguments[name].items()
+            rest = {k: _in_form(v, known[k].annotation, around) for k, v in given}
             bound.arguments[name] = rest
             values |= rest
         elif parameter.kind is not parameter.VAR_POSITIONAL:
-            value = _in_form(bound.arguments[name], known[name].annotation)
+            value = _in_form(bound.arguments[name], known[name].annotation, around)
             bound.arguments[name] = values[name] = value
     return bound, {name: value for name, value in values.items() if name not in COMMON}
 
@@ -600,8 +687,13 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _in_form(value: Any, hint: Any) -> Any:
-    """An argument as the family's constructor sees it."""
+def _in_form(value: Any, hint: Any, around: Mapping[str, Any]) -> Any:
+    """An argument as the family's constructor sees it.
+
+    Args:
+        around: what KerasHub does not save of this model; a serialized one within it, of which it
+            is not saved either, has the same.
+    """
     if hint == ActivationLike:
         return serialize_activation(value)
     kinds = tuple(_kinds(hint))
@@ -612,7 +704,7 @@ def _in_form(value: Any, hint: Any) -> Any:
         found, arguments = deserialize(
             value, f"The configuration of a {models[0].__name__}", models
         )
-        return found(**arguments)
+        return found(**{k: v for k, v in around.items() if k in found.unsaved} | arguments)
     return value
 
 

@@ -98,7 +98,9 @@ class AlbertBackbone(Backbone):
             "group_{}",
             (
                 Stack(
-                    f"group_{i}_inner_layer_{{}}", (encoder() for _ in range(num_inner_repetitions))
+                    f"group_{i}_inner_layer_{{}}",
+                    (encoder() for _ in range(num_inner_repetitions)),
+                    repeats=self.repeats,
                 )
                 for i in range(num_groups)
             ),

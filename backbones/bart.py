@@ -7,13 +7,21 @@ from dataclasses import replace
 import torch
 
 from ._backbone import Backbone
-from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from ._inputs import (
+    CacheIndex,
+    CacheState,
+    EncoderPaddingMask,
+    EncoderTokenIds,
+    PaddingMask,
+    TokenIds,
+)
+from .layers.cache import CrossKeyValueShape, Step, encoder_decoder_outputs
 from .layers.core import Dropout, LayerNormalization, PositionEmbedding, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layout import GRAPH, Graph, Layout, Stack
-from .layers.masks import decoder_mask, padding_mask_of
-from .layers.transformer import TransformerCrossDecoder, TransformerEncoder
+from .layers.masks import padding_mask_of
+from .layers.transformer import TransformerCrossDecoder, TransformerEncoder, head_dim
 
 # The order in which KerasHub assigns its layers.
 ASSIGNED = (
@@ -79,6 +87,8 @@ class BartBackbone(Backbone):
             "transformer_decoder_layer_{}",
             (TransformerCrossDecoder(*block) for _ in range(num_layers)),
         )
+        shape = CrossKeyValueShape(num_heads, head_dim(hidden_dim, num_heads))
+        self.cache_shapes = [shape] * num_layers
 
     @property
     def layout(self) -> Layout:
@@ -98,25 +108,35 @@ class BartBackbone(Backbone):
             x = graph(layer, decoder_mask, x, mask, encoded)
         return replace(GRAPH, order=graph.order(x, encoded), assigned=ASSIGNED)
 
+    def encode(
+        self, token_ids: EncoderTokenIds, padding_mask: EncoderPaddingMask | None
+    ) -> torch.Tensor:
+        x = self.token_embedding(token_ids)
+        x = x + self.encoder_position_embedding(x)
+        x = self.encoder_embeddings_dropout(self.encoder_embeddings_layer_norm(x))
+        mask = padding_mask_of(padding_mask)
+        for layer in self.encoder_transformer_layers:
+            x = layer(x, mask)
+        return x
+
     def forward(
         self,
         encoder_token_ids: EncoderTokenIds,
         decoder_token_ids: TokenIds,
         encoder_padding_mask: EncoderPaddingMask | None = None,
         decoder_padding_mask: PaddingMask | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
     ) -> dict[str, torch.Tensor]:
-        x = self.token_embedding(encoder_token_ids)
-        x = x + self.encoder_position_embedding(x)
-        x = self.encoder_embeddings_dropout(self.encoder_embeddings_layer_norm(x))
-        encoded_mask = padding_mask_of(encoder_padding_mask)
-        for layer in self.encoder_transformer_layers:
-            x = layer(x, encoded_mask)
-        encoded = x
-
+        encoded = None  # where an earlier call has seen the encoder's inputs
+        if encoder_token_ids is not None:
+            encoded = self.encode(encoder_token_ids, encoder_padding_mask)
+        step = Step(decoder_token_ids, decoder_padding_mask, cache, cache_update_index)
+        encoded_mask = padding_mask_of(step.encoded_mask(encoded, encoder_padding_mask))
         x = self.token_embedding(decoder_token_ids)
-        x = x + self.decoder_position_embedding(x)
+        x = x + self.decoder_position_embedding(x, positions=step.positions)
         x = self.decoder_embeddings_dropout(self.decoder_embeddings_layer_norm(x))
-        mask = decoder_mask(decoder_padding_mask, x.shape[1], x.device)
-        for layer in self.decoder_transformer_layers:
-            x = layer(x, encoded, mask, encoded_mask)
-        return {"encoder_sequence_output": encoded, "decoder_sequence_output": x}
+        mask = step.mask()
+        for i, layer in enumerate(self.decoder_transformer_layers):
+            x = layer(x, encoded, mask, encoded_mask, step.past(i), step.cross(i))
+        return encoder_decoder_outputs(encoded, x)

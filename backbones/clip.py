@@ -140,7 +140,7 @@ class CLIPBackbone(Backbone):
         ValueError: an encoder with an `intermediate_output_index`; as the encoders.
     """
 
-    tower_sizes: ClassVar = {"image_shape": "vision_encoder"}
+    resampled: ClassVar = ("image_shape",)
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from .layers.convolution import (
 )
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
-from .layers.layout import Kind, Layout, Sequential, Stack, apart
+from .layers.layout import Kind, Layout, Parts, Sequential, apart
 from .layers.pyramid import check_encoder, own_dtype
 from .layers.vision import check_images, image_channels
 
@@ -51,7 +51,7 @@ class SpatialPyramidPooling(Layer):
             for i, rate in enumerate(dilation_rates, start=2)
         ]
         branches.append(conv_norm(channels, "conv_pooling", "bn_pooling"))
-        self.aspp_parallel_channels = Stack("{}", branches)
+        self.aspp_parallel_channels = Parts("{}", branches)
         self.projection = conv_norm(len(branches) * FILTERS, "conv_projection", "bn_projection")
 
     layout = Layout(unnamed=("projection",))
@@ -154,34 +154,31 @@ class DeepLabV3Backbone(Backbone):
 
     def forward(self, images: Images) -> torch.Tensor:
         check_images(images, "channels_last", self.channels)
-        self.check_sizes(*images.shape[1:3])
         features = self.image_encoder.forward_pyramid(images)
         x = channels_first(features[self.pooled.name], "channels_last")
-        x = self.spatial_pyramid_pooling(x)
         if self.low_level:
             y = channels_first(features[self.low_level.name], "channels_last")
+            self.check_sizes(images, x, y)
+            x = self.spatial_pyramid_pooling(x)
             y = self.relu(self.decoder_norm(self.decoder_conv(y)))
             x = torch.cat((resize(x, y.shape[2:]), y), 1)
         else:
-            x = enlarge(x, self.enlarged)
+            x = enlarge(self.spatial_pyramid_pooling(x), self.enlarged)
         x = self.relu(self.segmentation_head_norm(self.segmentation_head_conv(x)))
         return channels_back(enlarge(x, (self.restored, self.restored)), "channels_last")
 
-    def check_sizes(self, height: int, width: int) -> None:
+    def check_sizes(self, images: torch.Tensor, pooled: torch.Tensor, low: torch.Tensor) -> None:
         """Refuse images whose maps cannot be put side by side."""
-        if torch.compiler.is_compiling() or not self.low_level:
+        rows, columns = (size * factor for size, factor in zip(pooled.shape[2:], self.enlarged))
+        if torch.compiler.is_compiling() or (rows, columns) == low.shape[2:]:
             return
-        rows, columns = (
-            size * factor for size, factor in zip(self.pooled.size(height, width), self.enlarged)
+        raise ValueError(
+            f"Images must be of a size where {self.pooled.name}, enlarged by upsampling_size="
+            f"{self.upsampling_size}, is as large as {self.low_level_feature_key}, not "
+            f"{images.shape[1]} × {images.shape[2]} ({rows} × {columns} and {low.shape[2]} × "
+            f"{low.shape[3]}): take a height and a width divisible by {self.pooled.stride}, or "
+            "another upsampling_size."
         )
-        low = self.low_level.size(height, width)
-        if (rows, columns) != low:
-            raise ValueError(
-                f"Images must be of a size where {self.pooled.name}, enlarged by upsampling_size="
-                f"{self.upsampling_size}, is as large as {self.low_level.name}, not {height} × "
-                f"{width} ({rows} × {columns} and {low[0]} × {low[1]}): take a height and a width "
-                f"divisible by {self.pooled.stride}, or another upsampling_size."
-            )
 
 
 def enlarge(x: torch.Tensor, factors: tuple[int, int]) -> torch.Tensor:

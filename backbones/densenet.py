@@ -138,7 +138,7 @@ class DenseNetBackbone(FeaturePyramidBackbone):
             layers = (DenseLayer(width + j * growth_rate, growth_rate) for j in range(repeats))
             self.add_module(f"stack{i}", Stack(f"stack{i}_block{{}}", layers, start=1))
             width += repeats * growth_rate
-            self.levels.append(Level(f"P{i + 1}", width, stride, rounded_up=4))
+            self.levels.append(Level(f"P{i + 1}", width, stride))
         self.bn = norm(width)
         self.relu = nn.ReLU()
 

@@ -22,7 +22,7 @@ from .layers.convolution import (
 )
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
-from .layers.layout import Kind, Layout, Stack, apart
+from .layers.layout import Kind, Layout, Parts, apart
 from .layers.vision import check_at_least, check_equally_long
 
 Size = tuple[int, int]
@@ -99,19 +99,19 @@ class DepthAnythingNeck(Layer):
         sizes: Sequence[Size],
     ) -> None:
         super().__init__()
-        self.reassemble_stage = Stack(
+        self.reassemble_stage = Parts(
             "reassemble_stage_{}",
             (
                 DepthAnythingReassembleLayer(inputs, dim, factor)
                 for dim, factor in zip(hidden_dims, factors)
             ),
         )
-        self.convs = Stack(
+        self.convs = Parts(
             "convs_{}",
             (Conv2D(dim, fusion_hidden_dim, 3, padding=1, use_bias=False) for dim in hidden_dims),
         )
         # The first one's residual_layer1 is in KerasHub's files and is not used.
-        self.fusion_stage = Stack(
+        self.fusion_stage = Parts(
             "fusion_stage_{}",
             (DepthAnythingFeatureFusionLayer(fusion_hidden_dim, size) for size in sizes),
         )
@@ -172,6 +172,7 @@ class DepthAnythingBackbone(Backbone):
     """
 
     unsaved: ClassVar = {"data_format": (None, "channels_last")}
+    resampled: ClassVar = ("image_shape",)
 
     def __init__(
         self,

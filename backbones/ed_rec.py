@@ -6,14 +6,22 @@ import torch
 from torch import nn
 
 from ._backbone import Backbone
-from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from ._inputs import (
+    CacheIndex,
+    CacheState,
+    EncoderPaddingMask,
+    EncoderTokenIds,
+    PaddingMask,
+    TokenIds,
+)
 from .layers.activations import Activation
 from .layers.attention import CachedMultiHeadAttention, MultiHeadAttention
+from .layers.cache import Crossing, CrossKeyValueShape, Past, Step, encoder_decoder_outputs
 from .layers.core import Dense, Dropout, Embedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
-from .layers.masks import CAUSAL, Mask, decoder_mask, padding_mask_of
+from .layers.masks import CAUSAL, Mask, padding_mask_of
 from .layers.transformer import head_dim
 
 
@@ -90,15 +98,17 @@ class EdRecDecoderBlock(Layer):
     def forward(
         self,
         x: torch.Tensor,
-        encoded: torch.Tensor,
+        encoded: torch.Tensor | None,
         mask: Mask = CAUSAL,
         encoded_mask: torch.Tensor | None = None,
+        past: Past | None = None,
+        crossing: Crossing | None = None,
     ) -> torch.Tensor:
         """`mask` includes the causal one."""
         y = self.pre_self_attn_norm(x)
-        x = x + self.dropout1(self.self_attention(y, y, mask))
+        x = x + self.dropout1(self.self_attention(y, y, mask, past))
         y = self.pre_cross_attn_norm(x)
-        x = x + self.dropout2(self.cross_attention(y, encoded, encoded_mask))
+        x = x + self.dropout2(self.cross_attention(y, encoded, encoded_mask, crossing))
         return x + self.mlp(self.pre_ffw_norm(x))
 
 
@@ -146,10 +156,21 @@ class EdRecBackbone(Backbone):
         self.decoder_layers = Stack(
             "decoder_layer_{}", (EdRecDecoderBlock(*block) for _ in range(num_layers_dec))
         )
+        shape = CrossKeyValueShape(num_heads, head_dim(hidden_dim, num_heads))
+        self.cache_shapes = [shape] * num_layers_dec
 
     @property
     def token_embedding(self) -> Embedding:
         return self.embedding
+
+    def encode(
+        self, token_ids: EncoderTokenIds, padding_mask: EncoderPaddingMask | None
+    ) -> torch.Tensor:
+        x = self.embedding(token_ids)
+        mask = padding_mask_of(padding_mask)
+        for layer in self.encoder_layers:
+            x = layer(x, mask)
+        return x
 
     def forward(
         self,
@@ -157,13 +178,16 @@ class EdRecBackbone(Backbone):
         decoder_token_ids: TokenIds,
         encoder_padding_mask: EncoderPaddingMask | None = None,
         decoder_padding_mask: PaddingMask | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
     ) -> dict[str, torch.Tensor]:
-        encoded = self.embedding(encoder_token_ids)
-        encoded_mask = padding_mask_of(encoder_padding_mask)
-        for layer in self.encoder_layers:
-            encoded = layer(encoded, encoded_mask)
+        encoded = None  # where an earlier call has seen the encoder's inputs
+        if encoder_token_ids is not None:
+            encoded = self.encode(encoder_token_ids, encoder_padding_mask)
+        step = Step(decoder_token_ids, decoder_padding_mask, cache, cache_update_index)
+        encoded_mask = padding_mask_of(step.encoded_mask(encoded, encoder_padding_mask))
         x = self.embedding(decoder_token_ids)
-        mask = decoder_mask(decoder_padding_mask, x.shape[1], x.device)
-        for layer in self.decoder_layers:
-            x = layer(x, encoded, mask, encoded_mask)
-        return {"encoder_sequence_output": encoded, "decoder_sequence_output": x}
+        mask = step.mask()
+        for i, layer in enumerate(self.decoder_layers):
+            x = layer(x, encoded, mask, encoded_mask, step.past(i), step.cross(i))
+        return encoder_decoder_outputs(encoded, x)

@@ -56,32 +56,48 @@ def conv(
 
 @dataclass(frozen=True)
 class Spec:
-    """What a block is.
+    """A block, by KerasHub's arguments.
 
     Attributes:
         channels: of the input.
-        expanded: those within.
-        squeezed: those that squeeze and excitation leaves of them; 0 for none.
+        inputs: those that it is taken to have.
         filters: those that the block gives.
-        expands: whether `expanded` are others than `channels`.
-        residual: whether the input is added.
+        expand_ratio: those within, by `inputs`.
+        se_ratio: those that squeeze and excitation leaves of `inputs`.
+        skip: whether the input is added where it has the output's shape.
         drop_path: how often the rest is dropped then, in training mode.
         epsilon, momentum: of the norms.
     """
 
     channels: int
-    expanded: int
-    squeezed: int
+    inputs: int
     filters: int
     kernel_size: int
     strides: int
-    expands: bool
-    residual: bool
+    expand_ratio: float
+    se_ratio: float
+    skip: bool
     drop_path: float
     activation: str | None
     projection_activation: str | None
     epsilon: float
     momentum: float
+
+    @property
+    def expands(self) -> bool:
+        return self.expand_ratio != 1
+
+    @property
+    def expanded(self) -> int:
+        return round(self.inputs * self.expand_ratio)
+
+    @property
+    def squeezed(self) -> int:
+        return max(1, int(self.inputs * self.se_ratio)) if 0 < self.se_ratio <= 1 else 0
+
+    @property
+    def residual(self) -> bool:
+        return self.skip and self.strides == 1 and self.inputs == self.filters
 
     def norm(self, channels: int) -> BatchNormalization:
         return BatchNormalization(channels, self.epsilon, self.momentum)
@@ -90,6 +106,34 @@ class Spec:
         if not self.squeezed:
             return nn.Identity()
         return SqueezeExcite(self.expanded, self.squeezed, self.activation)
+
+    def check(self, stack: int, block_type: str) -> None:
+        """Refuse what makes no block.
+
+        Raises:
+            ValueError: no whole number of channels, or an input that cannot be added or weighted.
+        """
+        expanded = self.inputs * self.expand_ratio
+        if self.expanded != expanded or expanded < 1:
+            raise ValueError(
+                f"stackwise_expansion_ratios[{stack}]={self.expand_ratio} must lead from "
+                f"{self.inputs} channels to a positive whole number, not {expanded}."
+            )
+        weighted = self.squeezed and not self.expands and block_type in DEPTHWISE
+        if self.channels != self.inputs and (self.residual or weighted):
+            raise ValueError(
+                f"stackwise_input_filters[{stack}] or stackwise_force_input_filters[{stack}] stand "
+                f"for {self.inputs} channels where a block gets {self.channels}, and its input is "
+                "added or weighted: they must be equal."
+            )
+        padded_same = block_type == "unfused" and self.expands
+        if self.residual and self.kernel_size % 2 == 0 and not padded_same:
+            raise ValueError(
+                f"stackwise_kernel_sizes[{stack}]={self.kernel_size} must be odd in blocks that "
+                "add their input, those of stride 1 that keep the number of channels."
+            )
+        if self.residual and not 0 <= self.drop_path < 1:
+            raise ValueError(f"dropout must lead to rates from 0 to below 1, not {self.drop_path}.")
 
 
 class SqueezeExcite(Layer):
@@ -357,25 +401,15 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
         depths = coefficients("depth", depth_coefficient, stackwise_depth_coefficients, count)
         self.stackwise_width_coefficients, self.width_coefficient = widths, None
         self.stackwise_depth_coefficients, self.depth_coefficient = depths, None
-        stackwise = {
-            "stackwise_kernel_sizes": stackwise_kernel_sizes,
-            "stackwise_num_repeats": stackwise_num_repeats,
-            "stackwise_input_filters": stackwise_input_filters,
-            "stackwise_output_filters": stackwise_output_filters,
-            "stackwise_expansion_ratios": stackwise_expansion_ratios,
-            "stackwise_squeeze_and_excite_ratios": stackwise_squeeze_and_excite_ratios,
-            "stackwise_strides": stackwise_strides,
-            "stackwise_block_types": stackwise_block_types,
+        longer = {
+            "stackwise_force_input_filters": stackwise_force_input_filters,
+            "stackwise_nores_option": stackwise_nores_option,
         }
-        check_equally_long(
-            **stackwise, stackwise_width_coefficients=widths, stackwise_depth_coefficients=depths
-        )
+        stackwise = {k: v for k, v in self.arguments.items() if k.startswith("stackwise_")}
+        check_equally_long(**{k: v for k, v in stackwise.items() if k not in longer})
         if not count:
             raise ValueError("stackwise_kernel_sizes must have at least one stack, not [].")
-        for argument, values in (
-            ("stackwise_force_input_filters", stackwise_force_input_filters),
-            ("stackwise_nores_option", stackwise_nores_option),
-        ):
+        for argument, values in longer.items():
             if len(values) < count:
                 raise ValueError(
                     f"{argument}={values} must have a value for each of {count} stacks."
@@ -441,9 +475,7 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
                 if strides > 1:
                     self.levels.append(Level(f"P{len(self.levels) + 1}", width, stride))
                     stride *= strides
-                spec = block_spec(
-                    i,
-                    block_type,
+                spec = Spec(
                     channels=width,
                     inputs=forced if forced > 0 else inputs if j == 0 else filters,
                     filters=filters,
@@ -453,10 +485,12 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
                     se_ratio=stackwise_squeeze_and_excite_ratios[i],
                     skip=block_type == "v1" or not stackwise_nores_option[i],
                     drop_path=dropout * done / total,
-                    activations=(activation, projection_activation),
+                    activation=activation,
+                    projection_activation=projection_activation,
                     epsilon=batch_norm_epsilon,
                     momentum=0.99 if block_type == "v1" else batch_norm_momentum,
                 )
+                spec.check(i, block_type)
                 blocks.append(BLOCKS[block_type](spec))
                 width, done = filters, done + 1
             stacks.append(Stack(partial(block_name, i + 1), blocks))
@@ -519,68 +553,3 @@ def coefficients(
 def block_name(stack: int, index: int) -> str:
     """A letter for each block."""
     return f"block{stack}{chr(ord('a') + index)}_"
-
-
-def block_spec(
-    stack: int,
-    block_type: str,
-    *,
-    channels: int,
-    inputs: int,
-    filters: int,
-    kernel_size: int,
-    strides: int,
-    expand_ratio: float,
-    se_ratio: float,
-    skip: bool,
-    drop_path: float,
-    activations: tuple[str | None, str | None],
-    epsilon: float,
-    momentum: float,
-) -> Spec:
-    """What a block is, by KerasHub's arguments.
-
-    Args:
-        channels: of the input.
-        inputs: those that it is taken to have.
-
-    Raises:
-        ValueError: no whole number of channels, or an input that cannot be added or weighted.
-    """
-    expanded = round(inputs * expand_ratio)
-    if expanded != inputs * expand_ratio or expanded < 1:
-        raise ValueError(
-            f"stackwise_expansion_ratios[{stack}]={expand_ratio} must lead from {inputs} channels "
-            f"to a positive whole number, not {inputs * expand_ratio}."
-        )
-    expands = expand_ratio != 1
-    squeezed = max(1, int(inputs * se_ratio)) if 0 < se_ratio <= 1 else 0
-    residual = strides == 1 and inputs == filters and skip
-    if channels != inputs and (residual or (squeezed and not expands and block_type in DEPTHWISE)):
-        raise ValueError(
-            f"stackwise_input_filters[{stack}] or stackwise_force_input_filters[{stack}] stand "
-            f"for {inputs} channels where a block gets {channels}, and its input is added or "
-            "weighted: they must be equal."
-        )
-    padded_same = block_type == "unfused" and expands
-    if residual and kernel_size % 2 == 0 and not padded_same:
-        raise ValueError(
-            f"stackwise_kernel_sizes[{stack}]={kernel_size} must be odd in blocks that add their "
-            "input, those of stride 1 that keep the number of channels."
-        )
-    if residual and not 0 <= drop_path < 1:
-        raise ValueError(f"dropout must lead to rates from 0 to below 1, not {drop_path}.")
-    return Spec(
-        channels,
-        expanded,
-        squeezed,
-        filters,
-        kernel_size,
-        strides,
-        expands,
-        residual,
-        drop_path,
-        *activations,
-        epsilon,
-        momentum,
-    )

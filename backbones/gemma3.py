@@ -14,11 +14,17 @@ from ._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, ReversibleEmbedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
-from .layers.gemma import CachedGemmaAttention, GemmaDecoderBlock, scale_embeddings
+from .layers.gemma import (
+    CachedGemmaAttention,
+    GemmaDecoderBlock,
+    mean_of_tokens,
+    scale_embeddings,
+    within_range,
+)
 from .layers.initializers import variance_scaling
 from .layers.layout import Stack
 from .layers.masks import Mask
-from .layers.multimodal import interleave
+from .layers.multimodal import interleave, marked, same_image
 from .layers.rotary import Tables, rotary_frequencies, rotary_tables
 
 __all__ = ["Gemma3Backbone", "Gemma3VisionEncoder"]
@@ -41,10 +47,6 @@ class Gemma3DecoderBlock(GemmaDecoderBlock):
         x = within_range(x)
         x = within_range(x + self.attend(x, mask, tables, past))
         return within_range(x + self.feed_forward(x))
-
-
-def within_range(x: torch.Tensor) -> torch.Tensor:
-    return x.clamp(-65504, 65504) if x.dtype == torch.float16 else x
 
 
 class Gemma3Backbone(Backbone):
@@ -212,8 +214,7 @@ class Gemma3Backbone(Backbone):
             tokens = self.vision_encoder(images).unflatten(0, images.shape[:2]).flatten(1, 2)
             x = interleave(x, tokens, vision_indices, kept=1)
             if vision_mask is None:
-                vision_mask = torch.zeros_like(token_ids).scatter(1, vision_indices.long(), 1)
-                vision_mask[:, 0] = 0
+                vision_mask = marked(token_ids, vision_indices)
 
         mask, local = self._mask(step, vision_mask), self._mask(step, vision_mask, self.window)
         tables, local_tables = (
@@ -265,19 +266,6 @@ class Gemma3Backbone(Backbone):
 
     def _pool(self, x: torch.Tensor, padding_mask: torch.Tensor | None) -> torch.Tensor:
         """The mean of the tokens, projected twice, of length 1."""
-        if padding_mask is None:
-            mean = x.mean(1)
-        else:
-            weights = padding_mask.float()
-            total = torch.einsum("btd,bt->bd", x.float(), weights)
-            mean = (total / weights.sum(1, keepdim=True).clamp(min=1e-9)).to(x.dtype)
+        mean = mean_of_tokens(x, padding_mask)
         pooled = self.embedding_projection(self.pooling_dense_1(mean))
         return F.normalize(pooled.float(), dim=-1).to(pooled.dtype)
-
-
-def same_image(vision_mask: torch.Tensor) -> torch.Tensor:
-    """Which tokens belong to the same image: `[batch, length]` → `[batch, length, length]`."""
-    starts = vision_mask & ~F.pad(vision_mask, (1, 0))[:, :-1]
-    image = starts.cumsum(-1)
-    both = vision_mask[:, :, None] & vision_mask[:, None, :]
-    return (image[:, :, None] == image[:, None, :]) & both

@@ -152,7 +152,7 @@ class MetaCLIP2Backbone(Backbone):
         ValueError: an encoder with an `intermediate_output_index`; as the encoders.
     """
 
-    tower_sizes: ClassVar = {"image_shape": "vision_encoder"}
+    resampled: ClassVar = ("image_shape",)
 
     def __init__(
         self,

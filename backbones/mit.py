@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -119,7 +120,9 @@ class Stage(Layer):
     ) -> None:
         super().__init__()
         self.layout = Layout(
-            names={"embedding": f"patch_and_embed_{index}"}, unnamed=("norm",), group="{child}"
+            names={"embedding": f"patch_and_embed_{index}", "norm": f"norm_{index}"},
+            unnamed=("norm",),
+            group="{child}",
         )
         self.embedding = embedding
         self.blocks = Stack(f"hierarchical_encoder_{index}_{{}}", blocks)
@@ -162,6 +165,8 @@ class MiTBackbone(FeaturePyramidBackbone):
             KerasHub cannot take either; images of another shape.
     """
 
+    maps_format: ClassVar = "channels_last"
+
     def __init__(
         self,
         layerwise_depths: Sequence[int],
@@ -196,9 +201,9 @@ class MiTBackbone(FeaturePyramidBackbone):
         rates = torch.linspace(0, max_drop_path_rate, sum(layerwise_depths), device="cpu").tolist()
         width = self.channels = image_channels(image_shape, LAST)
         size = self.image_size = (image_shape[0], image_shape[1])
-        self.smallest = smallest_side(
-            layerwise_patch_sizes[:num_layers], layerwise_strides, layerwise_sr_ratios
-        )
+        # Without blocks nothing is attended to.
+        least = [sr if depth else 1 for sr, depth in zip(layerwise_sr_ratios, layerwise_depths)]
+        self.smallest = smallest_side(layerwise_patch_sizes[:num_layers], layerwise_strides, least)
         self.levels: list[Level] = []
         stride = 1
         for i, dim in zip(range(num_layers), hidden_dims or ()):
@@ -218,14 +223,14 @@ class MiTBackbone(FeaturePyramidBackbone):
             ]
             shape = None
             if size[0] is not None and size[1] is not None:
-                shape = self.map_shape(embedding.proj, (size[0], size[1]), sr_ratio)
+                shape = self.map_shape(embedding.proj, (size[0], size[1]), least[i])
                 size = shape[:2]
             width = dim if shape is None else shape[2]
             stride *= layerwise_strides[i]
             self.add_module(f"stage{i}", Stage(i, embedding, blocks, shape))
             self.levels.append(Level(f"P{i + 1}", width, stride))
 
-    def map_shape(self, conv: Conv2D, size: tuple[int, int], sr_ratio: int) -> tuple[int, int, int]:
+    def map_shape(self, conv: Conv2D, size: tuple[int, int], least: int) -> tuple[int, int, int]:
         """Height, width and channels of a stage's map, of this size before it.
 
         KerasHub divides the size by the stride; where the convolution gives more positions, they
@@ -234,7 +239,7 @@ class MiTBackbone(FeaturePyramidBackbone):
         patch, stride = conv.kernel_size[0], conv.stride[0]
         grid = [(side + patch // 2 * 2 - patch) // stride + 1 for side in size]
         height, width = size[0] // stride, size[1] // stride
-        if min(height, width) < 1 or min(grid) < sr_ratio:
+        if min(height, width) < 1 or min(grid) < least:
             raise ValueError(
                 f"image_shape={self.image_shape} is too small for layerwise_strides="
                 f"{self.layerwise_strides} and layerwise_sr_ratios={self.layerwise_sr_ratios}."

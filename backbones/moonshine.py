@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ._backbone import Backbone
-from ._inputs import EncoderPaddingMask, Input, PaddingMask, TokenIds
+from ._inputs import CacheIndex, CacheState, EncoderPaddingMask, Input, PaddingMask, TokenIds
 from .layers.activations import Activation
 from .layers.attention import (
     CachedMultiHeadAttention,
@@ -19,16 +19,19 @@ from .layers.attention import (
     merge_heads,
     split_heads,
 )
+from .layers.cache import Crossing, CrossKeyValueShape, Pair, Past, Step, encoder_decoder_outputs
 from .layers.convolution import Conv1D, GroupNormalization
 from .layers.core import Dense, Dropout, LayerNormalization, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layer import Layer
 from .layers.layout import GRAPH, Graph, Layout, Stack
-from .layers.masks import CAUSAL, Mask, decoder_mask, padding_mask_of
+from .layers.masks import CAUSAL, Mask, padding_mask_of
 from .layers.rotary import Tables, pair_tables, rotary_frequencies, rotate_pairs
 
-Audio = Annotated[torch.Tensor, Input("values", ("batch", "encoder_length", "channels"))]
+Audio = Annotated[
+    torch.Tensor, Input("values", ("batch", "encoder_length", "channels"), remembered=True)
+]
 
 
 def padded_head_dim(hidden_dim: int, num_heads: int, multiple: int | None) -> int:
@@ -61,9 +64,9 @@ class MoonshineRotaryEmbedding(Layer):
         super().__init__()
         self.register_buffer("inv_freq", stored_frequencies(head_dim, theta, factor))
 
-    def forward(self, x: torch.Tensor) -> Tables:
-        """Cosines and sines `[length, pairs]` for `x` `[batch, length, dim]`."""
-        return pair_tables(x.shape[1], self.inv_freq, x.dtype)
+    def forward(self, positions: int | torch.Tensor, dtype: torch.dtype) -> Tables:
+        """Cosines and sines, see `pair_tables`."""
+        return pair_tables(positions, self.inv_freq, dtype)
 
 
 class MoonshineMultiHeadAttention(CachedMultiHeadAttention):
@@ -75,12 +78,17 @@ class MoonshineMultiHeadAttention(CachedMultiHeadAttention):
         key_value: torch.Tensor,
         tables: Tables | None = None,
         mask: Mask = None,
+        past: Past | Crossing | None = None,
     ) -> torch.Tensor:
-        q = split_heads(self.query(x), self.num_heads)
-        k = split_heads(self.key(key_value), self.num_heads)
-        v = split_heads(self.value(key_value), self.num_heads)
-        if tables is not None:
-            q, k = rotate_pairs(q, tables), rotate_pairs(k, tables)
+        def turn(heads: torch.Tensor) -> torch.Tensor:
+            return heads if tables is None else rotate_pairs(heads, tables)
+
+        def keys_values(x: torch.Tensor) -> Pair:
+            key, value = self.keys_values(x)
+            return turn(key), value
+
+        q = turn(split_heads(self.query(x), self.num_heads))
+        k, v = keys_values(key_value) if past is None else past.keys_values(key_value, keys_values)
         if isinstance(mask, torch.Tensor) and self.dropout == 0:
             x = attend_evenly(q, k, v, mask)
         else:
@@ -156,15 +164,17 @@ class MoonshineDecoderBlock(Layer):
     def forward(
         self,
         x: torch.Tensor,
-        encoded: torch.Tensor,
+        encoded: torch.Tensor | None,
         tables: Tables,
         mask: Mask = CAUSAL,
         encoded_mask: torch.Tensor | None = None,
+        past: Past | None = None,
+        crossing: Crossing | None = None,
     ) -> torch.Tensor:
         """`mask` includes the causal one."""
         y = self.norm1(x)
-        x = x + self.self_attention(y, y, tables, mask)
-        x = x + self.cross_attention(self.norm2(x), encoded, mask=encoded_mask)
+        x = x + self.self_attention(y, y, tables, mask, past)
+        x = x + self.cross_attention(self.norm2(x), encoded, None, encoded_mask, crossing)
         return x + self.ff(self.norm3(x))
 
 
@@ -294,6 +304,8 @@ class MoonshineBackbone(Backbone):
             "decoder_block_{}", (MoonshineDecoderBlock(*decoder) for _ in range(decoder_num_layers))
         )
         self.decoder_post_norm = LayerNormalization(hidden_dim, 1e-5, center=False)
+        shape = CrossKeyValueShape(decoder_num_heads, head_dim(decoder_num_heads))
+        self.cache_shapes = [shape] * decoder_num_layers
 
     @property
     def layout(self) -> Layout:
@@ -318,38 +330,48 @@ class MoonshineBackbone(Backbone):
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"dtype": self.dtype_policy.name}  # not serialized
 
+    def encode(
+        self, audio: Audio, padding_mask: EncoderPaddingMask | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The frames, and which of them are real, `[batch, frames]`, if not all."""
+        x = self.group_norm(torch.tanh(self.conv1(audio.flatten(1)[:, None])))
+        x = F.gelu(self.conv3(F.gelu(self.conv2(x)))).mT
+        mask = None
+        if padding_mask is not None:
+            frames = count_frames(padding_mask.bool().sum(1))
+            mask = torch.arange(x.shape[1], device=x.device) < frames[:, None]
+        tables = self.encoder_rotary_embedding(x.shape[1], x.dtype)
+        x = self.encoder_dropout(x)
+        for block in self.encoder_blocks:
+            x = block(x, tables, padding_mask_of(mask))
+        return self.encoder_final_layer_norm(x), mask
+
     def forward(
         self,
         encoder_input_values: Audio,
         decoder_token_ids: TokenIds,
         encoder_padding_mask: EncoderPaddingMask | None = None,
         decoder_padding_mask: PaddingMask | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
     ) -> dict[str, torch.Tensor]:
-        x = self.group_norm(torch.tanh(self.conv1(encoder_input_values.flatten(1)[:, None])))
-        x = F.gelu(self.conv3(F.gelu(self.conv2(x)))).mT
-        if encoder_padding_mask is None:
-            frames_mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-            encoded_mask = None
-        else:
-            frames = count_frames(encoder_padding_mask.bool().sum(1))
-            frames_mask = torch.arange(x.shape[1], device=x.device) < frames[:, None]
-            encoded_mask = padding_mask_of(frames_mask)
-        tables = self.encoder_rotary_embedding(x)
-        x = self.encoder_dropout(x)
-        for block in self.encoder_blocks:
-            x = block(x, tables, encoded_mask)
-        encoded = self.encoder_final_layer_norm(x)
-
+        encoded = frames_mask = None  # where an earlier call has heard the audio
+        if encoder_input_values is not None:
+            encoded, frames_mask = self.encode(encoder_input_values, encoder_padding_mask)
+        step = Step(decoder_token_ids, decoder_padding_mask, cache, cache_update_index)
+        frames_mask = step.encoded_mask(encoded, frames_mask)
+        encoded_mask = padding_mask_of(frames_mask)
         x = self.decoder_dropout(self.token_embedding(decoder_token_ids))
-        tables = self.decoder_rotary_embedding(x)
-        mask = decoder_mask(decoder_padding_mask, x.shape[1], x.device)
-        for block in self.decoder_blocks:
-            x = block(x, encoded, tables, mask, encoded_mask)
-        return {
-            "encoder_sequence_output": encoded,
-            "decoder_sequence_output": self.decoder_post_norm(x),
-            "encoder_attention_mask": frames_mask,
-        }
+        tables = self.decoder_rotary_embedding(step.positions, x.dtype)
+        mask = step.mask()
+        for i, block in enumerate(self.decoder_blocks):
+            x = block(x, encoded, tables, mask, encoded_mask, step.past(i), step.cross(i))
+        outputs = encoder_decoder_outputs(encoded, self.decoder_post_norm(x))
+        if encoded is not None:
+            if frames_mask is None:
+                frames_mask = encoded.new_ones(encoded.shape[:2], dtype=torch.bool)
+            outputs["encoder_attention_mask"] = frames_mask
+        return outputs
 
 
 def count_frames(samples: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -156,6 +156,8 @@ class PARSeqBackbone(Backbone):
     Raises:
         ValueError: an encoder of another width; labels that are too long.
     """
+
+    resampled: ClassVar = ("image_shape",)
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from .layers.convolution import (
 from .layers.dtypes import DTypeLike
 from .layers.initializers import variance_scaling
 from .layers.layer import Layer
-from .layers.layout import Kind, Layout, Stack, apart
+from .layers.layout import Kind, Layout, Parts, apart
 from .layers.pyramid import Level, check_encoder, own_dtype
 from .layers.vision import check_images, image_channels
 
@@ -36,9 +36,9 @@ def conv(inputs: int, kernel_size: int, strides: int = 1) -> Conv2D:
     return Conv2D(inputs, FILTERS, kernel_size, strides, padding, kernel_initializer=initializer)
 
 
-def norms(name: str, many: int, start: int) -> Stack:
+def norms(name: str, many: int, start: int) -> Parts:
     # KerasHub gives epsilon for the momentum, too.
-    return Stack(name, (BatchNormalization(FILTERS, 1e-3, 1e-3) for _ in range(many)), start)
+    return Parts(name, (BatchNormalization(FILTERS, 1e-3, 1e-3) for _ in range(many)), start)
 
 
 class FeaturePyramid(Layer):
@@ -73,15 +73,15 @@ class FeaturePyramid(Layer):
         self.use_p5 = use_p5
         own, coarser = len(channels), max_level - min_level - len(channels) + 1
         top = min_level + own
-        self.lateral_convs = Stack(
+        self.lateral_convs = Parts(
             "lateral_conv_P{}", (conv(inputs, 1) for inputs in channels), min_level
         )
         self.lateral_norms = norms("lateral_norm_P{}", own if use_batch_norm else 0, min_level)
-        self.output_convs = Stack(
+        self.output_convs = Parts(
             "output_conv_P{}", (conv(FILTERS, 3) for _ in range(own)), min_level
         )
         widths = [channels[-1] if use_p5 else FILTERS] + [FILTERS] * coarser
-        self.coarser_convs = Stack(
+        self.coarser_convs = Parts(
             "coarser_P{}", (conv(inputs, 3, 2) for inputs in widths[:coarser]), top
         )
         # Those of the encoder's levels are in KerasHub's files and are not used.
@@ -195,27 +195,29 @@ class RetinaNetBackbone(FeaturePyramidBackbone):
 
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         check_images(images, self.data_format, self.channels)
-        if not torch.compiler.is_compiling():
-            axes = (1, 2) if self.data_format == "channels_last" else (2, 3)
-            check_doubled(self.encoder_levels, *(images.shape[axis] for axis in axes))
         features = self.image_encoder.forward_pyramid(images)
         maps = [channels_first(features[x.name], self.data_format) for x in self.encoder_levels]
+        if not torch.compiler.is_compiling():
+            self.check_doubled(images, maps)
         outputs = self.feature_pyramid(maps)
         return {
             level.name: channels_back(x, self.data_format) for level, x in zip(self.levels, outputs)
         }
 
+    def check_doubled(self, images: torch.Tensor, maps: Sequence[torch.Tensor]) -> None:
+        """Refuse images of which the maps, the largest first, are not each twice the next one."""
+        height, width = (
+            images.shape[1:3] if self.data_format == "channels_last" else images.shape[2:]
+        )
+        for (level, fine), (above, coarse) in pairwise(zip(self.encoder_levels, maps)):
+            (rows, columns), half = fine.shape[2:], coarse.shape[2:]
+            if (rows, columns) != (2 * half[0], 2 * half[1]):
+                raise ValueError(
+                    f"Images must be of a size where {level.name} is twice as large as "
+                    f"{above.name}, not {height} × {width} ({rows} × {columns} and {half[0]} × "
+                    f"{half[1]}): take a height and a width divisible by "
+                    f"{self.encoder_levels[-1].stride}."
+                )
+
     def forward(self, images: Images) -> dict[str, torch.Tensor]:
         return self.forward_pyramid(images)
-
-
-def check_doubled(levels: Sequence[Level], height: int, width: int) -> None:
-    """Refuse images of which the maps, the largest first, are not each twice the next one."""
-    for level, above in pairwise(levels):
-        (rows, columns), half = level.size(height, width), above.size(height, width)
-        if (rows, columns) != (2 * half[0], 2 * half[1]):
-            raise ValueError(
-                f"Images must be of a size where {level.name} is twice as large as {above.name}, "
-                f"not {height} × {width} ({rows} × {columns} and {half[0]} × {half[1]}): take a "
-                f"height and a width divisible by {levels[-1].stride}."
-            )

@@ -16,7 +16,7 @@ from .layers.core import Dense
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layer import Layer, computed_again
-from .layers.layout import Layout, Stack
+from .layers.layout import Layout, Parts
 
 Features = Annotated[torch.Tensor, Input("values", ("batch", "features"))]
 
@@ -29,7 +29,7 @@ class MLP(Layer):
     def __init__(self, input_dim: int, layer_dims: Sequence[int], output_dim: int) -> None:
         super().__init__()
         widths = [input_dim, *layer_dims]
-        self.dense_layers = Stack("{}", (Dense(a, b) for a, b in zip(widths, layer_dims)))
+        self.dense_layers = Parts("{}", (Dense(a, b) for a, b in zip(widths, layer_dims)))
         self.output_layer = Dense(widths[-1], output_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -99,7 +99,7 @@ class ResidualVectorQuantizer(Layer):
 
     def __init__(self, quantizers: Sequence[VectorQuantizerEMA]) -> None:
         super().__init__()
-        self.quantizers = Stack("quantizer_{}", quantizers)
+        self.quantizers = Parts("quantizer_{}", quantizers)
 
     def forward(
         self, x: torch.Tensor

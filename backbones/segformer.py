@@ -16,7 +16,7 @@ from .layers.convolution import (
 )
 from .layers.core import Dense
 from .layers.dtypes import DTypeLike
-from .layers.layout import Graph, Kind, Layout, Sequential, Stack, functional
+from .layers.layout import Graph, Kind, Layout, Parts, Sequential, functional
 
 
 class SegFormerBackbone(Backbone):
@@ -55,7 +55,7 @@ class SegFormerBackbone(Backbone):
             raise ValueError(f"image_encoder must have hidden_dims that differ, not {dims}.")
         self.image_encoder = image_encoder
         self.image_shape = image_encoder.image_shape
-        self.mlp_blocks = Stack(
+        self.mlp_blocks = Parts(
             [f"linear_{dim}" for dim in dims].__getitem__,
             (Dense(level.channels, projection_filters) for level in levels),
         )

@@ -340,7 +340,7 @@ class SigLIPBackbone(Backbone):
         ValueError: encoders of other widths; as the encoders.
     """
 
-    tower_sizes: ClassVar = {"image_shape": "vision_encoder"}
+    resampled: ClassVar = ("image_shape",)
 
     def __init__(
         self,

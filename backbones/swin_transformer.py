@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -243,6 +244,8 @@ class SwinTransformerBackbone(Backbone):
             smaller than a window; `depths` and `num_heads` of different lengths, or heads that do
             not divide the width; images of another shape.
     """
+
+    maps_format: ClassVar = "channels_last"
 
     def __init__(
         self,

@@ -9,21 +9,31 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ._backbone import Backbone
-from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from ._inputs import (
+    CacheIndex,
+    CacheState,
+    EncoderPaddingMask,
+    EncoderTokenIds,
+    PaddingMask,
+    TokenIds,
+)
 from .layers.attention import ATTENTION
+from .layers.cache import Crossing, Past, Step, encoder_decoder_outputs
 from .layers.core import Dropout, Embedding, ReversibleEmbedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.gemma import scale_embeddings
 from .layers.initializers import random_normal
 from .layers.layer import Layer
 from .layers.layout import Graph, Kind, Layout, Stack
-from .layers.masks import FULL, SLIDING, causal_mask, hiding_bias
+from .layers.masks import FULL, SLIDING, hiding_bias, padding_bias
 from .layers.rotary import Tables, rotary_frequencies, rotary_tables
 from .layers.t5_gemma import (
     T5GemmaAttention,
     T5GemmaEncoderLayer,
     T5GemmaMLP,
     check_layers,
+    cross_shapes,
+    soft_capped,
 )
 
 
@@ -33,9 +43,18 @@ class T5GemmaCrossAttention(T5GemmaAttention):
     layout = replace(ATTENTION, class_name="T5GemmaAttention")
 
     def forward(  # type: ignore[override]
-        self, x: torch.Tensor, encoded: torch.Tensor, bias: torch.Tensor
+        self,
+        x: torch.Tensor,
+        encoded: torch.Tensor,
+        bias: torch.Tensor,
+        crossing: Crossing | None = None,
     ) -> torch.Tensor:
-        return self.attend(self.queries(x), self.keys(encoded), self.values(encoded), bias)
+        k, v = (
+            self.keys_values(encoded)
+            if crossing is None
+            else crossing.keys_values(encoded, self.keys_values)
+        )
+        return self.attend(self.queries(x), k, v, bias)
 
 
 class T5GemmaDecoderLayer(Layer):
@@ -76,15 +95,17 @@ class T5GemmaDecoderLayer(Layer):
     def forward(
         self,
         x: torch.Tensor,
-        encoded: torch.Tensor,
+        encoded: torch.Tensor | None,
         bias: torch.Tensor,
         encoded_bias: torch.Tensor,
         tables: Tables,
+        past: Past | None = None,
+        crossing: Crossing | None = None,
     ) -> torch.Tensor:
-        y = self.self_attention(self.decoder_pre_self_attention_layernorm(x), bias, tables)
+        y = self.self_attention(self.decoder_pre_self_attention_layernorm(x), bias, tables, past)
         x = x + self.decoder_residual_dropout(self.decoder_post_self_attention_layernorm(y))
         y = self.decoder_pre_cross_attention_layernorm(x)
-        y = self.cross_attention(y, encoded, encoded_bias)
+        y = self.cross_attention(y, encoded, encoded_bias, crossing)
         x = x + self.decoder_residual_dropout(self.decoder_post_cross_attention_layernorm(y))
         y = self.mlp(self.decoder_pre_feedforward_layernorm(x))
         return x + self.decoder_residual_dropout(self.decoder_post_feedforward_layernorm(y))
@@ -141,7 +162,7 @@ class T5GemmaBackbone(Backbone):
         cross_attention_hidden_size: has no effect, as in KerasHub; `None` becomes
             `encoder_hidden_dim`.
         attn_logit_softcapping: bound on the attention scores, by tanh; `None` for none.
-        final_logit_softcapping: has no effect, as in KerasHub.
+        final_logit_softcapping: bound on the logits that `generate` sees, by tanh.
         rope_max_wavelength: base of the rotary frequencies.
         dtype, trainable, name: as in `Model`.
 
@@ -193,7 +214,7 @@ class T5GemmaBackbone(Backbone):
         self.encoder_head_dim = encoder_head_dim
         self.decoder_head_dim = decoder_head_dim
         self.decoder_layer_types = decoder_layer_types
-        self.sliding_window = sliding_window
+        self.final_logit_softcapping = final_logit_softcapping
         self.rope_max_wavelength = rope_max_wavelength
         init = random_normal(initializer_range)
 
@@ -249,6 +270,17 @@ class T5GemmaBackbone(Backbone):
             ),
         )
         self.decoder_norm = UnitRMSNormalization(decoder_hidden_dim, rms_norm_eps)
+        self.window = None if sliding_window is None else sliding_window + 1
+        self.cache_shapes = cross_shapes(
+            decoder_layer_types[:decoder_num_layers],
+            decoder_num_key_value_heads,
+            decoder_head_dim,
+            self.window,
+        )
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self.decoder_token_embedding(hidden, reverse=True)
+        return soft_capped(logits, self.final_logit_softcapping)
 
     if not TYPE_CHECKING:
 
@@ -280,38 +312,43 @@ class T5GemmaBackbone(Backbone):
             assigned=ASSIGNED,
         )
 
+    def encode(self, token_ids: EncoderTokenIds, padding_mask: EncoderPaddingMask) -> torch.Tensor:
+        x = self.encoder_dropout(scale_embeddings(self.encoder_token_embedding(token_ids)))
+        bias = padding_bias(padding_mask)
+        tables = self.rotary_tables(x.shape[1], x, self.encoder_head_dim)
+        for layer in self.encoder_layers:
+            x = layer(x, bias, tables)
+        return self.encoder_dropout(self.encoder_norm(x))
+
     def forward(
         self,
         encoder_token_ids: EncoderTokenIds,
         decoder_token_ids: TokenIds,
         encoder_padding_mask: EncoderPaddingMask | None = None,
         decoder_padding_mask: PaddingMask | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
     ) -> dict[str, torch.Tensor]:
-        x = scale_embeddings(self.encoder_token_embedding(encoder_token_ids))
-        x = self.encoder_dropout(x)
-        if encoder_padding_mask is None:
-            encoder_padding_mask = torch.ones_like(encoder_token_ids)
-        encoded_bias = hiding_bias(encoder_padding_mask.bool()[:, None, None, :])
-        tables = self._rotary_tables(x, self.encoder_head_dim)
-        for layer in self.encoder_layers:
-            x = layer(x, encoded_bias, tables)
-        encoded = self.encoder_dropout(self.encoder_norm(x))
-
+        encoded = None  # where an earlier call has seen the encoder's inputs
+        if encoder_token_ids is not None:
+            if encoder_padding_mask is None:
+                encoder_padding_mask = torch.ones_like(encoder_token_ids)
+            encoded = self.encode(encoder_token_ids, encoder_padding_mask)
+        step = Step(decoder_token_ids, decoder_padding_mask, cache, cache_update_index)
+        encoded_mask = step.encoded_mask(encoded, encoder_padding_mask)
+        assert encoded_mask is not None
+        encoded_bias = padding_bias(encoded_mask)
         x = scale_embeddings(self.decoder_token_embedding(decoder_token_ids))
         x = self.decoder_dropout(x)
-        if decoder_padding_mask is None:
-            decoder_padding_mask = torch.ones_like(decoder_token_ids)
-        padding = decoder_padding_mask.bool()[:, None, None, :]
-        biases = {FULL: hiding_bias(causal_mask(x.shape[1], x.device) & padding)}
-        if self.sliding_window is not None:
-            window = causal_mask(x.shape[1], x.device, self.sliding_window + 1)
-            biases[SLIDING] = hiding_bias(window & padding)
-        tables = self._rotary_tables(x, self.decoder_head_dim)
-        for layer, kind in zip(self.decoder_layers, self.decoder_layer_types):
-            x = layer(x, encoded, biases[kind], encoded_bias, tables)
+        biases = {FULL: hiding_bias(step.full_mask())}
+        if self.window is not None:
+            biases[SLIDING] = hiding_bias(step.full_mask(self.window))
+        tables = self.rotary_tables(step.positions, x, self.decoder_head_dim)
+        for i, (layer, kind) in enumerate(zip(self.decoder_layers, self.decoder_layer_types)):
+            x = layer(x, encoded, biases[kind], encoded_bias, tables, step.past(i), step.cross(i))
         decoded = self.decoder_dropout(self.decoder_norm(x))
-        return {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
+        return encoder_decoder_outputs(encoded, decoded)
 
-    def _rotary_tables(self, x: torch.Tensor, dim: int) -> Tables:
+    def rotary_tables(self, positions: int | torch.Tensor, x: torch.Tensor, dim: int) -> Tables:
         frequencies = rotary_frequencies(dim, self.rope_max_wavelength, x.device)
-        return rotary_tables(x.shape[1], frequencies, x.dtype)
+        return rotary_tables(positions, frequencies, x.dtype)

@@ -10,14 +10,22 @@ from torch import nn
 
 from ._backbone import Backbone
 from ._gemma3_vision import Gemma3VisionEncoder, ImagesOfRows, VisionIndices
-from ._inputs import EncoderPaddingMask, EncoderTokenIds, PaddingMask, TokenIds
+from ._inputs import (
+    CacheIndex,
+    CacheState,
+    EncoderPaddingMask,
+    EncoderTokenIds,
+    PaddingMask,
+    TokenIds,
+)
+from .layers.cache import Crossing, Past, Step, encoder_decoder_outputs
 from .layers.core import Dropout, Embedding, ReversibleEmbedding, UnitRMSNormalization
 from .layers.dtypes import DTypeLike
 from .layers.gemma import scale_embeddings
 from .layers.initializers import random_normal
 from .layers.layer import Layer
 from .layers.layout import Graph, Kind, Layout, Stack
-from .layers.masks import FULL, SLIDING, causal_mask, hiding_bias
+from .layers.masks import FULL, SLIDING, hiding_bias, padding_bias
 from .layers.multimodal import interleave
 from .layers.rotary import Tables, rotary_frequencies, rotary_tables, rotate
 from .layers.t5_gemma import (
@@ -25,6 +33,8 @@ from .layers.t5_gemma import (
     T5GemmaEncoderLayer,
     T5GemmaMLP,
     check_layers,
+    cross_shapes,
+    soft_capped,
 )
 
 GLOBAL_WAVELENGTH = 1e6
@@ -38,12 +48,23 @@ class T5Gemma2MergedAttention(T5GemmaAttention):
     """Self- and cross-attention in one: the keys of both sides share projections and a softmax."""
 
     def forward(  # type: ignore[override]
-        self, x: torch.Tensor, encoded: torch.Tensor, bias: torch.Tensor, tables: Tables
+        self,
+        x: torch.Tensor,
+        encoded: torch.Tensor,
+        bias: torch.Tensor,
+        tables: Tables,
+        past: Past | None = None,
+        crossing: Crossing | None = None,
     ) -> torch.Tensor:
         """`bias` is that of the decoder's keys, then of the encoder's, which have no positions."""
         q = rotate(self.queries(x), tables)
-        k = torch.cat((rotate(self.keys(x), tables), self.keys(encoded)), dim=2)
-        v = torch.cat((self.values(x), self.values(encoded)), dim=2)
+        own = self.own_keys_values(x, tables, past)
+        others = (
+            self.keys_values(encoded)
+            if crossing is None
+            else crossing.keys_values(encoded, self.keys_values)
+        )
+        k, v = (torch.cat(both, dim=2) for both in zip(own, others))
         return self.attend(q, k, v, bias)
 
 
@@ -84,10 +105,16 @@ class T5Gemma2DecoderLayer(Layer):
         self.decoder_residual_dropout = Dropout(dropout)
 
     def forward(
-        self, x: torch.Tensor, encoded: torch.Tensor, bias: torch.Tensor, tables: Tables
+        self,
+        x: torch.Tensor,
+        encoded: torch.Tensor | None,
+        bias: torch.Tensor,
+        tables: Tables,
+        past: Past | None = None,
+        crossing: Crossing | None = None,
     ) -> torch.Tensor:
         y = self.decoder_pre_self_attention_layernorm(x)
-        y = self.merged_attention(y, encoded, bias, tables)
+        y = self.merged_attention(y, encoded, bias, tables, past, crossing)
         x = x + self.decoder_residual_dropout(self.decoder_post_self_attention_layernorm(y))
         y = self.mlp(self.decoder_pre_feedforward_layernorm(x))
         return x + self.decoder_residual_dropout(self.decoder_post_feedforward_layernorm(y))
@@ -144,7 +171,7 @@ class T5Gemma2Backbone(Backbone):
         cross_attention_hidden_size: has no effect, as in KerasHub; `None` becomes
             `encoder_hidden_dim`.
         attn_logit_softcapping: bound on the attention scores, by tanh; `None` for none.
-        final_logit_softcapping: has no effect, as in KerasHub.
+        final_logit_softcapping: bound on the logits that `generate` sees, by tanh.
         rope_max_wavelength: base of the rotary frequencies in `sliding_attention`; in
             `full_attention` it is 1e6.
         global_rope_scaling_factor: divides the positions in `full_attention`.
@@ -223,6 +250,7 @@ class T5Gemma2Backbone(Backbone):
         self.encoder_layer_types = encoder_layer_types
         self.decoder_layer_types = decoder_layer_types
         self.window = sliding_window
+        self.final_logit_softcapping = final_logit_softcapping
         self.eoi_token_index = eoi_token_index
         # Wavelength of layers with windows, and scaling factor of the others.
         self.decoder_rotary = (rope_max_wavelength, global_rope_scaling_factor)
@@ -301,6 +329,16 @@ class T5Gemma2Backbone(Backbone):
             ),
         )
         self.decoder_norm = UnitRMSNormalization(decoder_hidden_dim, rms_norm_eps)
+        self.cache_shapes = cross_shapes(
+            decoder_layer_types[:decoder_num_layers],
+            decoder_num_key_value_heads,
+            decoder_head_dim,
+            sliding_window,
+        )
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self.decoder_token_embedding(hidden, reverse=True)
+        return soft_capped(logits, self.final_logit_softcapping)
 
     if not TYPE_CHECKING:
 
@@ -340,6 +378,33 @@ class T5Gemma2Backbone(Backbone):
             assigned=ASSIGNED,
         )
 
+    def encode(
+        self,
+        token_ids: EncoderTokenIds,
+        padding_mask: EncoderPaddingMask,
+        images: ImagesOfRows | None,
+        vision_indices: VisionIndices | None,
+    ) -> torch.Tensor:
+        x = scale_embeddings(self.encoder_token_embedding(token_ids))
+        if self.vision_encoder is not None:
+            ends = (token_ids == self.eoi_token_index)[..., None]
+            x = torch.where(ends, self.encoder_eoi_embedding.to(x.dtype), x)
+            if images is not None:
+                if vision_indices is None:
+                    raise ValueError("images need vision_indices.")
+                tokens = self.vision_encoder(images).unflatten(0, images.shape[:2]).flatten(1, 2)
+                x = interleave(x, tokens, vision_indices, kept=1)
+        x = self.encoder_dropout(x)
+        bias = padding_bias(padding_mask)
+        biases = {FULL: bias}
+        if self.window is not None:
+            outside = hiding_bias(centered_window(x.shape[1], self.window, x.device))
+            biases[SLIDING] = bias + outside
+        tables = _tables(x.shape[1], x, self.encoder_head_dim, *self.encoder_rotary)
+        for layer, kind in zip(self.encoder_layers, self.encoder_layer_types):
+            x = layer(x, biases[kind], tables[kind])
+        return self.encoder_dropout(self.encoder_norm(x))
+
     def forward(
         self,
         encoder_token_ids: EncoderTokenIds,
@@ -348,48 +413,38 @@ class T5Gemma2Backbone(Backbone):
         decoder_padding_mask: PaddingMask | None = None,
         images: ImagesOfRows | None = None,
         vision_indices: VisionIndices | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
     ) -> dict[str, torch.Tensor]:
-        x = scale_embeddings(self.encoder_token_embedding(encoder_token_ids))
-        if self.vision_encoder is not None:
-            ends = (encoder_token_ids == self.eoi_token_index)[..., None]
-            x = torch.where(ends, self.encoder_eoi_embedding.to(x.dtype), x)
-            if images is not None:
-                if vision_indices is None:
-                    raise ValueError("images need vision_indices.")
-                tokens = self.vision_encoder(images).unflatten(0, images.shape[:2]).flatten(1, 2)
-                x = interleave(x, tokens, vision_indices, kept=1)
-        x = self.encoder_dropout(x)
-        if encoder_padding_mask is None:
-            encoder_padding_mask = torch.ones_like(encoder_token_ids)
-        encoded_bias = hiding_bias(encoder_padding_mask.bool()[:, None, None, :])
-        biases = {FULL: encoded_bias}
-        if self.window is not None:
-            outside = hiding_bias(centered_window(x.shape[1], self.window, x.device))
-            biases[SLIDING] = encoded_bias + outside
-        tables = _tables(x, self.encoder_head_dim, *self.encoder_rotary)
-        for layer, kind in zip(self.encoder_layers, self.encoder_layer_types):
-            x = layer(x, biases[kind], tables[kind])
-        encoded = self.encoder_dropout(self.encoder_norm(x))
-
+        encoded = None  # where an earlier call has seen the encoder's inputs
+        if encoder_token_ids is not None:
+            if encoder_padding_mask is None:
+                encoder_padding_mask = torch.ones_like(encoder_token_ids)
+            encoded = self.encode(encoder_token_ids, encoder_padding_mask, images, vision_indices)
+        step = Step(decoder_token_ids, decoder_padding_mask, cache, cache_update_index)
+        encoded_mask = step.encoded_mask(encoded, encoder_padding_mask)
+        assert encoded_mask is not None
+        encoded_bias = padding_bias(encoded_mask)
         x = scale_embeddings(self.decoder_token_embedding(decoder_token_ids))
         if self.vision_encoder is not None:
             ends = (decoder_token_ids == self.eoi_token_index)[..., None]
             x = torch.where(ends, self.decoder_eoi_embedding.to(x.dtype), x)
         x = self.decoder_dropout(x)
-        if decoder_padding_mask is None:
-            decoder_padding_mask = torch.ones_like(decoder_token_ids)
-        padding = decoder_padding_mask.bool()[:, None, None, :]
-        encoded_bias = encoded_bias.expand(-1, -1, x.shape[1], -1)
-        visible = causal_mask(x.shape[1], x.device) & padding
-        biases = {FULL: torch.cat((hiding_bias(visible), encoded_bias), dim=-1)}
+        hidden = {FULL: hiding_bias(step.full_mask())}
         if self.window is not None:
-            visible = causal_mask(x.shape[1], x.device, self.window) & padding
-            biases[SLIDING] = torch.cat((hiding_bias(visible), encoded_bias), dim=-1)
-        tables = _tables(x, self.decoder_head_dim, *self.decoder_rotary)
-        for layer, kind in zip(self.decoder_layers, self.decoder_layer_types):
-            x = layer(x, encoded, biases[kind], tables[kind])
+            hidden[SLIDING] = hiding_bias(step.full_mask(self.window))
+        biases = {kind: _side_by_side(bias, encoded_bias) for kind, bias in hidden.items()}
+        tables = _tables(step.positions, x, self.decoder_head_dim, *self.decoder_rotary)
+        for i, (layer, kind) in enumerate(zip(self.decoder_layers, self.decoder_layer_types)):
+            x = layer(x, encoded, biases[kind], tables[kind], step.past(i), step.cross(i))
         decoded = self.decoder_dropout(self.decoder_norm(x))
-        return {"encoder_sequence_output": encoded, "decoder_sequence_output": decoded}
+        return encoder_decoder_outputs(encoded, decoded)
+
+
+def _side_by_side(bias: torch.Tensor, encoded_bias: torch.Tensor) -> torch.Tensor:
+    """Of both sides' keys, `[batch, 1, length, keys + encoder_length]`."""
+    bias = bias.expand(encoded_bias.shape[0], -1, -1, -1)
+    return torch.cat((bias, encoded_bias.expand(-1, -1, bias.shape[2], -1)), dim=-1)
 
 
 def centered_window(length: int, window: int, device: torch.device) -> torch.Tensor:
@@ -399,10 +454,12 @@ def centered_window(length: int, window: int, device: torch.device) -> torch.Ten
     return (distance < (window + 1) // 2) & (-distance < window // 2 + 1)
 
 
-def _tables(x: torch.Tensor, dim: int, wavelength: float, factor: float) -> dict[str, Tables]:
+def _tables(
+    positions: int | torch.Tensor, x: torch.Tensor, dim: int, wavelength: float, factor: float
+) -> dict[str, Tables]:
     """Rotary tables for each type of layer."""
     frequencies = {
         SLIDING: rotary_frequencies(dim, wavelength, x.device),
         FULL: rotary_frequencies(dim, GLOBAL_WAVELENGTH, x.device, factor),
     }
-    return {kind: rotary_tables(x.shape[1], f, x.dtype) for kind, f in frequencies.items()}
+    return {kind: rotary_tables(positions, f, x.dtype) for kind, f in frequencies.items()}

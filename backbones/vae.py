@@ -21,7 +21,7 @@ from .layers.convolution import (
 )
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
-from .layers.layout import Layout, Stack
+from .layers.layout import Layout, Parts, Stack
 from .layers.vision import check_equally_long, check_images
 
 GROUPS = 32
@@ -133,7 +133,7 @@ class VAEEncoder(Coder):
         self, inputs: int, outputs: int, num_filters: Sequence[int], num_blocks: Sequence[int]
     ) -> None:
         super().__init__(inputs, outputs, num_filters, num_blocks, num_filters[-1])
-        self.downsamples = Stack(
+        self.downsamples = Parts(
             "downsample_{}_conv", (Conv2D(width, width, 3, 2) for width in num_filters[:-1])
         )
         self.layout = Layout(
@@ -159,7 +159,7 @@ class VAEDecoder(Coder):
         self, inputs: int, outputs: int, num_filters: Sequence[int], num_blocks: Sequence[int]
     ) -> None:
         super().__init__(inputs, outputs, num_filters, num_blocks, num_filters[0])
-        self.upsamples = Stack(
+        self.upsamples = Parts(
             "upsample_{}_conv", (conv(width, width) for width in num_filters[:-1])
         )
         self.layout = Layout(

@@ -13,7 +13,7 @@ from ._inputs import Images
 from ._model import COMMON
 from .layers.convolution import Conv2D, channels_back, channels_first
 from .layers.dtypes import DTypeLike
-from .layers.layout import Stack
+from .layers.layout import Parts
 from .layers.vision import check_at_least, check_equally_long, check_images, image_channels
 
 
@@ -60,7 +60,7 @@ class VGGBackbone(Backbone):
         ):
             widths = [width] + [filters] * repeats
             convs = (Conv2D(inputs, filters, 3, padding="same") for inputs in widths[:repeats])
-            self.add_module(f"block{i}", Stack(f"block{i}_conv{{}}", convs, start=1))
+            self.add_module(f"block{i}", Parts(f"block{i}_conv{{}}", convs, start=1))
             width = widths[-1]
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.MaxPool2d(2)
@@ -74,7 +74,7 @@ class VGGBackbone(Backbone):
         check_images(images, "channels_last", self.channels, at_least=self.smallest)
         x = channels_first(images, "channels_last")
         for block in self.children():
-            if isinstance(block, Stack):
+            if isinstance(block, Parts):
                 for conv in block:
                     x = self.relu(conv(x))
                 x = self.pool(x)

@@ -212,6 +212,7 @@ class ViTDetBackbone(Backbone):
     """
 
     resampled: ClassVar = ("image_shape",)
+    maps_format: ClassVar = "channels_last"
 
     def __init__(
         self,

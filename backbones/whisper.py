@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from ._backbone import Backbone
-from ._inputs import Input, PaddingMask, TokenIds
+from ._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
 from .layers.attention import CachedMultiHeadAttention
+from .layers.cache import CrossKeyValueShape, Step, encoder_decoder_outputs
 from .layers.convolution import Conv1D
 from .layers.core import (
     Dropout,
@@ -22,10 +23,11 @@ from .layers.core import (
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layout import GRAPH, Graph, Layout, Stack
-from .layers.masks import decoder_mask
 from .layers.transformer import TransformerCrossDecoder, TransformerEncoder, head_dim
 
-EncoderFeatures = Annotated[torch.Tensor, Input("values", ("batch", "encoder_length", "mels"))]
+EncoderFeatures = Annotated[
+    torch.Tensor, Input("values", ("batch", "encoder_length", "mels"), remembered=True)
+]
 initializer = truncated_normal(0.02)
 # The order in which KerasHub assigns its layers.
 ASSIGNED = (
@@ -155,6 +157,8 @@ class WhisperBackbone(Backbone):
             "transformer_decoder_layer_{}", (WhisperDecoder(*block) for _ in range(num_layers))
         )
         self.decoder_layer_norm = LayerNormalization(hidden_dim, 1e-5)
+        shape = CrossKeyValueShape(num_heads, head_dim(hidden_dim, num_heads))
+        self.cache_shapes = [shape] * num_layers
 
     @property
     def token_embedding(self) -> ReversibleEmbedding:
@@ -179,23 +183,28 @@ class WhisperBackbone(Backbone):
         decoded = graph("decoder_layer_norm", x)
         return replace(GRAPH, order=graph.order(decoded, encoded), assigned=ASSIGNED)
 
+    def encode(self, features: EncoderFeatures) -> torch.Tensor:
+        x = F.gelu(self.encoder_token_embedding_conv_layer_1(features.mT))
+        x = F.gelu(self.encoder_token_embedding_conv_layer_2(x)).mT
+        x = self.encoder_embeddings_dropout(x + self.encoder_position_embedding(x))
+        for layer in self.encoder_transformer_layers:
+            x = layer(x)
+        return self.encoder_layer_norm(x)
+
     def forward(
         self,
         encoder_features: EncoderFeatures,
         decoder_token_ids: TokenIds,
         decoder_padding_mask: PaddingMask | None = None,
+        cache: CacheState | None = None,
+        cache_update_index: CacheIndex = 0,
     ) -> dict[str, torch.Tensor]:
-        x = F.gelu(self.encoder_token_embedding_conv_layer_1(encoder_features.mT))
-        x = F.gelu(self.encoder_token_embedding_conv_layer_2(x)).mT
-        x = self.encoder_embeddings_dropout(x + self.encoder_position_embedding(x))
-        for layer in self.encoder_transformer_layers:
-            x = layer(x)
-        encoded = self.encoder_layer_norm(x)
-
-        x = self.decoder_token_and_position_embedding(decoder_token_ids)
+        # `None` where an earlier call has seen the features.
+        encoded = None if encoder_features is None else self.encode(encoder_features)
+        step = Step(decoder_token_ids, decoder_padding_mask, cache, cache_update_index)
+        x = self.decoder_token_and_position_embedding(decoder_token_ids, step.positions)
         x = self.decoder_embeddings_dropout(x)
-        mask = decoder_mask(decoder_padding_mask, x.shape[1], x.device)
-        for layer in self.decoder_transformer_layers:
-            x = layer(x, encoded, mask)
-        x = self.decoder_layer_norm(x)
-        return {"encoder_sequence_output": encoded, "decoder_sequence_output": x}
+        mask = step.mask()
+        for i, layer in enumerate(self.decoder_transformer_layers):
+            x = layer(x, encoded, mask, None, step.past(i), step.cross(i))
+        return encoder_decoder_outputs(encoded, self.decoder_layer_norm(x))

@@ -43,7 +43,9 @@ def generate(
 
     Args:
         token_ids: prompts, `[batch, length]` or rows of different lengths, or KerasHub's mapping
-            of `token_ids`, `padding_mask` and, for models that read them before the text, `images`.
+            of `token_ids`, `padding_mask` and what the model takes besides, such as `images`. Of
+            an encoder-decoder they are `decoder_token_ids`, what the text begins with, beside the
+            encoder's inputs.
         max_length: of prompt and continuation together, padding before the prompt's end included.
         sampler: `greedy`, `random`, `top_k`, `top_p`, `min_p`, `beam` or `contrastive`, an object
             of `samplers`, or a function from logits `[batch, vocabulary]` to ids `[batch]`.
@@ -212,15 +214,14 @@ def _check_model(backbone: Any, compile: bool) -> None:
     if not hasattr(backbone, "make_cache"):
         raise TypeError(f"generate needs a backbone, not {name}; of a wrapped one give the inside.")
     if not backbone.cache_shapes:
-        what = "is an encoder"
-        help = "Take a decoder, such as GPT2Backbone or LlamaBackbone."
-        if any("encoder" in key for key in backbone.input_specs):
-            what = "is an encoder-decoder"
-            help = (
-                "Call it with the decoder's tokens so far, or generate in transformers after "
-                "export_to_transformers()."
-            )
-        raise NotImplementedError(f"Only decoders generate, and {name} {what}. {help}")
+        raise NotImplementedError(
+            f"Only decoders generate, and {name} is an encoder. Take a decoder, such as "
+            "GPT2Backbone or LlamaBackbone."
+        )
+    if not hasattr(backbone, "vocabulary_size"):
+        raise NotImplementedError(
+            f"{name} has no logits: what makes them of its hidden states is no part of it."
+        )
     if compile and any(module.training for module in backbone.modules()):
         raise ValueError("compile=True needs the model in evaluation mode: call eval() first.")
 

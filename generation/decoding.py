@@ -9,7 +9,7 @@ import torch
 
 from ..backbones._model import Model
 from ..backbones.layers.cache import Cache
-from .prompts import Prompts
+from .prompts import Prompts, text_inputs
 
 # Which rows are the result, and what each one's tokens are worth together if it was a search.
 Chosen = tuple[torch.Tensor, torch.Tensor | None]
@@ -59,16 +59,19 @@ class Decoding:
             first = cache
         else:
             first = backbone.make_cache(batch, cache.max_length, device=device)
-        hidden = backbone(prompts.token_ids, prompts.padding_mask, cache=first, **prompts.others)
-        if not isinstance(hidden, torch.Tensor):
+        self.input, mask = text_inputs(backbone.input_specs)
+        text = {self.input: prompts.token_ids, mask: prompts.padding_mask}
+        outputs = backbone({**prompts.others, **text}, cache=first)
+        hidden = _hidden(outputs)
+        if hidden is None:
             raise NotImplementedError(
-                f"{type(backbone).__name__} gives {', '.join(hidden)}: generate needs a decoder "
-                "that gives its hidden states alone."
+                f"{type(backbone).__name__} gives {', '.join(outputs)}: generate needs hidden "
+                "states alone, or decoder_sequence_output."
             )
         before = hidden.shape[1] - prompts.token_ids.shape[1]  # positions of images
         hidden = hidden[:, before:]
         last = hidden[torch.arange(batch, device=device), prompts.lengths - 1]
-        logits = backbone.token_embedding(last, reverse=True)
+        logits = backbone.logits(last)
 
         rows = torch.arange(batch, device=device).repeat_interleave(copies)
         if first is not cache:
@@ -134,11 +137,11 @@ class Decoding:
         tokens = self.tokens[:, self.count - 1, None]
         # Rows that ended write over their own end.
         place = (self.index + self.count - 1).clamp(max=self.cache.max_length - 1)
-        self._arrive(*self.step(self.backbone, self.cache, tokens, place))
+        self._arrive(*self.step(self.backbone, self.cache, self.input, tokens, place))
 
     def reorder(self, rows: torch.Tensor) -> None:
         """Go on with these rows, each with its memory; they stay within their prompts."""
-        self.cache.take(rows)
+        self.cache.take(rows, encoded=False)
         self.tokens, self.finished = self.tokens[rows], self.finished[rows]
         self.logits, self.states = self.logits[rows], self.states[rows]
         if self.scores is not None:
@@ -162,12 +165,21 @@ def sample(decoding: Decoding, sampler: Callable[[torch.Tensor], torch.Tensor]) 
     return torch.arange(len(decoding.tokens), device=decoding.tokens.device), None
 
 
+def _hidden(outputs: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor | None:
+    """A decoder's hidden states among what a model gives."""
+    return outputs if isinstance(outputs, torch.Tensor) else outputs.get("decoder_sequence_output")
+
+
 def _step(
-    backbone: Model, cache: Cache, tokens: torch.Tensor, index: torch.Tensor
+    backbone: Model, cache: Cache, name: str, tokens: torch.Tensor, index: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """States `[batch, dim]` of the tokens `[batch, 1]` at `index`, and logits behind them."""
-    hidden = backbone(tokens, cache=cache, cache_update_index=index)[:, -1]
-    return hidden, backbone.token_embedding(hidden, reverse=True)
+    """States `[batch, dim]` of the tokens `[batch, 1]` at `index`, and logits behind them.
+
+    `name` is that of the input which takes the tokens.
+    """
+    hidden = _hidden(backbone({name: tokens}, cache=cache, cache_update_index=index))
+    assert hidden is not None
+    return hidden[:, -1], backbone.logits(hidden[:, -1])
 
 
 @functools.cache

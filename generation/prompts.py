@@ -13,7 +13,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..backbones._inputs import Input
 
-TEXT = ("token_ids", "padding_mask")
+
+def text_inputs(inputs: Mapping[str, Input]) -> tuple[str, str]:
+    """What a model calls the ids that it goes on with, and their mask."""
+    decoder = "decoder_" if "decoder_token_ids" in inputs else ""
+    return f"{decoder}token_ids", f"{decoder}padding_mask"
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Prompts:
         padding_mask: of these; `None` where no row is shorter than another.
         lengths: tokens of each row, `[batch]`.
         ends: where each row ends in `given`, `[batch]`.
-        others: what belongs to the rows besides, images say, by the names of the inputs.
+        others: what belongs to the rows besides, images or an encoder's inputs, by their names.
     """
 
     given: torch.Tensor
@@ -58,20 +62,22 @@ def read_prompts(
     """
     others: dict[str, Any] = {}
     if isinstance(token_ids, Mapping):
+        text = text_inputs(inputs)
         besides = [
             name
             for name, spec in inputs.items()
-            if name not in TEXT and spec.axes[:1] == ("batch",)
+            if name not in text and spec.axes[:1] == ("batch",)
         ]
-        *first, last = *TEXT, *besides
-        if not {"token_ids"} <= token_ids.keys() <= {*TEXT, *besides}:
+        *first, last = *text, *besides
+        if not {text[0]} <= token_ids.keys() <= {*text, *besides}:
             raise ValueError(
                 f"Prompts are {', '.join(first)} and {last}; there is "
                 f"{', '.join(map(str, token_ids)) or 'nothing'}."
             )
-        others = {name: value for name, value in token_ids.items() if name in besides}
-        padding_mask = token_ids.get("padding_mask", padding_mask)
-        token_ids = token_ids["token_ids"]
+        others = {name: token_ids[name] for name in besides if token_ids.get(name) is not None}
+        others.pop("position_ids", None)  # each row's tokens stand from position 0 on
+        padding_mask = token_ids.get(text[1], padding_mask)
+        token_ids = token_ids[text[0]]
     ids, filled = _matrix("token_ids", token_ids)
     if ids.numel() and (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool):
         raise TypeError(f"token_ids must hold integers, not {ids.dtype}.")
@@ -105,38 +111,46 @@ def read_prompts(
         lengths=lengths,
         ends=(filled * torch.arange(1, ids.shape[1] + 1, device=device)).amax(1),
         others={
-            name: _of_rows(name, value, inputs[name], filled, order)
+            found: tensor
             for name, value in others.items()
-            if value is not None
+            for found, tensor in _of_rows(name, value, inputs, filled, order).items()
+            if found == name or found not in others
         },
     )
 
 
 def _of_rows(
-    name: str, value: Any, spec: Input, filled: torch.Tensor, order: torch.Tensor
-) -> torch.Tensor:
-    """What the rows have besides their ids, after these have been put into `order`."""
+    name: str, value: Any, inputs: Mapping[str, Input], filled: torch.Tensor, order: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What the rows have besides their ids, after these have been put into `order`; of lists of
+    different lengths their mask, too.
+    """
+    spec = inputs[name]
     if spec.axes[1:] == ("length",):
         rows, _ = _matrix(name, value)
         if rows.shape != filled.shape:
             raise ValueError(
                 f"{name} has shape {tuple(rows.shape)}, token_ids {tuple(filled.shape)}."
             )
-        return rows.to(order.device).gather(1, order)
+        return {name: rows.to(order.device).gather(1, order)}
+    if spec.kind == "ids" and len(spec.axes) == 2:
+        rows, real = (tensor.to(order.device) for tensor in _matrix(name, value))
+        mask = name.replace("token_ids", "padding_mask")
+        return {name: rows} if bool(real.all()) or mask not in inputs else {name: rows, mask: real}
     if isinstance(value, (list, tuple)):
         value = np.stack([np.asarray(one) for one in value])
     rows = torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value)
     # One row may be given without the batch's axis.
     rows = (rows if rows.ndim == len(spec.axes) else rows[None]).to(order.device)
-    if spec.kind != "ids":
-        return rows
+    if spec.kind != "places" or "decoder_token_ids" in inputs:  # places in the encoder's row
+        return {name: rows}
     # Places of images' tokens; 0 stands for none.
     places = rows.long()
     if bool(((places < 0) | (places >= filled.shape[1])).any()):
         raise ValueError(f"{name} must be from 0 to {filled.shape[1] - 1}.")
     if not bool((filled.gather(1, places) | (places == 0)).all()):
         raise ValueError(f"{name} has places of padding.")
-    return (filled.cumsum(1) - 1).clamp(min=0).gather(1, places)
+    return {name: (filled.cumsum(1) - 1).clamp(min=0).gather(1, places)}
 
 
 def _matrix(name: str, value: Any) -> tuple[torch.Tensor, torch.Tensor]:

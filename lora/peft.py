@@ -124,7 +124,7 @@ def save_peft(
     factors: dict[str, PEFTFactors] = {}
     for binding in plan.bindings:
         layers = [found.get(name.removesuffix(".weight")) for name in binding.ours]
-        if any(layers):
+        if any(layers) and binding.theirs:  # else nothing uses them, and they are not there
             with torch.no_grad():
                 factors[_module(binding)] = _fuse(binding, layers)
             transposed |= TRANSPOSE in binding.operations
@@ -139,6 +139,8 @@ def save_peft(
         owner = module.removesuffix(WRAPPED)
         ranks[owner] = len(down)
         alphas[owner] = _number(scale * len(down))
+    if not ranks:
+        raise ValueError(f"transformers has none of {', '.join(found)}.")
     rank, alpha = max(ranks.values()), max(alphas.values())
     base = vars(backbone).get("checkpoint") or {}
     if base_model is not None:

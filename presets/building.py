@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..backbones._model import Model, check_arguments, constructor_arguments
+from ..backbones._model import Model, check_arguments
 from ..backbones.layers.layer import Layer
 from ..backbones.layers.vision import PositionGrid
 from .refusals import cause, escaped
@@ -109,43 +109,30 @@ def changing(model: Model) -> Iterator[None]:
     model.mend()
 
 
-def check_overrides(cls: type[Model], overrides: Mapping[str, Any]) -> None:
-    """Compare with constructors what takes the place of a preset's arguments.
-
-    Raises:
-        TypeError: unknown names, or values of wrong types.
-    """
-    lent = {name: tower for name, tower in cls.tower_sizes.items() if name in overrides}
-    check_arguments(cls, {name: v for name, v in overrides.items() if name not in lent})
-    for name, tower in lent.items():
-        owner = constructor_arguments(cls)[tower].annotation
-        check_arguments(owner, {name: overrides[name]})
-
-
-def overridden(
-    cls: type[Model], arguments: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Serialized arguments with others in their place, those of towers within them."""
-    changed = dict(arguments)
-    for name, value in overrides.items():
-        tower = cls.tower_sizes.get(name)
-        if tower is None:
-            changed[name] = value
-            continue
-        model = changed.get(tower)
-        # What is no serialized model is refused where it is built.
-        if isinstance(model, Mapping) and isinstance(model.get("config"), Mapping):
-            changed[tower] = {**model, "config": {**model["config"], name: value}}
-    return changed
-
-
 def split_sizes(
     cls: type[Model], overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those arguments for which `resized` is called, and the rest."""
-    known = (*cls.resampled, *cls.tower_sizes)
-    sizes = {name: overrides[name] for name in known if name in overrides}
-    return sizes, {name: value for name, value in overrides.items() if name not in sizes}
+    """Those arguments for which `resized` is called, and the rest.
+
+    Raises:
+        TypeError: unknown ones among the rest, or values of wrong types.
+    """
+    sizes = {name: overrides[name] for name in cls.resampled if name in overrides}
+    others = {name: value for name, value in overrides.items() if name not in sizes}
+    check_arguments(cls, others)
+    return sizes, others
+
+
+def sized(
+    cls: type[Model], arguments: Mapping[str, Any], sizes: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The arguments of a model for images of another size.
+
+    Raises:
+        ValueError: no model can be built with the old ones.
+        TypeError: sizes of wrong types.
+    """
+    return construct(cls, arguments, "meta").config_for(sizes) if sizes else arguments
 
 
 @torch.no_grad()
@@ -159,7 +146,7 @@ def resized(model: ModelType, arguments: Mapping[str, Any]) -> ModelType:
     """
     if not arguments:
         return model
-    config = overridden(type(model), model.get_config(), arguments)
+    config = model.config_for(arguments)
     other = construct(type(model), config, "meta").train(model.training)
     other.build_parts(model.state_dict(keep_vars=True))
     before = {path: m for path, m in model.named_modules() if isinstance(m, PositionGrid)}

@@ -24,12 +24,11 @@ from .building import (
     assign,
     changing,
     check_class,
-    check_overrides,
     complete,
     construct,
-    overridden,
     place,
     resized,
+    sized,
     split_sizes,
 )
 from .files import ADAPTER, CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
@@ -103,7 +102,7 @@ def _load(
         return model
     found, arguments = keras_config(config, source.handle, cls)
     check_class(found, cls)
-    check_overrides(found, overrides)
+    sizes, overrides = split_sizes(found, overrides)
     if arguments["dtype"] is not None and overrides.get("dtype") is not None:
         # What is quantized stays so; the rest, and the computation, take the dtype given.
         dtype = arguments["dtype"]
@@ -112,13 +111,12 @@ def _load(
         overrides = {**overrides, "dtype": changed}
     elif "dtype" in overrides and overrides["dtype"] is None:
         overrides = {key: value for key, value in overrides.items() if key != "dtype"}
-    if not load_weights:
-        arguments = overridden(found, arguments, overrides)
-        return construct(found, arguments, device or torch.get_default_device()).eval()
-    sizes, overrides = split_sizes(found, overrides)
     arguments |= overrides
-    if sizes:  # what cannot be built is refused before anything is read
-        construct(found, overridden(found, arguments, sizes), "meta")
+    if sizes or not load_weights:  # what cannot be built is refused before anything is read
+        where = "meta" if load_weights else device or torch.get_default_device()
+        model = construct(found, sized(found, arguments, sizes), where)
+        if not load_weights:
+            return model.eval()
     model = construct(found, arguments, "meta")
     files = keras_files(source)
     if torch.device(device or torch.get_default_device()).type == "meta":
@@ -280,7 +278,7 @@ def fill(
                 memory = scratch[: dataset.nbytes].view(dataset.dtype).view(dataset.shape)
                 value = variable.from_keras(dataset.read(memory))
                 assign(variable.module, variable.name, value, device, keep=False)
-            complete(model)
+    complete(model)
 
 
 def _fresh(variable: Variable, device: torch.device) -> bool:

@@ -17,8 +17,9 @@ import keras_hub_torch
 from . import oracle
 from .cases import all_cases
 
-# What inductor, which takes its time, compiles by default.
+# What inductor, which takes its time, compiles by default, and of which few blocks are compiled.
 COMPILED = ("resnet-basic",)
+FEW = ("bert", "gemma3-images", "t5", "vit", "swin", "resnet-basic")
 IMAGES = ("first_image", "compiled_image")
 
 
@@ -76,7 +77,8 @@ def takes_images(case: oracle.Case) -> bool:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`reference` runs a test over all cases, `first` over the first one of each family, `chosen`
     over these or, with `--all-cases`, over all; `first_image` over the first ones of those that
-    take images and nothing else, `compiled_image` over few of these or, with `--all-cases`, all.
+    take images and nothing else, `compiled_image` over few of these or, with `--all-cases`, all;
+    `compiled` likewise over few of the first ones.
     """
     cases = all_cases()
     if "reference" in metafunc.fixturenames:
@@ -92,6 +94,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         few = [case_id for case_id in images if case_id in COMPILED]
         chosen = images if metafunc.config.getoption("--all-cases") else few
         metafunc.parametrize("compiled_image", chosen, indirect=True)
+    if "compiled" in metafunc.fixturenames:
+        every = metafunc.config.getoption("--all-cases")
+        metafunc.parametrize("compiled", firsts if every else FEW, indirect=True)
     if "chosen" in metafunc.fixturenames:
         every = metafunc.config.getoption("--all-cases")
         chosen = [case.id for case in cases] if every else firsts
@@ -104,7 +109,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def case_of(item: pytest.Item) -> str:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         return next(
-            (params[k] for k in ("reference", "chosen", "first", *IMAGES) if k in params), ""
+            (
+                params[k]
+                for k in ("reference", "chosen", "first", "compiled", *IMAGES)
+                if k in params
+            ),
+            "",
         )
 
     items.sort(key=case_of)
@@ -122,6 +132,11 @@ def chosen(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
 
 @pytest.fixture
 def first(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
+    return reference_of(request.param, preset_folder)
+
+
+@pytest.fixture
+def compiled(request: pytest.FixtureRequest, preset_folder: Path) -> Reference:
     return reference_of(request.param, preset_folder)
 
 

@@ -41,15 +41,26 @@ def inputs(rng: np.random.Generator) -> oracle.Inputs:
     return {"token_ids": ids(rng, 6, 11, 30), "padding_mask": padding(rng, 6, 11)}
 
 
+def with_positions(rng: np.random.Generator) -> oracle.Inputs:
+    given = inputs(rng)
+    assert isinstance(given, dict)
+    return {**given, "position_ids": np.tile(np.arange(11, dtype="int32"), (6, 1))}
+
+
 def decoders() -> list[oracle.Case]:
     """The first case of each decoder, and further ones."""
     cases = [
         case
         for case in reversed(all_cases())
         if hasattr(keras_hub.models, f"{case.cls.removesuffix('Backbone')}CausalLM")
-        and set(case.make_inputs()) == {"token_ids", "padding_mask"}
+        and set(case.make_inputs()) - {"position_ids"} == {"token_ids", "padding_mask"}
     ]
-    firsts = {case.cls: replace(case, inputs=inputs) for case in cases}
+    firsts = {
+        case.cls: replace(
+            case, inputs=with_positions if "position_ids" in case.make_inputs() else inputs
+        )
+        for case in cases
+    }
     return [*firsts.values(), *(oracle.Case(*further, inputs) for further in FURTHER)]
 
 

@@ -51,8 +51,7 @@ def main(folder: Path) -> None:
                 weight.assign(case.rng.standard_normal(weight.shape).astype("float32") * 0.3)
         file = folder / f"{case.id}.lora.h5"
         model.save_lora_weights(str(file))
-        outputs = oracle.called(model, case.make_inputs())
-        outputs = outputs if isinstance(outputs, dict) else {"output": outputs}
+        outputs = oracle.flat(oracle.called(model, case.make_inputs()))
         np.savez(
             folder / f"{case.id}.npz", **{name: value.numpy() for name, value in outputs.items()}
         )

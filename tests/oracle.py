@@ -52,6 +52,10 @@ class Case:
     mixed: bool = True
     # Of the weights: a deep network may need small ones, or its outputs are but rounding errors.
     deviation: float = 0.3
+    # In which training is compared: many batch norms magnify the rounding of each one's sums.
+    training_dtype: str = "float32"
+    # Inputs that stay as many when rows of text become shorter: their places are not at the end.
+    steady: tuple[str, ...] = ()
 
     @property
     def rng(self) -> np.random.Generator:
@@ -88,8 +92,10 @@ def randomise(model: Any, rng: np.random.Generator, deviation: float = 0.3) -> N
         value = rng.standard_normal(shape) * deviation
         if weight.path.endswith("moving_variance"):
             value = rng.uniform(0.5, 1.5, shape)
-        elif weight.path.endswith(("gamma", "scale")):
+        elif weight.path.endswith(("gamma", "scale", "scalar")):
             value = 1 + value
+        elif weight.path.endswith(("_min", "_max")):  # bounds
+            value = (1 + np.abs(value)) * (1 if weight.path.endswith("_max") else -1)
         weight.assign(value.astype("float32"))
     for layer in model._flatten_layers():
         if hasattr(layer, "interpolated_position_embeddings"):  # DINOv2's follow from others
@@ -118,13 +124,39 @@ def keras_outputs(model: Any, inputs: Inputs) -> dict[str, np.ndarray]:
     return named(outputs)
 
 
-def named(outputs: Any) -> dict[str, np.ndarray]:
+def text_inputs(model: Any, token_ids: Any) -> dict[str, Any]:
+    """What a decoder in KerasHub is called with for these tokens, none of them padding."""
+    ids = torch.as_tensor(token_ids)
+    inputs = {"token_ids": ids, "padding_mask": torch.ones_like(ids)}
+    if "position_ids" in model.input:
+        inputs["position_ids"] = torch.arange(ids.shape[1]).expand_as(ids)
+    return inputs
+
+
+def flat(outputs: Any) -> dict[str, Any]:
+    """Outputs by name; those that are tuples as `name.0` and so on."""
     if not isinstance(outputs, dict):
-        outputs = {"output": outputs}
+        return {"output": outputs}
+    found: dict[str, Any] = {}
+    for key, value in outputs.items():
+        if isinstance(value, (tuple, list)):
+            found |= {f"{key}.{i}": one for i, one in enumerate(value)}
+        else:
+            found[key] = value
+    return found
+
+
+def named(outputs: Any) -> dict[str, np.ndarray]:
     return {
         key: value if isinstance(value, np.ndarray) else value.detach().float().cpu().numpy()
-        for key, value in outputs.items()
+        for key, value in flat(outputs).items()
     }
+
+
+def token_embedding(model: Any) -> Any:
+    """What maps hidden states of a Keras model to logits."""
+    found = model.token_embedding
+    return model.language_model.token_embedding if found is None else found  # Gemma 3n's
 
 
 def assert_close(ours: Any, theirs: dict[str, np.ndarray], tolerance: float = 2e-5) -> None:

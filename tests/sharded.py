@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from keras_hub_torch.models import Backbone
 
@@ -25,11 +25,16 @@ def main(folder: Path, adapters: bool) -> None:
                 torch.nn.init.normal_(parameter)
     with torch.no_grad():
         expected = model(ids)
+        (state,) = model.forward_intermediates(ids, [0])
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for module in list(model.modules()):
         if isinstance(module, model.block_classes):
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    register_fsdp_forward_method(model, "forward_intermediates")
+    (early,) = model.forward_intermediates(ids, [0])
+    torch.testing.assert_close(early, state)
+    early.square().sum().backward()
     found = model(ids)
     for name, value in (expected if isinstance(expected, dict) else {"": expected}).items():
         torch.testing.assert_close(found[name] if name else found, value)

@@ -17,7 +17,7 @@ import keras_hub_torch.models as models
 
 from . import oracle
 from .cases import all_cases
-from .checkpoints import all_checkpoints, auto_model, outputs_of, visible
+from .checkpoints import all_checkpoints, outputs_of, visible
 from .test_lora import randomise
 
 CASES = {case.id: case for case in all_cases()}
@@ -167,14 +167,14 @@ def test_peft(name: str, tmp_path: Path) -> None:
     model.enable_lora(3, lora_alpha=2.0)
     randomise(model)
     model.save_lora_weights(tmp_path / "adapter", format="peft")
-    base = auto_model(tmp_path / "base").from_pretrained(tmp_path / "base").eval()
+    interface = INTERFACES[case.cls]
+    base = interface.auto.from_pretrained(tmp_path / "base").eval()
     tuned = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").base_model.model
     again.load_lora_weights(tmp_path / "adapter")
     inputs = oracle.tensors(case.make_inputs())
     with torch.no_grad():
         outputs = model(inputs)
         oracle.assert_close(again(inputs), oracle.named(outputs))
-    interface = INTERFACES[case.cls]
     theirs = outputs_of(tuned, interface, inputs)
     oracle.assert_close(theirs, oracle.named(visible(outputs, interface, inputs)))
 

@@ -19,7 +19,7 @@ from torch._dynamo.utils import counters
 
 import keras_hub_torch
 from keras_hub_torch.backbones._model import Model, constructor_arguments
-from keras_hub_torch.presets.keras.tree import keras_variables
+from keras_hub_torch.presets.keras.tree import keras_tree, keras_variables
 
 from . import oracle
 from .conftest import Reference, reference_of
@@ -32,8 +32,7 @@ def ours(reference: Reference, **kwargs: Any) -> Any:
 
 
 def run(model: Any, inputs: Any) -> dict[str, torch.Tensor]:
-    outputs = model(inputs)
-    return outputs if isinstance(outputs, dict) else {"output": outputs}
+    return oracle.flat(model(inputs))
 
 
 def dump(path: Path) -> dict[str, Any]:
@@ -68,8 +67,7 @@ def test_ways_to_call(chosen: Reference) -> None:
         else:
             calls = [model(chosen.inputs), model(**{next(iter(model.input_specs)): inputs})]
     for outputs in calls:
-        outputs = outputs if isinstance(outputs, dict) else {"output": outputs}
-        for name, value in outputs.items():
+        for name, value in oracle.flat(outputs).items():
             assert torch.equal(value, expected[name])
 
 
@@ -113,8 +111,7 @@ def test_gradients(chosen: Reference, tmp_path: Path) -> None:
         for name, value in chosen.outputs.items()
     }
     keras_model = oracle.keras_model(chosen.case, trainable=True)
-    outputs = oracle.called(keras_model, chosen.inputs)
-    outputs = outputs if isinstance(outputs, dict) else {"output": outputs}
+    outputs = oracle.flat(oracle.called(keras_model, chosen.inputs))
     sum((outputs[name] * torch.from_numpy(outer[name])).sum() for name in outer).backward()
 
     model = ours(chosen, trainable=True)
@@ -129,9 +126,16 @@ def assert_gradients_close(model: Any, keras_model: Any, path: Path) -> None:
         gradient = weight.value.grad
         weight.assign(torch.zeros_like(weight.value) if gradient is None else gradient)
     keras_model.save_weights(str(path))
+    # Keras finds no gradient for what stands beside the graph.
+    known = {layer.path for layer in keras_tree(model).walk() if not layer.layout.rest}
+    variables = {
+        path: variable
+        for path, variable in keras_variables(model).items()
+        if path.partition("/vars/")[0] in known
+    }
     with h5py.File(path) as file:
-        largest = max(np.abs(file[path][()]).max() for path in keras_variables(model))
-        for path, variable in keras_variables(model).items():
+        largest = max(np.abs(file[path][()]).max() for path in variables)
+        for path, variable in variables.items():
             if not isinstance(variable.tensor, torch.nn.Parameter):
                 continue
             gradient = variable.tensor.grad
@@ -294,15 +298,28 @@ def images_of_one_size(model: Any) -> set[str]:
     return {name for name, spec in model.input_specs.items() if fixed and "length" not in spec.axes}
 
 
-def grown(inputs: Any, times: int, fixed: Collection[str] = ()) -> Any:
+def several(model: Any) -> set[str]:
+    """Inputs of which a row has several, images say: their third axis is what varies."""
+    return {
+        name
+        for name, spec in model.input_specs.items()
+        if len(spec.axes) > 2 and spec.axes[1] in ("images", "clips")
+    }
+
+
+def grown(
+    inputs: Any, times: int, fixed: Collection[str] = (), many: Collection[str] = (), name: str = ""
+) -> Any:
     """Inputs of another batch size and length (or image size)."""
     if isinstance(inputs, dict):
         return {
-            name: batches(value, times) if name in fixed else grown(value, times)
+            name: batches(value, times) if name in fixed else grown(value, times, (), many, name)
             for name, value in inputs.items()
         }
     repeats = (times, times, *[1] * (inputs.ndim - 2))
-    if inputs.ndim == 4:
+    if name in many:
+        repeats = (times, 1, times, *[1] * (inputs.ndim - 3))
+    elif inputs.ndim == 4 and name in ("", "images"):
         repeats = (times, 1, times, 1) if inputs.shape[-1] < 9 else (times, 1, 1, times)
     return inputs.repeat(*repeats)
 
@@ -315,14 +332,15 @@ def test_compiles_once(first: Reference) -> None:
     longest = min((room for room in rooms if isinstance(room, int)), default=2 * 9)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
     fixed = images_of_one_size(model)
-    sizes = [first.tensors, shrunk(first.tensors, fixed)]
+    many, steady = several(model), fixed.union(first.case.steady)
+    sizes = [first.tensors, shrunk(first.tensors, steady, many)]
     if isinstance(first.tensors, torch.Tensor) and (fixed or first.tensors.ndim == 2):
         # One size of images (or of vectors), any number of them.
         sizes = [first.tensors, *(batches(first.tensors, many) for many in (3, 2))]
     elif longest >= 2 * 9:
-        sizes.append(grown(first.tensors, 2, fixed))
+        sizes.append(grown(first.tensors, 2, fixed, many))
     else:
-        sizes.append(shrunk(shrunk(first.tensors, fixed), fixed))
+        sizes.append(shrunk(shrunk(first.tensors, steady, many), steady, many))
     with torch.no_grad():
         for inputs in sizes:
             oracle.assert_close(compiled(inputs), oracle.named(model(inputs)))
@@ -336,16 +354,19 @@ def batches(inputs: Any, many: int) -> Any:
     return inputs.repeat(many, *[1] * (inputs.ndim - 1))
 
 
-def shrunk(inputs: Any, fixed: Collection[str] = (), name: str = "") -> Any:
+def shrunk(
+    inputs: Any, fixed: Collection[str] = (), many: Collection[str] = (), name: str = ""
+) -> Any:
     """Inputs of a smaller batch and length; those that are `fixed` of a smaller batch alone."""
     if isinstance(inputs, dict):
-        return {name: shrunk(value, fixed, name) for name, value in inputs.items()}
+        return {name: shrunk(value, fixed, many, name) for name, value in inputs.items()}
     batch = max(2, inputs.shape[0] - 1) if inputs.shape[0] > 1 else 2
     if inputs.shape[0] == 1:
         inputs = batches(inputs, 2)
     if name in fixed:
         return inputs[:batch]
-    inputs = inputs[:batch, :, 4:] if inputs.ndim == 4 else inputs[:batch, :-2]
+    third = inputs.ndim == 4 or name in many
+    inputs = inputs[:batch, :, 4:] if third else inputs[:batch, :-2]
     return inputs.contiguous()  # other strides are another compilation
 
 
@@ -369,12 +390,14 @@ def test_export(first: Reference) -> None:
     inputs = first.tensors
     dynamic = torch.export.Dim.AUTO
     if isinstance(inputs, dict):
-        fixed = images_of_one_size(model)
+        fixed = images_of_one_size(model).union(first.case.steady)
+        many = several(model)
         shapes = {
-            name: {0: dynamic} if name in fixed else {0: dynamic, 1: dynamic} for name in inputs
+            name: {0: dynamic} if name in fixed else {0: dynamic, 1 + (name in many): dynamic}
+            for name in inputs
         }
         program = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
-        smaller = shrunk(inputs, fixed)
+        smaller = shrunk(inputs, fixed, many)
         outputs = program.module()(**smaller)
     else:
         name = next(iter(model.input_specs))

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from keras_hub_torch import generate
 from keras_hub_torch.models import Gemma3Backbone, Gemma3VisionEncoder
 
 from . import oracle
@@ -46,6 +48,36 @@ def test_images_then_tokens_with_a_cache(model: Any, inputs: dict[str, torch.Ten
     oracle.assert_close(torch.cat(parts, 1), oracle.named(whole))
     with pytest.raises(ValueError, match="Images belong to the first call"):
         model(first, cache=cache, cache_update_index=torch.tensor(1))
+
+
+@torch.no_grad()
+def test_generate(model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    """Places of images move with the tokens that padding before them is taken from."""
+    row = {name: value[:1] for name, value in inputs.items() if name != "padding_mask"}
+    ids = row["token_ids"]
+    length, more = ids.shape[1], 3
+    expected = ids
+    for _ in range(more):
+        masks = {"vision_mask": F.pad(row["vision_mask"], (0, expected.shape[1] - length))}
+        hidden = model({**row, **masks, "token_ids": expected})
+        next = model.token_embedding(hidden[:, -1], reverse=True).argmax(-1, keepdim=True)
+        expected = torch.cat((expected, next), dim=1)
+    assert torch.equal(generate(model, row, max_new_tokens=more)["token_ids"], expected)
+    padded = {
+        "token_ids": F.pad(ids, (2, 0)),
+        "padding_mask": F.pad(torch.ones_like(ids), (2, 0)),
+        "images": row["images"],
+        "vision_indices": row["vision_indices"] + 2 * (row["vision_indices"] > 0),
+        "vision_mask": F.pad(row["vision_mask"], (2, 0)),
+    }
+    found = generate(model, padded, max_new_tokens=more)["token_ids"]
+    assert torch.equal(found[:, 2:], expected)
+    hidden = {**padded, "padding_mask": F.pad(torch.ones_like(ids[:, 4:]), (6, 0))}
+    with pytest.raises(ValueError, match="vision_indices has places of padding"):
+        generate(model, hidden, max_new_tokens=more)
+    far = {**padded, "vision_indices": padded["vision_indices"] + 20}
+    with pytest.raises(ValueError, match="vision_indices must be from 0 to 18"):
+        generate(model, far, max_new_tokens=more)
 
 
 @torch.no_grad()

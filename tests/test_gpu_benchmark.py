@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "benchmarks/gpu.py")
 IMAGES = ("ResNet-50", "ViT-B")
@@ -63,7 +65,9 @@ def run(*command: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_every_part(tmp_path: Path) -> None:
+def test_every_part(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if not request.config.getoption("--all-cases"):
+        pytest.skip("takes its time")
     for name in ("keras", "keras_hub", "kagglehub", "tensorflow"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not on that machine')\n")
     found = tmp_path / "rows.json"

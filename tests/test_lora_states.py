@@ -57,21 +57,11 @@ def enable(model: Any, names: list[str] | None = None, **kwargs: Any) -> Any:
 
 def outputs_of(model: Any, inputs: Any) -> dict[str, np.ndarray]:
     with torch.no_grad():
-        return {
-            k: np.asarray(v, np.float64) for k, v in oracle.named(widened(model(inputs))).items()
-        }
-
-
-def widened(outputs: Any) -> Any:
-    if isinstance(outputs, dict):
-        return {name: widened(value) for name, value in outputs.items()}
-    return outputs.float()
+        return {k: np.asarray(v.float(), np.float64) for k, v in oracle.flat(model(inputs)).items()}
 
 
 def trains(model: Any, inputs: Any) -> None:
-    outputs = model(inputs)
-    values = outputs.values() if isinstance(outputs, dict) else [outputs]
-    values = [value for value in values if value.is_floating_point()]
+    values = [v for v in oracle.flat(model(inputs)).values() if v.is_floating_point()]
     # Of one size, for half precision.
     sized = [value.float() / value.detach().abs().max().float() for value in values]
     torch.stack([value.square().mean() for value in sized]).sum().backward()

@@ -1,6 +1,7 @@
 """Built-in presets in their true sizes: layers, names and shapes of all weights are KerasHub's.
 
-Nothing is loaded or computed; both models are on the meta device.
+Nothing is loaded or computed; both models are on the meta device. KerasHub is asked for the first
+and the largest preset of each class, with `--all-cases` for all of them.
 """
 
 from __future__ import annotations
@@ -66,17 +67,39 @@ def kerashub_layers(cls: str, config: dict[str, Any]) -> Shapes:
     return shapes
 
 
-@pytest.mark.parametrize("preset_id", ARCHITECTURES)
-def test_architecture(preset_id: str) -> None:
-    cls, config = builtin.class_of(preset_id), PRESETS[preset_id]
-    assert cls is not None
-    with torch.device("meta"):
-        model = getattr(keras_hub_torch.models, cls)(**config)
-    for same in ARCHITECTURES[preset_id]:
-        parameters = builtin.presets_of()[same]["metadata"]["params"]
-        assert model.count_params() == parameters - MISCOUNTED.get(same, 0), same
+def parameters_of(preset_id: str) -> int:
+    count: int = builtin.presets_of()[preset_id]["metadata"]["params"]
+    return count - MISCOUNTED.get(preset_id, 0)
 
-    layers = kerashub_layers(cls, config).layers
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "architecture" in metafunc.fixturenames:
+        chosen = list(ARCHITECTURES)
+        if not metafunc.config.getoption("--all-cases"):
+            of_class: dict[str | None, list[str]] = {}
+            for preset_id in ARCHITECTURES:
+                of_class.setdefault(builtin.class_of(preset_id), []).append(preset_id)
+            few = {i for ids in of_class.values() for i in (ids[0], max(ids, key=parameters_of))}
+            chosen = [preset_id for preset_id in ARCHITECTURES if preset_id in few]
+        metafunc.parametrize("architecture", chosen)
+
+
+def model_of(preset_id: str) -> Any:
+    with torch.device("meta"):
+        cls = builtin.class_of(preset_id)
+        return getattr(keras_hub_torch.models, str(cls))(**PRESETS[preset_id])
+
+
+@pytest.mark.parametrize("preset_id", ARCHITECTURES)
+def test_parameters(preset_id: str) -> None:
+    count = model_of(preset_id).count_params()
+    for same in ARCHITECTURES[preset_id]:
+        assert count == parameters_of(same), same
+
+
+def test_architecture(architecture: str) -> None:
+    model, cls = model_of(architecture), str(builtin.class_of(architecture))
+    layers = kerashub_layers(cls, PRESETS[architecture]).layers
     theirs = {
         f"{path}/vars/{i}".lstrip("/"): tuple(variable.shape)
         for path, (_, variables) in layers.items()

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from keras_hub_torch import cli
 from keras_hub_torch.backbones._backbone import Backbone
 from keras_hub_torch.backbones._registry import public_classes
-from keras_hub_torch.models import BertBackbone, GPT2Backbone, ResNetBackbone
+from keras_hub_torch.models import BertBackbone, GPT2Backbone, ResNetBackbone, ViTBackbone
 from keras_hub_torch.presets import sources, uploading
 from keras_hub_torch.presets.builtin import presets_of
 from keras_hub_torch.presets.checkpoints import TIMM, TRANSFORMERS
@@ -72,9 +72,10 @@ def stand_ins(
     ResNetBackbone(
         [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
     ).save_to_preset(folder / "resnet")
+    ViTBackbone((16, 16, 3), 8, 6, 2, 8, 12).save_to_preset(folder / "vit")
 
     def source(handle: str, rest: str) -> sources.PresetSource:
-        family = next((one for one in ("gpt2", "resnet") if one in rest), "bert")
+        family = next((one for one in ("gpt2", "resnet", "vit") if one in rest), "bert")
         return sources._Folder(handle, folder / family)
 
     for scheme in ("kaggle", "hf", "modelscope"):
@@ -111,6 +112,7 @@ def test_python(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
         "max_length": 12,
         "prompt": tokens["token_ids"],
         "token": torch.ones(2, 1, dtype=torch.int64),
+        "images": torch.rand(2, 16, 16, 3),
     }
     shown = blocks("python")
     assert len(shown) >= 7

@@ -7,6 +7,7 @@ import json
 import struct
 import subprocess
 import sys
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,13 @@ def whisper_weights(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array.astype("float32")) for name, array in weights.items()}
 
 
+def recording() -> np.ndarray:
+    """A synthesised voice (espeak-ng) says a sentence, 16 kHz."""
+    with wave.open(str(Path(__file__).parent / "fixtures" / "good_morning.wav")) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    return samples.astype("float32") / 32768
+
+
 def chirp(seconds: float = 2.0, rate: int = 16000) -> np.ndarray:
     """A tone that rises and pulses, `[seconds · rate]`."""
     time = np.arange(int(seconds * rate)) / rate
@@ -112,9 +120,12 @@ def test_whisper(tmp_path: Path) -> None:
     """Whisper tiny, English: what it hears is the same in transformers, here and in KerasHub."""
     assert WHISPER is not None
     folder = Path(WHISPER.submodule_search_locations[0]) / "model"
-    theirs = transformers.WhisperModel(transformers.WhisperConfig(vocab_size=51864))
+    complete = transformers.WhisperForConditionalGeneration(
+        transformers.WhisperConfig(vocab_size=51864)
+    ).eval()
+    theirs = complete.model
     theirs.load_state_dict(whisper_weights(read_ctranslate2(folder / "model.bin")))
-    theirs.eval().save_pretrained(tmp_path / "transformers")
+    theirs.save_pretrained(tmp_path / "transformers")
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
 
     ids = tokenizer(" (whistling)", return_tensors="pt")["input_ids"]  # and the special ones
@@ -135,6 +146,24 @@ def test_whisper(tmp_path: Path) -> None:
     logits = model.token_embedding(outputs["decoder_sequence_output"], reverse=True)
     heard = logits[0, 1:-1].argmax(-1)
     assert tokenizer.decode(heard) == " (whistling)<|endoftext|>"
+
+    features = transformers.WhisperFeatureExtractor()(
+        recording(), sampling_rate=16000, return_tensors="pt"
+    )["input_features"]
+    start, stop = ids[:, :2], ids[0, -1]
+    assert tokenizer.decode(start[0]) == "<|startoftranscript|><|notimestamps|>"
+    said = generate(
+        model,
+        {"encoder_features": features.mT, "decoder_token_ids": start},
+        max_new_tokens=30,
+        stop_token_ids=stop,
+    )
+    text = said["token_ids"][said["padding_mask"]]
+    assert tokenizer.decode(text[2:-1]) == " Good morning, how are you today?"
+    expected = transformers.GenerationMixin.generate(
+        complete, features, decoder_input_ids=start, max_new_tokens=30, eos_token_id=int(stop)
+    )
+    assert torch.equal(text[None], expected)
 
     model.save_to_preset(tmp_path / "keras")
     keras_model = keras_hub.models.Backbone.from_preset(str(tmp_path / "keras"))

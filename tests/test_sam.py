@@ -1,4 +1,4 @@
-"""SAM's mask decoder, which files may hold or not, and prompts that do not fit."""
+"""SAM's mask decoder, which files may hold or not, sizes of images, and prompts that do not fit."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 import keras_hub
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import keras_hub_torch
 from keras_hub_torch.presets.keras.tree import keras_variables
 
 from . import oracle
 from .cases.sam import CASES, inputs
+from .checkpoints import Checkpoint, load
+from .checkpoints.sam import CHECKPOINTS
 
 CASE = CASES[0]
 
@@ -49,6 +52,57 @@ def test_mask_decoder(segmenter: Any, tmp_path: Path) -> None:
     assert len(keras_variables(model)) > len(keras_variables(type(model)(**CASE.config)))
 
 
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda checkpoint: checkpoint.id)
+@torch.no_grad()
+def test_masks_of_transformers(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder, given = checkpoint.save(tmp_path), checkpoint.make_inputs()
+    model = keras_hub_torch.models.SAMBackbone.from_preset(folder)
+    theirs = load(folder)
+    names, forms = checkpoint.interface.inputs, checkpoint.interface.forms
+    prompts = {names[name]: forms[name](value) for name, value in given.items()}
+    # The mask for clear prompts, then those for others.
+    found = [theirs(**prompts, multimask_output=several) for several in (False, True)]
+    expected = {
+        "masks": torch.cat([one.pred_masks[:, 0] for one in found], dim=1),
+        "iou_pred": torch.cat([one.iou_scores[:, 0] for one in found], dim=1),
+    }
+    oracle.assert_close(model.mask_decoder(model(given)), oracle.named(expected))
+
+
+def test_checkpoint_without_mask_decoder(tmp_path: Path) -> None:
+    file = CHECKPOINTS[0].save(tmp_path) / "model.safetensors"
+    tensors = {name: t for name, t in load_file(file).items() if "mask_decoder" not in name}
+    frequencies = tensors["shared_image_embedding.positional_embedding"]
+    tensors["prompt_encoder.shared_embedding.positional_embedding"] = frequencies.clone()
+    save_file(tensors, file)
+    model = keras_hub_torch.models.SAMBackbone.from_preset(tmp_path)
+    assert not model.mask_decoder.state_dict()
+    with pytest.raises(ValueError, match=r"mask_decoder has no weights.*by mask_decoder.build\(\)"):
+        model.export_to_transformers(tmp_path / "new")
+    model.mask_decoder.build()
+    model.export_to_transformers(tmp_path / "new")
+    assert load(tmp_path / "new").mask_decoder.iou_token.weight.any()
+    tensors["prompt_encoder.shared_embedding.positional_embedding"] += 1
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match=r"shared_embedding.positional_embedding is not"):
+        keras_hub_torch.models.SAMBackbone.from_preset(tmp_path)
+
+
+@torch.no_grad()
+def test_images_of_another_size(tmp_path: Path) -> None:
+    CHECKPOINTS[0].save(tmp_path)
+    model = keras_hub_torch.models.SAMBackbone.from_preset(tmp_path, image_shape=(22, 22, 3))
+    given = {name: torch.from_numpy(x) for name, x in inputs(2, 22, 3, 2, 1, 20)(CASE.rng).items()}
+    outputs = model(given)
+    assert model.mask_decoder(outputs)["masks"].shape == (2, 3, 20, 20)
+    # What is in the middle of the image stays there.
+    middle = model.prompt_encoder(points=torch.full((1, 1, 2), 10.5), labels=torch.full((1, 1), -2))
+    before = keras_hub_torch.models.SAMBackbone.from_preset(tmp_path).prompt_encoder
+    expected = before(points=torch.full((1, 1, 2), 7.5), labels=torch.full((1, 1), -2))
+    name = "prompt_sparse_embeddings"
+    oracle.assert_close(middle[name], oracle.named(expected[name]))
+
+
 def test_without_mask_decoder() -> None:
     model = keras_hub_torch.models.SAMBackbone(**CASE.config)
     outputs = model(inputs(2, 12, 0, 1, 0, 5)(CASE.rng))
@@ -80,7 +134,11 @@ def test_left_out_is_empty() -> None:
     ],
 )
 def test_prompts_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
+    """They are refused before anything is computed."""
     model = keras_hub_torch.models.SAMBackbone(**CASE.config)
+    for part in model.modules():
+        if part not in (model, model.prompt_encoder, model.image_encoder):
+            part.register_forward_pre_hook(lambda *args: pytest.fail("something was computed"))
     given: dict[str, Any] = dict(inputs(2, 12, 3, 2, 1, 12)(CASE.rng))
     for name, shape in changes.items():
         given[name] = None if shape is None else torch.zeros(shape)

@@ -25,12 +25,15 @@ def theirs(backbone: Any, sampler: Any, ids: np.ndarray, **kwargs: Any) -> Any:
     logits_only = type(backbone).__name__ == "RWKV7Backbone"
 
     def states_of(token_ids: Any) -> torch.Tensor:
-        ids = torch.as_tensor(token_ids)
-        return backbone({"token_ids": ids, "padding_mask": torch.ones_like(ids)})
+        return backbone(oracle.text_inputs(backbone, token_ids))
 
     def next(prompt: Any, cache: Any, index: Any) -> tuple[Any, Any, Any]:
         hidden = states_of(prompt[:, : int(index)])[:, -1]
-        return hidden if logits_only else backbone.token_embedding(hidden, reverse=True), hidden, ()
+        return (
+            hidden if logits_only else oracle.token_embedding(backbone)(hidden, reverse=True),
+            hidden,
+            (),
+        )
 
     prompt = np.zeros((len(ids), LENGTH), "int32")
     mask = np.zeros(prompt.shape, bool)

@@ -49,9 +49,9 @@ def images_of(model: Any, folder: Path) -> torch.Tensor:
     return images[..., :height, :width].permute(0, 2, 3, 1)
 
 
-def features_of(folder: Path) -> dict[str, Any]:
+def features_of(folder: Path, kind: str = "features") -> dict[str, Any]:
     """What timm computed, channels last."""
-    features = load_file(f"{folder}.features.safetensors")
+    features = load_file(f"{folder}.{kind}.safetensors")
     return {
         name: (feature.permute(0, 2, 3, 1) if feature.ndim == 4 else feature).numpy()
         for name, feature in features.items()
@@ -70,6 +70,35 @@ def test_import(name: str, made: Path) -> None:
     if CHECKPOINTS[name].in_keras_hub:
         theirs = keras_hub.models.Backbone.from_preset(str(made / name))
         oracle.assert_close(model(images), oracle.keras_outputs(theirs, images.numpy()))
+
+
+# timm counts blocks too, or stages, each of which ends with one of ours.
+BLOCKS = {
+    "vit_tiny": range(12),
+    "deit_tiny": range(12),
+    "deit_tiny_distilled": range(12),
+    "dinov2_small_reg4": range(12),
+    "dinov3_tiny": range(12),
+    "dinov3_small_plus": range(12),
+    "swin_tiny": (1, 3),
+    "resnet18": (1, 3, 5, 7),
+}
+
+
+@with_timm
+@pytest.mark.parametrize("name", BLOCKS)
+@torch.no_grad()
+def test_intermediates(name: str, made: Path) -> None:
+    model = Backbone.from_preset(made / name)
+    theirs = features_of(made / name, "intermediates")
+    images = images_of(model, made)
+    for norm in (False, True):
+        maps = [x for key, x in theirs.items() if key.startswith(f"{norm}.")]
+        maps = [theirs[f"{norm}.{i}"] for i in range(len(maps))][-len(BLOCKS[name]) :]
+        found = model.forward_intermediates(images, BLOCKS[name], norm=norm, maps=True)
+        assert len(found) == len(maps)
+        for x, expected in zip(found, maps):
+            oracle.assert_close(x, {"output": expected})
 
 
 @with_timm
@@ -157,6 +186,9 @@ def test_model_card(tmp_path: Path) -> None:
     assert card.startswith("---\nlibrary_name: timm\n---\n# resnet18.a1_in1k\n")
 
 
+SWIN = "swin_tiny_patch4_window7_224"
+
+
 def write(folder: Path, architecture: str = "resnet18", **changes: Any) -> Path:
     config = {"architecture": architecture, "pretrained_cfg": {"tag": "a1"}, **changes}
     (folder / "config.json").write_text(json.dumps(config))
@@ -179,6 +211,14 @@ def test_tags_and_channels(tmp_path: Path) -> None:
         ({"model_args": ["output_stride"]}, "model_args is no object"),
         ({"pretrained_cfg": {"input_size": []}}, "input_size: "),
         ({"model_args": {"in_chans": "3"}}, "image_shape must be"),
+        (
+            {"architecture": SWIN, "model_args": {"img_size": 256}},
+            "window_size 7 does not divide stage 0 of 64 × 64",
+        ),
+        (
+            {"architecture": SWIN, "model_args": {"img_size": [256, 128], "window_size": 4}},
+            "window_size 4 fills one side of stage 3 of 8 × 4",
+        ),
     ],
 )
 def test_refused_configurations(changes: Any, message: str, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ from .checkpoints import (
     all_inexpressible,
     all_old,
     all_refused,
-    auto_model,
+    call,
     load,
     make_model,
     outputs_of,
@@ -109,11 +109,9 @@ def test_import(checkpoint: Checkpoint, folder_of: Any) -> None:
     assert type(model).__name__ == checkpoint.backbone
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    theirs = (
-        auto_model(folder)
-        .from_pretrained(folder, attn_implementation=checkpoint.interface.attention)
-        .eval()
-    )
+    theirs = checkpoint.interface.auto.from_pretrained(
+        folder, attn_implementation=checkpoint.interface.attention
+    ).eval()
     expected = outputs_of(theirs, checkpoint.interface, inputs)
     assert_equal(model(inputs), expected, checkpoint.interface, inputs)
     if checkpoint.in_keras_hub:
@@ -122,6 +120,37 @@ def test_import(checkpoint: Checkpoint, folder_of: Any) -> None:
         if len(numpy) == 1:  # which may have another name there
             (numpy,) = numpy.values()
         oracle.assert_close(model(inputs), oracle.keras_outputs(keras_model, numpy))
+
+
+HIDDEN = ("bert", "albert", "gpt2", "llama", "gemma2", "t5", "bart", "whisper", "vit", "dinov2")
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+@torch.no_grad()
+def test_hidden_states(name: str, folder_of: Any) -> None:
+    """What blocks give is what transformers says; there the norm is in each stack's last one."""
+    checkpoint = CHECKPOINTS[name]
+    interface, inputs = checkpoint.interface, checkpoint.make_inputs()
+    folder = folder_of(name)
+    model = Backbone.from_preset(folder)
+    theirs = transformers.AutoModel.from_pretrained(
+        folder, attn_implementation=interface.attention
+    ).eval()
+    said = call(theirs, interface, inputs, output_hidden_states=True)
+    sides = ("encoder_", "decoder_") if "encoder_hidden_states" in said else ("",)
+    found = model.forward_intermediates(inputs)
+    normed = model.forward_intermediates(inputs, norm=True)
+    assert len(found) == sum(len(said[f"{side}hidden_states"]) - 1 for side in sides)
+    for side in sides:
+        _, *states = said[f"{side}hidden_states"]
+        mask = inputs.get(f"{side}padding_mask")
+        for i, state in enumerate(states, start=1):
+            x = found.pop(0)
+            y = normed.pop(0)
+            x = y if i == len(states) and "vit" not in name and "dino" not in name else x
+            if mask is not None:
+                x, state = x[mask.bool()], state[mask.bool()]
+            oracle.assert_close(x, oracle.named(state))
 
 
 @torch.no_grad()
@@ -162,7 +191,7 @@ def assert_transformers_agrees(model: Any, folder: Path, inputs: dict[str, torch
     theirs = (
         transformers.AutoModel.from_pretrained(folder)
         if untied
-        else load(folder, unmatched=interface.unmatched, attention=interface.attention)
+        else load(folder, interface.auto, interface.unmatched, interface.attention)
     )
     assert_equal(outputs, outputs_of(theirs.eval(), interface, inputs), interface, inputs)
     with_head = load(folder, architecture, interface.unmatched, interface.attention)
@@ -233,11 +262,9 @@ def test_heads_are_dropped(architecture: str, config: dict[str, Any], tmp_path: 
     name = type(model).__name__
     interface = INTERFACES[name]
     inputs = next(c for c in CHECKPOINTS.values() if c.backbone == name).make_inputs()
-    theirs = (
-        auto_model(tmp_path)
-        .from_pretrained(tmp_path, attn_implementation=interface.attention)
-        .eval()
-    )
+    theirs = transformers.AutoModel.from_pretrained(
+        tmp_path, attn_implementation=interface.attention
+    ).eval()
     ours, theirs = model(inputs), outputs_of(theirs, interface, inputs)
     messages = [str(warning.message) for warning in caught if warning.category is UserWarning]
     if "pooler." in str(load_file(tmp_path / "model.safetensors").keys()):

@@ -53,18 +53,22 @@ def randomise(model: torch.nn.Module) -> None:
             tensor.normal_(0, tensor[0].numel() ** -0.5)
 
 
+def images_for(model: torch.nn.Module, folder: Path) -> torch.Tensor:
+    """`images.safetensors` beside the folder, as large as the model takes them."""
+    stem = next(layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d))
+    images = load_file(folder.parent / "images.safetensors")[str(stem.in_channels)]
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return images if size is None else images[..., : size[0], : size[1]]
+
+
 @torch.no_grad()
 def compute(model: torch.nn.Module, folder: Path, module: str | None) -> None:
-    """Features of `images.safetensors` beside the folder.
+    """Features of the images.
 
     They are what `timm_features(model, images)` of a module says, one tensor or several by name,
     which may import torch only, and `model.forward_features(images)` without one.
     """
-    stem = next(layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d))
-    images = load_file(folder.parent / "images.safetensors")[str(stem.in_channels)]
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if size is not None:
-        images = images[..., : size[0], : size[1]]
+    images = images_for(model, folder)
     model.eval()
     if module is None:
         features = model.forward_features(images)
@@ -73,6 +77,20 @@ def compute(model: torch.nn.Module, folder: Path, module: str | None) -> None:
     features = features if isinstance(features, dict) else {"output": features}
     features = {name: feature.contiguous() for name, feature in features.items()}
     save_file(features, f"{folder}.features.safetensors")
+
+
+@torch.no_grad()
+def compute_intermediates(model: torch.nn.Module, folder: Path) -> None:
+    """What blocks or stages give, without the norm behind them and with it: `True.0`."""
+    images = images_for(model, folder)
+    found = {
+        f"{norm}.{i}": x.contiguous()
+        for norm in (False, True)
+        for i, x in enumerate(
+            model.forward_intermediates(images, norm=norm, intermediates_only=True)
+        )
+    }
+    save_file(found, f"{folder}.intermediates.safetensors")
 
 
 def make(folder: Path, models: dict[str, list[Any]]) -> None:
@@ -88,6 +106,8 @@ def make(folder: Path, models: dict[str, list[Any]]) -> None:
             model, folder / name, model_args=arguments or None, safe_serialization="both"
         )
         compute(model, folder / name, module)
+        if hasattr(model, "forward_intermediates"):
+            compute_intermediates(model, folder / name)
 
 
 def read(folder: Path, models: dict[str, str | None]) -> None:

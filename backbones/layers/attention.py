@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
-from .cache import Past
+from .cache import Crossing, Past
 from .core import EinsumDense
 from .initializers import Initializer, glorot_uniform, zeros
 from .layer import Layer
@@ -139,6 +139,22 @@ def attend_evenly(
     return attend(query, key, value, bias)
 
 
+def attend_or_average(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: Mask,
+    scale: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """As `attend`, but a query that sees no key gets the mean of all values."""
+    x = attend(query, key, value, mask, scale, dropout)
+    if not isinstance(mask, torch.Tensor):
+        return x
+    mean = repeat_heads(value.mean(2, keepdim=True), query.shape[1])
+    return torch.where(mask.any(-1, keepdim=True), x, mean)
+
+
 def attend_soft_capped(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -204,19 +220,21 @@ class MultiHeadAttention(Layer):
         self.value = project("abc,cde->abde", context_dim, heads)
         self.attention_output = project("abcd,cde->abe", heads, hidden_dim)
 
+    def keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        key = split_heads(self.key(x), self.num_heads)
+        return key, split_heads(self.value(x), self.num_heads)
+
     def forward(
         self,
         query: torch.Tensor,
         value: torch.Tensor,
         mask: Mask = None,
-        past: Past | None = None,
+        past: Past | Crossing | None = None,
     ) -> torch.Tensor:
         """Queries from `query` `[batch, length, dim]`, keys and values from `value` and before."""
         q = split_heads(self.query(query), self.num_heads)
-        k = split_heads(self.key(value), self.num_heads)
-        v = split_heads(self.value(value), self.num_heads)
-        if past is not None:
-            k, v = past.extend(k, v)
+        project = self.keys_values
+        k, v = project(value) if past is None else past.keys_values(value, project)
         if isinstance(mask, torch.Tensor) and self.dropout == 0:
             x = attend_evenly(q, k, v, mask)
         else:

@@ -6,13 +6,16 @@ tensors and shapes for every token. Positions index the sequence including its p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from .masks import Causal, causal_mask, decoder_mask
+
+Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+Project: TypeAlias = Callable[[torch.Tensor], Pair]
 
 
 class KeyValues:
@@ -45,6 +48,45 @@ class KeyValueShape:
         return KeyValues(static(keys), static(values), window)
 
 
+class Remembered:
+    """Tensors of one call that later ones look at again, in memory that stays where it is as long
+    as their shapes do.
+    """
+
+    def __init__(self) -> None:
+        self.tensors: tuple[torch.Tensor, ...] = ()
+
+    def put(self, *new: torch.Tensor) -> None:
+        if [t.shape for t in self.tensors] == [t.shape for t in new]:
+            for kept, tensor in zip(self.tensors, new):
+                kept.copy_(tensor)
+            return
+        self.tensors = tuple(tensor.detach().clone() for tensor in new)
+        if not torch.compiler.is_compiling():
+            for tensor in self.tensors:
+                static(tensor)
+
+
+class CrossKeyValues(KeyValues):
+    """What a layer keeps that attends to an encoder's output too: the keys and values of that
+    output, computed once.
+    """
+
+    def __init__(self, own: KeyValues) -> None:
+        super().__init__(own.keys, own.values, own.window)
+        self.encoded = Remembered()
+
+
+@dataclass(frozen=True)
+class CrossKeyValueShape(KeyValueShape):
+    """As `KeyValueShape`, of a layer that attends to an encoder's output too."""
+
+    def allocate(
+        self, batch_size: int, max_length: int, dtype: torch.dtype, device: torch.device
+    ) -> CrossKeyValues:
+        return CrossKeyValues(super().allocate(batch_size, max_length, dtype, device))
+
+
 def static(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor, marked as one that CUDA graphs may write to where it is."""
     torch._dynamo.mark_static_address(tensor)
@@ -56,6 +98,7 @@ class Cache:
 
     Attributes:
         visible: `[batch, max_length]`, false where the last token written was padding.
+        encoded_mask: of an encoder's output, `[batch, encoder_length]`, if it has padding.
     """
 
     def __init__(
@@ -69,6 +112,12 @@ class Cache:
         self.layers = [shape.allocate(batch_size, max_length, dtype, device) for shape in shapes]
         visible = torch.ones((batch_size, max_length), dtype=torch.bool, device=device)
         self.visible = static(visible)
+        self.encoded_mask = Remembered()
+
+    @property
+    def has_encoded(self) -> bool:
+        """Whether an encoder's output is remembered."""
+        return any(kept.tensors for kept in _remembered(self))
 
     @property
     def batch_size(self) -> int:
@@ -78,24 +127,36 @@ class Cache:
     def max_length(self) -> int:
         return self.visible.shape[1]
 
-    def take(self, rows: torch.Tensor, source: Cache | None = None) -> None:
+    def take(self, rows: torch.Tensor, source: Cache | None = None, encoded: bool = True) -> None:
         """Remember for each row what the row `rows[i]` of `source` (by default of this cache) does.
 
         Args:
             source: of the same model and length; its batch may be another one.
+            encoded: whether an encoder's output goes with its row; rows of one input share it.
         """
-        for mine, theirs in zip(_tensors(self), _tensors(source or self)):
+        source = source or self
+        for mine, theirs in zip(_tensors(self), _tensors(source)):
             mine.copy_(theirs[rows])
+        if encoded:
+            for kept, other in zip(_remembered(self), _remembered(source)):
+                kept.put(*(tensor[rows] for tensor in other.tensors))
 
 
 def _tensors(memory: Any) -> Iterator[torch.Tensor]:
-    """All that a cache, or what a layer keeps in it, is made of; rows come first in each."""
+    """All that is allocated for a cache, or for what a layer keeps in it; rows come first."""
     values = memory if isinstance(memory, list) else vars(memory).values()
     for value in values:
         if isinstance(value, torch.Tensor):
             yield value
-        elif isinstance(value, list) or hasattr(value, "__dict__"):
+        elif not isinstance(value, Remembered) and (
+            isinstance(value, list) or hasattr(value, "__dict__")
+        ):
             yield from _tensors(value)
+
+
+def _remembered(cache: Cache) -> Iterator[Remembered]:
+    yield cache.encoded_mask
+    yield from (layer.encoded for layer in cache.layers if isinstance(layer, CrossKeyValues))
 
 
 class Step:
@@ -153,6 +214,24 @@ class Step:
             return None
         return Past(self, self.cache.layers[layer])
 
+    def cross(self, layer: int) -> Crossing | None:
+        """Where that layer finds the keys and values of an encoder's output."""
+        return None if self.cache is None else Crossing(self.cache.layers[layer])
+
+    def encoded_mask(
+        self, encoded: torch.Tensor | None, padding_mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """That of an encoder's output in this call, or of earlier calls where there is none now.
+
+        `[batch, encoder_length]`, boolean, or `None` where all of it is real.
+        """
+        mask = None if padding_mask is None else padding_mask.bool()
+        if self.cache is None:
+            return mask
+        if encoded is not None:
+            self.cache.encoded_mask.put(*([] if mask is None else [mask]))
+        return next(iter(self.cache.encoded_mask.tensors), None)
+
     def mask(self, window: int | None = None) -> torch.Tensor | Causal:
         """`[1 or batch, 1, length, keys]`."""
         if self.fresh:
@@ -194,7 +273,11 @@ class Past:
         self.step = step
         self.layer = layer
 
-    def extend(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys_values(self, x: torch.Tensor, project: Project) -> Pair:
+        """As `extend`, of hidden states."""
+        return self.extend(*project(x))
+
+    def extend(self, key: torch.Tensor, value: torch.Tensor) -> Pair:
         """Keep new keys and values, and give all that the step's mask speaks of.
 
         No gradient flows through what is kept.
@@ -223,6 +306,30 @@ class Past:
             chosen = new.detach().gather(2, source.expand_as(kept)).to(kept.dtype)
             kept.copy_(torch.where(taken, chosen, kept))
         return found  # type: ignore[return-value]
+
+
+class Crossing:
+    """What a layer keeps of an encoder's output."""
+
+    def __init__(self, layer: CrossKeyValues) -> None:
+        self.encoded = layer.encoded
+
+    def keys_values(self, encoded: torch.Tensor | None, project: Project) -> Pair:
+        """Of what the encoder gave, or, where that is `None`, those of an earlier call."""
+        if encoded is None:
+            key, value = self.encoded.tensors
+        else:
+            key, value = project(encoded)
+            self.encoded.put(key, value)
+        return key, value
+
+
+def encoder_decoder_outputs(
+    encoded: torch.Tensor | None, decoded: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """By name; the encoder's if it ran in this call."""
+    outputs = {"decoder_sequence_output": decoded}
+    return outputs if encoded is None else {"encoder_sequence_output": encoded, **outputs}
 
 
 def held_positions(last: torch.Tensor, window: int) -> torch.Tensor:

@@ -174,6 +174,28 @@ class DepthwiseConv2D(Convolution, nn.Conv2d):
         return kernel.permute(2, 3, 0, 1).flatten(0, 1).unsqueeze(1)
 
 
+class DepthwiseConv1D(Convolution, nn.Conv1d):
+    """Convolution of each channel of `[batch, channels, length]` by itself."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        kernel_size: int,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = glorot_uniform,
+    ) -> None:
+        self.kernel_initializer = kernel_initializer
+        super().__init__(in_channels, in_channels, kernel_size, groups=in_channels, bias=use_bias)
+
+    def to_kernel(self, weight: torch.Tensor) -> torch.Tensor:
+        """`[in, 1, size]` → Keras kernel `[size, in, 1]`."""
+        return weight.permute(2, 0, 1)
+
+    def from_kernel(self, kernel: torch.Tensor) -> torch.Tensor:
+        """Keras kernel → `[in, 1, size]`."""
+        return kernel.permute(1, 2, 0)
+
+
 class SeparableConv2D(Layer, nn.Sequential):
     """A depthwise convolution, then one of 1 × 1 that mixes the channels; both are one Keras layer.
 

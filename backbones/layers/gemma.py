@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from .activations import gelu_approximate
 from .attention import ATTENTION, attend, attend_soft_capped, merge_heads, split_heads
@@ -21,10 +22,33 @@ from .masks import Mask
 from .rotary import Tables, rotate
 
 
+def times(x: torch.Tensor, factor: float) -> torch.Tensor:
+    """The factor is rounded to the dtype of `x`, as in the original weights' code."""
+    return x * torch.tensor(factor, dtype=x.dtype, device=x.device)
+
+
 def scale_embeddings(x: torch.Tensor) -> torch.Tensor:
     """`[..., dim]`, times the root of `dim`."""
-    # The factor is rounded to the dtype of the embeddings, as in the original weights' code.
-    return x * torch.tensor(x.shape[-1] ** 0.5, dtype=x.dtype, device=x.device)
+    return times(x, x.shape[-1] ** 0.5)
+
+
+def rms_normed(x: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """`x / rms(x)` over the last axis, computed in float32."""
+    return F.rms_norm(x.float(), x.shape[-1:], eps=epsilon).to(x.dtype)
+
+
+def within_range(x: torch.Tensor) -> torch.Tensor:
+    """What has overflowed float16 is its largest number."""
+    return x.clamp(-65504, 65504) if x.dtype == torch.float16 else x
+
+
+def mean_of_tokens(x: torch.Tensor, padding_mask: torch.Tensor | None) -> torch.Tensor:
+    """`[batch, length, dim]` → `[batch, dim]`."""
+    if padding_mask is None:
+        return x.mean(1)
+    weights = padding_mask.float()
+    total = torch.einsum("btd,bt->bd", x.float(), weights)
+    return (total / weights.sum(1, keepdim=True).clamp(min=1e-9)).to(x.dtype)
 
 
 class CachedGemmaAttention(Layer):

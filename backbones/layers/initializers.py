@@ -58,6 +58,14 @@ def _scaled(
         nn.init.uniform_(tensor, -limit, limit)
 
 
+def _constant(tensor: torch.Tensor, fan_in: int = 1, fan_out: int = 1, *, value: float) -> None:
+    nn.init.constant_(tensor, value)
+
+
+def constant(value: float) -> Initializer:
+    return functools.partial(_constant, value=value)
+
+
 def random_normal(stddev: float) -> Initializer:
     return functools.partial(_normal, stddev=stddev)
 

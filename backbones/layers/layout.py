@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .layer import Layer, computing_again
+from .watching import watch_of
 
 
 class Kind(Enum):
@@ -49,8 +50,9 @@ class Layout:
             it decides who gets which number.
         order: names of the children in the order of creation, or of a graph (`Graph.order`); by
             default that of the children here.
-        assigned: attributes of a model in the order in which KerasHub assigns them; by default
-            that of `order`. On JAX and TensorFlow layers are counted so.
+        assigned: attributes of a model in the order in which KerasHub assigns them (with dots
+            where here a layer of the model holds them); by default that of `order`. On JAX and
+            TensorFlow layers are counted so.
         group: no Keras layer at all: the children belong to the parent and this gives their names,
             from `{group}` and `{child}`.
         inside: child → what this layer makes of the child's own layout (`flattened`, …); several
@@ -114,29 +116,44 @@ class Stack(Layer, nn.ModuleList):
     Args:
         name: of the i-th one's Keras layer, with `{}` for i, or a function of i.
         start: what i counts from.
+        repeats: how often a model goes through it.
+        norm: name beside it of the norm that its last block's output goes through, where it is not
+            the next child.
     """
 
     def __init__(
-        self, name: str | Callable[[int], str], blocks: Iterable[nn.Module], start: int = 0
+        self,
+        name: str | Callable[[int], str],
+        blocks: Iterable[nn.Module],
+        start: int = 0,
+        repeats: int = 1,
+        norm: str | None = None,
     ) -> None:
         super().__init__(blocks)
         self.block_name = name.format if isinstance(name, str) else name
         self.start = start
+        self.repeats = repeats
+        self.norm = norm
         self.checkpointed = False
 
     def __iter__(self) -> Iterator[Any]:
         """The blocks to be called; checkpointed ones compute again what the backward pass needs."""
-        blocks = super().__iter__()
-        if not self.checkpointed or not torch.is_grad_enabled():
-            return blocks
-        options: dict[str, Any] = {"use_reentrant": False}
-        if not torch.compiler.is_compiling():
-            options["context_fn"] = lambda: (nullcontext(), computing_again())
-        return (partial(checkpoint, block, **options) for block in blocks)
+        blocks: Iterator[Any] = super().__iter__()
+        if self.checkpointed and torch.is_grad_enabled():
+            options: dict[str, Any] = {"use_reentrant": False}
+            if not torch.compiler.is_compiling():
+                options["context_fn"] = lambda: (nullcontext(), computing_again())
+            blocks = (partial(checkpoint, block, **options) for block in blocks)
+        watch = watch_of(self)
+        return blocks if watch is None else (watch.watched(block) for block in blocks)
 
     def names(self) -> list[str]:
         """Of the blocks in Keras."""
         return [self.block_name(i) for i in range(self.start, self.start + len(self))]
+
+
+class Parts(Stack):
+    """A stack of layers that are no blocks in a row: what one gives is not what the next takes."""
 
 
 class Sequential(Layer, nn.Sequential):

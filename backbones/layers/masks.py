@@ -59,6 +59,11 @@ def hiding_bias(mask: torch.Tensor) -> torch.Tensor:
     return (~mask).float() * -1e9
 
 
+def padding_bias(padding_mask: torch.Tensor) -> torch.Tensor:
+    """`[batch, keys]`, nonzero for real tokens → what is added to scores, `[batch, 1, 1, keys]`."""
+    return hiding_bias(padding_mask.bool()[:, None, None, :])
+
+
 def check_layer_types(
     layer_types: Sequence[str], count: int, known: Sequence[str] = (SLIDING, FULL)
 ) -> list[str]:

@@ -22,19 +22,11 @@ class Level:
         name: `P2` for a quarter of the image's resolution and so on.
         channels: its width.
         stride: pixels of the image for one of the map.
-        rounded_up: the stride up to which sizes are rounded up, and from there on down; by default
-            they are rounded up.
     """
 
     name: str
     channels: int
     stride: int
-    rounded_up: int | None = None
-
-    def size(self, *image: int) -> tuple[int, ...]:
-        """Of the map, from the height and width of the image."""
-        first = min(self.rounded_up or self.stride, self.stride)
-        return tuple(-(-side // first) // (self.stride // first) for side in image)
 
 
 class PyramidOutputs(Mapping[str, Callable[[Any], torch.Tensor]]):

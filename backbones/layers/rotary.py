@@ -151,10 +151,15 @@ def plane_tables(positions: torch.Tensor, frequencies: torch.Tensor, dtype: torc
     return _halves(angles.flatten(-2), dtype)
 
 
-def pair_tables(length: int, frequencies: torch.Tensor, dtype: torch.dtype) -> Tables:
-    """Of the first positions in a row, `[length, pairs]`, for `rotate_pairs`."""
-    positions = torch.arange(length, dtype=torch.float32, device=frequencies.device)
-    angles = torch.outer(positions, frequencies.float())
+def pair_tables(
+    positions: int | torch.Tensor, frequencies: torch.Tensor, dtype: torch.dtype
+) -> Tables:
+    """As `rotary_tables`, for `rotate_pairs`: `[length, pairs]` or `[rows, 1, length, pairs]`."""
+    if isinstance(positions, torch.Tensor):
+        positions = positions[:, None]
+    else:
+        positions = torch.arange(positions, device=frequencies.device)
+    angles = positions[..., None].float() * frequencies.float()
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 

@@ -82,7 +82,7 @@ class SiglipEncoder(Layer):
         super().__init__()
         self.encoder_layer_norm = LayerNormalization(hidden_dim, 1e-6)
         self.encoder_embeddings = embeddings
-        self.resblocks = Stack("encoder_block_{}", blocks)
+        self.resblocks = Stack("encoder_block_{}", blocks, norm="encoder_layer_norm")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = self.encoder_embeddings(images)

@@ -20,6 +20,7 @@ from .attention import (
     merge_heads,
     split_heads,
 )
+from .cache import CrossKeyValueShape, Pair, Past
 from .core import Dense, Dropout, EinsumDense, UnitRMSNormalization
 from .initializers import random_normal
 from .layer import Layer
@@ -36,6 +37,20 @@ def check_layers(layer_types: Sequence[str], count: int, window: int | None) -> 
     """
     if SLIDING in check_layer_types(layer_types, count) and window is None:
         raise ValueError(f"Layers of type {SLIDING} need a sliding_window.")
+
+
+def cross_shapes(
+    layer_types: Sequence[str], num_heads: int, head_dim: int, window: int | None
+) -> list[CrossKeyValueShape]:
+    """What the decoder's layers keep; `window` is that of those which have one."""
+    return [
+        CrossKeyValueShape(num_heads, head_dim, window if kind == SLIDING else None)
+        for kind in layer_types
+    ]
+
+
+def soft_capped(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 class T5GemmaAttention(Layer):
@@ -88,11 +103,15 @@ class T5GemmaAttention(Layer):
     def queries(self, x: torch.Tensor) -> torch.Tensor:
         return self.query_norm(split_heads(self.query(x), self.num_query_heads))
 
-    def keys(self, x: torch.Tensor) -> torch.Tensor:
-        return self.key_norm(split_heads(self.key(x), self.num_key_value_heads))
+    def keys_values(self, x: torch.Tensor) -> Pair:
+        key = self.key_norm(split_heads(self.key(x), self.num_key_value_heads))
+        return key, split_heads(self.value(x), self.num_key_value_heads)
 
-    def values(self, x: torch.Tensor) -> torch.Tensor:
-        return split_heads(self.value(x), self.num_key_value_heads)
+    def own_keys_values(self, x: torch.Tensor, tables: Tables, past: Past | None) -> Pair:
+        """Those of the side that queries, at its positions, and before."""
+        key, value = self.keys_values(x)
+        key = rotate(key, tables)
+        return (key, value) if past is None else past.extend(key, value)
 
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
@@ -101,9 +120,12 @@ class T5GemmaAttention(Layer):
         x = self.attend_biased(q, k, v, bias, scale=self.scale, dropout=dropout)
         return self.attention_output(merge_heads(x))
 
-    def forward(self, x: torch.Tensor, bias: torch.Tensor, tables: Tables) -> torch.Tensor:
-        q, k = rotate(self.queries(x), tables), rotate(self.keys(x), tables)
-        return self.attend(q, k, self.values(x), bias)
+    def forward(
+        self, x: torch.Tensor, bias: torch.Tensor, tables: Tables, past: Past | None = None
+    ) -> torch.Tensor:
+        q = rotate(self.queries(x), tables)
+        k, v = self.own_keys_values(x, tables, past)
+        return self.attend(q, k, v, bias)
 
 
 class T5GemmaMLP(Layer):

@@ -8,7 +8,7 @@ import torch
 
 from .activations import Activation, ActivationLike
 from .attention import CachedMultiHeadAttention, MultiHeadAttention
-from .cache import Past
+from .cache import Crossing, Past
 from .core import Dense, Dropout, LayerNormalization
 from .initializers import Initializer, glorot_uniform, zeros
 from .layer import Layer
@@ -196,18 +196,20 @@ class TransformerCrossDecoder(TransformerDecoder):
     def forward(  # type: ignore[override]
         self,
         x: torch.Tensor,
-        encoded: torch.Tensor,
+        encoded: torch.Tensor | None,
         mask: Mask = CAUSAL,
         encoded_mask: torch.Tensor | None = None,
         past: Past | None = None,
+        crossing: Crossing | None = None,
     ) -> torch.Tensor:
         """`encoded_mask` is that of `encoded`, the encoder's output
-        `[batch, encoder_length, dim]`; `mask` includes the causal one.
+        `[batch, encoder_length, dim]`, which may be `None` if `crossing` has its keys; `mask`
+        includes the causal one.
         """
         x = residual = self.self_attend(x, mask, past)
         if self.normalize_first:
             x = self.cross_attention_layer_norm(x)
-        x = self.cross_attention(x, encoded, encoded_mask)
+        x = self.cross_attention(x, encoded, encoded_mask, crossing)
         x = self.cross_attention_dropout(x) + residual
         if not self.normalize_first:
             x = self.cross_attention_layer_norm(x)

@@ -332,6 +332,11 @@ class MobileNetV5Backbone(Backbone):
             if i + 1 == len(stackwise_num_blocks) or stackwise_strides[i + 1][0] > 1:
                 taps.append(width)
         self.smallest = 1 if style.same else max(smallest_side(path), *sides, 1)
+        # Extents and strides, as far as these change the size of a map.
+        self.steps = [
+            (1 if style.same else conv.dilation[0] * (conv.kernel_size[0] - 1) + 1, conv.stride[0])
+            for conv in path
+        ]
         self.joined: list[int] = []
         self.msfa = None
         if use_msfa:
@@ -350,10 +355,19 @@ class MobileNetV5Backbone(Backbone):
                 )
             stacks = stacks[: self.joined[-1]]
         self.blocks = Stack("{}", stacks)
+        self.output_channels = num_features if use_msfa else width
         if use_msfa:
             self.msfa = MultiScaleFusionAdapter(
                 style, channels, num_features, pair(msfa_output_resolution), act_layer
             )
+
+    def features_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what images give."""
+        if self.msfa is not None:
+            return self.msfa.size
+        for extent, stride in self.steps:
+            height, width = ((side - extent) // stride + 1 for side in (height, width))
+        return height, width
 
     def get_config(self) -> dict[str, Any]:
         """As KerasHub's it has no `dtype`, `trainable` and `name`."""

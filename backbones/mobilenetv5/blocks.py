@@ -366,8 +366,9 @@ def resample(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def sampling(places: torch.Tensor, size: int, divides: torch.Tensor) -> torch.Tensor:
     """The part of each place along an axis in each of `size` new ones, `[size, places]`."""
-    step = len(places) / size
+    many = places.shape[0]  # which may be a symbol, as `len` may not
+    step = many / size
     new = torch.arange(size, device=places.device)[:, None]
     centers = ((new + 0.5) * step - 0.5).clamp(min=0).minimum(places[-1])
-    means = (places * size // len(places) == new) / step
+    means = (places * size // many == new) / step
     return torch.where(divides, means, (1 - (centers - places).abs()).clamp(min=0))

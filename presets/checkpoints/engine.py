@@ -23,11 +23,10 @@ from ..building import (
     assign,
     check_amounts,
     check_class,
-    check_overrides,
     construct,
-    overridden,
     place,
     resized,
+    sized,
     split_sizes,
 )
 from ..files import CONFIG, SAFETENSORS
@@ -177,10 +176,14 @@ def to_ours(
             problems.append(str(error))
         except (TypeError, ArithmeticError, LookupError) as error:
             problems.append(f"{', '.join(key.theirs)}: {error}")
-    try:
-        check_arguments(table.backbone, arguments)
-    except TypeError as error:
-        problems.append(str(error))
+    nested, parts = _nested(table, arguments)
+    for cls, given in ((table.backbone, nested), *parts):
+        try:
+            check_arguments(cls, given)
+        except TypeError as error:
+            problems.append(str(error))
+    if not problems:
+        problems = _refused(table, arguments)
     if problems:
         raise ValueError(
             f"The config.json of {where} is none for {table.backbone.__name__}:\n  "
@@ -192,7 +195,33 @@ def to_ours(
             f"{shortened(', '.join(unknown))}.",
             stacklevel=2,
         )
-    return arguments
+    return nested
+
+
+def _refused(table: Table, arguments: Mapping[str, Any]) -> list[str]:
+    try:
+        table.check(arguments)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def _nested(
+    table: Table, arguments: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[tuple[type[Model], dict[str, Any]]]]:
+    """The arguments with models within the model as Keras would save them, and the arguments of
+    each of these.
+    """
+    inner: dict[str, dict[str, Any]] = {part: {} for part in table.parts}
+    own: dict[str, Any] = {}
+    for name, value in arguments.items():
+        part, dot, leaf = name.partition(".")
+        (inner[part] if dot else own)[leaf or part] = value
+    saved = {
+        part: {"registered_name": f"keras_hub>{cls.__name__}", "config": inner[part]}
+        for part, cls in table.parts.items()
+    }
+    return {**own, **saved}, [(cls, inner[part]) for part, cls in table.parts.items()]
 
 
 def to_theirs(
@@ -204,6 +233,7 @@ def to_theirs(
         ValueError: the library has no such model; it lists all reasons.
     """
     kind, same, problems = _look_up_kind(table, arguments)
+    problems += _refused(table, arguments)
     config = dialect.heading(table, kind, dtype)
     for key in table.config:
         if key.ours and same.issuperset(key.ours):
@@ -254,8 +284,16 @@ def _plain(value: Any) -> Any:
 
 
 def arguments_of(model: Model) -> dict[str, Any]:
-    """A model's configuration with what KerasHub would leave out of it."""
-    return {**model.arguments, **model.get_config()}
+    """A model's configuration with what KerasHub would leave out of it, and that of each model
+    within it under `argument.`.
+    """
+    inner = {
+        f"{name}.{key}": value
+        for name, part in model.arguments.items()
+        if isinstance(part, Model)
+        for key, value in arguments_of(part).items()
+    }
+    return {**model.arguments, **model.get_config(), **inner}
 
 
 def _look_up(config: Any, name: str, default: Any) -> Any:
@@ -338,7 +376,9 @@ def bind(
             continue
         for name in state:
             numbers = parts(rule.ours[0], name)
-            if numbers is None:
+            if numbers is None or not (
+                rule.where is None or rule.where(int(numbers[0]), arguments)
+            ):
                 continue
             theirs, ours = rule.names(numbers, arguments)
             counts.update(ours)
@@ -421,9 +461,8 @@ def configured(
     overrides = overrides or {}
     table = find_table(dialect, dialect.kind(config), source.handle)
     check_class(table.backbone, cls)
-    check_overrides(table.backbone, overrides)
-    arguments = to_ours(dialect, table, config, source.handle)
-    return table, overridden(table.backbone, arguments, overrides)
+    check_arguments(table.backbone, overrides)
+    return table, {**to_ours(dialect, table, config, source.handle), **overrides}
 
 
 @contextmanager
@@ -474,14 +513,14 @@ def load(
 ) -> ModelType:
     """The model of a checkpoint. See `Backbone.from_preset`."""
     device = torch.device(device or torch.get_default_device())
-    if not load_weights:
-        table, arguments = configured(dialect, source, config, cls, overrides)
-        return construct(table.backbone, arguments, device).eval()  # type: ignore[return-value]
     backbone = find_table(dialect, dialect.kind(config), source.handle).backbone
     sizes, others = split_sizes(backbone, overrides)
-    if sizes:  # what cannot be built is refused before anything is read
-        table, arguments = configured(dialect, source, config, cls, overrides)
-        construct(table.backbone, arguments, "meta")
+    if sizes or not load_weights:  # what cannot be built is refused before anything is read
+        table, arguments = configured(dialect, source, config, cls, others)
+        where = "meta" if load_weights else device
+        model = construct(table.backbone, sized(table.backbone, arguments, sizes), where)
+        if not load_weights:
+            return model.eval()  # type: ignore[return-value]
     with plan(dialect, source, config, cls, others, ignore) as found:
         source.settle()
         if device.type != "meta":
@@ -602,9 +641,15 @@ def export_plan(dialect: Dialect, model: Model, without: Collection[str] = ()) -
 
     Raises:
         NotImplementedError: no table for the model's class.
-        ValueError: the library has no such model.
+        ValueError: the library has no such model, or a part has no weights.
     """
     cls, arguments = type(model), arguments_of(model)
+    for part in cls.deferred:
+        if not getattr(model, part).state_dict(keep_vars=True):
+            raise ValueError(
+                f"The {part} has no weights, and a {dialect.name} checkpoint holds some: load "
+                f"them, or draw them at random by {part}.build()."
+            )
     state = {
         name: tensor.detach()
         for name, tensor in model.state_dict(keep_vars=True).items()

@@ -5,7 +5,8 @@ so that export is the inverse of import. Good ones to begin with are `transforme
 `timm/resnet.py`.
 
 Keys: config.json and the constructor's arguments
-    A name there may have dots: `text_config.hidden_size` is a key of an inner object.
+    A name there may have dots: `text_config.hidden_size` is a key of an inner object. So may an
+    argument: `image_encoder.num_layers` is one of a model within the model (`Table.parts`).
 
     key("vocab_size", "vocabulary_size")                one key, one argument
     key("hidden_act", "activation", "gelu", to, back)   with a default, and another form there
@@ -15,7 +16,7 @@ Keys: config.json and the constructor's arguments
     override("model_args.img_size", "image_size")       an argument that the variant gives, too
     constant(use_bias=True)                             an argument that is the same in all models
     within("text_config.", KEYS)                        the same keys in an inner object
-    tower(("text_config.",), "text_encoder", cls, KEYS) and the arguments in a serialized model
+    within("vision_config.", KEYS, "image_encoder")     likewise, of a model within the model
     Key({"a": 1, "b": 2}, ("ours",), load, save)        anything else: functions of all values
 
     Four verbs are for keys without an argument, of which the model can compute one value only:
@@ -39,6 +40,7 @@ Rules: tensors
     layer("dense", "dense")                             weight and bias
     norm("layer{+1}.bn1", "stack{}.bn1")                weight, bias and moving statistics
     under("encoder.{}.", "blocks.{}.", RULES)           rules with prefixes
+    of("image_encoder", "vision_model.", RULES)         rules of a model within the model
 
     An operation is a pair of functions, one the inverse of the other: TRANSPOSE, FUSE,
     HALVES, EXPERTS, BATCHED, skip(2), interleave("num_heads").
@@ -137,7 +139,7 @@ def override(
     )
 
 
-def heads(theirs: str, ours: str, width: str) -> Key:
+def heads(theirs: str, ours: str, width: str, default: Any = REQUIRED) -> Key:
     """A number of heads, into which the argument `width` is divided evenly."""
 
     def check(count: int, size: int) -> tuple[int]:
@@ -145,7 +147,7 @@ def heads(theirs: str, ours: str, width: str) -> Key:
             raise ValueError(f"{width} {size} is not divisible by {ours} {count}")
         return (count,)
 
-    return Key({theirs: REQUIRED}, (ours, width), lambda count: (count,), check)
+    return Key({theirs: default}, (ours, width), lambda count: (count,), check)
 
 
 def fixed(theirs: str, *values: Any) -> Key:
@@ -212,49 +214,16 @@ def constant(**arguments: Any) -> Key:
     return Key({}, tuple(arguments), lambda: tuple(arguments.values()), check)
 
 
-def within(prefix: str, keys: Iterable[Key]) -> tuple[Key, ...]:
-    """The keys of an inner object of config.json."""
+def within(prefix: str, keys: Iterable[Key], part: str = "") -> tuple[Key, ...]:
+    """The keys of an inner object of config.json, and of the model that the argument `part` is."""
+    owner = part and f"{part}."
     return tuple(
-        replace(key, theirs={prefix + name: default for name, default in key.theirs.items()})
+        replace(
+            key,
+            theirs={prefix + name: default for name, default in key.theirs.items()},
+            ours=tuple(owner + name for name in key.ours),
+        )
         for key in keys
-    )
-
-
-def tower(prefixes: Sequence[str], ours: str, cls: type[Model], keys: Iterable[Key]) -> Key:
-    """The keys of an inner object of config.json, for the arguments of a serialized model.
-
-    Args:
-        prefixes: of the object; what a further one has overrules the first, which is written.
-        ours: the argument that takes the model.
-        keys: those that are not written come last.
-    """
-    keys = tuple(keys)
-    names = {name: default for key in keys for name, default in key.theirs.items()}
-    further = {prefix + name: None for prefix in prefixes[1:] for name in names}
-
-    def load(*values: Any) -> tuple[Any, ...]:
-        given = dict(zip(names, values))
-        for name, value in zip(list(names) * len(prefixes[1:]), values[len(names) :]):
-            if value is not None:
-                given[name] = value
-        config: dict[str, Any] = {}
-        for key in keys:
-            config |= zip(key.ours, key.load(*(given[name] for name in key.theirs)))
-        return ({"registered_name": f"keras_hub>{cls.__name__}", "config": config},)
-
-    def save(serialized: Mapping[str, Any]) -> tuple[Any, ...]:
-        unsaved = {name: values[0] for name, values in cls.unsaved.items()}
-        config = {**unsaved, **serialized["config"]}
-        saved: dict[str, Any] = {}
-        for key in keys:
-            saved |= zip(key.theirs, key.save(*(config[name] for name in key.ours)))
-        return tuple(saved[name] for name in names if name in saved)
-
-    return Key(
-        {**{prefixes[0] + name: default for name, default in names.items()}, **further},
-        (ours,),
-        load,
-        save,
     )
 
 
@@ -345,6 +314,8 @@ class Rule:
         when: arguments of the models for which the rule holds: a value, or a function that is true
             of it.
         count: the argument for how many `[]` are.
+        where: of which number in the place of the first `{}` the rule holds, in a model of these
+            arguments; by default of all.
     """
 
     theirs: tuple[str, ...]
@@ -352,6 +323,7 @@ class Rule:
     operations: tuple[Operation | Callable[[Arguments], Operation], ...] = ()
     when: Mapping[str, Any] = field(default_factory=dict)
     count: str = ""
+    where: Callable[[int, Arguments], bool] | None = None
 
     def holds(self, arguments: Arguments) -> bool:
         """For a model of these arguments."""
@@ -403,6 +375,34 @@ def under(theirs: str, ours: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
     )
 
 
+def of(part: str, theirs: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The rules of the model that the argument `part` is, under a prefix there."""
+
+    def inner(
+        operation: Operation | Callable[[Arguments], Operation],
+    ) -> Operation | Callable[[Arguments], Operation]:
+        if isinstance(operation, Operation):
+            return operation
+        return lambda arguments: operation(
+            {
+                name.removeprefix(owner): value
+                for name, value in arguments.items()
+                if name.startswith(owner)
+            }
+        )
+
+    owner = f"{part}."
+    return tuple(
+        replace(
+            rule,
+            operations=tuple(map(inner, rule.operations)),
+            when={owner + name: wanted for name, wanted in rule.when.items()},
+            count=rule.count and owner + rule.count,
+        )
+        for rule in under(theirs, owner, rules)
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """A family of another library as one of our classes.
@@ -411,6 +411,7 @@ class Table:
         model_types: the names of models that it reads; the first is written.
         variants: in place of `model_types` the names that stand for some of the constructor's
             arguments, with these; of several with equal ones the first is written.
+        parts: arguments that are models themselves → their classes.
         architecture: in transformers the class whose checkpoints are written.
         instead: rules for weights that some files hold in another form; read, never written.
         quantized: values of `quant_method` whose weights `instead` reads.
@@ -422,11 +423,13 @@ class Table:
         optional: our weights that some checkpoints lack, all of one template together; they are
             then drawn at random.
         extra: what else is written into config.json.
+        check: refuses arguments, by a ValueError, of which the library computes something else.
     """
 
     backbone: type[Model]
     model_types: tuple[str, ...] = ()
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    parts: Mapping[str, type[Model]] = field(default_factory=dict)
     architecture: str = ""
     config: tuple[Key, ...]
     weights: tuple[Rule, ...]
@@ -439,6 +442,7 @@ class Table:
     tied: Mapping[str, str] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[[Arguments], None] = lambda arguments: None
 
     @property
     def kinds(self) -> tuple[str, ...]:

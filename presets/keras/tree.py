@@ -117,28 +117,40 @@ def flat_layers(model: Model, order: str = "torch") -> list[Layer]:
     layout = layout_of(model)
     made = {path: i for i, (path, _) in enumerate(model.named_modules())}
     as_assigned = order != "torch" and bool(layout.assigned)
-    if as_assigned:  # where models are attributes, before their layers are in a graph
-        views = {key: view for key, view in layout.inside.items() if view is not flattened}
-        layout = replace(layout, inside=views)
+    if as_assigned:  # where layers are attributes, before they are in a graph or beside it
+        kept = (view for view in layout.inside.items() if view[1] not in (flattened, beside))
+        layout = replace(layout, inside=dict(kept))
 
     def children(layer: Layer) -> list[Layer]:
         assigned = layer.layout.assigned if as_assigned else ()
         if not assigned:
             return layer.children
-        return sorted(
-            layer.children, key=lambda one: (assigned.index(one.attribute), made[one.key])
-        )
+        return [
+            one
+            for attribute in assigned
+            for one in sorted(_held(layer, attribute), key=lambda one: made[one.key])
+        ]
 
     root = keras_tree(model, layout)
     flat: list[Layer] = []
     waiting = list(reversed(children(root)))
     # What is taken apart is an attribute, too, with what no part has.
     waiting.sort(key=lambda layer: not layer.layout.rest)
+    met: set[int] = set()
     while waiting:
         layer = waiting.pop()
-        flat.append(layer)
-        waiting.extend(children(layer))
+        if id(layer) not in met:
+            met.add(id(layer))
+            flat.append(layer)
+            waiting.extend(children(layer))
     return flat + _emptied(model, root)
+
+
+def _held(layer: Layer, attribute: str) -> list[Layer]:
+    """What an attribute holds; one with dots is that of a layer within."""
+    owner, _, name = attribute.rpartition(".")
+    owners = _held(layer, owner) if owner else [layer]
+    return [child for one in owners for child in one.children if child.attribute == name]
 
 
 def _emptied(model: Model, root: Layer) -> list[Layer]:

@@ -25,6 +25,7 @@ from ..checkpoints.table import (
     under,
 )
 from ..transformers.dinov2 import positions
+from ..transformers.vit import channels_last
 from .vit import load_shape as load_sizes
 
 # Width, blocks, heads.
@@ -63,9 +64,8 @@ def load_shape(*given: Any) -> tuple[Any, ...]:
 def save_shape(
     table: Sequence[int], shape: Sequence[int], data_format: str | None
 ) -> tuple[Any, ...]:
-    if data_format == "channels_first":
-        return list(table[1:]), shape[0]
-    return list(table[:2]), shape[2]
+    size = list(channels_last(table, data_format)[:2])
+    return size, channels_last(shape, data_format)[2]
 
 
 def folded(arguments: Arguments) -> Operation:

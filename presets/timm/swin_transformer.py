@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from ...backbones.swin_transformer import SwinTransformerBackbone
-from ..checkpoints.table import Table, constant, key, layer, only, override, rule, under
+from ..checkpoints.table import (
+    Arguments,
+    Table,
+    constant,
+    key,
+    layer,
+    only,
+    override,
+    rule,
+    under,
+)
+from ..transformers.swin_transformer import check_windows, stages
 from .vit import SHAPE
 
 # Width and blocks of the third stage.
@@ -27,6 +38,18 @@ def variant(name: str) -> dict[str, Any]:
         "num_heads": tuple(width // 32 * 2**i for i in range(4)),
         "window_size": int(window[6:]),
     }
+
+
+def check_shifts(arguments: Arguments) -> None:
+    """Windows are moved along sides that they do not fill at once; in KerasHub where all are so."""
+    check_windows(arguments)
+    window = arguments["window_size"]
+    for i, (depth, sides) in enumerate(zip(arguments["depths"], stages(arguments))):
+        if depth > 1 and min(sides) <= window < max(sides):
+            raise ValueError(
+                f"window_size {window} fills one side of stage {i} of {sides[0]} × {sides[1]} "
+                "patches; timm moves it along the other one"
+            )
 
 
 SWIN = Table(
@@ -67,5 +90,6 @@ SWIN = Table(
         *layer("norm", "norm"),
     ),
     dropped=("head.*", "*.attn_mask", "*.relative_position_index"),
+    check=check_shifts,
 )
 TABLES = (SWIN,)

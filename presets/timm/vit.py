@@ -18,6 +18,7 @@ from ..checkpoints.table import (
     shared,
     under,
 )
+from ..transformers.vit import channels_last
 
 # Width, blocks, heads, and how much wider the feed-forward networks are.
 SIZES: dict[str, tuple[int, int, int, float]] = {
@@ -68,9 +69,8 @@ def load_shape(
 
 
 def save_shape(shape: Sequence[int], data_format: str | None) -> tuple[Any, ...]:
-    if data_format == "channels_first":
-        shape = (*shape[1:], shape[0])
-    return list(shape[:2]), shape[2]
+    *size, channels = channels_last(shape, data_format)
+    return size, channels
 
 
 SHAPE = Key(

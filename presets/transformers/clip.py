@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +20,12 @@ from ..checkpoints.table import (
     heads,
     key,
     layer,
+    of,
     rule,
-    tower,
     under,
+    within,
 )
+from .vit import channels_last, side
 
 # theirs → ours; of several the first is written.
 ACTIVATIONS = {
@@ -54,33 +56,21 @@ def activation(default: str) -> Key:
     return key("hidden_act", "intermediate_activation", default, load_activation, save_activation)
 
 
-def one_side(name: str, size: int | Sequence[int]) -> int:
-    sides = {size} if isinstance(size, int) else set(size)
-    if len(sides) != 1:
-        raise ValueError(f"{name} is {size}; transformers has squares only")
-    return sides.pop()
-
-
 def load_shape(size: int | Sequence[int], channels: int) -> tuple[list[int]]:
-    side = one_side("image_size", size)
-    return ([side, side, channels],)
+    pixels = side(size, "image_size")
+    return ([pixels, pixels, channels],)
 
 
 def save_shape(shape: Sequence[int], data_format: str | None) -> tuple[int, int]:
-    first = data_format == "channels_first"
-    return one_side("image_shape", shape[1:] if first else shape[:2]), shape[0 if first else 2]
-
-
-def load_side(size: int | Sequence[int]) -> int:
-    return one_side("patch_size", size)
+    height, width, channels = channels_last(shape, data_format)
+    return side((height, width), "image_shape"), channels
 
 
 def blocks(layers: int, num_heads: int, dim: int) -> tuple[Key, ...]:
     """Sizes with their defaults there."""
-    count = heads("num_attention_heads", "num_heads", "hidden_dim")
     return (
         key("num_hidden_layers", "num_layers", layers),
-        Key({"num_attention_heads": num_heads}, count.ours, count.load, count.save),
+        heads("num_attention_heads", "num_heads", "hidden_dim", num_heads),
         key("intermediate_size", "intermediate_dim", dim),
     )
 
@@ -98,15 +88,15 @@ def words(size: int, dim: int, longest: int) -> tuple[Key, ...]:
     )
 
 
-def pixels(side: int, patch: int, dim: int) -> tuple[Key, ...]:
+def pixels(size: int, patch: int, dim: int) -> tuple[Key, ...]:
     return (
         Key(
-            {"image_size": side, "num_channels": 3},
+            {"image_size": size, "num_channels": 3},
             ("image_shape", "data_format"),
             load_shape,
             save_shape,
         ),
-        key("patch_size", "patch_size", patch, load_side),
+        key("patch_size", "patch_size", patch, side),
         key("hidden_size", "hidden_dim", dim),
     )
 
@@ -194,18 +184,30 @@ def check_end(eos: Any, older: Any, size: int) -> tuple[()]:
     return ()
 
 
+def twice(part: str, keys: Iterable[Key], ours: str) -> tuple[Key, ...]:
+    """As `within`, for keys that older versions wrote twice: `text_config_dict` overrules."""
+
+    def overruled(key: Key) -> Key:
+        count = len(key.theirs)
+        further = [name.replace(part, f"{part}_dict", 1) for name in key.theirs]
+
+        def load(*values: Any) -> tuple[Any, ...]:
+            pairs = zip(values[:count], values[count:])
+            return key.load(*(first if second is None else second for first, second in pairs))
+
+        return replace(key, theirs={**key.theirs, **dict.fromkeys(further)}, load=load)
+
+    return tuple(map(overruled, within(f"{part}.", keys, ours)))
+
+
 CLIP = Table(
     model_types=("clip",),
     backbone=CLIPBackbone,
+    parts={"vision_encoder": CLIPVisionEncoder, "text_encoder": CLIPTextEncoder},
     architecture="CLIPModel",
     config=(
-        tower(("text_config.", "text_config_dict."), "text_encoder", CLIPTextEncoder, TEXT_CONFIG),
-        tower(
-            ("vision_config.", "vision_config_dict."),
-            "vision_encoder",
-            CLIPVisionEncoder,
-            VISION_CONFIG,
-        ),
+        *twice("vision_config", VISION_CONFIG, "vision_encoder"),
+        *twice("text_config", TEXT_CONFIG, "text_encoder"),
         key("projection_dim", "projection_dim", 512),
         Key(
             {
@@ -220,8 +222,8 @@ CLIP = Table(
     ),
     ignored=("logit_scale_init_value", *INNER_IGNORED),
     weights=(
-        *under("text_model.", "text_encoder.", TEXT),
-        *under("vision_model.", "vision_encoder.", VISION),
+        *of("text_encoder", "text_model.", TEXT),
+        *of("vision_encoder", "vision_model.", VISION),
         rule("visual_projection.weight", "vision_projection.weight"),
         rule("text_projection.weight", "text_projection.weight"),
         rule("logit_scale", "clip_head.logit_scale", SCALAR),

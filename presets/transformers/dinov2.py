@@ -24,7 +24,7 @@ from ..checkpoints.table import (
     shared,
     under,
 )
-from .vit import both, one
+from .vit import both, channels_last, side
 
 
 def load_shape(size: int | Sequence[int], channels: int) -> tuple[Any, ...]:
@@ -35,10 +35,9 @@ def load_shape(size: int | Sequence[int], channels: int) -> tuple[Any, ...]:
 def save_shape(
     table: Sequence[int], shape: Sequence[int], data_format: str | None
 ) -> tuple[Any, ...]:
-    """transformers resamples positions for any images."""
-    if data_format == "channels_first":
-        return one(table[1:]), shape[0]
-    return one(table[:2]), shape[2]
+    """transformers resamples positions for any images, from those of a square."""
+    pixels = side(channels_last(table, data_format), "position_embedding_shape")
+    return pixels, channels_last(shape, data_format)[2]
 
 
 def load_width(width: int, ratio: float) -> tuple[Any, ...]:
@@ -53,10 +52,9 @@ def save_width(width: int, inner: int) -> tuple[Any, ...]:
 
 def positions(arguments: Arguments) -> Operation:
     """The preset's positions, and those for the model's images: one there."""
-    first = 1 if arguments["data_format"] == "channels_first" else 0
     patch = arguments["patch_size"]
     grids = [
-        [size // patch for size in arguments[name][first : first + 2]]
+        [size // patch for size in channels_last(arguments[name], arguments["data_format"])[:2]]
         for name in ("position_embedding_shape", "image_shape")
     ]
     antialias = arguments["antialias_in_interpolation"]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ...backbones.dinov3 import DINOV3Backbone
-from ...backbones.layers.activations import ActivationLike, activation_name
 from ..checkpoints.table import (
     Key,
     Operation,
@@ -19,47 +17,7 @@ from ..checkpoints.table import (
     rule,
     under,
 )
-from .vit import both, one
-
-# Names there → here; of several for one the first is written.
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_pytorch_tanh": "keras_hub>gelu_approximate",
-    "gelu_new": "keras_hub>gelu_approximate",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
-
-
-def load_activation(name: Any) -> str:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"hidden_act is {name!r}; only {', '.join(ACTIVATIONS)} can be computed")
-    return ACTIVATIONS[name]
-
-
-def save_activation(activation: ActivationLike) -> str:
-    name = activation_name(activation)
-    for theirs, ours in ACTIVATIONS.items():
-        if ours == name:
-            return theirs
-    raise ValueError(f"hidden_activation is {name!r}; only {', '.join(ACTIVATIONS)} can be written")
-
-
-def save_shape(shape: Sequence[int | None], data_format: str | None) -> tuple[Any, ...]:
-    """Images may be of any size: the default one stands for it."""
-    if data_format == "channels_first":
-        shape = (*shape[1:], shape[0])
-    height, width, channels = shape
-    return one((height or 224, width or 224)), channels or 3
-
-
-def square(size: Any) -> int:
-    """The side of a patch; KerasHub's have one."""
-    side = one(size)
-    if not isinstance(side, int):
-        raise ValueError(f"patch_size is {side}; only squares can be computed")
-    return side
+from .vit import SHAPE, load_activation, save_activation, side
 
 
 def projection(theirs: str, ours: str, bias: str, **when: Any) -> tuple[Rule, ...]:
@@ -92,13 +50,8 @@ DINOV3 = Table(
     backbone=DINOV3Backbone,
     architecture="DINOv3ViTModel",
     config=(
-        Key(
-            {"image_size": 224, "num_channels": 3},
-            ("image_shape", "data_format"),
-            lambda size, channels: ((*both(size), channels),),
-            save_shape,
-        ),
-        key("patch_size", "patch_size", 16, square),
+        SHAPE,
+        key("patch_size", "patch_size", 16, side),
         key("num_hidden_layers", "num_layers", 12),
         heads("num_attention_heads", "num_heads", "hidden_dim"),
         key("hidden_size", "hidden_dim", 384),

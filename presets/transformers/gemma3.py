@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ...backbones.gemma3 import Gemma3Backbone, Gemma3VisionEncoder
@@ -96,10 +95,7 @@ def scaling(theirs: str, ours: str, theta: float, *older: str) -> Key:
 CONFIG = (
     key("vocab_size", "vocabulary_size", 262208),
     key("num_hidden_layers", "num_layers", 26),
-    replace(
-        heads("num_attention_heads", "num_query_heads", "hidden_dim"),
-        theirs={"num_attention_heads": 8},
-    ),
+    heads("num_attention_heads", "num_query_heads", "hidden_dim", 8),
     key("num_key_value_heads", "num_key_value_heads", 4),
     key("hidden_size", "hidden_dim", 2304),
     key("intermediate_size", "intermediate_dim", 9216),

@@ -8,7 +8,7 @@ from ...backbones.metaclip_2 import (
     MetaCLIP2TextEncoder,
     MetaCLIP2VisionEncoder,
 )
-from ..checkpoints.table import Table, demanded, key, layer, rule, tower, under
+from ..checkpoints.table import Table, demanded, key, layer, of, rule, within
 from .clip import (
     BLOCKS,
     IGNORED,
@@ -27,17 +27,18 @@ VISION = (*PATCHES, POSITIONS, *layer("pre_layrnorm", "pre_layer_norm"), *BLOCKS
 METACLIP_2 = Table(
     model_types=("metaclip_2",),
     backbone=MetaCLIP2Backbone,
+    parts={"vision_encoder": MetaCLIP2VisionEncoder, "text_encoder": MetaCLIP2TextEncoder},
     architecture="MetaClip2Model",
     config=(
-        tower(("text_config.",), "text_encoder", MetaCLIP2TextEncoder, TEXT_CONFIG),
-        tower(("vision_config.",), "vision_encoder", MetaCLIP2VisionEncoder, VISION_CONFIG),
+        *within("vision_config.", VISION_CONFIG, "vision_encoder"),
+        *within("text_config.", TEXT_CONFIG, "text_encoder"),
         key("projection_dim", "projection_dim", 512),
         demanded("text_config.eos_token_id", 49407, EOS),
     ),
     ignored=("logit_scale_init_value", *INNER_IGNORED),
     weights=(
-        *under("text_model.", "text_encoder.", TEXT),
-        *under("vision_model.", "vision_encoder.", VISION),
+        *of("text_encoder", "text_model.", TEXT),
+        *of("vision_encoder", "vision_model.", VISION),
         *layer("vision_model.post_layernorm", "vision_post_layer_norm"),
         rule("visual_projection.weight", "vision_projection.weight"),
         rule("text_projection.weight", "text_projection.weight"),

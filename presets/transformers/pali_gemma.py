@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from ...backbones.pali_gemma import PaliGemmaBackbone
@@ -171,10 +170,7 @@ TEXT = (
 VISION = (
     key("image_size", "image_size", 224),
     key("patch_size", "vit_patch_size", 16),
-    replace(
-        heads("num_attention_heads", "vit_num_heads", "vit_hidden_dim"),
-        theirs={"num_attention_heads": 12},
-    ),
+    heads("num_attention_heads", "vit_num_heads", "vit_hidden_dim", 12),
     key("hidden_size", "vit_hidden_dim", 768),
     key("num_hidden_layers", "vit_num_layers", 12),
     key("intermediate_size", "vit_intermediate_dim", 3072),

@@ -12,9 +12,10 @@ from ..checkpoints.table import (
     fixed,
     key,
     layer,
+    of,
     rule,
-    tower,
     under,
+    within,
 )
 from .clip import (
     ATTENTION,
@@ -115,15 +116,16 @@ VISION = (
 SIGLIP = Table(
     model_types=("siglip",),
     backbone=SigLIPBackbone,
+    parts={"vision_encoder": SigLIPVisionEncoder, "text_encoder": SigLIPTextEncoder},
     architecture="SiglipModel",
     config=(
-        tower(("text_config.",), "text_encoder", SigLIPTextEncoder, TEXT_CONFIG),
-        tower(("vision_config.",), "vision_encoder", SigLIPVisionEncoder, VISION_CONFIG),
+        *within("vision_config.", VISION_CONFIG, "vision_encoder"),
+        *within("text_config.", TEXT_CONFIG, "text_encoder"),
     ),
     ignored=INNER_IGNORED,
     weights=(
-        *under("text_model.", "text_encoder.", TEXT),
-        *under("vision_model.", "vision_encoder.", VISION),
+        *of("text_encoder", "text_model.", TEXT),
+        *of("vision_encoder", "vision_model.", VISION),
         rule("logit_scale", "siglip_head.logit_scale"),
         rule("logit_bias", "siglip_head.logit_bias"),
     ),

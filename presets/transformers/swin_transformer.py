@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from ...backbones.swin_transformer import SwinTransformerBackbone
 from ..checkpoints.table import (
-    Key,
+    Arguments,
     Operation,
     Rule,
     Table,
@@ -19,37 +17,29 @@ from ..checkpoints.table import (
     rule,
     under,
 )
-from .vit import SHAPE, both
+from .vit import SHAPE, channels_last, side
 
 
-def load_patch(size: int | Sequence[int]) -> int:
-    height, width = both(size)
-    if height != width:
-        raise ValueError(f"patch_size is {size}; only squares can be computed")
-    return height
+def stages(arguments: Arguments) -> list[tuple[int, int]]:
+    """Height and width of the stages, in patches."""
+    patch = arguments["patch_size"]
+    height, width, _ = channels_last(arguments["image_shape"], arguments.get("data_format"))
+    if height % patch or width % patch:
+        raise ValueError(f"patch_size {patch} does not divide images of {height} × {width}")
+    count = len(arguments["depths"])
+    return [(height // patch // 2**i, width // patch // 2**i) for i in range(count)]
 
 
-def check_windows(size: Sequence[int], patch: int, window: int, depths: Sequence[int]) -> tuple[()]:
+def check_windows(arguments: Arguments) -> None:
     """Where shifted windows do not fill a stage KerasHub moves them otherwise than all others."""
-    for i, depth in enumerate(depths):
-        sides = [side // patch // 2**i for side in size]
+    window = arguments["window_size"]
+    for i, (depth, sides) in enumerate(zip(arguments["depths"], stages(arguments))):
         if depth > 1 and min(sides) > window and any(side % window for side in sides):
             raise ValueError(
                 f"window_size {window} does not divide stage {i} of {sides[0]} × {sides[1]} patches"
             )
-    if any(side % patch for side in size):
-        raise ValueError(f"patch_size {patch} does not divide images of {size[0]} × {size[1]}")
-    return ()
 
 
-WINDOWS = Key(
-    {"image_size": 224, "patch_size": 4, "window_size": 7, "depths": (2, 2, 6, 2)},
-    ("image_shape", "data_format", "patch_size", "window_size", "depths"),
-    lambda size, patch, *rest: check_windows(both(size), load_patch(patch), *rest),
-    lambda shape, order, *rest: check_windows(
-        shape[1:] if order == "channels_first" else shape[:2], *rest
-    ),
-)
 # Ours is three of theirs, one after the other along the first axis.
 SPLIT = Operation(
     save=lambda tensors: list(tensors[0].chunk(3)),
@@ -77,8 +67,7 @@ SWIN = Table(
     architecture="SwinModel",
     config=(
         SHAPE,
-        WINDOWS,
-        key("patch_size", "patch_size", 4, load_patch),
+        key("patch_size", "patch_size", 4, side),
         key("embed_dim", "embed_dim", 96),
         key("depths", "depths", (2, 2, 6, 2)),
         key("num_heads", "num_heads", (3, 6, 12, 24)),
@@ -114,6 +103,7 @@ SWIN = Table(
         *layer("layernorm", "norm"),
     ),
     renames=(("swin.*", "*"),),
+    check=check_windows,
     dropped=(
         "classifier.*",
         "decoder.*",

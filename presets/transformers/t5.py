@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...backbones.layers.activations import activation_name
-from ...backbones.t5 import BUCKETS, MAX_DISTANCE, T5Backbone
+from ...backbones.layers.t5 import BUCKETS, MAX_DISTANCE
+from ...backbones.t5 import T5Backbone
 from ..checkpoints.table import REQUIRED, TRANSPOSE, Key, Rule, Table, fixed, key, only, rule, under
 
 ACTIVATIONS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...backbones.layers.activations import ActivationLike, activation_name
 from ...backbones.vit import ViTBackbone
 from ..checkpoints.table import (
     BATCHED,
@@ -31,10 +32,48 @@ def one(size: int | Sequence[int]) -> int | list[int]:
     return height if height == width else [height, width]
 
 
-def save_shape(shape: Sequence[int], data_format: str | None) -> tuple[Any, ...]:
-    if data_format == "channels_first":
-        shape = (*shape[1:], shape[0])
-    return one(shape[:2]), shape[2]
+def side(size: int | Sequence[int], name: str = "patch_size") -> int:
+    """That of a square."""
+    height, width = both(size)
+    if height != width:
+        raise ValueError(f"{name} is {size}; only squares can be computed")
+    return height
+
+
+def channels_last(shape: Sequence[Any], data_format: str | None) -> Sequence[Any]:
+    """Height, width and channels."""
+    return (*shape[1:], shape[0]) if data_format == "channels_first" else shape
+
+
+def save_shape(shape: Sequence[int | None], data_format: str | None) -> tuple[Any, ...]:
+    """Where any size will do the default one stands for it."""
+    height, width, channels = channels_last(shape, data_format)
+    return one((height or 224, width or 224)), channels or 3
+
+
+# Names there → here; of several for one the first is written.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "keras_hub>gelu_approximate",
+    "gelu_new": "keras_hub>gelu_approximate",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def load_activation(name: Any) -> str:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"hidden_act is {name!r}; only {', '.join(ACTIVATIONS)} can be computed")
+    return ACTIVATIONS[name]
+
+
+def save_activation(activation: ActivationLike) -> str:
+    name = activation_name(activation)
+    for theirs, ours in ACTIVATIONS.items():
+        if ours == name:
+            return theirs
+    raise ValueError(f"an activation is {name!r}; only {', '.join(ACTIVATIONS)} can be written")
 
 
 # Sizes and channels of the images.

@@ -98,7 +98,6 @@ CASES = [
             num_features=20,
             msfa_output_resolution=3,
             layer_scale_init_value=0.1,
-            image_shape=(65, 58, 3),
         ),
         images(2, 65, 58),
     ),

@@ -29,10 +29,10 @@ class Interface:
         adapt: from any inputs to those of which transformers makes the same.
         forms: inputs that are no integers, and of which transformers wants another form; and
             outputs that it gives in another form than we do.
-        pooled: outputs of which but the first position is compared, where transformers has it
-            alone.
         besides: from our inputs to what only transformers must be told.
         attention: the implementation in transformers that is compared.
+        auto: what loads a folder there.
+        call: the model there and its inputs → outputs by name.
     """
 
     inputs: Mapping[str, str]
@@ -41,9 +41,10 @@ class Interface:
     zeroed: Mapping[str, int] = field(default_factory=dict)
     adapt: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda inputs: inputs
     forms: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
-    pooled: tuple[str, ...] = ()
     besides: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] = lambda inputs: {}
     attention: str = "eager"
+    auto: Any = transformers.AutoModel
+    call: Callable[[Any, dict[str, torch.Tensor]], Any] = lambda model, given: model(**given)
 
 
 ENCODER = Interface(
@@ -133,22 +134,14 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
             parameter += 1
 
 
-def auto_model(folder: Path) -> Any:
-    """The class that loads a folder: `AutoModel`, unless it does not know some tower."""
-    config = transformers.AutoConfig.from_pretrained(folder)
-    if type(config) in transformers.AutoModel._model_mapping:
-        return transformers.AutoModel
-    return getattr(transformers, config.architectures[0])
-
-
 def load(
     folder: Path,
-    auto: Any = None,
+    auto: Any = transformers.AutoModel,
     unmatched: tuple[str, ...] = (),
     attention: str = "eager",
 ) -> Any:
     """The folder as transformers loads it, with every weight of it and no other."""
-    model, info = (auto or auto_model(folder)).from_pretrained(
+    model, info = auto.from_pretrained(
         folder, output_loading_info=True, attn_implementation=attention
     )
     assert not any(set(names) - set(unmatched) for names in info.values()), info
@@ -163,17 +156,22 @@ def exact(model: Any) -> Any:
 
 
 @torch.no_grad()
+def call(
+    model: Any, interface: Interface, inputs: Mapping[str, torch.Tensor], **options: Any
+) -> Any:
+    """What transformers makes of our inputs."""
+    given = {
+        interface.inputs[name]: interface.forms.get(name, torch.Tensor.long)(value)
+        for name, value in inputs.items()
+        if name in interface.inputs
+    }
+    return interface.call(exact(model), {**given, **interface.besides(inputs), **options})
+
+
 def outputs_of(
     model: Any, interface: Interface, inputs: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    found = exact(model)(
-        **{
-            interface.inputs[name]: interface.forms.get(name, torch.Tensor.long)(value)
-            for name, value in inputs.items()
-            if name in interface.inputs
-        },
-        **interface.besides(inputs),
-    )
+    found = call(model, interface, inputs)
     return {
         ours: interface.forms.get(ours, torch.Tensor.clone)(found[theirs])
         for ours, (theirs, _) in interface.outputs.items()
@@ -186,10 +184,6 @@ def visible(
     """Outputs where they do not belong to padding."""
     if not isinstance(outputs, dict):
         outputs = {"output": outputs}
-    outputs = {
-        name: value[:, 0] if name in interface.pooled and value.ndim == 3 else value
-        for name, value in outputs.items()
-    }
     return {
         name: outputs[name] if mask is None else outputs[name][inputs[mask].bool()]
         for name, (_, mask) in interface.outputs.items()

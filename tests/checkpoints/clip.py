@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from ..cases.clip import both, texts
 from . import Checkpoint, Interface
 from .vit import images
@@ -16,12 +18,15 @@ BOTH = Interface(
     forms=PIXELS,
 )
 TEXT = Interface({"token_ids": "input_ids"}, {"output": ("last_hidden_state", None)})
-# transformers norms but the class token.
+
+
+def normed(model: Any, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What transformers does to the class token alone."""
+    return {"normed": model.post_layernorm(model(**given).last_hidden_state)}
+
+
 VISION = Interface(
-    {"images": "pixel_values"},
-    {"output": ("pooler_output", None)},
-    forms=PIXELS,
-    pooled=("output",),
+    {"images": "pixel_values"}, {"output": ("normed", None)}, forms=PIXELS, call=normed
 )
 TEXT_CONFIG = {
     "vocab_size": 23,
@@ -90,7 +95,7 @@ INEXPRESSIBLE = {
 }
 REFUSED = [
     ("clip", {"text_config": {**TEXT_CONFIG, "eos_token_id": 5}}, "eos_token_id is 5; only"),
-    ("clip", {"vision_config": {**VISION_CONFIG, "image_size": [8, 12]}}, "squares only"),
+    ("clip", {"vision_config": {**VISION_CONFIG, "image_size": [8, 12]}}, "only squares"),
     ("clip-text", {"hidden_act": "klingon"}, "hidden_act is 'klingon'"),
 ]
 HEADS = [("CLIPVisionModelWithProjection", GRAY)]

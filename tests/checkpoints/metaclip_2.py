@@ -2,21 +2,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import transformers
+
 from ..cases.clip import texts
 from ..cases.metaclip_2 import ended
-from . import Checkpoint
-from .clip import BOTH, CONFIG, GRAY, TEXT
+from . import Checkpoint, Interface
+from .clip import BOTH, CONFIG, GRAY, PIXELS, TEXT
 from .clip import TEXT_CONFIG as CLIP_TEXT
-from .clip import VISION as CLIP_VISION
 from .vit import images
 
 TEXT_CONFIG = {**CLIP_TEXT, "eos_token_id": 2}
+TEXT = replace(TEXT, auto=transformers.MetaClip2TextModel)
 # The norm of the pooled output is MetaCLIP2Backbone's.
-VISION = replace(
-    CLIP_VISION,
-    outputs={"output": ("last_hidden_state", None)},
-    pooled=(),
+VISION = Interface(
+    {"images": "pixel_values"},
+    {"output": ("last_hidden_state", None)},
     unmatched=("post_layernorm.weight", "post_layernorm.bias"),
+    forms=PIXELS,
+    auto=transformers.MetaClip2VisionModel,
 )
 CHECKPOINTS = [
     Checkpoint(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import transformers
 
 from ..cases.clip import both, texts
 from . import Checkpoint, Interface
@@ -8,7 +11,11 @@ from .clip import BOTH, GRAY, PIXELS, VISION_CONFIG
 from .clip import TEXT_CONFIG as CLIP_TEXT
 from .vit import images
 
-TEXT = Interface({"token_ids": "input_ids"}, {"output": ("pooler_output", None)})
+TEXT = Interface(
+    {"token_ids": "input_ids"},
+    {"output": ("pooler_output", None)},
+    auto=transformers.SiglipTextModel,
+)
 VISION = Interface({"images": "pixel_values"}, {"output": ("pooler_output", None)}, forms=PIXELS)
 TEXT_CONFIG = {**CLIP_TEXT, "projection_size": 12}
 
@@ -26,6 +33,14 @@ CHECKPOINTS = [
         BOTH,
         both((3, 8, 8, 3), 5, 11),
     ),
+    checkpoint(
+        "siglip2-text",
+        "Siglip2TextModel",
+        "SigLIPTextEncoder",
+        TEXT_CONFIG,
+        replace(TEXT, auto=transformers.Siglip2TextModel),
+        texts(3, 11),
+    ),
     # Shorter texts than in training.
     checkpoint(
         "siglip-text",
@@ -34,14 +49,6 @@ CHECKPOINTS = [
         {**CLIP_TEXT, "hidden_act": "gelu", "layer_norm_eps": 1e-3},
         TEXT,
         texts(3, 7),
-    ),
-    checkpoint(
-        "siglip2-text",
-        "Siglip2TextModel",
-        "SigLIPTextEncoder",
-        TEXT_CONFIG,
-        TEXT,
-        texts(3, 11),
     ),
     checkpoint(
         "siglip-vision",
