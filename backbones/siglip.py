@@ -321,7 +321,7 @@ class SigLIPTextEncoder(Tower):
         x = self.embedding(token_ids)
         for block in self.encoder_layers:
             x = block(x)
-        return self.head(self.post_layer_norm(x[:, -1]))
+        return self.head(self.post_layer_norm(x)[:, -1])
 
 
 class SigLIPBackbone(Backbone):
