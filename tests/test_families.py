@@ -299,11 +299,11 @@ def images_of_one_size(model: Any) -> set[str]:
 
 
 def several(model: Any) -> set[str]:
-    """Inputs of which a row has several, images say: their third axis is what varies."""
+    """Inputs of which a row has several, of any length: their third axis is what varies."""
     return {
         name
         for name, spec in model.input_specs.items()
-        if len(spec.axes) > 2 and spec.axes[1] in ("images", "clips")
+        if len(spec.axes) > 2 and spec.axes[2] in ("patches", "frames")
     }
 
 
@@ -332,7 +332,8 @@ def test_compiles_once(first: Reference) -> None:
     longest = min((room for room in rooms if isinstance(room, int)), default=2 * 9)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
     fixed = images_of_one_size(model)
-    many, steady = several(model), fixed.union(first.case.steady)
+    steady = fixed.union(first.case.steady)
+    many = several(model)
     sizes = [first.tensors, shrunk(first.tensors, steady, many)]
     if isinstance(first.tensors, torch.Tensor) and (fixed or first.tensors.ndim == 2):
         # One size of images (or of vectors), any number of them.
