@@ -66,6 +66,18 @@ def test_word_pieces(case: str) -> None:
         assert_equal(tokenizer.detokenize(ids), theirs.detokenize(expected), corpus())
 
 
+def test_words() -> None:
+    """Text that is cut already: a list of words is one, a list of these several."""
+    options = {"split": False, "lowercase": True, "strip_accents": True}
+    vocabulary = list(word_pieces(*BERT))
+    tokenizer = ours.BertTokenizer(vocabulary, **options)
+    theirs = keras_hub.tokenizers.BertTokenizer(vocabulary, **options)
+    texts = [text.split(" ") for text in corpus(500)]
+    assert_equal(tokenizer(texts), theirs.tokenize(texts), texts)
+    assert tokenizer(texts[0]) == list(theirs.tokenize(texts[0]))
+    assert tokenizer("hello") == list(theirs.tokenize("hello"))
+
+
 TEXT_TO_TEXT = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 LLAMA = {"unk_id": 0, "bos_id": 1, "eos_id": 2}
 GEMMA = {
