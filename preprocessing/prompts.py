@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,9 @@ from ..backbones._model import Model
 from .causal_lm import CausalLMPreprocessor, detokenized
 from .seq_2_seq_lm import Seq2SeqLMPreprocessor
 from .tokenizers.base import Tokenizer
+
+# How text ends that stops within a character.
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,47 @@ class TextPrompts:
         if strip_prompt:
             given = self.mask.to(mask.device).repeat_interleave(len(mask) // len(self.mask), 0)
             mask[:, : given.shape[1]] &= ~given
-        texts = detokenized(self.tokenizer, found["token_ids"], mask)
+        return self._given(detokenized(self.tokenizer, found["token_ids"], mask))
+
+    def spoken(
+        self,
+        steps: Iterable[torch.Tensor],
+        stop_token_ids: Sequence[int],
+        max_length: int | None,
+    ) -> Iterator[Any]:
+        """What each step's tokens `[rows]` add to the texts; what is no character yet waits.
+
+        Args:
+            stop_token_ids: behind these a row has but padding.
+            max_length: as behind this.
+        """
+        name = "decoder_token_ids" if "decoder_token_ids" in self.inputs else "token_ids"
+        prompts = [ids[one].tolist() for ids, one in zip(self.inputs[name], self.mask)]
+        rows: list[list[int]] = []
+        open_: list[bool] = []
+        said: list[str] = []
+        for tokens in steps:
+            if not rows:
+                copies = len(tokens) // len(prompts)
+                rows = [list(row) for row in prompts for _ in range(copies)]
+                said, open_ = self._texts(rows), [True] * len(rows)
+            for i, token in enumerate(tokens.tolist()):
+                open_[i] &= token not in stop_token_ids and len(rows[i]) != max_length
+                if open_[i]:
+                    rows[i].append(token)
+            texts = self._texts(rows)
+            done = [old if text.endswith(UNFINISHED) else text for text, old in zip(texts, said)]
+            yield self._given([text[len(old) :] for text, old in zip(done, said)])
+            said = done
+        rest = [text[len(old) :] for text, old in zip(self._texts(rows), said)] if rows else []
+        if any(rest):
+            yield self._given(rest)
+
+    def _texts(self, rows: list[list[int]]) -> list[str]:
+        special = set(self.tokenizer.special_token_ids)
+        return self.tokenizer.detokenize([[id for id in row if id not in special] for row in rows])
+
+    def _given(self, texts: list[str]) -> Any:
         return texts[0] if self.single and len(texts) == 1 else texts
 
 
