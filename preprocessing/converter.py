@@ -1,0 +1,69 @@
+"""What converters of pixels and of sound share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+import torch
+
+from ..backbones._backbone import classproperty
+from ..backbones.layers.dtypes import DTypePolicy
+from ..presets import builtin
+from ..presets.sources import PresetSource
+from ._layer import PreprocessingLayer, class_of, public_classes
+
+ConverterType = TypeVar("ConverterType", bound="Converter")
+PREPROCESSOR = "preprocessor.json"
+
+
+class Converter(PreprocessingLayer):
+    """Makes pixels or sound into what a backbone takes.
+
+    Args:
+        name: as in Keras; the class's name in snake case by default.
+        trainable: without effect, as in Keras.
+        dtype: of what it returns.
+    """
+
+    # `image_converter`: its file in a preset, and its key in `preprocessor.json`.
+    kind: ClassVar[str]
+    # The class of the backbones that it is for.
+    backbone_class: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.config_file = f"{cls.kind}.json"
+        stem = cls.__name__.removesuffix(cls.kind.title().replace("_", ""))
+        if "backbone_class" not in vars(cls) and stem not in ("", cls.__name__):
+            cls.backbone_class = f"{stem}Backbone"
+        family = builtin.family_of(cls.backbone_class)
+        place = f"models.{family}.{family}_" if family else "layers.preprocessing."
+        cls.keras_module = f"keras_hub.src.{place}{cls.kind}"
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return DTypePolicy.get(self.dtype).compute_dtype
+
+    @classproperty
+    def presets(cls: Any) -> dict[str, dict[str, Any]]:
+        """Built-in presets whose backbones this class, or a subclass of it, is for."""
+        classes = (cls, *public_classes().values())
+        return builtin.presets_of({one.backbone_class for one in classes if issubclass(one, cls)})
+
+    @classmethod
+    def load(
+        cls: type[ConverterType],
+        source: PresetSource,
+        config_file: str,
+        overrides: Mapping[str, Any],
+    ) -> ConverterType:
+        """What the preset has of this kind, in a file of its own or within its preprocessor."""
+        if source.has(config_file) or not source.has(PREPROCESSOR):
+            return super().load(source, config_file, overrides)
+        config = source.json(PREPROCESSOR).get("config")
+        part = config.get(cls.kind) if isinstance(config, dict) else None
+        if not isinstance(part, dict):
+            raise FileNotFoundError(f"Preset {source.handle!r} has no {cls.kind}.")
+        found = class_of(part, f"{source.handle}'s {PREPROCESSOR}", cls)
+        return found.from_config({**part["config"], **overrides})
