@@ -30,8 +30,12 @@ def __getattr__(name: str) -> Any:
     found = find_class(name, Model)
     if found is not None:
         return found
+    from .preprocessing import find_step
     from .presets import builtin
 
+    step = find_step(name)
+    if step is not None:
+        return step
     if builtin.keras_module(name) is not None:
         raise NotYet(f"{name} is not part of keras_hub_torch yet.")
     if builtin.is_other(name):

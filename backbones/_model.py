@@ -602,7 +602,7 @@ def bind_arguments(
 
 
 @functools.cache
-def constructor_arguments(cls: type[Model]) -> dict[str, inspect.Parameter]:
+def constructor_arguments(cls: type[object]) -> dict[str, inspect.Parameter]:
     """What a constructor takes, by name; what its `**kwargs` hands on to a base class included."""
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
@@ -624,7 +624,7 @@ def constructor_arguments(cls: type[Model]) -> dict[str, inspect.Parameter]:
     return found
 
 
-def check_arguments(cls: type[Model], given: Mapping[str, Any]) -> None:
+def check_arguments(cls: type[object], given: Mapping[str, Any]) -> None:
     """Compare arguments with a constructor.
 
     Raises:

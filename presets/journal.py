@@ -75,8 +75,11 @@ def read_journal(folder: Path) -> Journal | None:
 def _are_names(value: Any) -> TypeGuard[list[str]]:
     if not isinstance(value, list):
         return False
+    if not all(isinstance(name, str) for name in value):
+        return False
     try:
-        return not any(safe_name(name).startswith(HIDDEN) for name in value)
+        parts = [part for name in value for part in name.split("/")]
+        return not any(safe_name(part).startswith(HIDDEN) for part in parts)
     except ValueError:
         return False
 

@@ -162,9 +162,9 @@ class PresetSource:
         """Bytes of all files by name; None where only a download would tell."""
         return None
 
-    def json(self, name: str) -> dict[str, Any]:
-        """The JSON object in a file. Raises as `file` and `read_json` do."""
-        return read_json(self.file(name))
+    def json(self, name: str, limit: int | None = None) -> dict[str, Any]:
+        """The JSON object in a file. Arguments and errors are those of `file` and `read_json`."""
+        return read_json(self.file(name), limit)
 
 
 class _Folder(PresetSource):

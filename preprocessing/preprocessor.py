@@ -1,0 +1,86 @@
+"""What all task preprocessors do around their own step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+from ..backbones._model import constructor_arguments, snake_case
+from ..presets import builtin
+from ..presets.sources import PresetSource
+from ._layer import PARTS, PreprocessingLayer, backbone_of, class_of, public_classes
+from .tokenizers.base import Tokenizer
+
+PreprocessorType = TypeVar("PreprocessorType", bound="Preprocessor")
+CONFIG_FILE = "preprocessor.json"
+
+
+class Preprocessor(PreprocessingLayer):
+    """Raw data of one task → what a backbone takes.
+
+    Called with data alone it gives the backbone's inputs, so that it is a `collate_fn` of a
+    `DataLoader`; labels and weights given besides come back behind them, as in Keras.
+
+    Attributes:
+        backbone: name of the class of the models that it is for.
+    """
+
+    backbone: ClassVar[str | None] = None
+    config_file = CONFIG_FILE
+    tokenizer: Tokenizer | None = None
+    audio_converter: PreprocessingLayer | None = None
+    image_converter: PreprocessingLayer | None = None
+    video_converter: PreprocessingLayer | None = None
+
+    def __init__(self, *, config_file: str = CONFIG_FILE, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config_file = config_file
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "keras_module" not in vars(cls):
+            name = snake_case(cls.__name__)
+            family = builtin.family_of(cls.backbone) if cls.backbone else ""
+            cls.keras_module = f"keras_hub.src.models.{family + '.' if family else ''}{name}"
+
+    @classmethod
+    def load(
+        cls: type[PreprocessorType],
+        source: PresetSource,
+        config_file: str,
+        overrides: Mapping[str, Any],
+    ) -> PreprocessorType:
+        """That of the preset, if it is of this class; otherwise this class's for the preset's
+        backbone, with its tokenizer and converters and default arguments.
+        """
+        if source.has(config_file):
+            config = source.json(config_file)
+            found = class_of(config, f"{source.handle}'s {config_file}", Preprocessor)
+            if issubclass(found, cls):
+                return super().load(source, config_file, overrides)
+        known = cls.for_backbone(source)
+        parts: dict[str, Any] = {
+            name: (Tokenizer if name == "tokenizer" else PreprocessingLayer).load(
+                source, f"{name}.json", {}
+            )
+            for name in PARTS
+            if name in constructor_arguments(known)
+            and name not in overrides
+            and source.has(f"{name}.json")
+        }
+        return known(**parts, **overrides)
+
+    @classmethod
+    def for_backbone(cls: type[PreprocessorType], source: PresetSource) -> type[PreprocessorType]:
+        """The subclass for the models of a preset.
+
+        Raises:
+            ValueError: there is none.
+        """
+        backbone = backbone_of(source)
+        if cls.backbone == backbone:
+            return cls
+        for other in public_classes().values():
+            if issubclass(other, cls) and other.backbone == backbone:
+                return other
+        raise ValueError(f"{source.handle} has a {backbone}, which no {cls.__name__} is for.")
