@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ...backbones.layers.convolution import check_data_format
-from ..arrays import as_tensor
-from ..converter import Converter
+from .._arrays import as_tensor
+from .._converter import Converter
 from .boxes import FORMATS, RELATIVE, resize_boxes
 from .inputs import as_images
 from .resizing import MODES, resize
@@ -54,6 +54,8 @@ class ImageConverter(Converter):
     """
 
     kind: ClassVar[str] = "image_converter"
+    # In which it computes whatever it is asked for.
+    fixed_dtype: ClassVar[str | None] = None
     # KerasHub does not save it.
     lost = ("data_format",)
 
@@ -70,7 +72,7 @@ class ImageConverter(Converter):
         data_format: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{**kwargs, "dtype": self.fixed_dtype or kwargs.get("dtype")})
         if crop_to_aspect_ratio and pad_to_aspect_ratio:
             raise ValueError("Only one of crop_to_aspect_ratio and pad_to_aspect_ratio can be True.")
         if interpolation not in MODES:

@@ -123,29 +123,28 @@ class XceptionImageConverter(ImageConverter):
 class SAM3ImageConverter(ImageConverter):
     """Of `SAM3PromptableConceptBackbone`."""
 
-    backbone_class: ClassVar[str] = "SAM3PromptableConceptBackbone"
+    backbone: ClassVar[str | None] = "SAM3PromptableConceptBackbone"
 
 
-class Float32ImageConverter(ImageConverter):
-    """Computes in float32, whatever dtype is asked for."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "dtype": "float32"})
-
-
-class Gemma3ImageConverter(Float32ImageConverter):
+class Gemma3ImageConverter(ImageConverter):
     """Of `Gemma3Backbone`; in float32."""
 
+    fixed_dtype = "float32"
 
-class Gemma3nImageConverter(Float32ImageConverter):
+
+class Gemma3nImageConverter(ImageConverter):
     """Of `Gemma3nBackbone`; in float32."""
 
+    fixed_dtype = "float32"
 
-class T5Gemma2ImageConverter(Float32ImageConverter):
+
+class T5Gemma2ImageConverter(ImageConverter):
     """Of `T5Gemma2Backbone`; in float32."""
 
+    fixed_dtype = "float32"
 
-class BLIP2ImageConverter(Float32ImageConverter):
+
+class BLIP2ImageConverter(ImageConverter):
     """Of `BLIP2Backbone`: EVA-CLIP's mean and deviation are fixed; in float32.
 
     Args:
@@ -157,6 +156,7 @@ class BLIP2ImageConverter(Float32ImageConverter):
     """
 
     unsaved = ("scale", "offset")
+    fixed_dtype = "float32"
     # 1 / (255 · deviation), and -mean / deviation.
     SCALE: ClassVar[tuple[float, ...]] = (
         *(0.014598426619242919, 0.015007768493717055, 0.014220065717024086),

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from ..arrays import as_tensor
+from .._libraries import library
+from .._arrays import as_tensor
 
 MAX_CHANNELS = 4
-PILLOW = "Pictures in files need Pillow: pip install 'keras_hub_torch[images]'."
 
 
 def as_images(value: Any, data_format: str) -> torch.Tensor | list[torch.Tensor]:
@@ -20,7 +20,7 @@ def as_images(value: Any, data_format: str) -> torch.Tensor | list[torch.Tensor]
     Raises:
         TypeError: no image.
         ValueError: a tensor that is none by its shape, or no images at all.
-        ImportError: a file, without Pillow.
+        ImportError: a picture, without Pillow.
         OSError: a file that cannot be read.
     """
     if not isinstance(value, (list, tuple)):
@@ -50,10 +50,7 @@ def is_picture(value: Any) -> bool:
 
 def _decoded(picture: Any) -> torch.Tensor:
     """RGB, `[height, width, 3]`, the right way up."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError(PILLOW) from error
+    Image, ImageOps = library("PIL.Image", "images"), library("PIL.ImageOps", "images")
     if isinstance(picture, Image.Image):
         return as_tensor(ImageOps.exif_transpose(picture).convert("RGB"), "The image")
     path = os.path.expanduser(picture)

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 
 from .converter import ImageConverter
-from .families import Float32ImageConverter
 from .inputs import as_images
 from .resizing import resize
 
 
-class Gemma4ImageConverter(Float32ImageConverter):
+class Gemma4ImageConverter(ImageConverter):
     """Images resized to as many patches as there may be, with their sides' ratio; in float32.
 
     An image, or a batch → `pixel_values` `[batch, patches, 3 · patch_size²]`, padded with 0, and
@@ -29,6 +28,7 @@ class Gemma4ImageConverter(Float32ImageConverter):
         kwargs: other arguments of `ImageConverter`.
     """
 
+    fixed_dtype = "float32"
     # KerasHub does not save them.
     lost = ("data_format", "max_soft_tokens", "pooling_kernel_size")
 
@@ -41,8 +41,11 @@ class Gemma4ImageConverter(Float32ImageConverter):
     ) -> None:
         # What KerasHub writes for the size, whatever it was given.
         super().__init__(**{**kwargs, "image_size": (1, 1)})
-        for name in ("patch_size", "max_soft_tokens", "pooling_kernel_size"):
-            _check_positive(name, locals()[name])
+        check_positive(
+            patch_size=patch_size,
+            max_soft_tokens=max_soft_tokens,
+            pooling_kernel_size=pooling_kernel_size,
+        )
         self.patch_size = patch_size
         self.max_soft_tokens = max_soft_tokens
         self.pooling_kernel_size = pooling_kernel_size
@@ -113,10 +116,11 @@ class Qwen3_5ImageConverter(ImageConverter):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name in ("patch_size", "temporal_patch_size", "spatial_merge_size", "min_pixels"):
-            _check_positive(name, locals()[name])
-        if min_pixels > max_pixels:
-            raise ValueError(f"min_pixels is {min_pixels:,}, max_pixels {max_pixels:,}.")
+        check_positive(
+            patch_size=patch_size,
+            temporal_patch_size=temporal_patch_size,
+            spatial_merge_size=spatial_merge_size,
+        )
         self.patch_size = patch_size
         self.temporal_patch_size = temporal_patch_size
         self.spatial_merge_size = spatial_merge_size
@@ -176,6 +180,8 @@ def cut_into_patches(frames: torch.Tensor, side: int, depth: int) -> dict[str, t
     return {"patches": tiles, "grid_thw": thw}
 
 
-def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}.")
+def check_positive(**sizes: int) -> None:
+    """Raise ValueError for one that is not."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}.")

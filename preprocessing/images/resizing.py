@@ -32,6 +32,8 @@ def resize(
     if fit == "pad":
         images = _padded(images, size)
     smooth = interpolation != "nearest"
+    if antialias and size[1] == 1:  # PyTorch is wrong there in the order of channels_last
+        images = images.contiguous()
     images = F.interpolate(
         images,
         size,

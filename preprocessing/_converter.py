@@ -24,20 +24,22 @@ class Converter(PreprocessingLayer):
         name: as in Keras; the class's name in snake case by default.
         trainable: without effect, as in Keras.
         dtype: of what it returns.
+
+    Attributes:
+        kind: `image_converter`, say: its file in a preset, and its key in `preprocessor.json`.
+        backbone: name of the class of the models that it is for.
     """
 
-    # `image_converter`: its file in a preset, and its key in `preprocessor.json`.
-    kind: ClassVar[str]
-    # The class of the backbones that it is for.
-    backbone_class: ClassVar[str] = ""
+    kind: ClassVar[str] = "converter"
+    backbone: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.config_file = f"{cls.kind}.json"
         stem = cls.__name__.removesuffix(cls.kind.title().replace("_", ""))
-        if "backbone_class" not in vars(cls) and stem not in ("", cls.__name__):
-            cls.backbone_class = f"{stem}Backbone"
-        family = builtin.family_of(cls.backbone_class)
+        if "backbone" not in vars(cls) and stem not in ("", cls.__name__):
+            cls.backbone = f"{stem}Backbone"
+        family = builtin.family_of(cls.backbone) if cls.backbone else ""
         place = f"models.{family}.{family}_" if family else "layers.preprocessing."
         cls.keras_module = f"keras_hub.src.{place}{cls.kind}"
 
@@ -48,8 +50,8 @@ class Converter(PreprocessingLayer):
     @classproperty
     def presets(cls: Any) -> dict[str, dict[str, Any]]:
         """Built-in presets whose backbones this class, or a subclass of it, is for."""
-        classes = (cls, *public_classes().values())
-        return builtin.presets_of({one.backbone_class for one in classes if issubclass(one, cls)})
+        classes = [one for one in (cls, *public_classes().values()) if issubclass(one, cls)]
+        return builtin.presets_of({one.backbone for one in classes if one.backbone})
 
     @classmethod
     def load(
@@ -64,6 +66,6 @@ class Converter(PreprocessingLayer):
         config = source.json(PREPROCESSOR).get("config")
         part = config.get(cls.kind) if isinstance(config, dict) else None
         if not isinstance(part, dict):
-            raise FileNotFoundError(f"Preset {source.handle!r} has no {cls.kind}.")
+            raise FileNotFoundError(f"Preset {source.handle!r} has no {config_file}.")
         found = class_of(part, f"{source.handle}'s {PREPROCESSOR}", cls)
         return found.from_config({**part["config"], **overrides})
