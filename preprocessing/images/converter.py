@@ -57,7 +57,7 @@ class ImageConverter(Converter):
     # In which it computes whatever it is asked for.
     fixed_dtype: ClassVar[str | None] = None
     # KerasHub does not save it.
-    lost = ("data_format",)
+    lost: ClassVar[Sequence[str]] = ("data_format",)
 
     def __init__(
         self,
@@ -74,7 +74,9 @@ class ImageConverter(Converter):
     ) -> None:
         super().__init__(**{**kwargs, "dtype": self.fixed_dtype or kwargs.get("dtype")})
         if crop_to_aspect_ratio and pad_to_aspect_ratio:
-            raise ValueError("Only one of crop_to_aspect_ratio and pad_to_aspect_ratio can be True.")
+            raise ValueError(
+                "Only one of crop_to_aspect_ratio and pad_to_aspect_ratio can be True."
+            )
         if interpolation not in MODES:
             raise ValueError(f"interpolation must be {', '.join(MODES)}, not {interpolation!r}.")
         if bounding_box_format.lower() not in FORMATS + RELATIVE:
@@ -103,7 +105,7 @@ class ImageConverter(Converter):
             raise ValueError(
                 f"image_size must be a height and a width from 1 to {MAX_SIDE:,}, not {value}."
             )
-        self._image_size: tuple[int, int] | None = size  # type: ignore[assignment]
+        self._image_size: tuple[int, int] | None = size
 
     @property
     def fit(self) -> str:
@@ -122,7 +124,7 @@ class ImageConverter(Converter):
         if "height" in config and "width" in config:
             config["image_size"] = (config.pop("height"), config.pop("width"))
         if "mean" in config and "variance" in config:
-            mean, scale = config.pop("mean"), config.get("scale")
+            mean, scale = config.pop("mean"), config.get("scale") or 1.0
             deviations = [math.sqrt(variance) for variance in config.pop("variance")]
             config["scale"] = [scale / deviation for deviation in deviations]
             config["offset"] = [-m / deviation for m, deviation in zip(mean, deviations)]
@@ -221,7 +223,9 @@ class ImageConverter(Converter):
                 result[key] = _stacked(result[key])
         if "bounding_boxes" in result and self.image_size is not None:
             boxes = result["bounding_boxes"]
-            result["bounding_boxes"] = padded_boxes({k: [one[k] for one in boxes] for k in boxes[0]})
+            result["bounding_boxes"] = padded_boxes(
+                {k: [one[k] for one in boxes] for k in boxes[0]}
+            )
         return result
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from .._libraries import library
 from .._arrays import as_tensor
+from .._libraries import library
 
 MAX_CHANNELS = 4
 

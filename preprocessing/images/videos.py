@@ -174,6 +174,6 @@ def as_videos(value: Any, axes: int) -> torch.Tensor:
     """
     videos = checked(as_tensor(value, "The video"), "channels_last")
     if videos.ndim != axes:
-        names = "batch, frames, height, width, channels".split(", ")[-axes:]
+        names = ["batch", "frames", "height", "width", "channels"][-axes:]
         raise ValueError(f"Videos are [{', '.join(names)}], not of shape {tuple(videos.shape)}.")
     return videos
