@@ -74,9 +74,7 @@ class ImageConverter(Converter):
     ) -> None:
         super().__init__(**{**kwargs, "dtype": self.fixed_dtype or kwargs.get("dtype")})
         if crop_to_aspect_ratio and pad_to_aspect_ratio:
-            raise ValueError(
-                "Only one of crop_to_aspect_ratio and pad_to_aspect_ratio can be True."
-            )
+            raise ValueError("crop_to_aspect_ratio and pad_to_aspect_ratio cannot both be True.")
         if interpolation not in MODES:
             raise ValueError(f"interpolation must be {', '.join(MODES)}, not {interpolation!r}.")
         if bounding_box_format.lower() not in FORMATS + RELATIVE:
