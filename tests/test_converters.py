@@ -46,7 +46,7 @@ REQUIRED = {"Gemma3nAudioConverter": GEMMA3N}
 
 def both(name: str, **config: Any) -> tuple[Any, Any]:
     """Ours and KerasHub's."""
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     theirs = getattr(keras_hub.layers, name, None) or getattr(keras_hub.models, name)
     return CONVERTERS[name](**config), theirs(**config)
 
