@@ -180,7 +180,7 @@ class ImageConverter(Converter):
         images = as_images(sample["images"], self.data_format or "channels_last")
         if isinstance(images, list):
             return self._together(images, sample)
-        result = {key: _as_numbers(value, key) for key, value in sample.items()}
+        result = {key: as_numbers(value, key) for key, value in sample.items()}
         result["images"] = self.convert(images)
         if self.image_size is None:
             return result
@@ -256,15 +256,15 @@ def _row(sample: Mapping[str, Any], i: int) -> dict[str, Any]:
 
 def _stacked(items: list[Any]) -> Any:
     """Tensors as one, if they have one shape."""
-    tensors = [_as_numbers(item, "labels") for item in items]
+    tensors = [as_numbers(item, "labels") for item in items]
     shapes = {one.shape if isinstance(one, torch.Tensor) else None for one in tensors}
     return torch.stack(tensors) if len(shapes) == 1 and None not in shapes else tensors
 
 
-def _as_numbers(value: Any, name: str) -> Any:
+def as_numbers(value: Any, name: str = "The label") -> Any:
     """Arrays and lists of numbers as tensors, everything else as it is."""
     if isinstance(value, Mapping):
-        return {key: _as_numbers(one, key) for key, one in value.items()}
+        return {key: as_numbers(one, key) for key, one in value.items()}
     if isinstance(value, (np.ndarray, np.generic, list, tuple, int, float)):
         try:
             return as_tensor(value, name)
