@@ -630,7 +630,7 @@ def check_arguments(cls: type[object], given: Mapping[str, Any]) -> None:
     Raises:
         TypeError: unknown names, or values of wrong types; it lists them all.
     """
-    known = constructor_arguments(cls)
+    known = constructor_arguments(cls)  # type: ignore[arg-type]
     problems: list[str] = []
     for name, value in given.items():
         if len(problems) == MOST_PROBLEMS:
