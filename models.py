@@ -1,4 +1,4 @@
-"""`keras_hub.models`: every backbone by name, imported when asked for."""
+"""`keras_hub.models`: backbones, tokenizers and preprocessors by name, imported when asked for."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ def __getattr__(name: str) -> Any:
     found = find_class(name, Model)
     if found is not None:
         return found
-    from .preprocessing import find_step
+    from . import preprocessing
     from .presets import builtin
 
-    step = find_step(name)
-    if step is not None:
-        return step
+    if name in preprocessing.steps():
+        return preprocessing.steps()[name]
     if builtin.keras_module(name) is not None:
         raise NotYet(f"{name} is not part of keras_hub_torch yet.")
     if builtin.is_other(name):
@@ -47,4 +46,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *public_classes(Model)})
+    from . import preprocessing
+
+    return sorted({*__all__, *public_classes(Model), *preprocessing.steps()})

@@ -155,7 +155,8 @@ class Model(nn.Module, metaclass=Configured):
     def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Run the model on a mapping of inputs, on keyword arguments, or on one tensor.
 
-        NumPy arrays are accepted.
+        NumPy arrays are accepted, and what a preprocessor gives: labels and weights behind the
+        inputs are ignored.
 
         Raises:
             ValueError: missing or unknown inputs, wrong ranks or sizes.
@@ -172,6 +173,8 @@ class Model(nn.Module, metaclass=Configured):
         if self.broken is not None:
             raise RuntimeError(self.broken)
         known = self.input_specs
+        if isinstance(inputs, tuple) and inputs and isinstance(inputs[0], Mapping):
+            inputs = inputs[0]
         if isinstance(inputs, Mapping):
             given, surplus = dict(inputs), args
         else:

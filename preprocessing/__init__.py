@@ -6,16 +6,21 @@ from ._layer import PreprocessingLayer, public_classes
 from .preprocessor import Preprocessor
 from .tokenizers.base import Tokenizer
 
-__all__ = ["find_step", "layers"]
+__all__ = ["layers", "steps"]
 
 
-def find_step(name: str) -> type[PreprocessingLayer] | None:
-    """The tokenizer or preprocessor of that name, as `keras_hub.models` has them."""
-    found = None if name.startswith("_") else public_classes().get(name)
-    return found if found is not None and issubclass(found, (Tokenizer, Preprocessor)) else None
+def steps() -> dict[str, type[PreprocessingLayer]]:
+    """Tokenizers and preprocessors by name, as `keras_hub.models` has them."""
+    return _split(public_classes(), True)
 
 
 def layers() -> dict[str, type[PreprocessingLayer]]:
     """Packers and converters by name, as `keras_hub.layers` has them."""
-    found = public_classes().items()
-    return {k: cls for k, cls in found if not issubclass(cls, (Tokenizer, Preprocessor))}
+    return _split(public_classes(), False)
+
+
+def _split(
+    classes: dict[str, type[PreprocessingLayer]], steps: bool
+) -> dict[str, type[PreprocessingLayer]]:
+    kinds = (Tokenizer, Preprocessor)
+    return {name: cls for name, cls in classes.items() if issubclass(cls, kinds) == steps}

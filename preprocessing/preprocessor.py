@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
-from ..backbones._model import constructor_arguments, snake_case
+import torch
+
+from ..backbones._model import constructor_arguments
 from ..presets import builtin
 from ..presets.sources import PresetSource
 from ._layer import PARTS, PreprocessingLayer, backbone_of, class_of, public_classes
@@ -23,9 +25,11 @@ class Preprocessor(PreprocessingLayer):
 
     Attributes:
         backbone: name of the class of the models that it is for.
+        task: as in the name of KerasHub's module, `causal_lm`.
     """
 
     backbone: ClassVar[str | None] = None
+    task: ClassVar[str] = ""
     config_file = CONFIG_FILE
     tokenizer: Tokenizer | None = None
     audio_converter: PreprocessingLayer | None = None
@@ -39,9 +43,9 @@ class Preprocessor(PreprocessingLayer):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "keras_module" not in vars(cls):
-            name = snake_case(cls.__name__)
             family = builtin.family_of(cls.backbone) if cls.backbone else ""
-            cls.keras_module = f"keras_hub.src.models.{family + '.' if family else ''}{name}"
+            name = "_".join(filter(None, (family, cls.task, "preprocessor")))
+            cls.keras_module = ".".join(filter(None, ("keras_hub.src.models", family, name)))
 
     @classmethod
     def load(
@@ -84,3 +88,27 @@ class Preprocessor(PreprocessingLayer):
             if issubclass(other, cls) and other.backbone == backbone:
                 return other
         raise ValueError(f"{source.handle} has a {backbone}, which no {cls.__name__} is for.")
+
+
+def with_labels(x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+    """Inputs alone, or before labels and weights where there are some, as in Keras."""
+    if y is None:
+        return x
+    return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+
+def samples(x: Any, y: Any = None) -> tuple[Any, Any]:
+    """What a `DataLoader` collects as columns: texts, or tuples of texts, and labels behind them.
+
+    A tuple itself is no list of samples but the segments of one text or several.
+    """
+    if not isinstance(x, list) or not x:
+        return x, y
+    if isinstance(x[0], Mapping):
+        return {name: [one[name] for one in x] for name in x[0]}, y
+    if not isinstance(x[0], tuple):
+        return x, y
+    columns = [list(column) for column in zip(*x, strict=True)]
+    if y is None and not isinstance(columns[-1][0], str):
+        y = torch.as_tensor(columns.pop())
+    return (tuple(columns) if len(columns) > 1 else columns[0]), y
