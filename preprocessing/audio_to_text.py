@@ -9,6 +9,7 @@ import torch
 
 from .audio.base import AudioConverter
 from .audio.moonshine import MoonshineAudioConverter
+from .audio.whisper import WhisperAudioConverter
 from .causal_lm import detokenized
 from .packers import StartEndPacker
 from .preprocessor import Preprocessor, samples, with_labels
@@ -18,6 +19,8 @@ from .tokenizers.base import Tokenizer
 
 class AudioToTextPreprocessor(Seq2SeqLMPreprocessor):
     """Recordings and what is said in them; a subclass says how."""
+
+    task = "audio_to_text"
 
 
 class MoonshineAudioToTextPreprocessor(AudioToTextPreprocessor):
@@ -142,7 +145,7 @@ class WhisperPreprocessor(Preprocessor):
 
     backbone = "WhisperBackbone"
     tokenizer: Any
-    audio_converter: AudioConverter
+    audio_converter: WhisperAudioConverter
 
     def __init__(
         self,
@@ -157,11 +160,11 @@ class WhisperPreprocessor(Preprocessor):
         super().__init__(**kwargs)
         if task not in ("transcribe", "translate"):
             raise ValueError(f"task must be 'transcribe' or 'translate', not {task!r}.")
-        self.audio_converter = audio_converter
+        self.audio_converter = audio_converter  # type: ignore[assignment]
         self.tokenizer = tokenizer
         self.decoder_sequence_length = decoder_sequence_length
         self.language = language
-        self.task = task
+        self.task = task  # type: ignore[misc]
         self.timestamps = timestamps
 
     @property

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..backbones._model import snake_case
-from ..presets import builtin
 from .images.converter import ImageConverter, as_numbers
 from .preprocessor import Preprocessor, with_labels
 
@@ -19,13 +17,6 @@ class _ImagePreprocessor(Preprocessor):
     def __init__(self, image_converter: ImageConverter | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.image_converter = image_converter
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.backbone and not cls.__name__.startswith("DeepLabV3"):
-            family = builtin.family_of(cls.backbone)
-            task = cls.__name__.removeprefix(cls.backbone.removesuffix("Backbone"))
-            cls.keras_module = f"keras_hub.src.models.{family}.{family}_{snake_case(task)}"
 
     def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Images for the backbone, labels and weights behind them if there are some.
@@ -52,6 +43,8 @@ class ImageClassifierPreprocessor(_ImagePreprocessor):
         image_converter: the model's; without one images are left as they are.
     """
 
+    task = "image_classifier"
+
 
 class DepthEstimatorPreprocessor(_ImagePreprocessor):
     """Images and their depths, which are left as they are.
@@ -59,6 +52,8 @@ class DepthEstimatorPreprocessor(_ImagePreprocessor):
     Args:
         image_converter: the model's; without one images are left as they are.
     """
+
+    task = "depth_estimator"
 
 
 class ImageSegmenterPreprocessor(_ImagePreprocessor):
@@ -69,6 +64,7 @@ class ImageSegmenterPreprocessor(_ImagePreprocessor):
         resize_output_mask: whether masks follow their images, as their nearest pixels.
     """
 
+    task = "image_segmenter"
     # KerasHub does not save it.
     lost = ("resize_output_mask",)
 
@@ -94,6 +90,8 @@ class ObjectDetectorPreprocessor(_ImagePreprocessor):
     Args:
         image_converter: the model's; without one images are left as they are.
     """
+
+    task = "object_detector"
 
     def converted(self, x: Any, y: Any) -> tuple[Any, Any]:
         if y is None or self.image_converter is None:
@@ -145,6 +143,7 @@ def _column(items: list[Any]) -> Any:
 
 class BASNetPreprocessor(ImageSegmenterPreprocessor):
     backbone = "BASNetBackbone"
+    task = ""
 
 
 class DeepLabV3ImageSegmenterPreprocessor(ImageSegmenterPreprocessor):

@@ -89,7 +89,6 @@ class BLIP2Seq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
     """
 
     backbone = "BLIP2Backbone"
-    keras_module = "keras_hub.src.models.blip2.blip2_seq_2_seq_lm_preprocessor"
     image_converter: ImageConverter | None
 
     def __init__(

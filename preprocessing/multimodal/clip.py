@@ -82,6 +82,7 @@ class CLIPPreprocessor(_PairsPreprocessor):
     """
 
     backbone = "CLIPBackbone"
+    task = ""
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class MetaCLIP2CausalLMPreprocessor(CLIPPreprocessor):
     """Texts and images for MetaCLIP 2; arguments as of `CLIPPreprocessor`."""
 
     backbone = "MetaCLIP2Backbone"
-    keras_module = "keras_hub.src.models.metaclip_2.metaclip_2_causal_lm_preprocessor"
+    task = "causal_lm"
 
 
 class SigLIPPreprocessor(_PairsPreprocessor):
@@ -129,7 +130,7 @@ class SigLIPPreprocessor(_PairsPreprocessor):
     """
 
     backbone = "SigLIPBackbone"
-    keras_module = "keras_hub.src.models.siglip.siglip_preprocessor"
+    task = ""
 
     def __init__(
         self,

@@ -24,7 +24,6 @@ class PARSeqCausalLMPreprocessor(CausalLMPreprocessor):
     """
 
     backbone = "PARSeqBackbone"
-    keras_module = "keras_hub.src.models.parseq.parseq_causal_lm_preprocessor"
     tokenizer: Any
     image_converter: ImageConverter | None
 

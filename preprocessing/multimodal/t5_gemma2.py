@@ -36,7 +36,6 @@ class T5Gemma2Seq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
     """
 
     backbone = "T5Gemma2Backbone"
-    keras_module = "keras_hub.src.models.t5gemma2.t5gemma2_seq_2_seq_lm_preprocessor"
     image_converter: ImageConverter | None
 
     def __init__(
