@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ..causal_lm import detokenized
 from ..images.converter import ImageConverter
-from ..images.inputs import is_picture, one_image
+from ..images.inputs import one_image
 from ..preprocessor import with_labels
 from ..tokenizers.base import Tokenizer
 from .texts import PromptsPreprocessor, batched, each_text, unbatched
@@ -138,27 +138,26 @@ def convert_rows(converter: ImageConverter, rows: Any, most: int) -> torch.Tenso
     converted: list[torch.Tensor] = []
     black: torch.Tensor | None = None
     for row in rows:
-        images = _of_sample(row)
+        images = images_of_sample(row)
         if len(images) > most:
             raise ValueError(f"A sample has {len(images)} images; {most} are the most.")
         found = [converter(image) for image in images]
         if len(found) < most and black is None:
-            like = one_image(images[0]) if images else torch.zeros(1, 1, 3)
+            like = images[0] if images else torch.zeros(1, 1, 3)
             black = converter(torch.zeros_like(like))
         converted.append(torch.stack([*found, *[black] * (most - len(found))]))  # type: ignore
     return torch.stack(converted)
 
 
-def _of_sample(row: Any) -> Sequence[Any]:
-    """The images of a sample."""
+def images_of_sample(row: Any) -> list[torch.Tensor]:
+    """The images of a sample that has one, several or none."""
     if row is None:
         return []
-    if is_picture(row):
-        return [row]
-    if isinstance(row, (list, tuple)) and (not row or is_picture(row[0])):
-        return row
-    if isinstance(row, (list, tuple)) and one_image(row[0]).ndim == 3:
-        return row
+    if isinstance(row, (list, tuple)):
+        items = [one_image(item) for item in row]
+        if any(item.ndim < 3 for item in items):  # an image itself, in nested lists
+            return [one_image(row)]
+        return items
     images = one_image(row)
     return [images] if images.ndim == 3 else list(images)
 
