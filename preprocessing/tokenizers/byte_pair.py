@@ -105,7 +105,11 @@ class BytePairTokenizer(Tokenizer):
             if len(pair) != 2:
                 raise ValueError(f"{rule!r} is no rule of two pieces with a space between them")
         options = {"ignore_merges": self.prefers_words, **options}
-        return models.BPE(vocab=self.vocabulary, merges=pairs, **options)
+        return models.BPE(vocab=self.pieces(), merges=pairs, **options)
+
+    def pieces(self) -> dict[str, int]:
+        """The vocabulary with what else has an id in text."""
+        return self.get_vocabulary()
 
     def normalizer(self, tokenizers: Any) -> Any:
         normalizers = tokenizers.normalizers
@@ -156,8 +160,11 @@ class BytePairTokenizer(Tokenizer):
     # Text
 
     def encode(self, texts: Sequence[str], special: bool | None) -> list[list[Any]]:
+        return self.encoded(list(texts), special)
+
+    def encoded(self, texts: list[Any], special: bool | None, **options: Any) -> list[list[Any]]:
         found = self.plain_library if special is False else self.library
-        rows = found.encode_batch_fast(list(texts), add_special_tokens=False)
+        rows = found.encode_batch_fast(texts, add_special_tokens=False, **options)
         return [row.tokens if self.dtype == "string" else row.ids for row in rows]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:

@@ -19,12 +19,6 @@ class MoonshineTokenizer(LlamaTokenizer):
     backbone = "MoonshineBackbone"
 
 
-class MistralTokenizer(LlamaTokenizer):
-    """See `SentencePieceTokenizer`."""
-
-    backbone = "MistralBackbone"
-
-
 class MixtralTokenizer(LlamaTokenizer):
     """See `SentencePieceTokenizer`."""
 
