@@ -243,8 +243,14 @@ class WhisperPreprocessor(Preprocessor):
         }
 
     def generate_postprocess(self, x: Mapping[str, Any]) -> Any:
-        """Text of what the decoder has generated, without padding and special tokens."""
-        return detokenized(self.tokenizer, x["decoder_token_ids"], x["decoder_padding_mask"])
+        """Text of what the decoder has generated, without padding, special tokens and times."""
+        ids, mask = (
+            torch.as_tensor(x["decoder_token_ids"]),
+            torch.as_tensor(x["decoder_padding_mask"]),
+        )
+        languages = torch.tensor(list((self.tokenizer.language_tokens or {}).values()))
+        times = ids > self.tokenizer.no_timestamps_token_id
+        return detokenized(self.tokenizer, ids, mask.bool() & ~times & ~torch.isin(ids, languages))
 
 
 def _with_audio(x: Any, *others: str) -> Mapping[str, Any]:

@@ -18,6 +18,8 @@ from .resizing import MODES, resize
 
 ImageConverterType = TypeVar("ImageConverterType", bound="ImageConverter")
 MAX_SIDE = 16_384
+# What fills up boxes where images have different numbers of them.
+NO_BOX = {"boxes": 0, "labels": -1}
 # What each image has of its own, beside boxes.
 BESIDE = ("labels", "segmentation_masks")
 
@@ -227,9 +229,11 @@ class ImageConverter(Converter):
         return result
 
 
-def padded_boxes(given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def padded_boxes(
+    given: Mapping[str, Any], fill: Mapping[str, int] = NO_BOX
+) -> dict[str, torch.Tensor]:
     """Boxes and what they have beside them as tensors; where images have different numbers of
-    them, filled up with boxes of 0 and labels of -1.
+    them, filled up with these.
     """
     result = {}
     for key, value in given.items():
@@ -237,8 +241,7 @@ def padded_boxes(given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         if isinstance(value, (list, tuple)):
             rows = [as_tensor(row, key).to(dtype=dtype) for row in value]
             if len({row.shape for row in rows}) > 1:
-                fill = -1 if key == "labels" else 0
-                result[key] = torch.nn.utils.rnn.pad_sequence(rows, True, fill)
+                result[key] = torch.nn.utils.rnn.pad_sequence(rows, True, fill.get(key, 0))
                 continue
             value = torch.stack(rows) if rows else np.zeros((0, 4) if key == "boxes" else 0)
         result[key] = as_tensor(value, key).to(dtype=dtype)

@@ -40,6 +40,10 @@ class BLIP2CausalLMPreprocessor(CausalLMPreprocessor):
         super().__init__(tokenizer, sequence_length, add_start_token, add_end_token, **kwargs)
         self.image_converter = image_converter
 
+    def get_config(self) -> dict[str, Any]:
+        # KerasHub writes it where there is none, too.
+        return {"image_converter": None, **super().get_config()}
+
     def __call__(
         self,
         x: Any,
@@ -109,6 +113,9 @@ class BLIP2Seq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
     @property
     def decoder_start(self) -> Special:
         return self.tokenizer.pad_token_id
+
+    def get_config(self) -> dict[str, Any]:
+        return {"image_converter": None, **super().get_config()}
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """As of `Seq2SeqLMPreprocessor`; the mapping may have `images`, too."""

@@ -96,6 +96,11 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
         self.num_vision_tokens_per_frame = num_vision_tokens_per_frame
         self.video_fps = video_fps
 
+    def get_config(self) -> dict[str, Any]:
+        # KerasHub writes those that are not there, too.
+        names = ("image_converter", "audio_converter", "video_converter")
+        return {**dict.fromkeys(names), **super().get_config()}
+
     def __call__(
         self,
         x: Any,
