@@ -9,6 +9,7 @@ import torch
 
 from ..backbones._model import constructor_arguments
 from ..presets import builtin
+from ..presets.files import safe_name
 from ..presets.sources import PresetSource
 from ._layer import PARTS, PreprocessingLayer, backbone_of, class_of, public_classes
 from .tokenizers.base import Tokenizer
@@ -38,7 +39,7 @@ class Preprocessor(PreprocessingLayer):
 
     def __init__(self, *, config_file: str = CONFIG_FILE, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.config_file = config_file
+        self.config_file = safe_name(config_file)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -8,18 +8,21 @@ from . import oracle  # isort: skip  # before Keras
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras_hub
+import numpy as np
 import pytest
 import tokenizers
+import torch
 import transformers
 from transformers.integrations.gguf.gguf_tokenizer_mapping import set_split_regex
 
 from keras_hub_torch import tokenizers as ours
-from keras_hub_torch.preprocessing.tokenizers import mistral
+from keras_hub_torch.preprocessing.tokenizers import base, mistral
 
 from .text_corpus import PHRASES, corpus
 from .vocabularies import byte_pairs, sentence_pieces, word_pieces
@@ -264,7 +267,7 @@ def rwkv_lines() -> list[str]:
     """Every byte, and runs of characters; some ids are none."""
     tokens: list[Any] = [bytes([i]) for i in range(256)]
     words = {word for text in PHRASES for word in (text[:3], text[5:9], f" {text[-4:]}")}
-    tokens += sorted(words - {""}) + ["\n\n", "  ", b"\xf0\x9f\x98", "'\""]
+    tokens += [*sorted(words - {""}), "\n\n", "  ", b"\xf0\x9f\x98", "'\""]
     return [
         f"{i} {token!r} {len(token.encode() if isinstance(token, str) else token)}\n"
         for i, token in enumerate(tokens, start=1)
@@ -401,3 +404,176 @@ def test_presets(name: str, tmp_path: Path) -> None:
     assert str(again.tokenize(texts[0])) == str(tokenizer.tokenize(texts[:1])[0])
     copy = pickle.loads(pickle.dumps(again))
     assert str(copy.tokenize(texts)) == str(tokenizer.tokenize(texts))
+
+
+@pytest.mark.parametrize("name", ["BertTokenizer", "GPT2Tokenizer", "T5Tokenizer"])
+def test_structures(name: str) -> None:
+    """Text in lists of lists, tensors where there is a length, tokens as text."""
+    arguments, _ = pairs()[name]
+    build = getattr(ours, name)
+    tokenizer = build(*arguments)
+    a, b, c = tokenizer.tokenize(["a mouse", "two", ""])
+    assert tokenizer("a mouse") == a
+    assert tokenizer([["a mouse", "two"], [""], []]) == [[a, b], [c], []]
+    assert tokenizer(("a mouse", "two")) == [a, b]
+    assert tokenizer(np.array([["a mouse"], ["two"]])) == [[a], [b]]
+    for ids in (torch.tensor(a), np.array(a), tuple(a), torch.tensor([a])):
+        assert tokenizer.detokenize(ids) in (tokenizer.detokenize(a), [tokenizer.detokenize(a)])
+    assert tokenizer.detokenize([[a, b], [c], []])[0] == tokenizer.detokenize([a, b])
+
+    padded = build(*arguments, sequence_length=3)
+    table = padded([["a mouse", "two"], ["", "two"]])
+    assert table.shape == (2, 2, 3)
+    assert table.dtype == torch.int32
+    assert table[0, 0].tolist() == (a + [padded.padding] * 3)[:3]
+    assert [one.tolist() for one in padded([["two"], []])[0]] == [table[0, 1].tolist()]
+    tokens = build(*arguments, dtype="string")("two")
+    assert [*map(tokenizer.token_to_id, tokens)] == b
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("BertTokenizer", "x [MASK] y"),
+        ("GPT2Tokenizer", "x<|endoftext|>y"),
+        ("CLIPTokenizer", "x <|endoftext|> y"),
+        ("MistralTekkenTokenizer", "x</s>y"),
+        ("WhisperTokenizer", "x<|translate|>y"),
+        ("GemmaTokenizer", "x<start_of_turn>\ny"),
+        ("LlamaTokenizer", "x</s>y"),
+    ],
+)
+def test_special_tokens_in_strings(name: str, text: str) -> None:
+    arguments, options = pairs()[name]
+    options = {key: value for key, value in options.items() if key != "sequence_length"}
+    tokenizer = getattr(ours, name)(*arguments, **options)
+    token = text.strip("xy \n")
+    id = tokenizer.token_to_id(token)
+    assert id not in tokenizer(text, special_tokens_in_strings=False)
+    assert (id in tokenizer(text)) == (name not in ("BertTokenizer", "LlamaTokenizer"))
+    assert (id in tokenizer(text, special_tokens_in_strings=True)) == (name != "LlamaTokenizer")
+    if name == "GemmaTokenizer":  # pieces that are but spaces stay
+        plain = tokenizer("a\n  b", special_tokens_in_strings=False)
+        assert plain == tokenizer("a\n  b")
+        assert tokenizer.token_to_id("\n") in plain
+
+
+def test_what_keras_hub_forgets(tmp_path: Path) -> None:
+    """It is kept, and KerasHub reads what we write."""
+    vocabulary, merges = byte_pairs("<|im_start|>", "<|im_end|>")
+    options = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    llama = ours.Llama3Tokenizer(vocabulary, merges, **options, misc_special_tokens=[])
+    llama.save_to_preset(tmp_path / "llama")
+    again = ours.Tokenizer.from_preset(tmp_path / "llama")
+    assert (again.start_token, again.end_token) == ("<|im_start|>", "<|im_end|>")
+    assert again.special_tokens == llama.special_tokens
+    assert llama.get_config().items() > options.items()
+
+    bert = ours.BertTokenizer(list(word_pieces(*BERT)), split_on_cjk=False)
+    bert.save_to_preset(tmp_path / "bert")
+    again = ours.Tokenizer.from_preset(tmp_path / "bert")
+    assert not again.split_on_cjk
+    assert again("天氣") == bert("天氣")
+    theirs = keras_hub.tokenizers.BertTokenizer.from_config(bert.get_config())
+    assert not theirs.split_on_cjk
+
+
+@pytest.mark.parametrize(
+    "name", ["BertTokenizer", "GPT2Tokenizer", "T5Tokenizer", "PARSeqTokenizer"]
+)
+def test_text_that_is_none(name: str) -> None:
+    tokenizer = getattr(ours, name)(*pairs()[name][0])
+    for text in (b"x", None, 1.5, ["x", None], [["x"], [b"x"]], {"x": 1}, np.array([1])):
+        with pytest.raises(TypeError, match=r"Text must be str, or lists of it, not \w+"):
+            tokenizer(text)
+    for nothing in ([], [[]], ()):
+        with pytest.raises(ValueError, match="There is no text"):
+            tokenizer(nothing)
+    with pytest.raises(ValueError, match="half a character"):
+        tokenizer("x\ud800")
+    for ids in ("x", None, [1.5], [[1], 2], ["x"], [True]):
+        with pytest.raises(TypeError, match="Ids must be integers"):
+            tokenizer.detokenize(ids)
+    if name != "PARSeqTokenizer":
+        with pytest.raises(ValueError, match=r"-1|id"):
+            tokenizer.detokenize([-1])
+    for method, unknown in ((tokenizer.id_to_token, -1), (tokenizer.id_to_token, 10**6)):
+        with pytest.raises(ValueError, match=r"\bid\b"):
+            method(unknown)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1"
+HOSTILE: dict[str, tuple[str, dict[str, Any], str]] = {
+    "no JSON": ("GPT2Tokenizer", {"vocabulary.json": b"{"}, "Expecting"),
+    "a list": ("GPT2Tokenizer", {"vocabulary.json": b"[]"}, "must be a mapping"),
+    "nested": ("GPT2Tokenizer", {"vocabulary.json": b"[" * 200_000}, "no JSON object"),
+    "twice": ("GPT2Tokenizer", {"vocabulary.json": b'{"a": 1, "b": 2, "a": 3}'}, "'a' twice"),
+    "an id twice": ("GPT2Tokenizer", {"vocabulary.json": b'{"a": 1, "b": 1}'}, "id twice"),
+    "no id": ("GPT2Tokenizer", {"vocabulary.json": b'{"a": true}'}, "the id True"),
+    "negative": ("GPT2Tokenizer", {"vocabulary.json": b'{"a": -1}'}, "the id -1"),
+    "unknown piece": ("GPT2Tokenizer", {"merges.txt": b"xx yy\n"}, "do not fit"),
+    "three pieces": ("GPT2Tokenizer", {"merges.txt": b"a b c\n"}, "no rule of two"),
+    "no special token": (
+        "GPT2Tokenizer",
+        {"vocabulary.json": b'{"a": 1}', "merges.txt": b""},
+        "not the special token",
+    ),
+    "no UTF-8": ("BertTokenizer", {"vocabulary.txt": b"\xff\n"}, "decode"),
+    "a token twice": ("BertTokenizer", {"vocabulary.txt": b"[UNK]\na\na\n"}, "'a' twice"),
+    "no unknown": ("BertTokenizer", {"vocabulary.txt": b"a\n"}, "oov_token"),
+    "no model": ("T5Tokenizer", {"vocabulary.spm": b"abc"}, "no SentencePiece model"),
+    "empty": ("T5Tokenizer", {"vocabulary.spm": b""}, "no SentencePiece model"),
+    "a pointer": (
+        "T5Tokenizer",
+        {"vocabulary.spm": b"version https://git-lfs.github.com/spec/v1"},
+        "Git LFS",
+    ),
+    "no literal": (
+        "RWKVTokenizer",
+        {"vocabulary.txt": b"1 exit() 3\n"},
+        "no id, literal",
+    ),
+    "another length": ("RWKVTokenizer", {"vocabulary.txt": b"1 'abc' 4\n"}, "no id, literal"),
+    "too large": ("T5Tokenizer", {"vocabulary.spm": b"x" * 2000}, "larger than 1,000 bytes"),
+    "another class": (
+        "BertTokenizer",
+        {"class": "BertBackbone"},
+        "unknown class 'keras_hub>BertBackbone'",
+    ),
+    "of others": ("BertTokenizer", {"class": "os>system"}, "unknown class"),
+    "another folder": ("BertTokenizer", {"config_file": "../x.json"}, "no plain file name"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_files_of_strangers(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, changes, message = HOSTILE[case]
+    arguments, options = pairs()[name]
+    getattr(ours, name)(*arguments, **options).save_to_preset(tmp_path)
+    config = json.loads((tmp_path / "tokenizer.json").read_text())
+    if "class" in changes:
+        registered = (
+            changes["class"] if ">" in changes["class"] else f"keras_hub>{changes['class']}"
+        )
+        config |= {"class_name": registered.rpartition(">")[2], "registered_name": registered}
+    elif "config_file" in changes:
+        config["config"] |= changes
+    else:
+        for file, content in changes.items():
+            (tmp_path / "assets" / "tokenizer" / file).write_bytes(content)
+    if name == "RWKVTokenizer":
+        config["config"]["vocabulary"] = None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(config))
+    if case == "too large":
+        monkeypatch.setattr(base, "MAX_ASSET_BYTES", 1000)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        ours.Tokenizer.from_preset(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_file_of_transformers(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"model": {"vocab": {}}, "version": "1.0"}')
+    with pytest.raises(ValueError, match="transformers wrote"):
+        ours.Tokenizer.from_preset(tmp_path)
+    with pytest.raises(FileNotFoundError, match=re.escape("clip_l_tokenizer.json")):
+        ours.Tokenizer.from_preset(tmp_path, config_file="clip_l_tokenizer.json")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...presets import builtin
-from ...presets.files import CONFIG, refuse_pointer
+from ...presets.files import CONFIG, refuse_pointer, safe_name
 from ...presets.sources import PresetSource
 from .._layer import PreprocessingLayer, backbone_of, class_of, dtype_name
 
@@ -62,7 +62,7 @@ class Tokenizer(PreprocessingLayer):
         super().__init__(name=name, trainable=trainable, dtype=dtype or "int32")
         if self.dtype != "string" and "int" not in self.dtype:
             raise ValueError(f"dtype must be an integer type or string, not {dtype_name(dtype)!r}.")
-        self.config_file = config_file
+        self.config_file = safe_name(config_file)
         for attribute, token in self.special.items():
             setattr(self, attribute, token)
             setattr(self, f"{attribute}_id", None)

@@ -164,8 +164,11 @@ class BytePairTokenizer(Tokenizer):
 
     def encoded(self, texts: list[Any], special: bool | None, **options: Any) -> list[list[Any]]:
         found = self.plain_library if special is False else self.library
-        rows = found.encode_batch_fast(texts, add_special_tokens=False, **options)
-        return [row.tokens if self.dtype == "string" else row.ids for row in rows]
+        encodings = found.encode_batch_fast(texts, add_special_tokens=False, **options)
+        rows = [encoding.ids for encoding in encodings]
+        if self.dtype != "string":
+            return rows
+        return [[*map(found.id_to_token, row)] for row in rows]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         for row in rows:

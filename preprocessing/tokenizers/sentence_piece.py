@@ -131,10 +131,11 @@ def built(proto: bytes) -> Any:
     Raises:
         ValueError: the bytes are no model.
     """
-    processor = library("sentencepiece", "text").SentencePieceProcessor
+    sentencepiece = library("sentencepiece", "text")
+    sentencepiece.set_min_log_level(1)  # it says on stderr which models do not normalize
     try:
         if proto:  # or the library would read none
-            return processor(model_proto=proto)
+            return sentencepiece.SentencePieceProcessor(model_proto=proto)
         raise ValueError("it is empty")
     except Exception as error:  # the library raises several kinds
         raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,11 @@ class WordPieceTokenizer(Tokenizer):
         self.word = functools.lru_cache(CACHED_WORDS)(self.pieces)
 
     def set_assets(self, contents: Sequence[bytes]) -> None:
-        self.set_vocabulary([line.rstrip() for line in lines_of(contents[0])])
+        lines = lines_of(contents[0])
+        if len(set(lines)) < len(lines):
+            twice = Counter(lines).most_common(1)[0][0]
+            raise ValueError(f"The vocabulary has the token {twice!r} twice.")
+        self.set_vocabulary([line.rstrip() for line in lines])
 
     def asset_contents(self) -> Sequence[bytes]:
         return ["".join(f"{token}\n" for token in self.get_vocabulary()).encode()]
