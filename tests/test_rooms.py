@@ -21,7 +21,7 @@ FLOORS = (
     ("backbones",),
     ("presets",),
     ("lora", "generation", "preprocessing", "distributed"),
-    ("", "__main__", "cli", "models"),  # the package itself is ""
+    ("", "__main__", "cli", "layers", "models"),  # the package itself is ""
 )
 # Its verbs go up, once they are called.
 VERBS = "backbones._backbone"

@@ -75,7 +75,8 @@ class SAM3PromptableConceptImageSegmenterPreprocessor(Preprocessor):
             raise ValueError("The input is a dictionary of 'images' and prompts.")
         images = as_images(x["images"], "channels_last")
         several = isinstance(images, list) or images.ndim == 4
-        rows = list(images) if several else [images]
+        batch = images if isinstance(images, list) or several else images[None]
+        rows = list(batch)
         prompts = x.get("prompts")
         if prompts is None:
             prompts = [NAMELESS] * len(rows)
@@ -84,7 +85,7 @@ class SAM3PromptableConceptImageSegmenterPreprocessor(Preprocessor):
         ids, mask = self._packed(prompts, (sequence_length or self.sequence_length) + 1)
         boxes, labels = self._boxes(x, rows, several)
         inputs = {
-            "pixel_values": self.image_converter(images if several else images[None]),
+            "pixel_values": self.image_converter(batch),
             "token_ids": ids[:, :-1],
             "padding_mask": mask[:, :-1],
             "boxes": boxes,
