@@ -16,6 +16,7 @@ import torch
 from keras_hub_torch import layers, models
 from keras_hub_torch import tokenizers as ours
 
+from .cases import all_cases
 from .test_converters import GEMMA3N, pixels, waves
 from .test_tokenizers import pairs
 
@@ -383,3 +384,87 @@ def test_whisper() -> None:
     preprocessor.language = "xx"
     with pytest.raises(ValueError, match="no language 'xx', but de, en"):
         preprocessor(rows)
+
+
+CLIPS = {"num_mels": 7, "sampling_rate": 1600, "max_audio_length": 1}
+# Cases of backbones, what is changed in them, and the preprocessor that is made for each.
+TAKEN = {
+    "gemma3-images": (
+        {},
+        Task(
+            "Gemma3CausalLMPreprocessor",
+            "Gemma3Tokenizer",
+            {"sequence_length": 16, "num_vision_tokens_per_image": 1},
+            {"image_converter": ("Gemma3ImageConverter", {"image_size": (8, 8), "scale": 0.01})},
+        ),
+        {"prompts": [f"a{START}", "b"], "images": [[IMAGE, IMAGE], []]},
+    ),
+    "pali-gemma": (
+        {},
+        Task(
+            "PaliGemmaCausalLMPreprocessor",
+            "PaliGemmaTokenizer",
+            {"sequence_length": 7},
+            {"image_converter": ("PaliGemmaImageConverter", {"image_size": (8, 8), "scale": 0.01})},
+        ),
+        {"prompts": ["a", "b c"], "images": IMAGES},
+    ),
+    "gemma4": (
+        {"vocab_size_per_layer_input": 1100},
+        Task(
+            "Gemma4CausalLMPreprocessor",
+            "Gemma4Tokenizer",
+            {"sequence_length": 40, "num_vision_tokens_per_image": 9, "audio_input_feat_size": 7},
+            {
+                "image_converter": (
+                    "Gemma4ImageConverter",
+                    {"patch_size": 1, "max_soft_tokens": 9, "pooling_kernel_size": 2},
+                ),
+                "audio_converter": ("Gemma4AudioConverter", {**CLIPS, "max_frequency": 800.0}),
+            },
+        ),
+        {
+            "prompts": ["a<|image|>", "<|image|>b<|audio|>"],
+            "images": IMAGES,
+            "audio": SOUND[:, :700],
+        },
+    ),
+    "qwen3.5-images": (
+        {},
+        Task(
+            "Qwen3_5CausalLMPreprocessor",
+            "Qwen3_5Tokenizer",
+            {"sequence_length": 90},
+            {
+                "image_converter": (
+                    "Qwen3_5ImageConverter",
+                    {**PATCHES, "patch_size": 4, "spatial_merge_size": 1, "scale": 0.01},
+                )
+            },
+        ),
+        {"prompts": ["a " + SEE, SEE], "images": [IMAGE, pixels(20, 9, 3)]},
+    ),
+    "moonshine": (
+        {},
+        Task(
+            "MoonshineAudioToTextPreprocessor",
+            "MoonshineTokenizer",
+            {"decoder_sequence_length": 7},
+            {"audio_converter": ("MoonshineAudioConverter", {})},
+        ),
+        {"audio": SOUND},
+    ),
+}
+
+
+@pytest.mark.parametrize("case_id", TAKEN)
+def test_backbones_take_it(case_id: str) -> None:
+    changes, task, x = TAKEN[case_id]
+    preprocessor, _ = both(task)
+    case = next(case for case in all_cases() if case.id == case_id)
+    config = {**case.config, "vocabulary_size": preprocessor.tokenizer.vocabulary_size(), **changes}
+    backbone = getattr(models, case.cls)(**config).eval()
+    with torch.no_grad():
+        outputs = backbone(preprocessor.generate_preprocess(x))
+    found = outputs.values() if isinstance(outputs, dict) else [outputs]
+    assert all(one.isfinite().all() for one in found if one.is_floating_point())
