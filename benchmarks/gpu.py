@@ -2,9 +2,9 @@
 
     python benchmarks/gpu.py [--json FILE] [--only PART] [--tiny]
 
-It needs this checkout, torch ≥ 2.11, h5py and safetensors; nothing is downloaded. Where
-transformers, timm or peft are missing, rows have no peer. `--tiny` runs everything in seconds on a
-CPU or a GPU, with shapes that say nothing of speed.
+It needs this checkout, torch ≥ 2.11, h5py, safetensors and pytest; nothing is downloaded. Where
+transformers, timm or peft are missing, rows have no peer, and without KerasHub fewer tests run.
+`--tiny` runs everything in seconds on a CPU or a GPU, with shapes that say nothing of speed.
 
 Times are medians of runs, ours and the peer's in turn, after warm-up; weights are random, and
 computation is in bfloat16. Decoding and compiled steps count from when they are compiled. `share`
@@ -212,13 +212,10 @@ def summary(error: BaseException) -> str:
 
 def correctness(tiny: bool) -> Iterator[Row]:
     chosen = ["loading"] if tiny else []  # `make test` runs the others already
-    if importlib.util.find_spec("pytest"):
-        command = ["pytest", "tests/gpu", "--noconftest", "-p", "no:cacheprovider"]
-        command += ["-k", *chosen] if chosen else []
-        if importlib.util.find_spec("xdist") and not tiny:
-            command += ["-p", "xdist", "--numprocesses", "8"]  # most of the time goes to compilers
-    else:
-        command = ["keras_hub_torch.tests.gpu", *chosen]
+    command = ["pytest", "tests/gpu", "--noconftest", "-p", "no:cacheprovider"]
+    command += ["-k", *chosen] if chosen else []
+    if importlib.util.find_spec("xdist") and not tiny:
+        command += ["-p", "xdist", "--numprocesses", "8"]  # most of the time goes to compilers
     path = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(
         [sys.executable, "-m", *command],
