@@ -101,6 +101,8 @@ class Model(nn.Module, metaclass=Configured):
     argument_names: tuple[str, ...]
     # As it was built; wrappers such as FSDP's change the class of an instance.
     configured_class: type[Model]
+    # What opens the preset that it was loaded from.
+    preset: Any = None
     # Why the weights are not to be used, if loading others has failed half-way.
     broken: str | None = None
 

@@ -83,12 +83,18 @@ class Preprocessor(PreprocessingLayer):
             ValueError: there is none.
         """
         backbone = backbone_of(source)
+        found = cls.for_class(backbone)
+        if found is None:
+            raise ValueError(f"{source.handle} has a {backbone}, which no {cls.__name__} is for.")
+        return found
+
+    @classmethod
+    def for_class(cls: type[PreprocessorType], backbone: str) -> type[PreprocessorType] | None:
+        """The subclass for a class of backbones, by its name."""
         if cls.backbone == backbone:
             return cls
-        for other in public_classes().values():
-            if issubclass(other, cls) and other.backbone == backbone:
-                return other
-        raise ValueError(f"{source.handle} has a {backbone}, which no {cls.__name__} is for.")
+        others = (one for one in public_classes().values() if issubclass(one, cls))
+        return next((one for one in others if one.backbone == backbone), None)
 
 
 def with_labels(x: Any, y: Any = None, sample_weight: Any = None) -> Any:

@@ -71,9 +71,11 @@ def load_backbone(
         if known is not None and find_class(known, Model) is None:  # before any download
             raise NotImplementedError(f"{preset} is a {known}: {NOT_YET}")
         source = open_preset(preset)
-        return source.consistently(
+        model = source.consistently(
             lambda: _load(cls, source, load_weights, device, mmap, ignore, overrides)
         )
+    vars(model)["preset"] = source.origin
+    return model
 
 
 def _load(

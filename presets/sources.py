@@ -99,6 +99,11 @@ class PresetSource:
         """What PEFT calls it, if it is of transformers; empty where transformers cannot load it."""
         return {}
 
+    @property
+    def origin(self) -> str | Path:
+        """What opens it again, from another folder too."""
+        return self.handle
+
     def _fetch(self, name: str) -> Path | None:
         """Local path of a file, downloaded if need be; None if the preset does not have it.
 
@@ -177,6 +182,10 @@ class _Folder(PresetSource):
         return self.snapshot.find(name)
 
     @property
+    def origin(self) -> str | Path:
+        return self._folder.absolute()
+
+    @property
     def checkpoint(self) -> dict[str, str]:
         return {"base_model_name_or_path": str(self._folder.absolute())}
 
@@ -194,7 +203,12 @@ class _Archive(_Folder):
         folder = Path(tempfile.mkdtemp())
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         super().__init__(handle, folder)
+        self._path = path
         unpack(path, folder)
+
+    @property
+    def origin(self) -> str | Path:
+        return self._path.absolute()
 
 
 class _Kaggle(PresetSource):

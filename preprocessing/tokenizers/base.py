@@ -33,11 +33,13 @@ class Tokenizer(PreprocessingLayer):
         backbone: name of the class of the models that it is for.
         special: the special tokens by name; each is an attribute, and its id that of `{name}_id`.
         assets: names of the files that hold the vocabulary.
+        turn_ends: tokens besides the end token with which a model ends its turn, if it has them.
     """
 
     backbone: ClassVar[str | None] = None
     special: Mapping[str, str] = {}
     assets: ClassVar[Sequence[str]] = ()
+    turn_ends: ClassVar[Sequence[str]] = ()
     config_file = CONFIG_FILE
     sequence_length: int | None = None
 
@@ -99,6 +101,14 @@ class Tokenizer(PreprocessingLayer):
     def special_token_ids(self) -> list[int]:
         self.check_vocabulary()
         return list(dict.fromkeys(getattr(self, f"{name}_id") for name in self.special))
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """What a generated text ends with: the end tokens, and those of a turn."""
+        ends = [getattr(self, f"{name}_id", None) for name in ("end_token", "end_token2")]
+        known = self.get_vocabulary()
+        ends += [self.token_to_id(token) for token in self.turn_ends if token in known]
+        return [id for id in dict.fromkeys(ends) if id is not None]
 
     def update_special_tokens(self) -> None:
         """Look the special tokens up in a new vocabulary.

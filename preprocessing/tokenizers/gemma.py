@@ -15,6 +15,7 @@ class GemmaTokenizer(SentencePieceTokenizer):
     """See `SentencePieceTokenizer`."""
 
     backbone = "GemmaBackbone"
+    turn_ends = ("<end_of_turn>",)
     special = TEXT
 
 
@@ -44,6 +45,7 @@ class Gemma3Tokenizer(SentencePieceTokenizer):
     """
 
     backbone = "Gemma3Backbone"
+    turn_ends = ("<end_of_turn>",)
     vision = named(
         image_placeholder="<img>",
         start_of_image_token="<start_of_image>",
@@ -62,6 +64,7 @@ class Gemma3nTokenizer(SentencePieceTokenizer):
     """See `SentencePieceTokenizer`."""
 
     backbone = "Gemma3nBackbone"
+    turn_ends = ("<end_of_turn>",)
     special = named(
         **TEXT,
         image_placeholder="<image_soft_token>",
@@ -87,6 +90,7 @@ class Gemma4Tokenizer(SentencePieceTokenizer):
     """
 
     backbone = "Gemma4Backbone"
+    turn_ends = ("<turn|>",)
     vision = named(
         start_of_image_token="<|image>",
         image_placeholder="<|image|>",

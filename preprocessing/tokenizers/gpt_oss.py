@@ -13,6 +13,7 @@ class GptOssTokenizer(BytePairTokenizer):
     """See `BytePairTokenizer`."""
 
     backbone = "GptOssBackbone"
+    turn_ends = ("<|return|>", "<|call|>")
     split_pattern = (
         rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{CONTRACTION}"
         rf"|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{CONTRACTION}"

@@ -29,4 +29,5 @@ class Phi3Tokenizer(SentencePieceTokenizer):
     """See `SentencePieceTokenizer`."""
 
     backbone = "Phi3Backbone"
+    turn_ends = ("<|end|>",)
     special = named(start_token="<s>", end_token="<|endoftext|>")

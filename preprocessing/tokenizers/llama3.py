@@ -27,6 +27,7 @@ class Llama3Tokenizer(BytePairTokenizer):
     """
 
     backbone = "Llama3Backbone"
+    turn_ends = ("<|eot_id|>",)
     split_pattern = LLAMA3
     prefers_words = True
     lost = ("bos_token", "eos_token")
@@ -58,6 +59,7 @@ class SmolLM3Tokenizer(BytePairTokenizer):
     """See `BytePairTokenizer`."""
 
     backbone = "SmolLM3Backbone"
+    turn_ends = ("<|im_end|>",)
     split_pattern = LLAMA3
     prefers_words = True
     special = named(

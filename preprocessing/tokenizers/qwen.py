@@ -13,6 +13,7 @@ class QwenTokenizer(BytePairTokenizer):
     """See `BytePairTokenizer`."""
 
     backbone = "QwenBackbone"
+    turn_ends = ("<|im_end|>",)
     normalizes = True
     split_pattern = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -34,6 +35,7 @@ class Qwen3Tokenizer(QwenTokenizer):
     """See `BytePairTokenizer`."""
 
     backbone = "Qwen3Backbone"
+    turn_ends = ("<|endoftext|>",)
     special = named(end_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
@@ -51,6 +53,7 @@ class Qwen3_5Tokenizer(BytePairTokenizer):
     """
 
     backbone = "Qwen3_5Backbone"
+    turn_ends = ("<|endoftext|>",)
     normalizes = True
     split_pattern = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
