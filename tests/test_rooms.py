@@ -22,7 +22,7 @@ FLOORS = (
     ("presets",),
     ("lora", "preprocessing", "distributed"),
     ("generation",),
-    ("", "__main__", "cli", "models"),  # the package itself is ""
+    ("", "__main__", "cli", "layers", "models"),  # the package itself is ""
 )
 # Its verbs go up, once they are called.
 VERBS = "backbones._backbone"
