@@ -10,6 +10,7 @@ import torch
 from ..backbones._backbone import classproperty
 from ..backbones.layers.dtypes import DTypePolicy
 from ..presets import builtin
+from ..presets.building import check_amounts
 from ..presets.sources import PresetSource
 from ._layer import PreprocessingLayer, class_of, public_classes
 
@@ -32,6 +33,10 @@ class Converter(PreprocessingLayer):
 
     kind: ClassVar[str] = "converter"
     backbone: ClassVar[str | None] = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        DTypePolicy.get(self.dtype)  # or there is none
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -62,10 +67,12 @@ class Converter(PreprocessingLayer):
     ) -> ConverterType:
         """What the preset has of this kind, in a file of its own or within its preprocessor."""
         if source.has(config_file) or not source.has(PREPROCESSOR):
+            check_amounts(source.json(config_file))
             return super().load(source, config_file, overrides)
         config = source.json(PREPROCESSOR).get("config")
         part = config.get(cls.kind) if isinstance(config, dict) else None
         if not isinstance(part, dict):
             raise FileNotFoundError(f"Preset {source.handle!r} has no {config_file}.")
+        check_amounts(part)
         found = class_of(part, f"{source.handle}'s {PREPROCESSOR}", cls)
         return found.from_config({**part["config"], **overrides})

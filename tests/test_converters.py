@@ -510,6 +510,30 @@ def test_preset_within_a_preprocessor(tmp_path: Path) -> None:
         layers.ImageConverter.from_preset(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("Gemma4ImageConverter", {"patch_size": 10**9}, "patch_size must be from 1 to"),
+        ("Gemma4ImageConverter", {"max_soft_tokens": 16_000, "patch_size": 999}, "are the most"),
+        ("Qwen3_5ImageConverter", {"min_pixels": 10**11}, "are the most"),
+        ("Gemma4VideoConverter", {"num_frames": 10**6}, "num_frames must be from 1 to"),
+        ("ResNetImageConverter", {"scale": [1.0] * 20_000}, "10,000 are the most"),
+        ("ResNetImageConverter", {"scale": "a"}, "scale must be"),
+        ("ResNetImageConverter", {"dtype": "int9"}, "Unknown dtype 'int9'"),
+        ("WhisperAudioConverter", {"num_fft_bins": 10**9}, "num_fft_bins must be from 1 to"),
+        ("Gemma4AudioConverter", {"min_frequency": -9000.0}, "min_frequency=-9000.0"),
+        ("Gemma4AudioConverter", {"per_bin_mean": [1.0]}, "1 means or deviations for 128"),
+        ("MoonshineAudioConverter", {"sampling_rate": 0}, "sampling_rate must be from 1 to"),
+    ],
+)
+def test_hostile_presets(tmp_path: Path, name: str, options: Any, message: str) -> None:
+    cls = CONVERTERS[name]
+    config = {"registered_name": f"keras_hub>{name}", "config": options}
+    (tmp_path / cls.config_file).write_text(json.dumps(config))
+    with pytest.raises((ValueError, TypeError), match=message):
+        cls.from_preset(tmp_path)
+
+
 def test_lost_options_are_kept(tmp_path: Path) -> None:
     layers.Gemma4ImageConverter(max_soft_tokens=9).save_to_preset(tmp_path)
     assert layers.ImageConverter.from_preset(tmp_path).max_soft_tokens == 9

@@ -26,9 +26,6 @@ class AudioConverter(Converter):
     kind: ClassVar[str] = "audio_converter"
     sampling_rate: int = 16000
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-
     def audio_shape(self) -> tuple[int | None, ...]:
         """Of what it makes of one clip."""
         return (None,)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .base import MAX_SAMPLES, AudioConverter, check_sizes
-from .gemma4 import standardized
+from .gemma4 import check_filters, standardized
 from .spectrograms import hann_window, htk_points, triangles
 
 
@@ -85,6 +85,7 @@ class Gemma3nAudioConverter(AudioConverter):
         self.dither = dither
         self.input_scale_factor = input_scale_factor
         self.mel_floor = mel_floor
+        check_filters(feature_size, per_bin_mean, per_bin_stddev)
         self.per_bin_mean = per_bin_mean
         self.per_bin_stddev = per_bin_stddev
         self.padding_side = padding_side

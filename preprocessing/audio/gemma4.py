@@ -69,6 +69,7 @@ class Gemma4AudioConverter(AudioConverter):
         self.min_frequency = min_frequency
         self.max_frequency = max_frequency
         self.mel_floor = float(mel_floor)
+        check_filters(num_mels, per_bin_mean, per_bin_stddev)
         self.per_bin_mean = per_bin_mean
         self.per_bin_stddev = per_bin_stddev
         self.window = hann_window(self.frame_length)
@@ -97,6 +98,13 @@ class Gemma4AudioConverter(AudioConverter):
         spectrum = torch.fft.rfft(frames, self.num_fft_bins).abs()
         mels = (spectrum @ self.mel_filters.to(waves.device) + self.mel_floor).log()
         return standardized(mels, self.per_bin_mean, self.per_bin_stddev)
+
+
+def check_filters(count: int, *lists: Sequence[float] | None) -> None:
+    """Raise ValueError for numbers of filters of which there are not as many."""
+    for one in lists:
+        if one is not None and len(one) != count:
+            raise ValueError(f"There are {len(one)} means or deviations for {count} filters.")
 
 
 def standardized(

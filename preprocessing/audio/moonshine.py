@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .base import AudioConverter, at_length
+from .base import AudioConverter, at_length, check_sizes
 
 SECONDS = (0.1, 64.0)
 
@@ -34,6 +34,7 @@ class MoonshineAudioConverter(AudioConverter):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_sizes(1, sampling_rate=sampling_rate)
         self.sampling_rate = sampling_rate
         self.padding_value = padding_value
         self.do_normalize = do_normalize

@@ -29,7 +29,13 @@ def htk_mel(frequency: float) -> float:
 
 
 def htk_points(low: float, high: float, count: int, dtype: str = "float64") -> np.ndarray:
-    """Frequencies, in Hz, that are evenly spaced on HTK's scale between two of them."""
+    """Frequencies, in Hz, that are evenly spaced on HTK's scale between two of them.
+
+    Raises:
+        ValueError: they are no two frequencies.
+    """
+    if not 0 <= low < high:
+        raise ValueError(f"Filters between min_frequency={low} and max_frequency={high}: none.")
     mels = np.linspace(htk_mel(low), htk_mel(high), count, dtype=dtype)
     return 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
 

@@ -27,9 +27,10 @@ def as_images(value: Any, data_format: str) -> torch.Tensor | list[torch.Tensor]
         return checked(one_image(value), data_format)
     if not value:
         raise ValueError("The list of images is empty.")
-    if one_image(value[0]).ndim < 3:  # an image itself, in nested lists
+    first = one_image(value[0])
+    if first.ndim < 3:  # an image itself, in nested lists
         return checked(as_tensor(value, "The image"), data_format)
-    images = [checked(one_image(one), data_format) for one in value]
+    images = [checked(one, data_format) for one in (first, *map(one_image, value[1:]))]
     if len({image.shape for image in images}) > 1:
         return images
     dtype = reduce(torch.promote_types, (image.dtype for image in images))

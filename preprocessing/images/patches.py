@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .converter import ImageConverter
+from .converter import MAX_SIDE, ImageConverter
 from .inputs import as_images
 from .resizing import resize
 
@@ -41,7 +41,8 @@ class Gemma4ImageConverter(ImageConverter):
     ) -> None:
         # What KerasHub writes for the size, whatever it was given.
         super().__init__(**{**kwargs, "image_size": (1, 1)})
-        check_positive(
+        check_sizes(
+            max_soft_tokens * (pooling_kernel_size * patch_size) ** 2,
             patch_size=patch_size,
             max_soft_tokens=max_soft_tokens,
             pooling_kernel_size=pooling_kernel_size,
@@ -116,7 +117,8 @@ class Qwen3_5ImageConverter(ImageConverter):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_positive(
+        check_sizes(
+            max(min_pixels, max_pixels),
             patch_size=patch_size,
             temporal_patch_size=temporal_patch_size,
             spatial_merge_size=spatial_merge_size,
@@ -180,8 +182,14 @@ def cut_into_patches(frames: torch.Tensor, side: int, depth: int) -> dict[str, t
     return {"patches": tiles, "grid_thw": thw}
 
 
-def check_positive(**sizes: int) -> None:
-    """Raise ValueError for one that is not."""
+def check_sizes(pixels: int, **sizes: int) -> None:
+    """Refuse what no converter has, before memory is taken.
+
+    Raises:
+        ValueError: it names the argument.
+    """
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, not {size}.")
+        if not 1 <= size <= MAX_SIDE:
+            raise ValueError(f"{name} must be from 1 to {MAX_SIDE:,}, not {size:,}.")
+    if pixels > MAX_SIDE**2:
+        raise ValueError(f"Images of {pixels:,} pixels; {MAX_SIDE**2:,} are the most.")

@@ -12,7 +12,7 @@ from .._arrays import as_tensor
 from .._converter import Converter
 from .converter import ImageConverter
 from .inputs import checked
-from .patches import Gemma4ImageConverter, check_positive, cut_into_patches
+from .patches import Gemma4ImageConverter, check_sizes, cut_into_patches
 from .resizing import resize
 
 
@@ -72,7 +72,7 @@ class Gemma4VideoConverter(VideoConverter):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_positive(num_frames=num_frames)
+        check_sizes(1, num_frames=num_frames)
         self.patch_size = patch_size
         self.max_soft_tokens = max_soft_tokens
         self.pooling_kernel_size = pooling_kernel_size
@@ -122,7 +122,8 @@ class Qwen3_5VideoConverter(VideoConverter):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_positive(
+        check_sizes(
+            max(min_pixels, max_pixels),
             patch_size=patch_size,
             temporal_patch_size=temporal_patch_size,
             spatial_merge_size=spatial_merge_size,
