@@ -279,6 +279,7 @@ class FluxBackbone(Backbone):
         self.single_blocks = Stack(
             "single_block_{}",
             (SingleStreamBlock(hidden_size, num_heads, mlp_dim) for _ in range(depth_single_blocks)),
+            norm="",  # the one behind them takes the image alone
         )
         self.final_layer = LastLayer(hidden_size, input_channels)
 
@@ -300,9 +301,9 @@ class FluxBackbone(Backbone):
         for name in self.single_blocks.names():
             image = graph(name, image, modulation, tables)
         output = graph("final_layer", graph("get_item", image), modulation)
-        names = tuple(name for name, _ in self.named_children() if not name.endswith("blocks"))
-        blocks = (*self.double_blocks.names(), *self.single_blocks.names())
-        return replace(GRAPH, order=graph.order(output), unnamed=(*names, *blocks))
+        names = tuple(name for name, _ in self.named_children())
+        unnamed = (*names, *self.double_blocks.names(), *self.single_blocks.names())
+        return replace(GRAPH, order=graph.order(output), assigned=names, unnamed=unnamed)
 
     def forward(
         self,
