@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -12,9 +12,9 @@ from torch import nn
 from ._backbone import Backbone
 from ._inputs import Input
 from .layers.activations import Activation
-from .layers.attention import attend, merge_heads
+from .layers.attention import attend, merge_heads, split_qkv
 from .layers.core import Dense, LayerNormalization, RMSNormalization
-from .layers.diffusion import modulate, timestep_waves
+from .layers.diffusion import check_width, modulate, timestep_waves
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
 from .layers.layout import GRAPH, Graph, Kind, Layout, Sequential, Stack
@@ -71,7 +71,7 @@ class SelfAttention(Layer):
         self.proj = Dense(dim, dim)
 
     def forward(self, x: torch.Tensor) -> Heads:
-        q, k, v = split_three(self.qkv(x), self.num_heads)
+        q, k, v = split_qkv(self.qkv(x), self.num_heads)
         return *self.norm(q, k), v
 
 
@@ -160,7 +160,7 @@ class SingleStreamBlock(Layer):
         shift, scale, gate = self.modulation(modulation)
         y = self.linear1(modulate(self.pre_norm(x), shift, scale))
         qkv, y = y.tensor_split([3 * self.dim], dim=-1)
-        q, k, v = split_three(qkv, self.num_heads)
+        q, k, v = split_qkv(qkv, self.num_heads)
         attended = attend_rotated(*self.norm(q, k), v, tables)
         return x + gate * self.linear2(torch.cat((attended, self.activation(y)), dim=-1))
 
@@ -181,12 +181,6 @@ class LastLayer(Layer):
 
 def mlp(dim: int, inner: int) -> Sequential:
     return Sequential(Dense(dim, inner), Activation("gelu"), Dense(inner, dim))
-
-
-def split_three(qkv: torch.Tensor, num_heads: int) -> Heads:
-    """`[batch, length, 3 · heads · head_dim]` → queries, keys, values."""
-    q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
-    return q, k, v
 
 
 def attend_rotated(
@@ -259,11 +253,8 @@ class FluxBackbone(Backbone):
         if any(dim < 0 or dim % 2 for dim in axes_dim):
             raise ValueError(f"axes_dim={axes_dim} must be even numbers.")
         self.output_channels = input_channels
-        self.widths = {
-            "image": image_shape[-1],
-            "text": text_shape[-1],
-            "y": y_shape[-1],
-        }
+        shapes = {"image": image_shape, "text": text_shape, "y": y_shape}
+        self.widths: Any = {name: shape[-1] for name, shape in shapes.items()}
         mlp_dim = int(hidden_size * mlp_ratio)
         self.image_input_embedder = Dense(self.widths["image"], hidden_size)
         self.time_input_embedder = MLPEmbedder(WAVES, hidden_size)
@@ -315,7 +306,8 @@ class FluxBackbone(Backbone):
         timesteps: Scalars,
         guidance: Scalars | None = None,
     ) -> torch.Tensor:
-        self.check_widths(image=image, text=text, y=y)
+        for name, tensor in (("image", image), ("text", text), ("y", y)):
+            check_width(name, tensor, self.widths[name])
         modulation = self.time_input_embedder(timestep_waves(1000 * timesteps.float(), WAVES))
         if self.guidance_embed:
             if guidance is None:
@@ -344,11 +336,3 @@ class FluxBackbone(Backbone):
                 f"which they must make the {head_dim} dimensions of a head."
             )
         return axis_pair_tables(ids, dims, self.theta)
-
-    def check_widths(self, **inputs: torch.Tensor) -> None:
-        for name, tensor in inputs.items():
-            if tensor.shape[-1] != self.widths[name]:
-                raise ValueError(
-                    f"{name} must have {self.widths[name]} features as {name}_shape says, not "
-                    f"{tensor.shape[-1]}."
-                )

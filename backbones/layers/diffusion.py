@@ -20,3 +20,13 @@ def timestep_waves(timesteps: torch.Tensor, dim: int, max_period: float = 1e4) -
 def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """`x · (1 + scale) + shift`."""
     return torch.addcmul(shift, x, 1 + scale)
+
+
+def check_width(name: str, tensor: torch.Tensor, width: int) -> None:
+    """Refuse an input of another width.
+
+    Raises:
+        ValueError: it names the input, its width and the model's.
+    """
+    if tensor.shape[-1] != width:
+        raise ValueError(f"{name} must be {width} wide, not {tensor.shape[-1]}.")
