@@ -198,11 +198,13 @@ class StableDiffusion3Backbone(Backbone):
         Raises:
             ValueError: ids that are missing, of different shapes, or for a T5 that is not there.
         """
-        texts = self.checked_texts(token_ids, negative_token_ids)
+        towers = ("clip_l", "clip_g") if self.t5 is None else ("clip_l", "clip_g", "t5")
         if negative_token_ids is None:
-            embeddings, pooled = self.embed(texts[0])
+            check_texts(towers, token_ids)
+            embeddings, pooled = self.embed(token_ids)
             return embeddings, None, pooled, None
-        both = {tower: torch.cat((texts[0][tower], texts[1][tower])) for tower in texts[0]}
+        check_texts(towers, token_ids, negative_token_ids)
+        both = {tower: torch.cat((token_ids[tower], negative_token_ids[tower])) for tower in towers}
         embeddings, pooled = self.embed(both)
         positive, negative = embeddings.chunk(2)
         return positive, negative, *pooled.chunk(2)
@@ -344,31 +346,25 @@ class StableDiffusion3Backbone(Backbone):
         latents = self.denoise_step(latents, embeddings, 0, num_steps[0], guidance_scale[0])
         return {"latents": encoded, "images": self.decode_step(latents)}
 
-    def checked_texts(
-        self, *texts: Mapping[str, torch.Tensor] | None
-    ) -> list[Mapping[str, torch.Tensor]]:
-        """The texts that are there.
 
-        Raises:
-            ValueError: other towers than the model's, or shapes that do not go together.
-        """
-        towers = {"clip_l", "clip_g"} | ({"t5"} if self.t5 is not None else set())
-        found = [text for text in texts if text is not None]
-        for text in found:
-            if text.keys() != towers:
-                raise ValueError(
-                    f"This model takes token ids for {', '.join(sorted(towers))}, not for "
-                    f"{', '.join(sorted(text))}."
-                )
-        shapes = {tuple(text[tower].shape) for text in found for tower in ("clip_l", "clip_g")}
-        t5_shapes = {tuple(text["t5"].shape) for text in found if "t5" in text}
-        for name, shape in (("CLIP", shapes), ("T5", t5_shapes)):
-            if len(shape) > 1:
-                raise ValueError(
-                    f"Token ids of {name}, negative ones included, must be of one shape, not of "
-                    f"{' and '.join(map(str, sorted(shape)))}: pad them."
-                )
-        return found
+def check_texts(towers: Sequence[str], *texts: Mapping[str, torch.Tensor]) -> None:
+    """Refuse token ids for other towers than these, or of shapes that do not go together.
+
+    Raises:
+        ValueError: it names the towers, or the shapes.
+    """
+    for text in texts:
+        if set(text) != set(towers):
+            raise ValueError(
+                f"This model takes token ids for {', '.join(towers)}, not for {', '.join(text)}."
+            )
+    for group in (towers[:2], towers[2:]):
+        shapes = [tuple(text[tower].shape) for text in texts for tower in group]
+        if any(shape != shapes[0] for shape in shapes):
+            raise ValueError(
+                f"Token ids for {' and '.join(group)}, negative ones included, must be of one "
+                f"shape, not {', '.join(map(str, shapes))}: pad them."
+            )
 
 
 def check_vae(vae: nn.Module, latent_channels: int, channels: int) -> None:

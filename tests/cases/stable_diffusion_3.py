@@ -79,7 +79,7 @@ def mmdit(**others: Any) -> dict[str, Any]:
         "hidden_dim": 8,
         "num_layers": 2,
         "num_heads": 2,
-        "position_size": 5,
+        "position_size": 4,
         "latent_shape": [6, 8, 5],
         "context_shape": [None, 7],
         "pooled_projection_shape": [9],
@@ -152,6 +152,7 @@ FULL = config(
 PLAIN = mmdit()
 DUAL = mmdit(
     patch_size=1,
+    position_size=6,
     num_layers=3,
     hidden_dim=9,
     num_heads=3,
@@ -180,7 +181,7 @@ CASES = [
         ),
         unmasked,
     ),
-    Case("sd3", "StableDiffusion3Backbone", SMALL, everything(3, SMALL, 5)),
+    Case("sd3", "StableDiffusion3Backbone", SMALL, everything(4, SMALL, 7)),
     Case("sd3-t5", "StableDiffusion3Backbone", FULL, everything(2, FULL, 6, 4, steps=2)),
 ]
 
