@@ -139,9 +139,7 @@ class DoubleStreamBlock(Layer):
 class SingleStreamBlock(Layer):
     """Attention and feed-forward network side by side (arXiv:2302.05442)."""
 
-    layout = Layout(
-        Kind.MODEL, unnamed=("linear1", "linear2", "norm", "pre_norm", "modulation")
-    )
+    layout = Layout(Kind.MODEL, unnamed=("linear1", "linear2", "norm", "pre_norm", "modulation"))
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__()
@@ -154,9 +152,7 @@ class SingleStreamBlock(Layer):
         self.modulation = Modulation(dim, 3)
         self.activation = Activation("gelu_approximate")
 
-    def forward(
-        self, x: torch.Tensor, modulation: torch.Tensor, tables: Tables
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, modulation: torch.Tensor, tables: Tables) -> torch.Tensor:
         shift, scale, gate = self.modulation(modulation)
         y = self.linear1(modulate(self.pre_norm(x), shift, scale))
         qkv, y = y.tensor_split([3 * self.dim], dim=-1)
@@ -269,7 +265,10 @@ class FluxBackbone(Backbone):
         )
         self.single_blocks = Stack(
             "single_block_{}",
-            (SingleStreamBlock(hidden_size, num_heads, mlp_dim) for _ in range(depth_single_blocks)),
+            (
+                SingleStreamBlock(hidden_size, num_heads, mlp_dim)
+                for _ in range(depth_single_blocks)
+            ),
             norm="",  # the one behind them takes the image alone
         )
         self.final_layer = LastLayer(hidden_size, input_channels)

@@ -163,9 +163,7 @@ def pair_tables(
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def axis_pair_tables(
-    positions: torch.Tensor, dims: Sequence[int], max_wavelength: float
-) -> Tables:
+def axis_pair_tables(positions: torch.Tensor, dims: Sequence[int], max_wavelength: float) -> Tables:
     """Of positions in several axes, each of which has some of the dimensions, for `rotate_pairs`.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -14,15 +15,21 @@ from .._inputs import Input
 from ..layers.activations import Activation
 from ..layers.attention import attend, merge_heads, split_qkv
 from ..layers.convolution import Conv2D
-from ..layers.core import Dense, PositionEmbedding, RMSNormalization
+from ..layers.core import Dense, RMSNormalization
 from ..layers.diffusion import check_width, modulate, timestep_waves
 from ..layers.dtypes import DTypeLike
+from ..layers.initializers import glorot_uniform
 from ..layers.layer import Layer
-from ..layers.layout import Layout, Stack
+from ..layers.layout import GRAPH, Layout, Stack
 from ..layers.vision import check_choice, embed_patches
 
 EPSILON = 1e-6
 WAVES = 256
+# In the order of their graph.
+EMBEDDINGS = (
+    *("patch_embedding", "position_embedding", "timestep_embedding"),
+    *("vector_embedding", "context_embedding"),
+)
 
 Latents = Annotated[
     torch.Tensor, Input("values", ("batch", "latent_height", "latent_width", "latent_channels"))
@@ -57,14 +64,18 @@ class PatchEmbedding(Layer):
         return embed_patches(x, self.patch_embedding, "channels_last", tuple(x.shape[1:3]))
 
 
-class AdjustablePositionEmbedding(PositionEmbedding):
+class AdjustablePositionEmbedding(Layer):
     """Positions of a large square, of which images get the middle."""
 
-    def __init__(self, side: int, hidden_dim: int) -> None:
-        super().__init__(side * side, hidden_dim)
-        self.side = side
+    compute_dtype: torch.dtype | None = None
 
-    def middle(self, height: int, width: int) -> torch.Tensor:
+    def __init__(self, side: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.side = side
+        self.weight = nn.Parameter(torch.empty(side * side, hidden_dim))
+        glorot_uniform(self.weight, side * side, hidden_dim)
+
+    def forward(self, height: int, width: int) -> torch.Tensor:
         """`[height · width, hidden_dim]`.
 
         Raises:
@@ -311,13 +322,22 @@ class MMDiT(Backbone):
         self.output_ada_layer_norm = AdaptiveLayerNormalization(hidden_dim, 2)
         self.output_dense = Dense(hidden_dim, patch_size**2 * channels)
 
+    @property
+    def layout(self) -> Layout:
+        blocks = self.joint_blocks.names()
+        return replace(
+            GRAPH,
+            order=(*EMBEDDINGS, *blocks, "output_ada_layer_norm", "output_dense"),
+            assigned=tuple(name for name, _ in self.named_children()),
+        )
+
     def forward(
         self, latent: Latents, context: Context, pooled_projection: Pooled, timestep: Timesteps
     ) -> torch.Tensor:
         check_width("context", context, self.context_dim)
         check_width("pooled_projection", pooled_projection, self.pooled_dim)
         height, width = (side // self.patch_size for side in latent.shape[1:3])
-        x = self.patch_embedding(latent) + self.position_embedding.middle(height, width)
+        x = self.patch_embedding(latent) + self.position_embedding(height, width)
         context = self.context_embedding(context)
         vector = self.timestep_embedding(timestep[:, 0]) + self.vector_embedding(pooled_projection)
         for block in self.joint_blocks:

@@ -181,7 +181,7 @@ CASES = [
         ),
         unmasked,
     ),
-    Case("sd3", "StableDiffusion3Backbone", SMALL, everything(4, SMALL, 7)),
+    Case("sd3", "StableDiffusion3Backbone", SMALL, everything(6, SMALL, 7)),
     Case("sd3-t5", "StableDiffusion3Backbone", FULL, everything(2, FULL, 6, 4, steps=2)),
 ]
 
