@@ -157,7 +157,8 @@ class SingleStreamBlock(Layer):
         y = self.linear1(modulate(self.pre_norm(x), shift, scale))
         qkv, y = y.tensor_split([3 * self.dim], dim=-1)
         q, k, v = split_qkv(qkv, self.num_heads)
-        attended = attend_rotated(*self.norm(q, k), v, tables)
+        q, k = self.norm(q, k)
+        attended = attend_rotated(q, k, v, tables)
         return x + gate * self.linear2(torch.cat((attended, self.activation(y)), dim=-1))
 
 
@@ -219,6 +220,10 @@ class FluxBackbone(Backbone):
     """
 
     keras_module = "keras_hub.src.models.flux.flux_model"
+    hidden_size: int
+    num_heads: int
+    axes_dim: Sequence[int]
+    theta: float
 
     def __init__(
         self,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from .._backbone import Backbone
@@ -87,6 +86,10 @@ class StableDiffusion3Backbone(Backbone):
     unsaved: ClassVar = {"data_format": (None, "channels_last")}
     tower_inputs: ClassVar = {"t5": ("t5_token_ids", "t5_negative_token_ids")}
     image_shape: Sequence[int]
+    mmdit_patch_size: int
+    vae: Any
+    clip_l: Any
+    clip_g: Any
 
     def __init__(
         self,
@@ -127,12 +130,12 @@ class StableDiffusion3Backbone(Backbone):
                 raise ValueError(
                     f"{tower} must be a CLIPTextEncoder with an intermediate_output_index."
                 )
-        self.context_dim = T5_DIM if t5 is None else t5.hidden_dim
-        self.clip_dim = clip_l.hidden_dim + clip_g.hidden_dim
         self.clip_l = clip_l
-        self.clip_l_projection = CLIPProjection(clip_l.hidden_dim)
+        self.clip_l_projection = CLIPProjection(self.clip_l.hidden_dim)
         self.clip_g = clip_g
-        self.clip_g_projection = CLIPProjection(clip_g.hidden_dim)
+        self.clip_g_projection = CLIPProjection(self.clip_g.hidden_dim)
+        self.clip_dim: int = self.clip_l.hidden_dim + self.clip_g.hidden_dim
+        self.context_dim = T5_DIM if t5 is None else t5.hidden_dim
         self.t5 = t5
         self.diffuser = MMDiT(
             mmdit_patch_size,
@@ -207,7 +210,8 @@ class StableDiffusion3Backbone(Backbone):
         both = {tower: torch.cat((token_ids[tower], negative_token_ids[tower])) for tower in towers}
         embeddings, pooled = self.embed(both)
         positive, negative = embeddings.chunk(2)
-        return positive, negative, *pooled.chunk(2)
+        positive_pooled, negative_pooled = pooled.chunk(2)
+        return positive, negative, positive_pooled, negative_pooled
 
     def embed(self, token_ids: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Of one text: embeddings, and pooled ones."""
@@ -367,7 +371,7 @@ def check_texts(towers: Sequence[str], *texts: Mapping[str, torch.Tensor]) -> No
             )
 
 
-def check_vae(vae: nn.Module, latent_channels: int, channels: int) -> None:
+def check_vae(vae: Any, latent_channels: int, channels: int) -> None:
     """Refuse what is no autoencoder of such images and latents."""
     if not hasattr(vae, "sample_channels"):
         raise ValueError(f"vae must be a VAEBackbone, not {type(vae).__name__}.")

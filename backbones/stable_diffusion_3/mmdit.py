@@ -1,10 +1,10 @@
-"""MMDiT (arXiv:2403.03206): a diffusion transformer with weights of their own for image and text."""
+"""MMDiT (arXiv:2403.03206): a diffusion transformer that reads latents and text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
@@ -115,6 +115,13 @@ class AdaptiveLayerNormalization(Layer):
         return self.norm(x), self.dense(F.silu(vector))[:, None].chunk(self.count, dim=-1)
 
 
+class HeadNorm(RMSNormalization):
+    """Of queries or keys, float32 whatever the model's dtype."""
+
+    layout = Layout(class_name="RMSNormalization")
+    fixed_dtype = "float32"
+
+
 class LastContextBlock(Layer):
     """Of the last block the text's part: what follows it nobody reads."""
 
@@ -126,7 +133,7 @@ class LastContextBlock(Layer):
         self.num_heads = num_heads
         self.ada_layer_norm = AdaptiveLayerNormalization(hidden_dim, self.modulations)
         self.attention_qkv = Dense(hidden_dim, 3 * hidden_dim)
-        self.q_norm, self.k_norm = (head_norm(hidden_dim // num_heads, qk_norm) for _ in "qk")
+        self.q_norm, self.k_norm = head_norms(hidden_dim // num_heads, qk_norm)
 
     def before(self, x: torch.Tensor, vector: torch.Tensor) -> tuple[Heads, Modulations]:
         """What `x` gives to the attention, and what is wanted behind it."""
@@ -174,7 +181,7 @@ class DualAttentionBlock(DismantledBlock):
     def __init__(self, num_heads: int, hidden_dim: int, mlp_ratio: float, qk_norm: bool) -> None:
         super().__init__(num_heads, hidden_dim, mlp_ratio, qk_norm)
         self.attention_qkv2 = Dense(hidden_dim, 3 * hidden_dim)
-        self.q_norm2, self.k_norm2 = (head_norm(hidden_dim // num_heads, qk_norm) for _ in "qk")
+        self.q_norm2, self.k_norm2 = head_norms(hidden_dim // num_heads, qk_norm)
         self.attention_proj2 = Dense(hidden_dim, hidden_dim)
 
     def before(self, x: torch.Tensor, vector: torch.Tensor) -> tuple[Heads, Modulations]:
@@ -221,17 +228,15 @@ class MMDiTBlock(Layer):
         return self.x_block.behind(x, y, modulations), context
 
 
+def head_norms(dim: int, wanted: bool) -> tuple[nn.Module, nn.Module]:
+    """Of queries and of keys."""
+    if not wanted:
+        return nn.Identity(), nn.Identity()
+    return HeadNorm(dim, EPSILON), HeadNorm(dim, EPSILON)
+
+
 def bare_norm(dim: int) -> nn.LayerNorm:
     return nn.LayerNorm(dim, EPSILON, elementwise_affine=False)
-
-
-def head_norm(dim: int, wanted: bool) -> nn.Module:
-    """Of queries or keys, float32 whatever the model's dtype."""
-    if not wanted:
-        return nn.Identity()
-    norm = RMSNormalization(dim, EPSILON)
-    norm.fixed_dtype = "float32"
-    return norm
 
 
 class MMDiT(Backbone):
@@ -267,6 +272,7 @@ class MMDiT(Backbone):
     registered_name = "MMDiT"
     unsaved: ClassVar = {"data_format": (None, "channels_last")}
     latent_shape: Sequence[int]
+    patch_size: int
 
     def __init__(
         self,
@@ -297,7 +303,7 @@ class MMDiT(Backbone):
             raise ValueError(f"hidden_dim={hidden_dim} is not divisible by num_heads={num_heads}.")
         check_choice((None, "rms_norm"), qk_norm=qk_norm)
         self.dual_attention_indices = dual_attention_indices or ()
-        self.context_dim: Any = context_shape[-1]
+        self.context_dim = int(context_shape[-1] or 0)
         self.pooled_dim = pooled_projection_shape[-1]
         channels = latent_shape[-1]
         self.patch_embedding = PatchEmbedding(channels, hidden_dim, patch_size)

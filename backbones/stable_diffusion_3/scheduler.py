@@ -21,7 +21,7 @@ class FlowMatchEulerDiscreteScheduler(Layer):
         self.num_train_timesteps = num_train_timesteps
         self.shift = shift
         # Rounded as tensors would be: an angle of a thousand turns on the last bit of a timestep.
-        ends = np.float32((num_train_timesteps, 1)) / np.float32(num_train_timesteps)
+        ends = np.array((num_train_timesteps, 1), np.float32) / np.float32(num_train_timesteps)
         if shift != 1:
             ends = np.float32(shift) * ends / (1 + np.float32(shift - 1) * ends)
         first, last = ends * np.float32(num_train_timesteps)

@@ -39,6 +39,7 @@ class T5Encoder(Backbone):
 
     keras_module = "keras_hub.src.models.stable_diffusion_3.t5_encoder"
     registered_name = "T5Encoder"
+    hidden_dim: int
 
     def __init__(
         self,
