@@ -25,7 +25,7 @@ from keras_hub_torch.models import (
 from . import oracle
 from .cases.flux import SMALL as FLUX
 from .cases.flux import inputs as flux_inputs
-from .cases.stable_diffusion_3 import PLAIN, SMALL, config, flows, t5, vae
+from .cases.stable_diffusion_3 import PLAIN, config, flows, t5, vae
 from .cases.vae import config as vae_config
 from .conftest import Reference, reference_of
 

@@ -316,6 +316,7 @@ class Rule:
         count: the argument for how many `[]` are.
         where: of which number in the place of the first `{}` the rule holds, in a model of these
             arguments; by default of all.
+        numbers: those there for those here, where blocks are counted in another way.
     """
 
     theirs: tuple[str, ...]
@@ -324,6 +325,7 @@ class Rule:
     when: Mapping[str, Any] = field(default_factory=dict)
     count: str = ""
     where: Callable[[int, Arguments], bool] | None = None
+    numbers: Callable[[Sequence[str], Arguments], Sequence[str]] | None = None
 
     def holds(self, arguments: Arguments) -> bool:
         """For a model of these arguments."""
@@ -336,7 +338,8 @@ class Rule:
         self, numbers: Sequence[str], arguments: Arguments
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Theirs and ours for these `{}`."""
-        theirs = [filled(template, numbers) for template in self.theirs]
+        there = numbers if self.numbers is None else self.numbers(numbers, arguments)
+        theirs = [filled(template, there) for template in self.theirs]
         if self.count:
             every = range(arguments[self.count])
             theirs = [name.replace("[]", str(i)) for name in theirs for i in every]
