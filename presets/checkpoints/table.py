@@ -381,18 +381,22 @@ def under(theirs: str, ours: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
 def of(part: str, theirs: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
     """The rules of the model that the argument `part` is, under a prefix there."""
 
+    def own(arguments: Arguments) -> dict[str, Any]:
+        return {
+            name.removeprefix(owner): value
+            for name, value in arguments.items()
+            if name.startswith(owner)
+        }
+
     def inner(
         operation: Operation | Callable[[Arguments], Operation],
     ) -> Operation | Callable[[Arguments], Operation]:
         if isinstance(operation, Operation):
             return operation
-        return lambda arguments: operation(
-            {
-                name.removeprefix(owner): value
-                for name, value in arguments.items()
-                if name.startswith(owner)
-            }
-        )
+        return lambda arguments: operation(own(arguments))
+
+    def numbered(function: Callable[[Any, Arguments], Any] | None) -> Any:
+        return function and (lambda number, arguments: function(number, own(arguments)))
 
     owner = f"{part}."
     return tuple(
@@ -401,6 +405,8 @@ def of(part: str, theirs: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
             operations=tuple(map(inner, rule.operations)),
             when={owner + name: wanted for name, wanted in rule.when.items()},
             count=rule.count and owner + rule.count,
+            where=numbered(rule.where),
+            numbers=numbered(rule.numbers),
         )
         for rule in under(theirs, owner, rules)
     )

@@ -35,9 +35,7 @@ def load_blocks(
 ) -> tuple[object, ...]:
     for types, known in ((down, DOWN), (up, UP)):
         if list(types) != [known] * len(widths):
-            raise ValueError(
-                f"blocks are {list(types)}; only {len(widths)} {known} can be computed"
-            )
+            raise ValueError(f"blocks are {list(types)}; only {known}s can be computed")
     stages = len(widths)
     return (
         *(list(widths), [count] * stages),
@@ -53,8 +51,8 @@ def save_blocks(
         raise ValueError(f"decoder_num_filters are {list(back)}, not the encoder's in reverse")
     if list(counts) != [count] * stages or list(more) != [count + 1] * stages:
         raise ValueError(
-            f"encoder_num_blocks are {list(counts)} and decoder_num_blocks {list(more)}; only equal "
-            "ones, and one more in the decoder, can be written"
+            f"encoder_num_blocks are {list(counts)} and decoder_num_blocks {list(more)}; only "
+            "equal ones, and one more in the decoder, can be written"
         )
     return list(widths), count, [DOWN] * stages, [UP] * stages
 

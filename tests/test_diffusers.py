@@ -1,0 +1,194 @@
+"""Models of diffusers: outputs are equal, and what is read and written again is the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from keras_hub_torch.models import Backbone, FluxBackbone, MMDiT, VAEBackbone
+
+from . import oracle
+
+SD3: dict[str, Any] = {
+    "sample_size": 8,
+    "in_channels": 5,
+    "out_channels": 5,
+    "num_layers": 3,
+    "attention_head_dim": 4,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 7,
+    "caption_projection_dim": 8,
+    "pooled_projection_dim": 9,
+    "pos_embed_max_size": 5,
+}
+FLUX: dict[str, Any] = {
+    "in_channels": 6,
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 7,
+    "pooled_projection_dim": 9,
+    "axes_dims_rope": (2, 2, 4),
+}
+VAE: dict[str, Any] = {
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "block_out_channels": [32, 64],
+    "layers_per_block": 2,
+    "latent_channels": 3,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "scaling_factor": 0.7,
+    "shift_factor": 0.2,
+}
+MODELS: dict[str, tuple[type[Any], dict[str, Any], type[Any]]] = {
+    "sd3": (diffusers.SD3Transformer2DModel, SD3, MMDiT),
+    "sd3.5": (
+        diffusers.SD3Transformer2DModel,
+        {**SD3, "qk_norm": "rms_norm", "dual_attention_layers": (0, 2)},
+        MMDiT,
+    ),
+    "flux": (diffusers.FluxTransformer2DModel, FLUX, FluxBackbone),
+    "flux-guided": (
+        diffusers.FluxTransformer2DModel,
+        {**FLUX, "guidance_embeds": True, "out_channels": 4, "num_layers": 1},
+        FluxBackbone,
+    ),
+    "vae": (diffusers.AutoencoderKL, VAE, VAEBackbone),
+    "vae-plain": (
+        diffusers.AutoencoderKL,
+        {
+            **VAE,
+            "down_block_types": ["DownEncoderBlock2D"],
+            "up_block_types": ["UpDecoderBlock2D"],
+            "block_out_channels": [32],
+            "layers_per_block": 1,
+            "shift_factor": None,
+        },
+        VAEBackbone,
+    ),
+}
+
+
+def randomised(model: nn.Module) -> Any:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in (*model.named_parameters(), *model.named_buffers()):
+            is_norm = parameter.ndim == 1 and name.endswith("weight")
+            parameter.normal_(1.0 if is_norm else 0.0, 0.2)
+    return model.eval()
+
+
+def outputs_of(model: Any, ours: Any) -> tuple[Any, Any]:
+    """Theirs, and ours."""
+    if isinstance(ours, VAEBackbone):
+        images, latents = torch.rand(2, 3, 8, 12), torch.randn(2, 3, 4, 6)
+        mean = ours.encoder(images).chunk(2, dim=1)[0]
+        decoded = ours.decode(latents.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        theirs = model.encode(images).latent_dist.mode(), model.decode(latents).sample
+        return dict(zip("ab", theirs)), {"a": mean, "b": decoded}
+    text, pooled, time = torch.randn(2, 4, 7), torch.randn(2, 9), torch.tensor([300.0, 900.0])
+    if isinstance(ours, MMDiT):
+        latents = torch.randn(2, 5, 6, 10)
+        theirs = model(latents, text, pooled, time).sample.permute(0, 2, 3, 1)
+        return theirs, ours(
+            latent=latents.permute(0, 2, 3, 1),
+            context=text,
+            pooled_projection=pooled,
+            timestep=time[:, None],
+        )
+    for block in model.transformer_blocks:  # KerasHub computes with the exact form there
+        block.ff.net[0].approximate = block.ff_context.net[0].approximate = "none"
+    image = torch.randn(2, 6, 6)
+    places = torch.randint(9, (6, 3)).float(), torch.zeros(4, 3)
+    theirs = model(
+        image,
+        text,
+        pooled,
+        time / 1000,
+        img_ids=places[0],
+        txt_ids=places[1],
+        guidance=time / 500 if ours.guidance_embed else None,
+    ).sample
+    return theirs, ours(
+        image=image,
+        image_ids=places[0].expand(2, -1, -1),
+        text=text,
+        text_ids=places[1].expand(2, -1, -1),
+        y=pooled,
+        timesteps=time / 1000,
+        guidance=time / 500,
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", MODELS)
+def test_both_ways(name: str, tmp_path: Path) -> None:
+    cls, config, backbone = MODELS[name]
+    model = randomised(cls(**config))
+    model.save_pretrained(tmp_path / "theirs")
+    ours = Backbone.from_preset(tmp_path / "theirs")
+    assert type(ours) is backbone
+    theirs, mine = outputs_of(model, ours)
+    oracle.assert_close(mine, oracle.named(theirs))
+    ours.export_to_diffusers(tmp_path / "ours")
+    again = cls.from_pretrained(tmp_path / "ours")
+    for key, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+    assert Backbone.from_preset(tmp_path / "ours").get_config() == ours.get_config()
+    found = load_file(tmp_path / "ours" / "diffusion_pytorch_model.safetensors")
+    assert found.keys() == model.state_dict().keys()
+
+
+@torch.no_grad()
+def test_norms_with_weights_go_into_what_modulates_them(tmp_path: Path) -> None:
+    """Flux has norms with weights in KerasHub, but not in diffusers."""
+    cls, config, _ = MODELS["flux-guided"]
+    randomised(cls(**config)).save_pretrained(tmp_path / "theirs")
+    ours = randomised(Backbone.from_preset(tmp_path / "theirs"))
+    ours.export_to_diffusers(tmp_path / "ours")
+    theirs, mine = outputs_of(cls.from_pretrained(tmp_path / "ours"), ours)
+    oracle.assert_close(mine, oracle.named(theirs), 5e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("vae", {"use_quant_conv": True}, "use_quant_conv is True"),
+        ("vae", {"latents_mean": [0.0]}, "latents_mean"),
+        ("vae", {"up_block_types": ["AttnUpDecoderBlock2D"] * 2}, "only UpDecoderBlock2Ds"),
+        ("sd3", {"caption_projection_dim": 9}, "caption_projection_dim is 9, not 8"),
+        ("sd3", {"out_channels": 3}, "out_channels is 3"),
+        ("sd3", {"new": 1}, "new: not known here"),
+        ("flux", {"patch_size": 2}, "patch_size is 2"),
+        ("flux", {"_class_name": "UNet2DModel"}, "'UNet2DModel', which cannot be read"),
+    ],
+)
+def test_refused(name: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    cls, config, _ = MODELS[name]
+    cls(**config).save_config(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ValueError, match=message):
+        Backbone.from_preset(tmp_path, load_weights=False)
+
+
+def test_not_written(tmp_path: Path) -> None:
+    refused: list[tuple[Any, str]] = [
+        (MMDiT(2, 8, 1, 2, 4, latent_shape=(4, 8, 3)), "not square"),
+        (MMDiT(2, 8, 1, 2, 4, mlp_ratio=2.0), "mlp_ratio is 2.0"),
+        (VAEBackbone([32], [1], [32], [1]), "one more in the decoder"),
+        (VAEBackbone([32, 64], [1, 1], [32, 64], [2, 2]), "in reverse"),
+    ]
+    for model, message in refused:
+        with pytest.raises(ValueError, match=message):
+            model.export_to_diffusers(tmp_path)
+    assert not list(tmp_path.iterdir())
