@@ -84,6 +84,7 @@ def _load(
     overrides: dict[str, Any],
 ) -> ModelType:
     from .checkpoints import TRANSFORMERS, dialect_of
+    from .checkpoints.diffusers import pipeline
     from .checkpoints.engine import load
 
     try:
@@ -91,7 +92,10 @@ def _load(
     except FileNotFoundError as error:
         if source.has(ADAPTER):
             raise ValueError(_adapter_message(source)) from error
-        raise
+        found_pipeline = pipeline(source)
+        if found_pipeline is None:
+            raise
+        config = found_pipeline
     dialect = dialect_of(config)
     if overrides.get("dtype") == "auto":
         overrides = {**overrides, "dtype": stored_dtype(source, dialect)}

@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from torch import nn
 
@@ -192,3 +193,143 @@ def test_not_written(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             model.export_to_diffusers(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def text_model(dim: int, activation: str) -> Any:
+    config = transformers.CLIPTextConfig(
+        vocab_size=23,
+        hidden_size=dim,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=14,
+        max_position_embeddings=9,
+        projection_dim=dim,
+        hidden_act=activation,
+        eos_token_id=22,
+    )
+    return randomised(transformers.CLIPTextModelWithProjection(config))
+
+
+def pipeline(third: bool) -> Any:
+    parts: dict[str, Any] = dict.fromkeys(
+        ("tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder_3")
+    )
+    if third:
+        config = transformers.T5Config(
+            vocab_size=19,
+            d_model=20,
+            d_kv=5,
+            d_ff=11,
+            num_layers=2,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+        )
+        parts["text_encoder_3"] = randomised(transformers.T5EncoderModel(config))
+    transformer = {
+        **SD3,
+        "sample_size": 4,
+        "in_channels": 3,
+        "out_channels": 3,
+        "joint_attention_dim": 20 if third else 4096,
+        "pooled_projection_dim": 14,
+        "qk_norm": "rms_norm" if third else None,
+        "dual_attention_layers": (1,) if third else (),
+    }
+    autoencoder = {
+        **VAE,
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "block_out_channels": [32] * 4,
+        "layers_per_block": 1,
+    }
+    return diffusers.StableDiffusion3Pipeline(
+        transformer=randomised(diffusers.SD3Transformer2DModel(**transformer)),
+        vae=randomised(diffusers.AutoencoderKL(**autoencoder)),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=2.5),
+        text_encoder=text_model(6, "quick_gelu"),
+        text_encoder_2=text_model(8, "gelu"),
+        **parts,
+    )
+
+
+def embedded(pipe: Any, ids: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the pipeline makes of token ids."""
+    outputs = [
+        encoder(token_ids, output_hidden_states=True)
+        for encoder, token_ids in (
+            (pipe.text_encoder, ids["clip_l"]),
+            (pipe.text_encoder_2, ids["clip_g"]),
+        )
+    ]
+    states = torch.cat([one.hidden_states[-2] for one in outputs], dim=-1)
+    width = pipe.transformer.config.joint_attention_dim
+    states = nn.functional.pad(states, (0, width - states.shape[-1]))
+    further = torch.zeros(len(states), 9, width)
+    if pipe.text_encoder_3 is not None:
+        further = pipe.text_encoder_3(ids["t5"])[0]
+    return torch.cat((states, further), 1), torch.cat([one.text_embeds for one in outputs], -1)
+
+
+def some_ids(third: bool) -> dict[str, torch.Tensor]:
+    ends = torch.full((2, 1), 22)
+    towers = ("clip_l", "clip_g")
+    ids = {tower: torch.cat((torch.randint(22, (2, 5)), ends), 1) for tower in towers}
+    return {**ids, "t5": torch.randint(19, (2, 4))} if third else ids
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("third", [False, True])
+def test_pipelines(third: bool, tmp_path: Path) -> None:
+    """Equal step by step; and what is read and written again has the same tensors."""
+    pipe = pipeline(third)
+    pipe.save_pretrained(tmp_path / "theirs")
+    ours: Any = Backbone.from_preset(tmp_path / "theirs")
+    ids, negative = some_ids(third), some_ids(third)
+    text, pooled = embedded(pipe, ids)
+    negative_text, negative_pooled = embedded(pipe, negative)
+    embeddings = ours.encode_text_step(ids, negative)
+    # The norm behind CLIP's blocks has another epsilon in KerasHub.
+    for mine, theirs in zip(embeddings, (text, negative_text, pooled, negative_pooled)):
+        oracle.assert_close(mine, oracle.named(theirs), 1e-4)
+    latents, steps = torch.randn(2, 3, 4, 4), []
+
+    def note(pipe: Any, step: int, timestep: Any, found: Any) -> Any:
+        steps.append(found["latents"])
+        return found
+
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(
+        prompt_embeds=text,
+        negative_prompt_embeds=negative_text,
+        pooled_prompt_embeds=pooled,
+        negative_pooled_prompt_embeds=negative_pooled,
+        latents=latents,
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        output_type="pt",
+        callback_on_step_end=note,
+    ).images
+    x = latents.permute(0, 2, 3, 1)
+    for i, theirs in enumerate(steps):
+        x = ours.denoise_step(x, embeddings, i, 3, 2.0)
+        oracle.assert_close(x, oracle.named(theirs.permute(0, 2, 3, 1)), 2e-4)
+    decoded = (ours.decode_step(x) / 2 + 0.5).clamp(0, 1)
+    oracle.assert_close(decoded, oracle.named(images.permute(0, 2, 3, 1)), 1e-3)
+
+    ours.export_to_diffusers(tmp_path / "ours")
+    again = Backbone.from_preset(tmp_path / "ours")
+    assert again.get_config() == ours.get_config()
+    parts = ["transformer", "vae", "text_encoder", "text_encoder_2"]
+    for part in parts + ["text_encoder_3"] * third:
+        theirs = getattr(pipe, part)
+        loaded = type(theirs).from_pretrained(tmp_path / "ours" / part).state_dict()
+        for key, value in theirs.state_dict().items():
+            assert torch.equal(loaded[key], value), key
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(
+        tmp_path / "ours" / "scheduler"
+    )
+    assert scheduler.config.shift == 2.5
+    whole = diffusers.StableDiffusion3Pipeline.from_pretrained(
+        tmp_path / "ours", **dict.fromkeys(("tokenizer", "tokenizer_2", "tokenizer_3"))
+    )
+    assert torch.equal(whole.vae.decoder.conv_in.weight, pipe.vae.decoder.conv_in.weight)

@@ -432,6 +432,8 @@ class Table:
         optional: our weights that some checkpoints lack, all of one template together; they are
             then drawn at random.
         extra: what else is written into config.json.
+        folders: of a checkpoint in several, each with weights in the first of some files. Keys and
+            weights have a folder's name and a dot before their own.
         check: refuses arguments, by a ValueError, of which the library computes something else.
     """
 
@@ -451,6 +453,7 @@ class Table:
     tied: Mapping[str, str] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    folders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     check: Callable[[Arguments], None] = lambda arguments: None
 
     @property

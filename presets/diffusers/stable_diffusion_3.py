@@ -1,4 +1,4 @@
-"""Stable Diffusion 3's transformer."""
+"""Stable Diffusion 3: its transformer alone, and pipelines with and without a T5."""
 
 from __future__ import annotations
 
@@ -8,20 +8,30 @@ from typing import Any
 
 import torch
 
-from ...backbones.stable_diffusion_3 import MMDiT
+from ...backbones.clip import CLIPTextEncoder
+from ...backbones.stable_diffusion_3 import MMDiT, StableDiffusion3Backbone, T5Encoder
+from ...backbones.stable_diffusion_3.backbone import T5_DIM, VAE_FACTOR
+from ...backbones.vae import VAEBackbone
 from ..checkpoints.table import (
     BATCHED,
+    REQUIRED,
     Arguments,
     Key,
     Operation,
     Rule,
     Table,
     constant,
+    fixed,
     key,
     layer,
+    of,
+    only,
     rule,
     under,
+    within,
 )
+from ..transformers import clip, t5
+from . import vae
 
 # The order of shift and scale.
 SWAP = Operation(
@@ -65,11 +75,17 @@ def embedder(theirs: str, ours: str, first: str, second: str) -> tuple[Rule, ...
 
 
 def attention(
-    theirs: str, block: str, projections: str, out: str, norms: str, number: str = ""
+    theirs: str,
+    block: str,
+    projections: str,
+    out: str,
+    norms: str,
+    hidden_dim: str,
+    number: str = "",
 ) -> tuple[Rule, ...]:
     names = [f"{theirs}.{projections.format(letter)}" for letter in "qkv"]
     return (
-        *parted(names, f"{block}.attention_qkv{number}", width("hidden_dim")),
+        *parted(names, f"{block}.attention_qkv{number}", width(hidden_dim)),
         *layer(f"{theirs}.{out}", f"{block}.attention_proj{number}"),
         rule(f"{theirs}.{norms}_q.weight", f"{block}.q_norm{number}.weight"),
         rule(f"{theirs}.{norms}_k.weight", f"{block}.k_norm{number}.weight"),
@@ -81,25 +97,6 @@ def feed_forward(theirs: str, block: str) -> tuple[Rule, ...]:
         *layer(f"{theirs}.net.0.proj", f"{block}.mlp.dense1"),
         *layer(f"{theirs}.net.2", f"{block}.mlp.dense2"),
     )
-
-
-def is_last(number: int, arguments: Arguments) -> bool:
-    return bool(number == arguments["num_layers"] - 1)
-
-
-def is_before(number: int, arguments: Arguments) -> bool:
-    return not is_last(number, arguments)
-
-
-BLOCK = (
-    *layer("norm1.linear", "x_block.ada_layer_norm.dense"),
-    *attention("attn", "x_block", "to_{}", "to_out.0", "norm"),
-    *attention("attn2", "x_block", "to_{}", "to_out.0", "norm", "2"),
-    *attention("attn", "context_block", "add_{}_proj", "to_add_out", "norm_added"),
-    *feed_forward("ff", "x_block"),
-    *feed_forward("ff_context", "context_block"),
-)
-CONTEXT = ("norm1_context.linear", "context_block.ada_layer_norm.dense")
 
 
 def load_shape(side: int, channels: int, out: int | None) -> tuple[list[int]]:
@@ -146,24 +143,230 @@ CONFIG = (
     key("dual_attention_layers", "dual_attention_indices", (), list, list),
     key("qk_norm", "qk_norm", None),
     constant(mlp_ratio=4.0),
+    Key({}, ("data_format",), lambda: (None,), lambda order: ()),
 )
-WEIGHTS = (
-    rule("pos_embed.pos_embed", "position_embedding.weight", BATCHED),
-    *layer("pos_embed.proj", "patch_embedding.patch_embedding"),
-    *layer("context_embedder", "context_embedding"),
-    *embedder("timestep", "timestep_embedding", "mlp.dense1", "mlp.dense2"),
-    *embedder("text", "vector_embedding", "dense1", "dense2"),
-    *under(
-        "transformer_blocks.{}.",
-        "joint_blocks.{}.",
-        (
-            *BLOCK,
-            *(replace(one, where=is_before) for one in layer(*CONTEXT)),
-            *(replace(one, where=is_last) for one in swapped(*CONTEXT)),
+
+
+def weights(hidden_dim: str, num_layers: str) -> tuple[Rule, ...]:
+    """By the arguments for the transformer's width and for the number of its blocks."""
+
+    def is_last(number: int, arguments: Arguments) -> bool:
+        return bool(number == arguments[num_layers] - 1)
+
+    def is_before(number: int, arguments: Arguments) -> bool:
+        return not is_last(number, arguments)
+
+    context = ("norm1_context.linear", "context_block.ada_layer_norm.dense")
+    block = (
+        *layer("norm1.linear", "x_block.ada_layer_norm.dense"),
+        *(replace(one, where=is_before) for one in layer(*context)),
+        *(replace(one, where=is_last) for one in swapped(*context)),
+        *attention("attn", "x_block", "to_{}", "to_out.0", "norm", hidden_dim),
+        *attention("attn2", "x_block", "to_{}", "to_out.0", "norm", hidden_dim, "2"),
+        *attention("attn", "context_block", "add_{}_proj", "to_add_out", "norm_added", hidden_dim),
+        *feed_forward("ff", "x_block"),
+        *feed_forward("ff_context", "context_block"),
+    )
+    return (
+        rule("pos_embed.pos_embed", "position_embedding.weight", BATCHED),
+        *layer("pos_embed.proj", "patch_embedding.patch_embedding"),
+        *layer("context_embedder", "context_embedding"),
+        *embedder("timestep", "timestep_embedding", "mlp.dense1", "mlp.dense2"),
+        *embedder("text", "vector_embedding", "dense1", "dense2"),
+        *under("transformer_blocks.{}.", "joint_blocks.{}.", block),
+        *swapped("norm_out.linear", "output_ada_layer_norm.dense"),
+        *layer("proj_out", "output_dense"),
+    )
+
+
+MMDIT = Table(
+    model_types=("SD3Transformer2DModel",),
+    backbone=MMDiT,
+    config=CONFIG,
+    weights=weights("hidden_dim", "num_layers"),
+)
+
+
+# Pipelines
+
+
+def load_image_shape(side: int, channels: int, out: int | None) -> tuple[list[int], int]:
+    (shape,) = load_shape(side, channels, out)
+    return [VAE_FACTOR * shape[0], VAE_FACTOR * shape[1], 3], shape[2]
+
+
+def save_image_shape(shape: Sequence[int], channels: int) -> tuple[int, int, int]:
+    height, side, _ = shape
+    if height != side:
+        raise ValueError(f"image_shape is {tuple(shape)}, not square")
+    return side // VAE_FACTOR, channels, channels
+
+
+def save_index(index: int, num_layers: int) -> tuple[()]:
+    if index != num_layers - 2:
+        raise ValueError(f"intermediate_output_index is {index}, not the last but one")
+    return ()
+
+
+def named(name: str) -> Key:
+    """A part's name, which has no key there."""
+    return free(name=name)
+
+
+def free(**arguments: Any) -> Key:
+    """Arguments without a key that change no outputs, and what they become."""
+    return Key(
+        {},
+        tuple(arguments),
+        lambda: tuple(arguments.values()),
+        lambda *values: (),
+    )
+
+
+def check_untied(tied: bool) -> tuple[()]:
+    if not tied:
+        raise ValueError("tie_embedding_weights is False, for logits that there are not")
+    return ()
+
+
+TRANSFORMER_CONFIG = (
+    Key(
+        {"sample_size": 128, "in_channels": 16, "out_channels": 16},
+        ("image_shape", "latent_channels"),
+        load_image_shape,
+        save_image_shape,
+    ),
+    Key(
+        {"num_attention_heads": 18, "attention_head_dim": 64, "caption_projection_dim": 1152},
+        ("mmdit_num_heads", "mmdit_hidden_dim"),
+        load_width,
+        lambda heads, dim: (heads, dim // heads, dim),
+    ),
+    key("patch_size", "mmdit_patch_size", 2),
+    key("num_layers", "mmdit_num_layers", 18),
+    Key(
+        {"pooled_projection_dim": 2048},
+        ("clip_l.hidden_dim", "clip_g.hidden_dim"),
+        lambda dim: (),
+        lambda *dims: (sum(dims),),
+    ),
+    key("pos_embed_max_size", "mmdit_position_size", 96),
+    key(
+        "dual_attention_layers",
+        "mmdit_dual_attention_indices",
+        (),
+        lambda layers: list(layers) or None,
+        lambda layers: list(layers or ()),
+    ),
+    key("qk_norm", "mmdit_qk_norm", None),
+    fixed("_class_name", "SD3Transformer2DModel"),
+)
+SCHEDULER_CONFIG = (
+    key("num_train_timesteps", "num_train_timesteps", 1000),
+    key("shift", "shift", 1.0),
+    *(
+        only(name, False)
+        for name in (
+            *("use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas"),
+            *("use_beta_sigmas", "invert_sigmas", "stochastic_sampling"),
+        )
+    ),
+    only("shift_terminal", None),
+    fixed("_class_name", "FlowMatchEulerDiscreteScheduler"),
+)
+CLIP_CONFIG = (
+    *clip.words(49408, 512, 77),
+    *clip.blocks(12, 8, 2048),
+    *clip.CONFIG[:2],
+    Key({}, ("intermediate_output_index", "num_layers"), lambda: (-2,), save_index),
+    Key({"projection_dim": 512}, ("hidden_dim",), lambda dim: (), lambda dim: (dim,)),
+    Key(
+        {"eos_token_id": 49407, "vocab_size": 49408},
+        (),
+        lambda eos, size: clip.check_end(eos, None, size),
+        lambda: (2,),
+    ),
+    fixed("model_type", "clip_text_model"),
+    fixed("architectures", ["CLIPTextModelWithProjection"]),
+)
+T5_CONFIG = (
+    Key({"d_model": REQUIRED}, ("hidden_dim",), lambda dim: (dim,), lambda dim: (dim,)),
+    *(one for one in t5.T5.config if "tie_embedding_weights" not in one.ours),
+    Key({}, ("tie_embedding_weights",), lambda: (True,), check_untied),
+    fixed("model_type", "t5"),
+    fixed("architectures", ["T5EncoderModel"]),
+)
+CLIP_FILES = ("model.safetensors", "pytorch_model.bin")
+MODEL_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+TOWERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+T5_ENCODER = tuple(one for one in t5.T5.weights if one.theirs[0].startswith(("shared", "encoder.")))
+PIPELINE = Table(
+    model_types=("StableDiffusion3Pipeline",),
+    backbone=StableDiffusion3Backbone,
+    parts={"vae": VAEBackbone, "clip_l": CLIPTextEncoder, "clip_g": CLIPTextEncoder},
+    config=(
+        *within("transformer.", TRANSFORMER_CONFIG),
+        fixed("transformer.joint_attention_dim", T5_DIM),
+        *within("scheduler.", SCHEDULER_CONFIG),
+        *within("vae.", (*vae.CONFIG, fixed("_class_name", "AutoencoderKL")), "vae"),
+        *(
+            one
+            for folder, part in TOWERS.items()
+            for one in within(f"{folder}.", (*CLIP_CONFIG, named(part)), part)
+        ),
+        *within("", (named("vae"),), "vae"),
+        free(output_channels=3, data_format=None),
+        constant(t5=None),
+    ),
+    ignored=(
+        *(f"vae.{name}" for name in vae.IGNORED),
+        *(f"{folder}.{name}" for folder in TOWERS for name in clip.IGNORED),
+        "scheduler.base_*",
+        "scheduler.max_*",
+        "scheduler.time_shift_type",
+    ),
+    weights=(
+        *under("transformer.", "diffuser.", weights("mmdit_hidden_dim", "mmdit_num_layers")),
+        *of("vae", "vae.", vae.WEIGHTS),
+        *(
+            one
+            for folder, part in TOWERS.items()
+            for one in (
+                *of(part, f"{folder}.text_model.", clip.TEXT),
+                rule(f"{folder}.text_projection.weight", f"{part}_projection.dense.weight"),
+            )
         ),
     ),
-    *swapped("norm_out.linear", "output_ada_layer_norm.dense"),
-    *layer("proj_out", "output_dense"),
+    dropped=tuple(f"{folder}.text_model.{name}" for folder in TOWERS for name in clip.NUMBERS),
+    folders={"transformer": MODEL_FILES, "vae": MODEL_FILES, **dict.fromkeys(TOWERS, CLIP_FILES)},
 )
-SD3 = Table(model_types=("SD3Transformer2DModel",), backbone=MMDiT, config=CONFIG, weights=WEIGHTS)
-TABLES = (SD3,)
+WITH_T5 = replace(
+    PIPELINE,
+    model_types=("StableDiffusion3Pipeline+text_encoder_3",),
+    parts={**PIPELINE.parts, "t5": T5Encoder},
+    config=(
+        *(
+            one
+            for one in PIPELINE.config
+            if "t5" not in one.ours and "transformer.joint_attention_dim" not in one.theirs
+        ),
+        Key(
+            {"transformer.joint_attention_dim": T5_DIM},
+            ("t5.hidden_dim",),
+            lambda dim: (),
+            lambda dim: (dim,),
+        ),
+        *within("text_encoder_3.", (*T5_CONFIG, named("t5")), "t5"),
+    ),
+    ignored=(
+        *PIPELINE.ignored,
+        *(
+            f"text_encoder_3.{name}"
+            for name in (*t5.T5.ignored, "tie_word_embeddings", "scale_decoder_outputs")
+        ),
+    ),
+    weights=(*PIPELINE.weights, *of("t5", "text_encoder_3.", T5_ENCODER)),
+    tied={"text_encoder_3.encoder.embed_tokens.weight": "text_encoder_3.shared.weight"},
+    folders={**PIPELINE.folders, "text_encoder_3": CLIP_FILES},
+)
+TABLES = (MMDIT, PIPELINE, WITH_T5)

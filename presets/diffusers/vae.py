@@ -129,6 +129,7 @@ CONFIG = (
     only("latents_mean", None),
     only("latents_std", None),
     constant(sampler_method="sample"),
+    Key({}, ("data_format",), lambda: (None,), lambda order: ()),
 )
 WEIGHTS = (
     *coder("encoder", "down_blocks", "downsamples", "downsamplers"),
