@@ -83,6 +83,8 @@ def randomised(model: nn.Module) -> Any:
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in (*model.named_parameters(), *model.named_buffers()):
+            if not parameter.is_floating_point():
+                continue
             is_norm = parameter.ndim == 1 and name.endswith("weight")
             parameter.normal_(1.0 if is_norm else 0.0, 0.2)
     return model.eval()
@@ -329,7 +331,6 @@ def test_pipelines(third: bool, tmp_path: Path) -> None:
         tmp_path / "ours" / "scheduler"
     )
     assert scheduler.config.shift == 2.5
-    whole = diffusers.StableDiffusion3Pipeline.from_pretrained(
-        tmp_path / "ours", **dict.fromkeys(("tokenizer", "tokenizer_2", "tokenizer_3"))
-    )
+    whole = diffusers.StableDiffusion3Pipeline.from_pretrained(tmp_path / "ours")
+    assert (whole.text_encoder_3 is not None) is third
     assert torch.equal(whole.vae.decoder.conv_in.weight, pipe.vae.decoder.conv_in.weight)

@@ -66,7 +66,8 @@ class Diffusers(Dialect):
             cls = config.get("_class_name") or config["architectures"][0]
             library = "diffusers" if "_class_name" in config else "transformers"
             index[folder] = [library, cls]
-        return {INDEX: index}
+        absent = {name: parts for name, parts in plan.config.items() if isinstance(parts, list)}
+        return {INDEX: {**index, **absent}}
 
 
 def pipeline(source: PresetSource) -> dict[str, Any] | None:

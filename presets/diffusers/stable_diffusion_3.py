@@ -298,6 +298,9 @@ T5_CONFIG = (
 )
 CLIP_FILES = ("model.safetensors", "pytorch_model.bin")
 MODEL_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+# What a pipeline may have besides; in its index.
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+ABSENT = [None, None]
 TOWERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 T5_ENCODER = tuple(one for one in t5.T5.weights if one.theirs[0].startswith(("shared", "encoder.")))
 PIPELINE = Table(
@@ -338,6 +341,7 @@ PIPELINE = Table(
         ),
     ),
     dropped=tuple(f"{folder}.text_model.{name}" for folder in TOWERS for name in clip.NUMBERS),
+    extra=dict.fromkeys(("text_encoder_3", *TOKENIZERS), ABSENT),
     folders={"transformer": MODEL_FILES, "vae": MODEL_FILES, **dict.fromkeys(TOWERS, CLIP_FILES)},
 )
 WITH_T5 = replace(
@@ -367,6 +371,7 @@ WITH_T5 = replace(
     ),
     weights=(*PIPELINE.weights, *of("t5", "text_encoder_3.", T5_ENCODER)),
     tied={"text_encoder_3.encoder.embed_tokens.weight": "text_encoder_3.shared.weight"},
+    extra=dict.fromkeys(TOKENIZERS, ABSENT),
     folders={**PIPELINE.folders, "text_encoder_3": CLIP_FILES},
 )
 TABLES = (MMDIT, PIPELINE, WITH_T5)
