@@ -757,9 +757,11 @@ def _export(
                 }
                 write_safetensors(folder / file, headers, _made(bindings, held, values))
             if split.is_sharded:
-                names = split.tensor_to_filename.items()
-                held_in = {name.removeprefix(prefix): file for name, file in names}
-                index = {"metadata": split.metadata, "weight_map": held_in}
+                places = {
+                    name.removeprefix(prefix): file
+                    for name, file in split.tensor_to_filename.items()
+                }
+                index = {"metadata": split.metadata, "weight_map": places}
                 (folder / index_of(file_name)).write_text(json.dumps(index, indent=2))
 
 
