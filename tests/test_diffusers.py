@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from keras_hub_torch.models import Backbone, FluxBackbone, MMDiT, VAEBackbone
@@ -338,3 +338,20 @@ def test_pipelines(third: bool, tmp_path: Path) -> None:
     )
     assert (whole.text_encoder_3 is not None) is third
     assert torch.equal(whole.vae.decoder.conv_in.weight, pipe.vae.decoder.conv_in.weight)
+
+
+def test_accounting(tmp_path: Path) -> None:
+    """Every tensor of every folder is used once; one error names all that does not fit."""
+    pipeline(False).save_pretrained(tmp_path)
+    assert Backbone.from_preset(tmp_path, dtype="auto", device="meta").dtype == torch.float32
+    file = tmp_path / "text_encoder_2" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["text_projection.weight"]
+    save_file({**tensors, "text_model.new": torch.zeros(1)}, file)
+    with pytest.raises(ValueError, match="2 problems") as caught:
+        Backbone.from_preset(tmp_path)
+    assert "missing: text_encoder_2.text_projection.weight" in str(caught.value)
+    assert "text_model.new" in str(caught.value)
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"use_karras_sigmas": true}')
+    with pytest.raises(ValueError, match=r"scheduler\.use_karras_sigmas is True"):
+        Backbone.from_preset(tmp_path)

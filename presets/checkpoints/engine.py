@@ -507,6 +507,12 @@ def plan(
         yield Plan(table, config, model, bindings, stored, absent, files)
 
 
+def files_of(dialect: Dialect, source: PresetSource, config: Mapping[str, Any]) -> list[Path]:
+    """The weight files of a checkpoint, fetched if need be."""
+    table = find_table(dialect, dialect.kind(config), source.handle)
+    return [path for _, path in _held_in(dialect, table, source)]
+
+
 def _held_in(dialect: Dialect, table: Table, source: PresetSource) -> Iterator[tuple[str, Path]]:
     """The weight files, and what is put before the names in each."""
     if not table.folders:
