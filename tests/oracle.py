@@ -19,11 +19,20 @@ import keras_hub
 import numpy as np
 import torch
 from keras_hub.src.models.rqvae.rqvae_backbone import RQVAEBackbone
+from keras_hub.src.models.stable_diffusion_3.mmdit import MMDiT
+from keras_hub.src.models.stable_diffusion_3.t5_encoder import T5Encoder as PlainT5Encoder
 from keras_hub.src.models.vae.vae_backbone import VAEBackbone
 
 Inputs = dict[str, np.ndarray] | np.ndarray
+
+
+class T5Encoder(PlainT5Encoder, keras_hub.models.Backbone):  # type: ignore[misc]
+    """KerasHub's is no backbone, and cannot be built on PyTorch."""
+
+
+T5Encoder.__module__ = PlainT5Encoder.__module__
 # KerasHub has these, but neither exports nor finds them.
-UNEXPORTED = {cls.__name__: cls for cls in (RQVAEBackbone, VAEBackbone)}
+UNEXPORTED = {cls.__name__: cls for cls in (MMDiT, RQVAEBackbone, T5Encoder, VAEBackbone)}
 keras.saving.get_custom_objects().update(UNEXPORTED)
 
 

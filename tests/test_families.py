@@ -289,7 +289,8 @@ def test_float16(first: Reference) -> None:
 def takes_one_size(model: Any) -> bool:
     """Whether its images must be of one size."""
     fixed = any(isinstance(module, Model) and module.resampled for module in model.modules())
-    return fixed or None not in getattr(model, "image_shape", (None,))
+    shape = getattr(model, "latent_shape", (None,))
+    return fixed or None not in getattr(model, "image_shape", shape)
 
 
 def images_of_one_size(model: Any) -> set[str]:

@@ -163,6 +163,26 @@ def pair_tables(
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+def axis_pair_tables(positions: torch.Tensor, dims: Sequence[int], max_wavelength: float) -> Tables:
+    """Of positions in several axes, each of which has some of the dimensions, for `rotate_pairs`.
+
+    Args:
+        positions: `[rows, length, axes]`.
+        dims: how many dimensions each axis turns, even numbers.
+
+    Returns:
+        Tables `[rows, 1, length, pairs]`, float32.
+    """
+    angles = torch.cat(
+        [
+            position[..., None].float() * rotary_frequencies(dim, max_wavelength, position.device)
+            for position, dim in zip(positions.unbind(-1), dims)
+        ],
+        dim=-1,
+    )[:, None]
+    return angles.cos(), angles.sin()
+
+
 def _halves(angles: torch.Tensor, dtype: torch.dtype, magnitude: float = 1.0) -> Tables:
     angles = torch.cat((angles, angles), dim=-1)
     return (angles.cos() * magnitude).to(dtype), (angles.sin() * magnitude).to(dtype)
