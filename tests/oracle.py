@@ -18,6 +18,7 @@ import keras
 import keras_hub
 import numpy as np
 import torch
+from keras_hub.src.models.sam3 import sam3_geometry_encoder
 from keras_hub.src.models.rqvae.rqvae_backbone import RQVAEBackbone
 from keras_hub.src.models.vae.vae_backbone import VAEBackbone
 
