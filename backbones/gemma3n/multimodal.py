@@ -9,7 +9,7 @@ import torch
 from ..layers.core import Dense, Embedding
 from ..layers.layer import Layer
 from ..layers.layout import Layout
-from ..layers.multimodal import check_places, fill
+from ..layers.multimodal import count_places, fill
 from .audio import Gemma3nAudioEncoder
 from .norms import Gemma3nRMSNorm, UnscaledRMSNorm
 from .text import Gemma3nTextModel
@@ -144,7 +144,7 @@ class Gemma3nMultimodalEmbeddingProcessor(Layer):
         if not torch.compiler.is_compiling():
             first = self.vision_encoder.data_format == "channels_first"
             height, width = self.vision_encoder.features_size(*(given[1:] if first else given[:2]))
-            check_places(places, images.shape[1] * height * width, "images")
+            count_places(places, images.shape[1] * height * width, "images")
 
     def check_sounds(self, sounds: torch.Tensor, places: torch.Tensor) -> None:
         clips, frames, bins = sounds.shape[1:]
@@ -160,7 +160,7 @@ class Gemma3nMultimodalEmbeddingProcessor(Layer):
                     f"input_features of {frames} frames give {tokens} tokens a clip, more than "
                     f"audio_soft_tokens_per_image={self.audio_tokens}."
                 )
-            check_places(places, clips * self.audio_tokens, "input_features")
+            count_places(places, clips * self.audio_tokens, "input_features")
 
     def see(self, images: torch.Tensor) -> torch.Tensor:
         """`[batch, images, …]` → `[batch, tokens, dim]`."""

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from .cache import Crossing, Past
 from .core import EinsumDense
+from .dtypes import for_projections
 from .initializers import Initializer, glorot_uniform, zeros
 from .layer import Layer
 from .layout import Layout
@@ -232,9 +233,11 @@ class MultiHeadAttention(Layer):
         past: Past | Crossing | None = None,
     ) -> torch.Tensor:
         """Queries from `query` `[batch, length, dim]`, keys and values from `value` and before."""
+        narrowed = for_projections(value)
+        query = narrowed if query is value else query
         q = split_heads(self.query(query), self.num_heads)
         project = self.keys_values
-        k, v = project(value) if past is None else past.keys_values(value, project)
+        k, v = project(narrowed) if past is None else past.keys_values(narrowed, project)
         if isinstance(mask, torch.Tensor) and self.dropout == 0:
             x = attend_evenly(q, k, v, mask)
         else:

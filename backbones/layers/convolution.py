@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .dtypes import in_compute_dtype
 from .initializers import Initializer, glorot_uniform, keras_fans, zeros
 from .layer import Layer, computed_again
 from .layout import Kind, Layout
@@ -73,7 +74,7 @@ class Convolution(Layer, nn.modules.conv._ConvNd):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dtype = self.compute_dtype or self.weight.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
-        return self._conv_forward(x.to(dtype), self.weight.to(dtype), bias)
+        return self._conv_forward(in_compute_dtype(x, dtype), self.weight.to(dtype), bias)
 
     def to_kernel(self, weight: torch.Tensor) -> torch.Tensor:
         """`[out, in, *size]` → Keras kernel `[*size, in, out]`."""
@@ -410,7 +411,7 @@ class BatchNormalization(Layer, nn.BatchNorm2d):
         super().__init__(channels, epsilon, 1 - momentum)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.to(self.compute_dtype or self.weight.dtype)
+        x = in_compute_dtype(x, self.compute_dtype or self.weight.dtype)
         exact = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.weight.to(exact), self.bias.to(exact)
         if not (self.training and self.weight.requires_grad):

@@ -33,6 +33,25 @@ def in_float32(function: Function) -> Function:
     return cast(Function, computed)
 
 
+def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
+    """What autocast computes matrix products of `x` in; none where it is off."""
+    device = x.device.type
+    on = device != "meta" and torch.is_autocast_enabled(device)  # of meta torch cannot say
+    return torch.get_autocast_dtype(device) if on else None
+
+
+def in_compute_dtype(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`x` in `dtype`; but what autocast has narrowed stays so, as it would narrow it again."""
+    narrow = x.dtype in HALVES and dtype == torch.float32 and autocast_dtype(x) is not None
+    return x if narrow else x.to(dtype)
+
+
+def for_projections(x: torch.Tensor) -> torch.Tensor:
+    """`x` as several projections take it, narrowed once for all where autocast is on."""
+    dtype = autocast_dtype(x) if x.dtype == torch.float32 else None
+    return x if dtype is None else x.to(dtype)
+
+
 def _wide(argument: Any) -> Any:
     """A tensor of at least float32."""
     narrow = isinstance(argument, torch.Tensor) and argument.dtype in HALVES

@@ -93,7 +93,7 @@ def prepend(
     return torch.cat((tokens.to(text.dtype), text), dim=1), padding_mask
 
 
-def check_places(places: torch.Tensor, tokens: int, kind: str) -> None:
+def count_places(places: torch.Tensor, tokens: int, kind: str) -> None:
     """Compare the places in `[rows, length]` with the tokens that each row has for them.
 
     Args:
