@@ -18,14 +18,18 @@ import keras
 import keras_hub
 import numpy as np
 import torch
-from keras_hub.src.models.sam3 import sam3_geometry_encoder
 from keras_hub.src.models.rqvae.rqvae_backbone import RQVAEBackbone
+from keras_hub.src.models.sam3 import sam3_geometry_encoder
 from keras_hub.src.models.vae.vae_backbone import VAEBackbone
+
+from .roi_align import roi_align
 
 Inputs = dict[str, np.ndarray] | np.ndarray
 # KerasHub has these, but neither exports nor finds them.
 UNEXPORTED = {cls.__name__: cls for cls in (RQVAEBackbone, VAEBackbone)}
 keras.saving.get_custom_objects().update(UNEXPORTED)
+# On torch KerasHub takes that of torchvision.
+sam3_geometry_encoder.roi_align = roi_align
 
 
 def models_built(config: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +109,15 @@ def randomise(model: Any, rng: np.random.Generator, deviation: float = 0.3) -> N
                     layer.position_embedding_shape,
                     layer.image_shape,
                     layer.antialias_in_interpolation,
+                )
+            )
+        if hasattr(layer, "tiled_position_embeddings"):  # as SAM 3's do
+            layer.tiled_position_embeddings.assign(
+                layer._tile_position_embeddings(
+                    layer.position_embeddings,
+                    layer.patch_size,
+                    layer.pretrain_image_shape,
+                    layer.image_shape,
                 )
             )
 

@@ -32,7 +32,7 @@ def roi_align(
                     for x in range(columns)
                 ]
                 bins.append(sum(samples) / len(samples))
-    return torch.stack(bins).view(len(rois), *output_size, -1) if bins else maps.new_empty(0)
+    return torch.stack(bins).view(len(rois), *output_size, -1)
 
 
 def sample(x: torch.Tensor, row: float, column: float) -> torch.Tensor:

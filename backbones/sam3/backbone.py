@@ -56,14 +56,17 @@ class SAM3PromptableConceptBackbone(Backbone):
     `pixel_values` `[batch, height, width, channels]`, `token_ids` and `padding_mask`
     `[batch, length]`, `boxes` `[batch, boxes, 5]` (the image's place in the batch, then centre x
     and y, width and height as parts of the image, from 0 to 1) and `box_labels` `[batch, boxes]`,
-    1 for an example of what is to be found, 0 for one of what is not, and -10 for no box → for each
-    of `num_queries` objects `pred_masks` `[batch, rows, columns, num_queries]`, logits;
-    `pred_boxes` `[batch, num_queries, 4]`, left, top, right and bottom from 0 to 1; and
-    `pred_logits` `[batch, num_queries]`; for the image `presence_logits` `[batch, 1]`, whether it
-    has any; and `semantic_segs` `[batch, rows, columns, 1]`, a mask of all of them.
+    1 for an example and 0 or, at the end, -10 for none → for each of `num_queries` objects
+    `pred_masks` `[batch, rows, columns, num_queries]`, logits; `pred_boxes`
+    `[batch, num_queries, 4]`, left, top, right and bottom from 0 to 1; and `pred_logits`
+    `[batch, num_queries]`; for the image `presence_logits` `[batch, 1]`, whether it has any; and
+    `semantic_segs` `[batch, rows, columns, 1]`, a mask of all of them.
 
-    Boxes and their labels may be left out, or be empty; so may the padding mask. KerasHub computes
-    boxes for one image at a time, or for as many as an image has boxes, and one more.
+    Boxes and their labels may be left out, or be empty, and so may the padding mask. As in KerasHub
+    no box is an example of what is not to be found, and as many boxes are taken as have the label
+    1, from the first one on, so put those first. With boxes KerasHub computes one image, or one
+    more than an image has boxes, and then takes each one's mask for that of a box in all images;
+    here there may be any number, each with its own mask.
 
     Args:
         vision_encoder: of the images; its last map is not used.

@@ -37,10 +37,10 @@ def check_parts(model: Any) -> None:
                 "vision_encoder."
             )
     factors = vision.fpn_scale_factors
-    if len(factors) < 2:
+    if len(factors) < 3:
         raise ValueError(
-            f"fpn_scale_factors={factors} of the vision_encoder must be at least two: the last map "
-            "is not used."
+            f"fpn_scale_factors={factors} of the vision_encoder must be at least three: of one map, "
+            "of another one that it is enlarged by, and a last one, which is not used."
         )
     model.mask_decoder.keep_stages(len(factors) - 2)
     grid = tuple(int(side * factors[-2]) for side in vision.grid)
@@ -86,13 +86,16 @@ def check_inputs(
         return
     known = (box_labels == 0) | (box_labels == 1)
     inside = ((boxes[..., 1:] >= 0) & (boxes[..., 1:] <= 1)).all(-1)
-    there = (boxes[..., 0] > -1) & (boxes[..., 0] < len(pixel_values))
-    fit = known & inside & there | (box_labels == -10)
+    image = (boxes[..., 0] > -1) & (boxes[..., 0] < len(pixel_values))
+    fit = known & inside & image | (box_labels == -10)
     if not bool(fit.all()):
         row, place = (~fit).nonzero()[0].tolist()
         raise ValueError(
             f"boxes[{row}, {place}]={boxes[row, place].tolist()} with the label "
             f"{box_labels[row, place].item()} does not fit: a box is the image's place in the "
             f"batch of {len(pixel_values)}, from 0, then centre, width and height as parts of the "
-            "image, from 0 to 1; labels are 1, 0 for what is not to be found, or -10 for no box."
+            "image, from 0 to 1; labels are 1, 0 or -10, for an example or none."
         )
+    none = box_labels == -10
+    if bool((none[:, :-1] & ~none[:, 1:]).any()):
+        raise ValueError("box_labels must have -10, for no box, at the end of their rows only.")

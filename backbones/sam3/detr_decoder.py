@@ -17,7 +17,7 @@ from ..layers.boxes import corners_of, inverse_sigmoid, widened
 from ..layers.core import Dropout, Embedding, LayerNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.layer import Layer
-from ..layers.layout import Stack
+from ..layers.layout import Layout, Stack
 from ..layers.masks import padding_mask_of
 from ..layers.vision import check_at_least
 from .checks import check_heads
@@ -101,6 +101,7 @@ class SAM3DetrDecoder(Component):
             blocks, or images smaller than a patch.
     """
 
+    layout = Layout()
     keras_module = "keras_hub.src.models.sam3.sam3_detr_decoder"
     resampled: ClassVar = ("image_shape",)
     hidden_dim: int

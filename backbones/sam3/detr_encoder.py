@@ -9,7 +9,7 @@ from ..layers.activations import ActivationLike
 from ..layers.core import Dropout, LayerNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.layer import Layer
-from ..layers.layout import Stack
+from ..layers.layout import Layout, Stack
 from ..layers.masks import padding_mask_of
 from .checks import check_heads
 from .parts import SAM3MLP, Pixels, Positions, PromptMask, Prompts, SAM3Attention
@@ -65,6 +65,7 @@ class SAM3DetrEncoder(Component):
         ValueError: heads that do not divide `hidden_dim`, or this is no multiple of four.
     """
 
+    layout = Layout()
     keras_module = "keras_hub.src.models.sam3.sam3_detr_encoder"
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F
 
 from .._model import Component
 from ..layers.activations import ActivationLike
@@ -11,7 +12,7 @@ from ..layers.convolution import Conv2D
 from ..layers.core import Dense, Dropout, Embedding, LayerNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.layer import Layer
-from ..layers.layout import Stack
+from ..layers.layout import Layout, Stack
 from ..layers.masks import padding_mask_of
 from ..layers.vision import check_at_least
 from .checks import check_heads
@@ -56,8 +57,8 @@ class SAM3GeometryEncoderLayer(Layer):
 
 
 class SAM3GeometryEncoder(Component):
-    """Boxes → prompts, `[batch, boxes + 1, hidden_dim]`, the last one a class token's; and which of
-    them are some, `[batch, boxes + 1]`, or `None` for all.
+    """Boxes → prompts, `[batch, boxes + 1, hidden_dim]`, theirs and a class token's; and which of
+    them count, `[batch, boxes + 1]`, or `None` for all.
 
     `features` is the map that boxes are seen in, `positions` of its pixels are
     `[rows · columns, hidden_dim]`; for `boxes` and `box_labels` see the backbone.
@@ -77,6 +78,7 @@ class SAM3GeometryEncoder(Component):
         ValueError: heads that do not divide `hidden_dim`, or this is no multiple of four.
     """
 
+    layout = Layout()
     keras_module = "keras_hub.src.models.sam3.sam3_geometry_encoder"
 
     roi_size: int
@@ -132,23 +134,26 @@ class SAM3GeometryEncoder(Component):
         box_labels: BoxLabels | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         first = torch.zeros(len(features), 1, dtype=torch.long, device=features.device)
-        x, there = self.cls_embed(first), None
+        x, shown = self.cls_embed(first), None
         if boxes is not None and box_labels is not None:
-            there = box_labels != PADDING
-            x = torch.cat((self.embed(features, boxes, box_labels, there), x), dim=1)
-            there = torch.cat((there, first == 0), dim=1)
-        x = self.prompt_layer_norm(self.final_proj(x))
+            # KerasHub takes the labels for the mask and the mask for the labels: as many boxes as
+            # have the label 1 are shown, from the first one on, and all are examples.
+            count = (box_labels == 1).sum(1, keepdim=True)
+            places = torch.arange(boxes.shape[1] + 1, device=boxes.device)
+            shown = places <= count
+            x = torch.where(
+                (places == count)[..., None],
+                x,
+                F.pad(self.embed(features, boxes, box_labels != PADDING), (0, 0, 0, 1)),
+            )
+        x, mask = self.prompt_layer_norm(self.final_proj(x)), padding_mask_of(shown)
         pixels = features.flatten(2).mT
         for layer in self.layers:
-            x = layer(x, pixels, positions, padding_mask_of(there))
-        return self.output_layer_norm(x), there
+            x = layer(x, pixels, positions, mask)
+        return self.output_layer_norm(x), shown
 
     def embed(
-        self,
-        features: torch.Tensor,
-        boxes: torch.Tensor,
-        box_labels: torch.Tensor,
-        there: torch.Tensor,
+        self, features: torch.Tensor, boxes: torch.Tensor, there: torch.Tensor
     ) -> torch.Tensor:
         """Where boxes are, what is in them, and how they are meant: `[batch, boxes, dim]`."""
         boxes = widened(boxes).masked_fill(~there[..., None], 0)
@@ -160,11 +165,11 @@ class SAM3GeometryEncoder(Component):
         seen = roi_align(maps, corners.flatten(0, 1), indices.flatten(), self.roi_size)
         pooled = self.boxes_pool_project(seen.permute(0, 3, 1, 2)).flatten(1)
         x, y, width, height = boxes.unbind(-1)
-        features = self.hidden_dim // 2
-        places = (sines(y, features), sines(x, features), height[..., None], width[..., None])
+        half = self.hidden_dim // 2
+        places = (sines(y, half), sines(x, half), height[..., None], width[..., None])
         return (
-            self.label_embed(box_labels.masked_fill(~there, 0).long())
+            self.label_embed(there.long())
             + self.boxes_direct_project(boxes)
-            + pooled.unflatten(0, box_labels.shape)
+            + pooled.unflatten(0, there.shape)
             + self.boxes_pos_enc_project(torch.cat(places, dim=-1))
         )

@@ -20,7 +20,7 @@ from ..layers.convolution import (
 from ..layers.core import Dense, Dropout, LayerNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.layer import Layer
-from ..layers.layout import Parts
+from ..layers.layout import Layout, Parts
 from ..layers.masks import padding_mask_of
 from ..layers.vision import check_at_least
 from .checks import check_heads
@@ -84,6 +84,7 @@ class SAM3MaskDecoder(Component):
         ValueError: heads or eight groups that do not divide `hidden_dim`; more maps than stages.
     """
 
+    layout = Layout()
     keras_module = "keras_hub.src.models.sam3.sam3_mask_decoder"
     unsaved: ClassVar = {"data_format": (None, "channels_last")}
     num_upsampling_stages: int

@@ -11,7 +11,7 @@ from ..layers.attention import MultiHeadAttention
 from ..layers.core import Dense, LayerNormalization, TokenAndPositionEmbedding
 from ..layers.dtypes import DTypeLike
 from ..layers.layer import Layer
-from ..layers.layout import Stack
+from ..layers.layout import Layout, Stack
 from ..layers.masks import Mask, padding_mask_of
 from ..layers.transformer import head_dim
 
@@ -54,6 +54,7 @@ class SAM3TextEncoder(Component):
         ValueError: another `embedding_dim`; text longer than `max_sequence_length`.
     """
 
+    layout = Layout()
     keras_module = "keras_hub.src.models.sam3.sam3_text_encoder"
     hidden_dim: int
 

@@ -19,7 +19,7 @@ from ..layers.core import Dense, Dropout, LayerNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.initializers import truncated_normal
 from ..layers.layer import Layer
-from ..layers.layout import Parts, Stack
+from ..layers.layout import Layout, Parts, Stack
 from ..layers.rotary import Tables, rotate_pairs_wide
 from ..layers.vision import (
     PositionGrid,
@@ -314,6 +314,7 @@ class SAM3VisionEncoder(Component):
             not fill, unknown factors; images of another shape.
     """
 
+    layout = Layout()
     keras_module = "keras_hub.src.models.sam3.sam3_vision_encoder"
     resampled: ClassVar = ("image_shape",)
     maps_format: ClassVar = "channels_last"
