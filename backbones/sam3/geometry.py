@@ -133,7 +133,7 @@ class SAM3GeometryEncoder(Component):
         boxes: Boxes | None = None,
         box_labels: BoxLabels | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        first = torch.zeros(len(features), 1, dtype=torch.long, device=features.device)
+        first = torch.zeros(features.shape[0], 1, dtype=torch.long, device=features.device)
         x, shown = self.cls_embed(first), None
         if boxes is not None and box_labels is not None:
             # KerasHub takes the labels for the mask and the mask for the labels: as many boxes as

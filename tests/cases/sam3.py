@@ -33,7 +33,7 @@ def config(**parts: dict[str, Any]) -> dict[str, Any]:
 
 def tiny(height: int, width: int, dim: int = 8, **changes: dict[str, Any]) -> dict[str, Any]:
     """Of patches of 5 pixels; what `changes` has for a part, it has in place of what is here."""
-    image = {"image_shape": (height, width, 3), "patch_size": 5}
+    image = {"image_shape": (height, width, 1), "patch_size": 5}
     block = {"hidden_dim": dim, "intermediate_dim": 7, "num_heads": 2, "num_layers": 1}
     parts: dict[str, dict[str, Any]] = {
         "vision_encoder": {
@@ -55,9 +55,9 @@ def tiny(height: int, width: int, dim: int = 8, **changes: dict[str, Any]) -> di
             "num_layers": 1,
             "num_heads": 2,
             "intermediate_dim": 11,
-            "max_sequence_length": 9,
+            "max_sequence_length": 12,
         },
-        "geometry_encoder": {**block, "roi_size": 3},
+        "geometry_encoder": {**block, "roi_size": 2},
         "detr_encoder": {**block},
         "detr_decoder": {**image, **block, "num_layers": 2, "num_queries": 5},
         "mask_decoder": {"num_upsampling_stages": 3, "hidden_dim": dim, "num_heads": 2},
@@ -66,7 +66,7 @@ def tiny(height: int, width: int, dim: int = 8, **changes: dict[str, Any]) -> di
 
 
 def inputs(
-    batch: int, height: int, width: int, length: int, boxes: int, channels: int = 3
+    batch: int, height: int, width: int, length: int, boxes: int, channels: int = 1
 ) -> Callable[[np.random.Generator], dict[str, np.ndarray]]:
     def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
         images = np.broadcast_to(np.arange(batch)[:, None, None], (batch, boxes, 1))
@@ -84,7 +84,7 @@ def inputs(
 
 
 CASES = [
-    Case("sam3", "SAM3PromptableConceptBackbone", tiny(21, 12), inputs(2, 21, 12, 5, 1)),
+    Case("sam3", "SAM3PromptableConceptBackbone", tiny(21, 12), inputs(3, 21, 12, 6, 2)),
     Case(
         "sam3-boxes",
         "SAM3PromptableConceptBackbone",
@@ -93,7 +93,7 @@ CASES = [
             24,
             16,
             vision_encoder={
-                "image_shape": (11, 24, 1),
+                "image_shape": (11, 24, 3),
                 "num_heads": 1,
                 "fpn_scale_factors": [0.5, 2.0, 1.0, 4.0, 1.0, 2.0],
                 "window_size": 0,
@@ -113,7 +113,7 @@ CASES = [
             geometry_encoder={
                 "num_layers": 2,
                 "num_heads": 4,
-                "roi_size": 2,
+                "roi_size": 3,
                 "hidden_activation": "gelu",
                 "dropout_rate": 0.1,
                 "layer_norm_epsilon": 1e-3,
@@ -140,7 +140,7 @@ CASES = [
                 "layer_norm_epsilon": 1e-2,
             },
         ),
-        inputs(1, 11, 24, 1, 4, 1),
+        inputs(1, 11, 24, 1, 4, 3),
     ),
     Case(
         "sam3-text",
