@@ -28,8 +28,8 @@ Inputs = dict[str, np.ndarray] | np.ndarray
 # KerasHub has these, but neither exports nor finds them.
 UNEXPORTED = {cls.__name__: cls for cls in (RQVAEBackbone, VAEBackbone)}
 keras.saving.get_custom_objects().update(UNEXPORTED)
-# On torch KerasHub takes that of torchvision.
-sam3_geometry_encoder.roi_align = roi_align
+if keras.backend.backend() == "torch":  # where KerasHub takes torchvision's
+    sam3_geometry_encoder.roi_align = roi_align
 
 
 def models_built(config: dict[str, Any]) -> dict[str, Any]:

@@ -39,12 +39,12 @@ def roi_align(
         indices: `[boxes]`, which map each box is of.
 
     Returns:
-        `[boxes, size, size, dim]`, in float32.
+        `[boxes, size, size, dim]`, in float32 at least.
     """
     height, width = maps.shape[1:3]
     left, top, right, bottom = boxes.unbind(-1)
-    rows = _samples(top, bottom, size, height)
-    columns = _samples(left, right, size, width)
+    rows = _samples(top, bottom, size, height).to(maps.dtype)
+    columns = _samples(left, right, size, width).to(maps.dtype)
     # Interpolation, and the mean, are along one axis after the other.
     seen = (rows @ maps[indices].flatten(2)).unflatten(-1, (width, -1))
     return columns[:, None] @ seen

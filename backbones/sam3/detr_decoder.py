@@ -162,10 +162,10 @@ class SAM3DetrDecoder(Component):
         prompts: Prompts,
         prompt_mask: PromptMask | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        batch, mask = features.shape[0], padding_mask_of(prompt_mask)
-        x = torch.cat((table(self.presence_token), table(self.query_embed)))
+        batch, device, mask = features.shape[0], features.device, padding_mask_of(prompt_mask)
+        x = torch.cat((table(self.presence_token, device), table(self.query_embed, device)))
         x = x.expand(batch, -1, -1)
-        boxes = widened(table(self.reference_points)).sigmoid().expand(batch, -1, -1)
+        boxes = widened(table(self.reference_points, device)).sigmoid().expand(batch, -1, -1)
         for layer in self.layers:
             # The presence token has no place.
             places = self.ref_point_head(self.sines_of(boxes))
@@ -195,9 +195,9 @@ class SAM3DetrDecoder(Component):
         return (down[..., :, None] + along[..., None, :]).flatten(-2)
 
 
-def table(embedding: Embedding) -> torch.Tensor:
+def table(embedding: Embedding, device: torch.device) -> torch.Tensor:
     """All rows of an embedding."""
-    return embedding(torch.arange(embedding.num_embeddings, device=embedding.weight.device))
+    return embedding(torch.arange(embedding.num_embeddings, device=device))
 
 
 def distances(length: int, start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
