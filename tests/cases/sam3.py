@@ -161,3 +161,35 @@ CASES = [
         inputs(1, 10, 10, 9, 0),
     ),
 ]
+
+IMAGE = {"image_shape": (1008, 1008, 3), "patch_size": 14}
+BLOCK = {"hidden_dim": 256, "intermediate_dim": 2048, "num_heads": 8}
+PRESETS = {
+    "sam3_pcs": config(
+        vision_encoder={
+            **IMAGE,
+            "num_layers": 32,
+            "hidden_dim": 1024,
+            "intermediate_dim": 4736,
+            "num_heads": 16,
+            "fpn_hidden_dim": 256,
+            "fpn_scale_factors": [4.0, 2.0, 1.0, 0.5],
+            "window_size": 24,
+            "global_attn_indexes": [7, 15, 23, 31],
+        },
+        text_encoder={
+            "vocabulary_size": 49408,
+            "embedding_dim": 1024,
+            "hidden_dim": 1024,
+            "num_layers": 24,
+            "num_heads": 16,
+            "intermediate_dim": 4096,
+        },
+        geometry_encoder={**BLOCK, "num_layers": 3, "roi_size": 7},
+        detr_encoder={**BLOCK, "num_layers": 6, "dropout_rate": 0.1},
+        detr_decoder={**IMAGE, **BLOCK, "num_layers": 6, "num_queries": 200, "dropout_rate": 0.1},
+        mask_decoder={"num_upsampling_stages": 3, "hidden_dim": 256, "num_heads": 8},
+    )
+}
+# The registry says 30 million.
+MISCOUNTED = {"sam3_pcs": 30_000_000 - 849_288_502}
