@@ -75,6 +75,10 @@ def check_window(size: int) -> int:
     return size
 
 
+def as_list(indexes: Sequence[int] | None) -> list[int]:
+    return list(indexes or ())
+
+
 def load_epsilon(epsilon: float) -> tuple[float]:
     assumed("text_config.layer_norm_eps", 1e-5).load(epsilon)
     return (epsilon,)

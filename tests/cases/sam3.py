@@ -152,6 +152,7 @@ CASES = [
             10,
             10,
             vision_encoder={
+                "pretrain_image_shape": (14, 14, 3),
                 "fpn_scale_factors": [4.0, 1.0, 2.0],
                 "window_size": 1,
                 "num_layers": 1,
