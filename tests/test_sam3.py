@@ -32,7 +32,7 @@ def test_roi_align() -> None:
     and turned round; with gradients, and compiled.
     """
     torch.manual_seed(0)
-    corners = torch.rand(30, 4) * 14 - 4
+    corners = torch.rand(16, 4) * 14 - 4
     corners[:6] = torch.tensor(
         [
             [0.0, 0.0, 5.0, 4.0],
@@ -45,7 +45,7 @@ def test_roi_align() -> None:
     )
     width, height = (corners[:, 2:] - corners[:, :2]).unbind(1)
     compiled = torch.compile(roi_align, fullgraph=True, dynamic=True, backend="aot_eager")
-    for size in (1, 2, 3):
+    for size in (1, 3):
         boxes = corners[(width <= 5 * size) & (height <= 4 * size)]
         images = torch.randint(0, 3, (len(boxes),))
         outer, found = torch.randn(len(boxes), size, size, 2), []

@@ -39,8 +39,8 @@ def check_parts(model: Any) -> None:
     factors = vision.fpn_scale_factors
     if len(factors) < 3:
         raise ValueError(
-            f"fpn_scale_factors={factors} of the vision_encoder must be at least three: of one map, "
-            "of another one that it is enlarged by, and a last one, which is not used."
+            f"fpn_scale_factors={factors} of the vision_encoder must be at least three: for a map, "
+            "one that its masks are enlarged to, and a last one, which is not used."
         )
     model.mask_decoder.keep_stages(len(factors) - 2)
     grid = tuple(int(side * factors[-2]) for side in vision.grid)

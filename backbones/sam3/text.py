@@ -35,8 +35,10 @@ class CLIPEncoderLayer(Layer):
 
 
 class SAM3TextEncoder(Component):
-    """Text → a vector for each token, `[batch, length, hidden_dim]`; tokens see each other in both
-    directions.
+    """Text → a vector for each token, `[batch, length, hidden_dim]`.
+
+    As in KerasHub tokens see each other in both directions; in transformers they see those before
+    them.
 
     Args:
         vocabulary_size: number of token ids.

@@ -272,6 +272,7 @@ VIT_BLOCK = (
     turns("rope_embeddings_cos"),
     turns("rope_embeddings_sin"),
 )
+PATCHES = "backbone.embeddings.patch_embeddings.projection.weight"
 VISION_WEIGHTS = (
     rule(
         "backbone.embeddings.position_embeddings",
@@ -281,7 +282,7 @@ VISION_WEIGHTS = (
         ),
         positions,
     ),
-    rule(*["backbone.embeddings.patch_embeddings.projection.weight"] * 2),
+    rule(PATCHES, PATCHES),
     *same("backbone.layer_norm"),
     *under("backbone.layers.{}.", "backbone.layers.{}.", VIT_BLOCK),
     *under(

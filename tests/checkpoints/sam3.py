@@ -98,7 +98,7 @@ VIT = {
     "num_attention_heads": 2,
     "image_size": 20,
     "patch_size": 5,
-    "num_channels": 1,
+    "num_channels": 3,
     "window_size": 2,
     "global_attn_indexes": [1],
     "pretrain_image_size": 16,
@@ -146,7 +146,7 @@ def inputs(
         labels = np.ones((batch, boxes), "int32")
         labels[1:, -1] = -10
         return {
-            "pixel_values": rng.normal(0, 1, (batch, side, side, 1)).astype("float32"),
+            "pixel_values": rng.normal(0, 1, (batch, side, side, 3)).astype("float32"),
             "token_ids": common.ids(rng, batch, length, 23),
             "padding_mask": common.padding(rng, batch, length),
             "boxes": np.concatenate([images, places], axis=-1).astype("float32"),
