@@ -44,7 +44,7 @@ def test_roi_align() -> None:
         ]
     )
     width, height = (corners[:, 2:] - corners[:, :2]).unbind(1)
-    compiled = torch.compile(roi_align, fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(roi_align, fullgraph=True, backend="eager")
     for size in (1, 3):
         boxes = corners[(width <= 5 * size) & (height <= 4 * size)]
         images = torch.randint(0, 3, (len(boxes),))
@@ -67,7 +67,7 @@ def test_roi_align() -> None:
 def test_no_box_is_none() -> None:
     """Left out, empty or padding; and images are computed as if they were alone."""
     model = SAM3PromptableConceptBackbone(**CASE.config).eval()
-    given = oracle.tensors(inputs(3, 21, 24, 6, 2)(CASE.rng))
+    given = oracle.tensors(inputs(3, 21, 22, 6, 2)(CASE.rng))
     given["box_labels"] = torch.tensor([[1, 1], [1, -10], [-10, -10]])
     found = model(given)
     for i in range(3):
@@ -84,7 +84,7 @@ def test_no_box_is_none() -> None:
 @torch.no_grad()
 def test_channels_first() -> None:
     """KerasHub has the argument and fails with it."""
-    config = tiny(21, 24, mask_decoder={"data_format": "channels_first"})
+    config = tiny(21, 22, mask_decoder={"data_format": "channels_first"})
     model = SAM3PromptableConceptBackbone(**config).eval()
     assert model.get_config()["mask_decoder"]["config"]["data_format"] == "channels_first"
     plain = SAM3PromptableConceptBackbone(**CASE.config).eval()
@@ -156,7 +156,7 @@ def test_the_detector_of_a_video_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pixel_values": (3, 24, 21, 1)}, "Images must be of height, width and channels 21 × 24"),
+        ({"pixel_values": (3, 22, 21, 1)}, "Images must be of height, width and channels 21 × 22"),
         ({"token_ids": (3, 13), "padding_mask": None}, "token_ids has 13 positions"),
         ({"box_labels": None}, "boxes need box_labels"),
         ({"boxes": None}, "box_labels need boxes"),
@@ -209,7 +209,7 @@ def test_prompts_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
 )
 def test_parts_that_do_not_fit(part: str, change: dict[str, Any], message: str) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match=re.escape(message)):
-        SAM3PromptableConceptBackbone(**tiny(21, 24, **{part: change}))
+        SAM3PromptableConceptBackbone(**tiny(21, 22, **{part: change}))
 
 
 def test_a_part_of_another_class() -> None:

@@ -87,7 +87,13 @@ def inputs(
 
 
 CASES = [
-    Case("sam3", "SAM3PromptableConceptBackbone", tiny(21, 24), inputs(3, 21, 24, 6, 2)),
+    Case(
+        "sam3",
+        "SAM3PromptableConceptBackbone",
+        tiny(21, 22),
+        inputs(3, 21, 22, 6, 2),
+        most_draws=16,
+    ),
     Case(
         "sam3-boxes",
         "SAM3PromptableConceptBackbone",

@@ -177,7 +177,7 @@ CHECKPOINTS = [
 ]
 SQUARE = "only squares can be computed"
 INEXPRESSIBLE = {
-    "sam3": f"image_shape is .21, 24.; {SQUARE}",
+    "sam3": f"image_shape is .21, 22.; {SQUARE}",
     "sam3-boxes": f"image_shape is .11, 24.; {SQUARE}",
 }
 REFUSED: list[tuple[str, Mapping[str, Any], str]] = [
