@@ -40,9 +40,9 @@ OF_TRANSFORMERS = {
 
 def image_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
     """A model's, or that of the encoder within it."""
-    parts = (value["config"] for value in config.values() if isinstance(value, dict))
-    shapes = (part["image_shape"] for part in (config, *parts) if "image_shape" in part)
-    height, width, channels = next(shapes)
+    parts = (part["config"] for part in config.values() if isinstance(part, dict))
+    given = (one["image_shape"] for one in (config, *parts) if "image_shape" in one)
+    height, width, channels = next(given)
     return height, width, channels
 
 
@@ -54,12 +54,14 @@ def test_as_transformers(cls: str, tmp_path: Path) -> None:
     interface = dataclasses.replace(
         checkpoint.interface, besides=lambda inputs: {"interpolate_pos_encoding": True}
     )
-    (images,) = checkpoint.make_inputs().values()
+    inputs = checkpoint.make_inputs()
+    images = inputs["images"]
     larger = torch.rand(2, 2 * images.shape[1], 3 * images.shape[2], images.shape[3])
     model = Backbone.from_preset(tmp_path, image_shape=tuple(larger.shape[1:]))
     theirs = interface.auto.from_pretrained(tmp_path).eval()
-    expected = outputs_of(theirs, interface, {"images": larger})
-    oracle.assert_close(visible(model(larger), interface, {}), oracle.named(expected))
+    inputs |= {"images": larger}
+    expected = outputs_of(theirs, interface, inputs)
+    oracle.assert_close(visible(model(inputs), interface, {}), oracle.named(expected))
 
 
 @torch.no_grad()

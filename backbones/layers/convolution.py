@@ -418,7 +418,7 @@ class BatchNormalization(Layer, nn.BatchNorm2d):
             mean, var = self.running_mean.to(exact), self.running_var.to(exact)
             return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
         # A momentum of 1 leaves the statistics of this batch, the variance unbiased.
-        mean, var = torch.zeros_like(bias), torch.zeros_like(bias)
+        mean, var = bias.new_zeros(2, len(bias)).unbind()
         cudnn = torch.backends.cudnn.enabled
         y = torch.batch_norm(x, weight, bias, mean, var, True, 1.0, self.eps, cudnn)
         count = x.numel() // x.shape[1]
@@ -426,11 +426,12 @@ class BatchNormalization(Layer, nn.BatchNorm2d):
             return y
         with torch.no_grad():
             biased = var * ((count - 1) / count) if count > 1 else torch.zeros_like(var)
-            for moving, new in ((self.running_mean, mean), (self.running_var, biased)):
-                if moving.dtype == exact:
-                    moving.lerp_(new, self.momentum)
-                else:
-                    moving.copy_(moving.to(exact).lerp(new, self.momentum))
+            moving = [self.running_mean, self.running_var]
+            if moving[0].dtype == exact:
+                torch._foreach_lerp_(moving, [mean, biased], self.momentum)
+            else:
+                for old, new in zip(moving, (mean, biased)):
+                    old.copy_(old.to(exact).lerp(new, self.momentum))
         return y
 
     def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
