@@ -6,12 +6,34 @@ import torch
 
 from .._inputs import PaddingMask, TokenIds
 from .._model import Component
-from ..layers.activations import ActivationLike
-from ..layers.clip import CLIPEncoderLayer
-from ..layers.core import LayerNormalization, TokenAndPositionEmbedding
+from ..layers.activations import Activation, ActivationLike
+from ..layers.attention import MultiHeadAttention
+from ..layers.core import Dense, LayerNormalization, TokenAndPositionEmbedding
 from ..layers.dtypes import DTypeLike
+from ..layers.layer import Layer
 from ..layers.layout import Layout, Stack
-from ..layers.masks import padding_mask_of
+from ..layers.masks import Mask, padding_mask_of
+from ..layers.transformer import head_dim
+
+
+class CLIPEncoderLayer(Layer):
+    """As CLIP's, of heads that need not divide the width."""
+
+    def __init__(
+        self, hidden_dim: int, num_heads: int, intermediate_dim: int, activation: ActivationLike
+    ) -> None:
+        super().__init__()
+        self.layer_norm_1 = LayerNormalization(hidden_dim, 1e-5)
+        self.attention = MultiHeadAttention(num_heads, hidden_dim, head_dim(hidden_dim, num_heads))
+        self.layer_norm_2 = LayerNormalization(hidden_dim, 1e-5)
+        self.dense_1 = Dense(hidden_dim, intermediate_dim)
+        self.activation = Activation(activation)
+        self.dense_2 = Dense(intermediate_dim, hidden_dim)
+
+    def forward(self, x: torch.Tensor, mask: Mask = None) -> torch.Tensor:
+        y = self.layer_norm_1(x)
+        x = x + self.attention(y, y, mask)
+        return x + self.dense_2(self.activation(self.dense_1(self.layer_norm_2(x))))
 
 
 class SAM3TextEncoder(Component):
@@ -33,7 +55,7 @@ class SAM3TextEncoder(Component):
         dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: another `embedding_dim`, heads that do not divide it; text longer than `max_sequence_length`.
+        ValueError: another `embedding_dim`; text longer than `max_sequence_length`.
     """
 
     layout = Layout()
