@@ -144,6 +144,8 @@ def _apply(folder: Path, journal: Journal) -> None:
     does not belong to: these go first and come last.
     """
     staging = folder / journal.staging
+    for name in journal.files:
+        _check_parents(folder, name)
     waiting = [name for name in journal.files if os.path.lexists(staging / name)]
     for name in sorted({*waiting, *journal.removed}, key=_importance, reverse=True):
         if _importance(name) or name in journal.removed:
