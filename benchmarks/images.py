@@ -1,7 +1,4 @@
-"""Images per second of converters, beside KerasHub's.
-
-    python -m benchmarks.images
-"""
+"""Images per second of converters, beside KerasHub's."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from .oracle import keras, keras_hub  # isort: skip  # before all that imports K
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -303,6 +304,24 @@ def test_equal_to_keras_hub(name: str) -> None:
         keys = [key for key in wanted if key.endswith(("token_ids", "padding_mask"))]
         arrays = {key: np.asarray(wanted[key]) for key in keys}
         assert mine.generate_postprocess(found) == theirs.generate_postprocess(arrays)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gemma3n", "moonshine", "clip"])
+def test_presets(name: str, tmp_path: Path) -> None:
+    task = TASKS[name]
+    mine, theirs = both(task)
+    theirs.save_to_preset(str(tmp_path))
+    config = {"registered_name": f"keras_hub>{mine.backbone}", "config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    lost = {key: value for key, value in task.options.items() if key in mine.lost}
+    x = task.training[0]
+    check_equal(type(mine).from_preset(tmp_path, **lost)(x), theirs(x))
+    again = tmp_path / "ours"
+    type(mine).from_preset(tmp_path).save_to_preset(again)
+    names = {path.name for path in tmp_path.glob("*.json")} - {"config.json", "tokenizer.json"}
+    for name in names:
+        saved = json.loads((again / name).read_text())
+        assert saved == json.loads((tmp_path / name).read_text()), name
 
 
 def test_samples_of_a_loader() -> None:
