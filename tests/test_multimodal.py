@@ -5,6 +5,7 @@ from __future__ import annotations
 from .oracle import keras, keras_hub  # isort: skip  # before all that imports Keras
 
 import json
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from keras_hub_torch import layers, models
 from keras_hub_torch import tokenizers as ours
@@ -328,7 +330,10 @@ def test_samples_of_a_loader() -> None:
     mine, _ = both(TASKS["gemma3"])
     batch = {"prompts": [START, "a"], "responses": ["x", "y"], "images": [[IMAGE], []]}
     rows = [{key: value[i] for key, value in batch.items()} for i in range(2)]
-    check_equal(mine(rows)[0], {k: v.numpy() for k, v in mine(batch)[0].items()})
+    expected = {key: value.numpy() for key, value in mine(batch)[0].items()}
+    check_equal(mine(rows)[0], expected)
+    loader = DataLoader(rows, 2, collate_fn=pickle.loads(pickle.dumps(mine)), num_workers=1)
+    check_equal(next(iter(loader))[0], expected)
 
 
 def test_bad_input() -> None:
