@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from . import oracle  # isort: skip  # before Keras
 
+import functools
 import json
 import pickle
 import re
@@ -299,7 +300,8 @@ def test_others(name: str) -> None:
     arguments, options = OTHERS[name]
     tokenizer = getattr(ours, name)(*arguments, **options)
     theirs = getattr(keras_hub.tokenizers, name)(*arguments, **options)
-    texts = [text for text in corpus() if text or name != "PARSeqTokenizer"]
+    # KerasHub's PARSeq takes one text after the other, and none that is empty.
+    texts = [text for text in corpus()[:800] if text] if "PARSeq" in name else list(corpus())
     ids, expected = tokenizer.tokenize(texts), theirs.tokenize(texts)
     assert_equal(ids, expected, texts)
     if "sequence_length" not in options:
@@ -357,6 +359,7 @@ def test_patterns_of_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
         hanging.tokenize("a" * 60 + "b")
 
 
+@functools.cache
 def pairs() -> dict[str, tuple[Any, Any]]:
     """Each class's arguments, beside options away from their defaults."""
     found: dict[str, Any] = {}
