@@ -1,4 +1,4 @@
-"""Text from a decoder, token by token."""
+"""Text from a decoder, token by token; images from a diffusion model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from ..backbones.layers.cache import Cache
 from ..preprocessing.prompts import TextPrompts, is_text, text_preprocessor, text_prompts
 from . import samplers
 from .decoding import Decoding, sample
+from .images import generate_images
 from .inference import without_training
 from .prompts import Prompts, read_prompts
 
-__all__ = ["generate", "samplers", "stream"]
+__all__ = ["generate", "generate_images", "samplers", "stream"]
 
 
 @overload

@@ -32,7 +32,8 @@ TEXT_ONLY = sorted(
     and name.endswith("Preprocessor")
     and name == cls.__name__
     and cls.backbone_cls is not None
-    and not name.startswith("RWKV")
+    and cls.image_converter_cls is None
+    and not name.startswith(("RWKV", "Moonshine"))
 )
 
 

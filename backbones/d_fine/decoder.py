@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch.nn import functional as F
 
+from ..layers.boxes import inverse_sigmoid, widened
 from ..layers.core import Dense, LayerNormalization
 from ..layers.initializers import Initializer, glorot_uniform, zeros
 from ..layers.layer import Layer
@@ -17,16 +18,10 @@ from .attention import (
     DFineMultiheadAttention,
     DFineMultiscaleDeformableAttention,
     Sampler,
-    widened,
 )
 
 # Of an edge's distribution, and how many of its probabilities tell its quality.
 BINS, TOP = 33, 4
-
-
-def inverse_sigmoid(x: torch.Tensor) -> torch.Tensor:
-    x = x.clamp(0, 1)
-    return (x.clamp(min=1e-5) / (1 - x).clamp(min=1e-5)).log()
 
 
 class DFineMLP(Layer):

@@ -35,6 +35,12 @@ def split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
+def split_qkv(x: torch.Tensor, num_heads: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`[batch, length, 3 · heads · dim]` → queries, keys, values `[batch, heads, length, dim]`."""
+    q, k, v = x.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
+
+
 def merge_heads(x: torch.Tensor) -> torch.Tensor:
     """`[batch, heads, length, dim]` → `[batch, length, heads · dim]`."""
     return x.transpose(1, 2).flatten(-2)
