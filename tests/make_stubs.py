@@ -52,10 +52,14 @@ def stub() -> str:
                 parts.append(f"    {argument}: {annotation}\n")
     parts += [f"\n{name} = {cls.__name__}\n" for name, cls in aliases.items()]
     text = "".join(parts)
+    named = preprocessing.steps().items()
     steps = sorted(
-        f"from .{cls.__module__.partition('.')[2]} import {cls.__name__} as {name}\n"
-        for name, cls in preprocessing.steps().items()
+        f"from .{cls.__module__.partition('.')[2]} import {name} as {name}\n"
+        for name, cls in named
+        if name == cls.__name__
     )
+    # Another name in an import would be no public one.
+    text += "".join(f"\n{name} = {cls.__name__}\n" for name, cls in named if name != cls.__name__)
     text = "".join(steps) + text
     used = [name for name in ("Callable", "Mapping", "Sequence") if re.search(rf"\b{name}\b", text)]
     return HEADER.format(", ".join(used)) + text
