@@ -10,8 +10,17 @@ from .backbones.albert import AlbertBackbone as _AlbertBackbone
 from .backbones.bart import BartBackbone as _BartBackbone
 from .backbones.basnet import BASNetBackbone as _BASNetBackbone
 from .backbones.bert import BertBackbone as _BertBackbone
+from .backbones.blip2.backbone import BLIP2Backbone as _BLIP2Backbone
+from .backbones.blip2.flan_t5 import BLIP2FlanT5 as _BLIP2FlanT5
+from .backbones.blip2.opt import BLIP2CustomOPT as _BLIP2CustomOPT
+from .backbones.blip2.qformer import BLIP2QFormer as _BLIP2QFormer
+from .backbones.blip2.vision import BLIP2VisionEncoder as _BLIP2VisionEncoder
 from .backbones.bloom import BloomBackbone as _BloomBackbone
+from .backbones.clip import CLIPBackbone as _CLIPBackbone
+from .backbones.clip import CLIPTextEncoder as _CLIPTextEncoder
+from .backbones.clip import CLIPVisionEncoder as _CLIPVisionEncoder
 from .backbones.cspnet import CSPNetBackbone as _CSPNetBackbone
+from .backbones.d_fine.backbone import DFineBackbone as _DFineBackbone
 from .backbones.deberta_v3 import DebertaV3Backbone as _DebertaV3Backbone
 from .backbones.deeplab_v3 import DeepLabV3Backbone as _DeepLabV3Backbone
 from .backbones.deit import DeiTBackbone as _DeiTBackbone
@@ -28,12 +37,19 @@ from .backbones.f_net import FNetBackbone as _FNetBackbone
 from .backbones.falcon import FalconBackbone as _FalconBackbone
 from .backbones.gemma import GemmaBackbone as _GemmaBackbone
 from .backbones.gemma3 import Gemma3Backbone as _Gemma3Backbone
+from .backbones.gemma3n.backbone import Gemma3nBackbone as _Gemma3nBackbone
+from .backbones.gemma4.audio import Gemma4AudioEncoder as _Gemma4AudioEncoder
+from .backbones.gemma4.backbone import Gemma4Backbone as _Gemma4Backbone
+from .backbones.gemma4.vision import Gemma4VisionEncoder as _Gemma4VisionEncoder
 from .backbones.gpt2 import GPT2Backbone as _GPT2Backbone
 from .backbones.gpt_neo_x import GPTNeoXBackbone as _GPTNeoXBackbone
 from .backbones.gpt_oss import GptOssBackbone as _GptOssBackbone
 from .backbones.hgnetv2 import HGNetV2Backbone as _HGNetV2Backbone
 from .backbones.llama import LlamaBackbone as _LlamaBackbone
 from .backbones.llama3 import Llama3Backbone as _Llama3Backbone
+from .backbones.metaclip_2 import MetaCLIP2Backbone as _MetaCLIP2Backbone
+from .backbones.metaclip_2 import MetaCLIP2TextEncoder as _MetaCLIP2TextEncoder
+from .backbones.metaclip_2 import MetaCLIP2VisionEncoder as _MetaCLIP2VisionEncoder
 from .backbones.mistral import MistralBackbone as _MistralBackbone
 from .backbones.mit import MiTBackbone as _MiTBackbone
 from .backbones.mixtral import MixtralBackbone as _MixtralBackbone
@@ -61,6 +77,9 @@ from .backbones.sam.backbone import SAMBackbone as _SAMBackbone
 from .backbones.sam.mask_decoder import SAMMaskDecoder as _SAMMaskDecoder
 from .backbones.sam.prompt_encoder import SAMPromptEncoder as _SAMPromptEncoder
 from .backbones.segformer import SegFormerBackbone as _SegFormerBackbone
+from .backbones.siglip import SigLIPBackbone as _SigLIPBackbone
+from .backbones.siglip import SigLIPTextEncoder as _SigLIPTextEncoder
+from .backbones.siglip import SigLIPVisionEncoder as _SigLIPVisionEncoder
 from .backbones.smollm3 import SmolLM3Backbone as _SmolLM3Backbone
 from .backbones.swin_transformer import SwinTransformerBackbone as _SwinTransformerBackbone
 from .backbones.t5 import T5Backbone as _T5Backbone
@@ -113,6 +132,58 @@ class BertBackbone(_BertBackbone):
     max_sequence_length: int
     num_segments: int
 
+class BLIP2Backbone(_BLIP2Backbone):
+    vision_encoder: BLIP2VisionEncoder | None
+    qformer: BLIP2QFormer | None
+    language_model: BLIP2CustomOPT | BLIP2FlanT5
+
+class BLIP2FlanT5(_BLIP2FlanT5):
+    num_layers: int
+    num_heads: int
+    intermediate_dim: int
+    num_query_tokens: int
+    qformer_hidden_dim: int
+    key_value_dim: int | None
+    dropout: float
+    layer_norm_epsilon: float
+
+class BLIP2CustomOPT(_BLIP2CustomOPT):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_query_tokens: int
+    dropout: float
+    max_sequence_length: int
+    qformer_hidden_dim: int
+    initializer_range: float
+    layer_norm_epsilon: float
+
+class BLIP2QFormer(_BLIP2QFormer):
+    num_query_tokens: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    vision_dim: int
+    cross_attention_frequency: int
+    dropout: float
+    layer_norm_epsilon: float
+
+class BLIP2VisionEncoder(_BLIP2VisionEncoder):
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    use_patch_bias: bool
+    use_class_token: bool
+    use_mha_bias: bool
+    use_mlp_bias: bool
+    dropout_rate: float
+    layer_norm_epsilon: float
+    initializer_range: float
+
 class BloomBackbone(_BloomBackbone):
     vocabulary_size: int
     num_layers: int
@@ -120,6 +191,30 @@ class BloomBackbone(_BloomBackbone):
     intermediate_dim: int
     dropout: float
     layer_norm_epsilon: float
+
+class CLIPVisionEncoder(_CLIPVisionEncoder):
+    patch_size: int
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    intermediate_dim: int
+    intermediate_activation: str | Mapping[str, Any]
+    image_shape: Sequence[int]
+
+class CLIPTextEncoder(_CLIPTextEncoder):
+    vocabulary_size: int
+    embedding_dim: int
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    intermediate_dim: int
+    intermediate_activation: str | Mapping[str, Any]
+    max_sequence_length: int
+
+class CLIPBackbone(_CLIPBackbone):
+    vision_encoder: CLIPVisionEncoder
+    text_encoder: CLIPTextEncoder
+    projection_dim: int
 
 class CSPNetBackbone(_CSPNetBackbone):
     stem_filters: int | Sequence[int]
@@ -141,6 +236,37 @@ class CSPNetBackbone(_CSPNetBackbone):
     avg_down: bool
     down_growth: bool
     cross_linear: bool
+    image_shape: Sequence[int | None]
+
+class DFineBackbone(_DFineBackbone):
+    decoder_in_channels: Sequence[int]
+    encoder_hidden_dim: int
+    num_labels: int
+    num_denoising: int
+    learn_initial_query: bool
+    num_queries: int
+    anchor_image_size: Sequence[int]
+    feat_strides: Sequence[int]
+    num_feature_levels: int
+    hidden_dim: int
+    encoder_in_channels: Sequence[int]
+    encode_proj_layers: Sequence[int]
+    num_attention_heads: int
+    encoder_ffn_dim: int
+    num_encoder_layers: int
+    hidden_expansion: float
+    depth_multiplier: float
+    eval_idx: int
+    num_decoder_layers: int
+    decoder_attention_heads: int
+    decoder_ffn_dim: int
+    decoder_n_points: int | Sequence[int]
+    lqe_hidden_dim: int
+    num_lqe_layers: int
+    decoder_method: str
+    label_noise_ratio: float
+    box_noise_scale: float
+    seed: int | None
     image_shape: Sequence[int | None]
 
 class DebertaV3Backbone(_DebertaV3Backbone):
@@ -362,6 +488,121 @@ class Gemma3Backbone(_Gemma3Backbone):
     pooling_intermediate_dim: int | None
     embedding_dim: int | None
 
+class Gemma3nBackbone(_Gemma3nBackbone):
+    text_vocab_size: int
+    text_hidden_size: int
+    num_hidden_layers: int
+    pad_token_id: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: Sequence[int]
+    hidden_activation: str
+    layer_types: Sequence[str]
+    sliding_window: int | None
+    rope_theta: float
+    max_position_embeddings: int
+    vocab_size_per_layer_input: int
+    hidden_size_per_layer_input: int
+    altup_num_inputs: int
+    laurel_rank: int
+    attention_bias: bool
+    attention_dropout: float
+    rope_scaling: float | None
+    rope_local_base_freq: float
+    activation_sparsity_pattern: Sequence[float] | None
+    altup_coef_clip: float | None
+    altup_active_idx: int
+    altup_correct_scale: bool
+    num_kv_shared_layers: int
+    final_logit_soft_cap: float | None
+    vision_encoder_config: Mapping[str, Any] | None
+    vision_hidden_size: int
+    vision_vocab_size: int
+    vision_vocab_offset: int
+    vision_soft_tokens_per_image: int
+    image_token_id: int
+    audio_encoder_config: Mapping[str, Any] | None
+    audio_hidden_size: int
+    audio_vocab_size: int
+    audio_vocab_offset: int
+    audio_soft_tokens_per_image: int
+    audio_token_id: int
+    rms_norm_eps: float
+
+class Gemma4AudioEncoder(_Gemma4AudioEncoder):
+    input_feat_size: int
+    hidden_size: int
+    num_heads: int
+    num_layers: int
+    chunk_size: int
+    context_left: int
+    context_right: int
+    logit_cap: float
+    invalid_logit_value: float
+    conv_kernel_size: int
+    reduction_factor: int
+    residual_weight: float
+    gradient_clipping: float
+    sscp_conv_channels: Sequence[int]
+    sscp_kernel_sizes: Sequence[Sequence[int]]
+    sscp_stride_sizes: Sequence[Sequence[int]]
+    output_proj_dims: int | None
+    output_dim: int
+    norm_eps: float
+    sscp_norm_eps: float
+
+class Gemma4Backbone(_Gemma4Backbone):
+    vocabulary_size: int
+    image_size: int | None
+    num_layers: int
+    num_query_heads: int
+    num_key_value_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    head_dim: int
+    query_head_dim_normalize: bool
+    attention_logit_soft_cap: float | None
+    final_logit_soft_cap: float | None
+    use_sliding_window_attention: bool
+    sliding_window_size: int
+    sliding_window_pattern: int
+    global_head_dim: int | None
+    local_rope_scaling_factor: float
+    global_rope_scaling_factor: float
+    vision_encoder: Gemma4VisionEncoder | None
+    audio_encoder: Gemma4AudioEncoder | None
+    layer_norm_epsilon: float
+    use_bidirectional_attention: bool
+    use_vision_bidirectional_attention: bool
+    dropout: float
+    pooling_intermediate_dim: int | None
+    embedding_dim: int | None
+    num_kv_shared_layers: int
+    num_global_key_value_heads: int | None
+    hidden_size_per_layer_input: int
+    vocab_size_per_layer_input: int | None
+    global_rope_wavelength: float | None
+    local_rope_wavelength: float | None
+    global_rope_partial_rotary_factor: float
+    use_double_wide_mlp: bool
+    enable_moe_block: bool
+    num_experts: int | None
+    expert_intermediate_dim: int | None
+    num_experts_per_token: int
+
+class Gemma4VisionEncoder(_Gemma4VisionEncoder):
+    image_size: int
+    num_heads: int
+    hidden_dim: int
+    num_layers: int
+    intermediate_dim: int
+    output_dim: int
+    layer_norm_epsilon: float
+    dropout: float
+    use_clipped_linears: bool
+    standardize: bool
+
 class GPT2Backbone(_GPT2Backbone):
     vocabulary_size: int
     num_layers: int
@@ -441,6 +682,30 @@ class Llama3Backbone(_Llama3Backbone, LlamaBackbone):
     layer_norm_epsilon: float
     dropout: float
     tie_word_embeddings: bool
+
+class MetaCLIP2VisionEncoder(_MetaCLIP2VisionEncoder):
+    patch_size: int
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    intermediate_dim: int
+    intermediate_activation: str | Mapping[str, Any]
+    image_shape: Sequence[int]
+
+class MetaCLIP2TextEncoder(_MetaCLIP2TextEncoder):
+    vocabulary_size: int
+    embedding_dim: int
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    intermediate_dim: int
+    intermediate_activation: str | Mapping[str, Any]
+    max_sequence_length: int
+
+class MetaCLIP2Backbone(_MetaCLIP2Backbone):
+    vision_encoder: MetaCLIP2VisionEncoder
+    text_encoder: MetaCLIP2TextEncoder
+    projection_dim: int
 
 class MistralBackbone(_MistralBackbone):
     vocabulary_size: int
@@ -825,6 +1090,31 @@ class SAMPromptEncoder(_SAMPromptEncoder):
 
 class SegFormerBackbone(_SegFormerBackbone):
     projection_filters: int
+
+class SigLIPVisionEncoder(_SigLIPVisionEncoder):
+    patch_size: int
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    intermediate_dim: int
+    intermediate_activation: str | Mapping[str, Any]
+    layer_norm_epsilon: float
+    image_shape: Sequence[int]
+
+class SigLIPTextEncoder(_SigLIPTextEncoder):
+    vocabulary_size: int
+    embedding_dim: int
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    intermediate_dim: int
+    intermediate_activation: str | Mapping[str, Any]
+    layer_norm_epsilon: float
+    max_sequence_length: int
+
+class SigLIPBackbone(_SigLIPBackbone):
+    vision_encoder: SigLIPVisionEncoder
+    text_encoder: SigLIPTextEncoder
 
 class SmolLM3Backbone(_SmolLM3Backbone):
     vocabulary_size: int

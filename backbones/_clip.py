@@ -11,13 +11,13 @@ from torch import nn
 from ._backbone import Backbone
 from ._inputs import Images, Input, TokenIds
 from ._model import snake_case
-from .layers.clip import EPSILON, CLIPEncoderLayer
+from .layers.clip import EPSILON, CLIPEmbedding, CLIPEncoderLayer
 from .layers.convolution import check_data_format
 from .layers.core import LayerNormalization, ReversibleEmbedding, TokenAndPositionEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.layout import Kind, Layout, Stack
 from .layers.masks import CAUSAL, Mask
-from .layers.vision import PositionGrid, image_channels, image_size
+from .layers.vision import image_channels, image_size
 
 # Of a model that compares every image with every text.
 ComparedImages = Annotated[torch.Tensor, Input("images", ("images", "height", "width", "channels"))]
@@ -100,7 +100,7 @@ class CLIPTextTower(CLIPTower):
 class CLIPVisionTower(CLIPTower):
     unsaved: ClassVar = {"data_format": (None, "channels_last")}
     resampled: ClassVar = ("image_shape",)
-    embed: ClassVar[Any]
+    embed: ClassVar[type[CLIPEmbedding]]
     block: ClassVar[type[CLIPEncoderLayer]]
     # Whether there is a norm at the end.
     normed: ClassVar[bool] = True
@@ -124,7 +124,7 @@ class CLIPVisionTower(CLIPTower):
         self.data_format = check_data_format(data_format)
         self.intermediate_output_index = block_index(intermediate_output_index, num_layers)
         patches = (patch_size, patch_size)
-        self.embedding: PositionGrid = self.embed(
+        self.embedding = self.embed(
             hidden_dim,
             patches,
             image_size(image_shape, self.data_format, patches, filled=False),

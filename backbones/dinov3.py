@@ -16,7 +16,7 @@ from .layers.activations import Activation, ActivationLike
 from .layers.attention import attend, merge_heads, split_heads
 from .layers.convolution import Conv2D, channels_first, check_data_format
 from .layers.core import Dense, Dropout, LayerNormalization
-from .layers.dtypes import DTypeLike
+from .layers.dtypes import DTypeLike, for_projections
 from .layers.initializers import truncated_normal
 from .layers.layer import Layer
 from .layers.layout import Kind, Layout, Stack
@@ -106,6 +106,7 @@ class DINOV3Attention(Layer):
         self.dropout = Dropout(dropout_rate)
 
     def forward(self, x: torch.Tensor, tables: Tables) -> torch.Tensor:
+        x = for_projections(x)
         query = turn_patches(split_heads(self.q_proj(x), self.num_heads), tables)
         key = turn_patches(split_heads(self.k_proj(x), self.num_heads), tables)
         value = split_heads(self.v_proj(x), self.num_heads)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from ._backbone import Backbone
 from ._clip import (
@@ -16,13 +15,10 @@ from ._clip import (
     ComparedTokenIds,
     check_tower,
 )
-from .layers.clip import EPSILON, CLIPEncoderLayer, CLIPHead
-from .layers.convolution import Conv2D
-from .layers.core import Dense, Embedding, LayerNormalization
+from .layers.clip import EPSILON, CLIPEmbedding, CLIPEncoderLayer, CLIPHead
+from .layers.core import Dense, LayerNormalization
 from .layers.dtypes import DTypeLike
-from .layers.initializers import random_normal
 from .layers.layout import GRAPH, Graph, Layout
-from .layers.vision import PositionGrid, embed_patches
 
 EOS = 2
 ASSIGNED = (
@@ -35,35 +31,8 @@ ASSIGNED = (
 )
 
 
-class MetaCLIP2VisionEmbedding(PositionGrid):
-    """Images → a class token and the patches, each with its position's vector."""
-
-    def __init__(
-        self,
-        hidden_dim: int,
-        patch_size: tuple[int, int],
-        image_size: tuple[int, int],
-        num_channels: int,
-        data_format: str,
-    ) -> None:
-        super().__init__(image_size, patch_size)
-        self.data_format = data_format
-        self.class_embedding = nn.Parameter(torch.empty(hidden_dim))
-        random_normal(0.05)(self.class_embedding, hidden_dim, hidden_dim)
-        self.patch_embedding = Conv2D(
-            num_channels, hidden_dim, patch_size, patch_size, use_bias=False
-        )
-        self.position_embedding = Embedding(1 + self.num_patches, hidden_dim)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """`[batch, height, width, channels]` → `[batch, 1 + patches, hidden_dim]`."""
-        x = embed_patches(images, self.patch_embedding, self.data_format, self.image_size)
-        token = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        positions = torch.arange(1 + self.num_patches, device=x.device)
-        return torch.cat((token, x), dim=1) + self.position_embedding(positions)
-
-    def tables(self) -> dict[str, int]:
-        return {"position_embedding.weight": 1}
+class MetaCLIP2VisionEmbedding(CLIPEmbedding):
+    """Without numbers of the positions."""
 
 
 class MetaCLIP2EncoderLayer(CLIPEncoderLayer):

@@ -13,12 +13,25 @@ from torch.nn import functional as F
 from ._backbone import Backbone
 from ._inputs import Input
 from .layers.core import Dense
-from .layers.dtypes import DTypeLike
+from .layers.dtypes import DTypeLike, in_float32
 from .layers.initializers import random_normal
 from .layers.layer import Layer, computed_again
 from .layers.layout import Layout, Parts
 
 Features = Annotated[torch.Tensor, Input("values", ("batch", "features"))]
+
+
+@in_float32
+def nearest(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Which row of the table is nearest to each `[batch, dim]`."""
+    distances = x.square().sum(1, keepdim=True) + table.square().sum(1)
+    return (distances - 2 * x @ table.T).argmin(-1)
+
+
+@in_float32
+def totals(encodings: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The sum of the `[batch, dim]` that have the same row of the table."""
+    return encodings.T @ x
 
 
 class MLP(Layer):
@@ -69,8 +82,7 @@ class VectorQuantizerEMA(Layer):
         used, and the mean square distance (in training mode, otherwise zero) in `[1]`.
         """
         table, inputs = self.embeddings.float(), x.float()
-        distances = inputs.square().sum(1, keepdim=True) + table.square().sum(1)
-        ids = (distances - 2 * inputs @ table.T).argmin(-1)
+        ids = nearest(inputs, table)
         encodings = F.one_hot(ids, len(table)).float()
         quantized = table[ids].to(x.dtype)
         loss = x.new_zeros(1)
@@ -88,7 +100,7 @@ class VectorQuantizerEMA(Layer):
         size = self.ema_cluster_size.float().lerp(encodings.sum(0), 1 - self.decay)
         total = size.sum()
         size = (size + 1e-5) / (total + len(size) * 1e-5) * total
-        moving = self.ema_w.float().lerp(encodings.T @ inputs, 1 - self.decay)
+        moving = self.ema_w.float().lerp(totals(encodings, inputs), 1 - self.decay)
         self.ema_cluster_size.copy_(size)
         self.ema_w.copy_(moving)
         self.embeddings.copy_(moving / (size[:, None] + 1e-5))

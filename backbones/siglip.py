@@ -51,7 +51,6 @@ class SigLIPVisionEmbedding(NumberedPositionGrid):
     ) -> None:
         super().__init__(image_size, patch_size)
         self.data_format = data_format
-        self.number()
         self.patch_embedding = Conv2D(
             num_channels, hidden_dim, patch_size, patch_size, kernel_initializer=lecun_normal
         )
@@ -62,7 +61,7 @@ class SigLIPVisionEmbedding(NumberedPositionGrid):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """`[batch, height, width, channels]` → `[batch, patches, hidden_dim]`."""
         x = embed_patches(images, self.patch_embedding, self.data_format, self.image_size)
-        return x + self.positions
+        return self.add_positions(x)
 
 
 class SigLIPTextEmbedding(Layer):
@@ -321,7 +320,7 @@ class SigLIPTextEncoder(Tower):
         x = self.embedding(token_ids)
         for block in self.encoder_layers:
             x = block(x)
-        return self.head(self.post_layer_norm(x[:, -1]))
+        return self.head(self.post_layer_norm(x)[:, -1])
 
 
 class SigLIPBackbone(Backbone):

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from ..backbones.layers.convolution import Conv1D, Conv2D, Conv3D, Convolution
 from ..backbones.layers.core import Dense, Embedding, Projection, ReversibleEmbedding
+from ..backbones.layers.dtypes import in_compute_dtype
 from ..backbones.layers.initializers import keras_fans, variance_scaling
 from ..backbones.layers.layout import keras_children
 from ..backbones.layers.quantized import QuantizedDense, QuantizedEmbedding
@@ -197,7 +198,7 @@ class AdaptedDense(Adapter, Projection):
     def adapt(self, x: torch.Tensor) -> torch.Tensor:
         """`(x · a) · b`, flat like the projection's output."""
         a, b = self.factors()
-        return ((x.to(a.dtype) @ a).unflatten(-1, (-1, self.rank)) @ b).flatten(-2)
+        return ((in_compute_dtype(x, a.dtype) @ a).unflatten(-1, (-1, self.rank)) @ b).flatten(-2)
 
     def delta(self) -> torch.Tensor:
         a, b = self.factors()
@@ -232,7 +233,7 @@ class AdaptedInnerDense(AdaptedDense):
 
     def adapt(self, x: torch.Tensor) -> torch.Tensor:
         a, b = self.factors()
-        return (x.to(b.dtype).unflatten(-1, (-1, len(b))) @ b).flatten(-2) @ a
+        return (in_compute_dtype(x, b.dtype).unflatten(-1, (-1, len(b))) @ b).flatten(-2) @ a
 
     def delta(self) -> torch.Tensor:
         a, b = self.factors()
@@ -377,7 +378,7 @@ class AdaptedConvolution(Adapter, Convolution):
         if not self.is_added:
             return self.guarded(y)
         a = self.from_kernel(precise(self.lora_kernel_a))
-        inner = self._conv_forward(x.to(a.dtype), a, None)
+        inner = self._conv_forward(in_compute_dtype(x, a.dtype), a, None)
         added = torch.einsum("nr...,rc->nc...", inner, precise(self.lora_kernel_b))
         return y + (added * self.scale).to(y.dtype)
 
@@ -402,7 +403,7 @@ class AdaptedGroupedConv2D(AdaptedConvolution, Conv2D):
         if not self.is_added:
             return self.guarded(y)
         delta = self.delta()
-        return y + self._conv_forward(x.to(delta.dtype), delta, None).to(y.dtype)
+        return y + self._conv_forward(in_compute_dtype(x, delta.dtype), delta, None).to(y.dtype)
 
 
 class AdaptedConv3D(AdaptedConvolution, Conv3D):

@@ -215,10 +215,15 @@ def assign(
         old.copy_(value)
         return
     moved = value.to(device, old.dtype)  # rearranged there
-    whole = moved.is_contiguous() and moved.untyped_storage().nbytes() == moved.nbytes
-    if not whole or (moved is value and not keep):
-        moved = torch.empty_like(moved, memory_format=torch.contiguous_format).copy_(moved)
-    place(module, name, moved)
+    place(module, name, alone(moved, copy=moved is value and not keep))
+
+
+def alone(value: torch.Tensor, copy: bool = False) -> torch.Tensor:
+    """The value, contiguous and with all of its memory; copied if it is not, or if asked for."""
+    whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
+    if whole and not copy:
+        return value
+    return torch.empty_like(value, memory_format=torch.contiguous_format).copy_(value)
 
 
 def place(module: nn.Module, name: str, value: torch.Tensor) -> None:

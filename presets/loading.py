@@ -21,6 +21,7 @@ from ..backbones.layers.dtypes import FLOATS, DTypePolicy
 from . import builtin
 from .building import (
     ModelType,
+    alone,
     assign,
     changing,
     check_class,
@@ -37,8 +38,9 @@ from .keras.h5 import Dataset, WeightFile, shard_names
 from .keras.tree import Variable, keras_variables
 from .progress import track
 from .refusals import naming
-from .safetensors import open_safetensors
+from .safetensors import NAMED, offsets_of, open_safetensors
 from .snapshot import Snapshot, consistently
+from .staging import read_to_device
 from .surplus import Ignore, lines_of, superfluous
 
 if TYPE_CHECKING:
@@ -69,9 +71,11 @@ def load_backbone(
         if known is not None and find_class(known, Model) is None:  # before any download
             raise NotImplementedError(f"{preset} is a {known}: {NOT_YET}")
         source = open_preset(preset)
-        return source.consistently(
+        model = source.consistently(
             lambda: _load(cls, source, load_weights, device, mmap, ignore, overrides)
         )
+    vars(model)["preset"] = source.origin
+    return model
 
 
 def _load(
@@ -270,13 +274,13 @@ def fill(
         stored = [(variable, file.datasets[used[name]]) for name, variable in variables.items()]
         file.unpack(dataset for _, dataset in stored)
         # What does not become a weight where it is read is read here first.
-        largest = max((d.nbytes for v, d in stored if not _fresh(v, device)), default=0)
+        largest = max((d.nbytes for v, d in stored if not _fresh(v.tensor, device)), default=0)
         scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")
         with changing(model), ThreadPoolExecutor(THREADS) as pool:
-            read = functools.partial(_read, file, bool(mmap))
-            fresh = pool.map(read, [item for item in stored if _fresh(item[0], device)])
+            read = functools.partial(_read, file, bool(mmap), device)
+            fresh = pool.map(read, [item for item in stored if _fresh(item[0].tensor, device)])
             for variable, dataset in track(stored, "Reading weights", lambda item: item[1].nbytes):
-                if _fresh(variable, device):
+                if _fresh(variable.tensor, device):
                     place(variable.module, variable.name, next(fresh))
                     continue
                 memory = scratch[: dataset.nbytes].view(dataset.dtype).view(dataset.shape)
@@ -285,14 +289,20 @@ def fill(
     complete(model)
 
 
-def _fresh(variable: Variable, device: torch.device) -> bool:
-    return variable.tensor.is_meta and device.type == "cpu"
+def _fresh(tensor: torch.Tensor, device: torch.device) -> bool:
+    """Whether several threads make new values, rather than one that changes those there are."""
+    return tensor.is_meta and device.type in ("cpu", "cuda")
 
 
-def _read(file: WeightFile, mmap: bool, item: tuple[Variable, Dataset]) -> torch.Tensor:
+def _read(
+    file: WeightFile, mmap: bool, device: torch.device, item: tuple[Variable, Dataset]
+) -> torch.Tensor:
     """A new value for a variable."""
     variable, dataset = item
     old = variable.tensor
+    if device.type != "cpu":
+        value = variable.from_keras(dataset.read_to_device(device))
+        return alone(value.to(old.dtype))  # rearranged there
     if mmap and dataset.dtype == old.dtype:
         mapped = file.mapped(dataset)
         if mapped is not None:
@@ -427,10 +437,24 @@ def _fill_from_safetensors(
     ignore: Ignore,
     settle: Callable[[], None],
 ) -> None:
-    with open_safetensors(path) as file:
+    with open_safetensors(path) as file, path.open("rb") as source:
         expected = _account_safetensors(model, file, path, ignore)
         settle()
-        with changing(model):
+        offsets = offsets_of(path)
+        dtypes = {name: NAMED.get(file.get_slice(name).get_dtype()) for name in expected}
+        staged = {
+            name: dtype
+            for name, dtype in dtypes.items()
+            if dtype is not None and device.type == "cuda" and _fresh(expected[name], device)
+        }
+
+        def read(name: str) -> torch.Tensor:
+            shape, begin = expected[name].shape, offsets[name]
+            return read_to_device(source.fileno(), begin, shape, staged[name], device)
+
+        with changing(model), ThreadPoolExecutor(THREADS) as pool:
+            values = pool.map(read, staged)
             for name in track(expected, "Reading weights", lambda name: expected[name].nbytes):
                 owner, _, leaf = name.rpartition(".")
-                assign(model.get_submodule(owner), leaf, file.get_tensor(name), device, keep)
+                value = next(values) if name in staged else file.get_tensor(name)
+                assign(model.get_submodule(owner), leaf, value, device, keep)

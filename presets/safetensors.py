@@ -27,6 +27,7 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+NAMED = {name: dtype for dtype, name in DTYPES.items()}
 
 
 @contextlib.contextmanager
@@ -48,6 +49,15 @@ def open_safetensors(path: Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is no readable safetensors file: {error}") from error
+
+
+def offsets_of(path: Path) -> dict[str, int]:
+    """Where in a readable file the data of each tensor begin."""
+    with path.open("rb") as file:
+        begin = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(begin))
+    entries.pop("__metadata__", None)
+    return {name: 8 + begin + entry["data_offsets"][0] for name, entry in entries.items()}
 
 
 def write_safetensors(

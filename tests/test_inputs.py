@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import keras_hub_torch
 
@@ -302,6 +303,36 @@ def test_autocast(bert: Any) -> None:
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         output = bert(IDS)["pooled_output"]
     torch.testing.assert_close(output.float(), pooled(bert, IDS), atol=0.05, rtol=0.05)
+
+
+class Widened(TorchDispatchMode):
+    """Counts what was widened from half precision only to be narrowed again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide: list[torch.Tensor] = []
+        self.again = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default:
+            before, after = args[0].dtype, out.dtype
+            if (before, after) == (torch.bfloat16, torch.float32):
+                self.wide.append(out)
+            elif (before, after) == (torch.float32, torch.bfloat16):
+                self.again += any(args[0] is one for one in self.wide)
+        return out
+
+
+@torch.no_grad()
+def test_autocast_widens_nothing_in_vain(bert: Any) -> None:
+    resnet = models.ResNetBackbone([64], [3], [64, 8], [1, 1], [1, 2], "bottleneck_block")
+    for model, inputs in ((bert, IDS), (resnet, torch.rand(1, 32, 32, 3))):
+        with torch.autocast("cpu", torch.bfloat16), Widened() as widened:
+            model(inputs)
+        assert widened.again == 0
 
 
 def test_hooks_see_the_inputs(bert: Any) -> None:

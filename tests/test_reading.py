@@ -16,7 +16,8 @@ import torch
 
 import keras_hub_torch
 from keras_hub_torch.backbones.layers.core import EinsumDense
-from keras_hub_torch.presets import loading, reading
+from keras_hub_torch.presets import loading, reading, staging
+from keras_hub_torch.presets.safetensors import offsets_of
 
 from .conftest import Reference
 from .test_families import ours
@@ -357,3 +358,19 @@ def test_files_cut_while_they_are_opened(tmp_path: Path, monkeypatch: pytest.Mon
         made(tmp_path, "keras")
         with pytest.raises(ValueError, match="is broken"):
             Backbone.from_preset(tmp_path, mmap=mmap)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunks_between_file_and_device(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "CHUNK_BYTES", 96)
+    tensor = torch.randn(7, 11, 3).to(dtype)
+    path = tmp_path / "a.safetensors"
+    safetensors.torch.save_file({"0": torch.ones(5), "tensor": tensor}, path)
+    offset, cpu = offsets_of(path)["tensor"], torch.device("cpu")
+    with path.open("rb") as file:
+        found = staging.read_to_device(file.fileno(), offset, tensor.shape, dtype, cpu)
+        assert torch.equal(found, tensor)
+        with pytest.raises(OSError, match="too early"):
+            staging.read_to_device(file.fileno(), offset + 4, tensor.shape, dtype, cpu)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from .cache import Crossing, Past
 from .core import EinsumDense
+from .dtypes import for_projections
 from .initializers import Initializer, glorot_uniform, zeros
 from .layer import Layer
 from .layout import Layout
@@ -227,6 +228,7 @@ class MultiHeadAttention(Layer):
         self.attention_output = project("abcd,cde->abe", heads, hidden_dim)
 
     def keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = for_projections(x)
         key = split_heads(self.key(x), self.num_heads)
         return key, split_heads(self.value(x), self.num_heads)
 
@@ -238,6 +240,8 @@ class MultiHeadAttention(Layer):
         past: Past | Crossing | None = None,
     ) -> torch.Tensor:
         """Queries from `query` `[batch, length, dim]`, keys and values from `value` and before."""
+        if query is value:
+            query = value = for_projections(query)
         q = split_heads(self.query(query), self.num_heads)
         project = self.keys_values
         k, v = project(value) if past is None else past.keys_values(value, project)

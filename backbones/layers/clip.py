@@ -11,11 +11,43 @@ from torch.nn import functional as F
 
 from .activations import Activation, ActivationLike
 from .attention import MultiHeadAttention
-from .core import Dense, LayerNormalization
+from .convolution import Conv2D
+from .core import Dense, Embedding, LayerNormalization
+from .initializers import random_normal
 from .layer import Layer
 from .masks import Mask
+from .vision import EmbeddedPositionGrid, embed_patches
 
 EPSILON = 1e-5
+
+
+class CLIPEmbedding(EmbeddedPositionGrid):
+    """Images → a class token and the patches, each with its position's vector."""
+
+    kept = 1
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        patch_size: tuple[int, int],
+        image_size: tuple[int, int],
+        num_channels: int,
+        data_format: str,
+    ) -> None:
+        super().__init__(image_size, patch_size)
+        self.data_format = data_format
+        self.class_embedding = nn.Parameter(torch.empty(hidden_dim))
+        random_normal(0.05)(self.class_embedding, hidden_dim, hidden_dim)
+        self.patch_embedding = Conv2D(
+            num_channels, hidden_dim, patch_size, patch_size, use_bias=False
+        )
+        self.position_embedding = Embedding(1 + self.num_patches, hidden_dim)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """`[batch, height, width, channels]` → `[batch, 1 + patches, hidden_dim]`."""
+        x = embed_patches(images, self.patch_embedding, self.data_format, self.image_size)
+        token = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        return self.add_positions(torch.cat((token, x), dim=1))
 
 
 class CLIPEncoderLayer(Layer):

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .dtypes import in_compute_dtype
 from .initializers import Initializer, glorot_uniform, keras_fans, zeros
 from .layer import Layer, computed_again
 from .layout import Kind, Layout
@@ -73,7 +74,7 @@ class Convolution(Layer, nn.modules.conv._ConvNd):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dtype = self.compute_dtype or self.weight.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
-        return self._conv_forward(x.to(dtype), self.weight.to(dtype), bias)
+        return self._conv_forward(in_compute_dtype(x, dtype), self.weight.to(dtype), bias)
 
     def to_kernel(self, weight: torch.Tensor) -> torch.Tensor:
         """`[out, in, *size]` → Keras kernel `[*size, in, out]`."""
@@ -410,14 +411,14 @@ class BatchNormalization(Layer, nn.BatchNorm2d):
         super().__init__(channels, epsilon, 1 - momentum)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.to(self.compute_dtype or self.weight.dtype)
+        x = in_compute_dtype(x, self.compute_dtype or self.weight.dtype)
         exact = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.weight.to(exact), self.bias.to(exact)
         if not (self.training and self.weight.requires_grad):
             mean, var = self.running_mean.to(exact), self.running_var.to(exact)
             return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
         # A momentum of 1 leaves the statistics of this batch, the variance unbiased.
-        mean, var = torch.zeros_like(bias), torch.zeros_like(bias)
+        mean, var = bias.new_zeros(2, len(bias)).unbind()
         cudnn = torch.backends.cudnn.enabled
         y = torch.batch_norm(x, weight, bias, mean, var, True, 1.0, self.eps, cudnn)
         count = x.numel() // x.shape[1]
@@ -425,11 +426,12 @@ class BatchNormalization(Layer, nn.BatchNorm2d):
             return y
         with torch.no_grad():
             biased = var * ((count - 1) / count) if count > 1 else torch.zeros_like(var)
-            for moving, new in ((self.running_mean, mean), (self.running_var, biased)):
-                if moving.dtype == exact:
-                    moving.lerp_(new, self.momentum)
-                else:
-                    moving.copy_(moving.to(exact).lerp(new, self.momentum))
+            moving = [self.running_mean, self.running_var]
+            if moving[0].dtype == exact:
+                torch._foreach_lerp_(moving, [mean, biased], self.momentum)
+            else:
+                for old, new in zip(moving, (mean, biased)):
+                    old.copy_(old.to(exact).lerp(new, self.momentum))
         return y
 
     def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
@@ -458,7 +460,11 @@ class GroupNormalization(Layer, nn.GroupNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight, bias = self.weight.float(), self.bias.float()
+<<<<<<< HEAD
         # `F.group_norm` is the same, but refuses groups of a single value.
+=======
+        # Not torch.nn.functional's, which refuses groups of a single value.
+>>>>>>> sam3
         x = torch.group_norm(x.float(), self.num_groups, weight, bias, self.eps)
         return x.to(self.compute_dtype or self.weight.dtype)
 

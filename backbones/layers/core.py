@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .dtypes import in_compute_dtype
 from .initializers import Initializer, glorot_uniform, uniform, zeros
 from .layer import Layer
 from .layout import Layout
@@ -90,7 +91,7 @@ class Dense(Projection, nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dtype = self.compute_dtype or self.weight.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
-        return F.linear(x.to(dtype), self.weight.to(dtype), bias)
+        return F.linear(in_compute_dtype(x, dtype), self.weight.to(dtype), bias)
 
 
 class EinsumDense(Dense):

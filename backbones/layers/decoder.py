@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from .attention import PRIVATE_ATTENTION, attend, merge_heads, split_heads
 from .cache import Past
 from .core import Dense, Dropout, EinsumDense
+from .dtypes import for_projections
 from .initializers import Initializer, glorot_uniform, random_normal
 from .layer import Layer
 from .layout import Layout
@@ -60,6 +61,7 @@ class GroupedQueryAttention(Layer):
     def forward(
         self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
+        x = for_projections(x)
         q = rotate(split_heads(self.query(x), self.num_query_heads), tables)
         k = rotate(split_heads(self.key(x), self.num_key_value_heads), tables)
         v = split_heads(self.value(x), self.num_key_value_heads)
@@ -116,6 +118,7 @@ class NormedQueryAttention(GroupedQueryAttention):
     def forward(
         self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
+        x = for_projections(x)
         q = self.query_dense_layernorm(split_heads(self.query(x), self.num_query_heads))
         k = self.key_dense_layernorm(split_heads(self.key(x), self.num_key_value_heads))
         v = split_heads(self.value(x), self.num_key_value_heads)
@@ -139,6 +142,7 @@ class GatedProjections(Layer):
 
     def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
         # The kernels of silu compute in float32 whatever the dtype.
+        x = for_projections(x)
         gate = F.silu(self.feedforward_gate_dense(x))
         return self.feedforward_output_dense(self.feedforward_intermediate_dense(x) * gate)
 

@@ -27,10 +27,32 @@ def in_float32(function: Function) -> Function:
 
     @functools.wraps(function)
     def computed(first: torch.Tensor, *rest: Any) -> Any:
+        wide = [_wide(argument) for argument in (first, *rest)]
+        if first.is_meta:  # which autocast does not know
+            return function(*wide)
         with torch.autocast(first.device.type, enabled=False):
-            return function(*(_wide(argument) for argument in (first, *rest)))
+            return function(*wide)
 
     return cast(Function, computed)
+
+
+def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
+    """What autocast computes matrix products of `x` in; none where it is off."""
+    device = x.device.type
+    on = device != "meta" and torch.is_autocast_enabled(device)  # of meta torch cannot say
+    return torch.get_autocast_dtype(device) if on else None
+
+
+def in_compute_dtype(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`x` in `dtype`; but what autocast has narrowed stays so, as it would narrow it again."""
+    narrow = x.dtype in HALVES and dtype == torch.float32 and autocast_dtype(x) is not None
+    return x if narrow else x.to(dtype)
+
+
+def for_projections(x: torch.Tensor) -> torch.Tensor:
+    """`x` as several projections take it, narrowed once for all where autocast is on."""
+    dtype = autocast_dtype(x) if x.dtype == torch.float32 else None
+    return x if dtype is None else x.to(dtype)
 
 
 def _wide(argument: Any) -> Any:

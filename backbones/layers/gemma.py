@@ -16,6 +16,7 @@ from .activations import gelu_approximate
 from .attention import ATTENTION, attend, attend_soft_capped, merge_heads, split_heads
 from .cache import Past
 from .core import Dropout, EinsumDense, UnitRMSNormalization
+from .dtypes import for_projections
 from .layer import Layer
 from .layout import Layout
 from .masks import Mask
@@ -93,6 +94,7 @@ class CachedGemmaAttention(Layer):
     def forward(
         self, x: torch.Tensor, mask: Mask, tables: Tables, past: Past | None
     ) -> torch.Tensor:
+        x = for_projections(x)
         q = self.query_norm(split_heads(self.query(x), self.num_query_heads))
         k = self.key_norm(split_heads(self.key(x), self.num_key_value_heads))
         v = split_heads(self.value(x), self.num_key_value_heads)
@@ -140,7 +142,7 @@ class GemmaDecoderBlock(Layer):
         return self.attention_dropout(self.post_attention_norm(x))
 
     def feed_forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.pre_ffw_norm(x)
+        x = for_projections(self.pre_ffw_norm(x))
         x = self.ffw_linear(gelu_approximate(self.ffw_gating(x)) * self.ffw_gating_2(x))
         return self.post_ffw_norm(x)
 

@@ -210,3 +210,10 @@ def rotate_pairs(x: torch.Tensor, tables: Tables) -> torch.Tensor:
     even, odd = turned.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
     return torch.cat((turned, rest), dim=-1)
+
+
+def rotate_pairs_wide(x: torch.Tensor, tables: Tables) -> torch.Tensor:
+    """As `rotate_pairs`, with a cosine and a sine for each dimension, not for each pair."""
+    cos, sin = tables
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return x * cos + torch.stack((-odd, even), dim=-1).flatten(-2) * sin

@@ -250,6 +250,55 @@ class PositionGrid(Layer):
         return rows.view(*table.shape[:-2], -1, table.shape[-1])
 
 
+class EmbeddedPositionGrid(PositionGrid):
+    """As `PositionGrid`, with a layer that embeds the positions.
+
+    Attributes:
+        kept: how many positions at the beginning are no patches.
+    """
+
+    kept = 0
+    position_embedding: Embedding
+
+    def numbers(self, device: torch.device) -> torch.Tensor:
+        """The rows of the positions in their table."""
+        return torch.arange(self.kept + self.num_patches, device=device)
+
+    def add_positions(self, x: torch.Tensor) -> torch.Tensor:
+        """`[batch, positions, dim]`, the same."""
+        return x + self.position_embedding(self.numbers(x.device))
+
+    def tables(self) -> dict[str, int]:
+        return {"position_embedding.weight": self.kept}
+
+
+class NumberedPositionGrid(EmbeddedPositionGrid):
+    """As `EmbeddedPositionGrid`, of a table whose rows `position_ids` picks, as files have it."""
+
+    position_ids: torch.Tensor
+
+    def __init__(self, image_size: Sequence[int], patch_size: Sequence[int]) -> None:
+        super().__init__(image_size, patch_size)
+        count = torch.arange(self.kept + self.num_patches, dtype=torch.int32)
+        self.register_buffer("position_ids", count[None])
+
+    def numbers(self, device: torch.device) -> torch.Tensor:
+        return self.position_ids[0]
+
+    def loaded(self) -> None:
+        check_rows(self.position_ids, self.position_embedding)
+
+    def tables(self) -> dict[str, int]:
+        return {**super().tables(), "position_ids": 0}
+
+    def resample(self, name: str, old: PositionGrid) -> torch.Tensor:
+        assert isinstance(old, NumberedPositionGrid)
+        if name == "position_ids":
+            return super().numbers(old.position_ids.device).to(old.position_ids.dtype)[None]
+        table = old.position_embedding.weight[old.position_ids[0]]
+        return resample_positions(table, old.grid, self.grid, self.kept)
+
+
 def check_rows(position_ids: torch.Tensor, table: Embedding) -> None:
     """Refuse numbers of rows that a table does not have.
 
@@ -262,44 +311,6 @@ def check_rows(position_ids: torch.Tensor, table: Embedding) -> None:
             f"position_ids are from {least} to {largest}, but the position table has "
             f"{table.num_embeddings} rows."
         )
-
-
-class NumberedPositionGrid(PositionGrid):
-    """As `PositionGrid`, of a table whose rows `position_ids` picks; files hold these numbers.
-
-    Attributes:
-        kept: how many positions at the beginning are no patches.
-    """
-
-    kept = 0
-    position_embedding: Embedding
-    position_ids: torch.Tensor
-
-    def number(self) -> None:
-        """Count the positions from 0 on."""
-        count = torch.arange(self.kept + self.num_patches, dtype=torch.int32)
-        self.register_buffer("position_ids", count[None])
-
-    @property
-    def positions(self) -> torch.Tensor:
-        """Their vectors, `[positions, dim]`."""
-        return self.position_embedding(self.position_ids[0])
-
-    def loaded(self) -> None:
-        check_rows(self.position_ids, self.position_embedding)
-
-    def tables(self) -> dict[str, int]:
-        return {"position_embedding.weight": self.kept, "position_ids": 0}
-
-    def resample(self, name: str, old: PositionGrid) -> torch.Tensor:
-        assert isinstance(old, NumberedPositionGrid)
-        ids = old.position_ids
-        if name == "position_ids":
-            return torch.arange(self.kept + self.num_patches, dtype=ids.dtype, device=ids.device)[
-                None
-            ]
-        table = old.position_embedding.weight[ids[0]]
-        return resample_positions(table, old.grid, self.grid, self.kept)
 
 
 class LayerScale(Layer):

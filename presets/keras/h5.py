@@ -25,6 +25,7 @@ import torch
 from ..files import read_json, refuse_pointer, safe_name
 from ..reading import read_into
 from ..refusals import shortened
+from ..staging import read_to_device
 from . import libhdf5
 from .hdf5 import MAX_BYTES, MAX_DEPTH, MAX_OBJECTS, Header, Refused, Unknown, read_headers
 
@@ -71,6 +72,19 @@ class Dataset:
         except OSError as error:
             raise ValueError(f"{self.file} is broken: {self.path}: {error}") from error
         return target
+
+    def read_to_device(self, device: torch.device) -> torch.Tensor:
+        """The data in new memory of a device.
+
+        Raises:
+            ValueError: the file has become shorter.
+        """
+        if self.offset is None:
+            return self.read().to(device)
+        try:
+            return read_to_device(self.source.fileno(), self.offset, self.shape, self.dtype, device)
+        except OSError as error:
+            raise ValueError(f"{self.file} is broken: {self.path}: {error}") from error
 
 
 class WeightFile:

@@ -152,10 +152,72 @@ def test_no_scores_in_memory() -> None:
         assert all(output.isfinite().all() for output in outputs_of(model, inputs))
 
 
-def test_loading_onto_the_device(tmp_path: Any) -> None:
-    model, _inputs = model_and_inputs("bert")
-    model.save_to_preset(tmp_path)
-    loaded = keras_hub_torch.models.Backbone.from_preset(tmp_path, device=DEVICE)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("form", ["keras", "safetensors"])
+@pytest.mark.parametrize("name", ["bert", "gemma"])
+def test_loading_onto_the_device(name: str, form: str, dtype: str, tmp_path: Any) -> None:
+    """Rows longer than a chunk of the memory between file and device, of another dtype perhaps."""
+    cls, config = SMALL[name]
+    model = getattr(keras_hub_torch.models, cls)(**config | {"vocabulary_size": 70_001})
+    model.save_to_preset(tmp_path, format=form)
+    loaded = keras_hub_torch.models.Backbone.from_preset(tmp_path, device=DEVICE, dtype=dtype)
     assert {p.device.type for p in loaded.parameters()} == {DEVICE.type}
     for name, value in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name].cpu(), value)
+        found = loaded.state_dict()[name]
+        assert torch.equal(found.cpu(), value.to(found.dtype))
+        assert found.is_contiguous()
+        assert found.untyped_storage().nbytes() == found.nbytes
+
+
+AUTOCAST: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
+    "resnet": (
+        "ResNetBackbone",
+        {
+            "input_conv_filters": [16],
+            "input_conv_kernel_sizes": [3],
+            "stackwise_num_filters": [64, 16],
+            "stackwise_num_blocks": [1, 2],
+            "stackwise_num_strides": [1, 2],
+            "block_type": "bottleneck_block",
+        },
+        (3, 32, 32, 3),
+    ),
+    "vit": (
+        "ViTBackbone",
+        {
+            "image_shape": (32, 32, 3),
+            "patch_size": 8,
+            "num_layers": 2,
+            "num_heads": 4,
+            "hidden_dim": 64,
+            "mlp_dim": 128,
+        },
+        (3, 32, 32, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", AUTOCAST)
+def test_training_under_autocast(name: str, dtype: torch.dtype) -> None:
+    """Batch norm and attention of half precision, in training mode."""
+    torch.manual_seed(0)
+    cls, config, shape = AUTOCAST[name]
+    model = getattr(keras_hub_torch.models, cls)(**config)
+    images = torch.rand(shape)
+    found = []
+    for one, device in ((exact(model), "cpu"), (model, "cpu"), (model, DEVICE.type)):
+        one.to(device)
+        one.zero_grad()
+        enabled = one is model
+        with torch.autocast(device, dtype, enabled=enabled):
+            y = one(images.to(device, next(one.parameters()).dtype))
+            loss = y.square().mean() if not enabled else y.float().square().mean()
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.detach().cpu() for p in one.parameters())])
+    true, peers, ours = found
+    for one, peer, wanted in zip(ours, peers, true):
+        difference = (one.cpu().double() - wanted).norm()
+        # Gradients of weights that a norm makes idle are but rounding.
+        usual = max((peer.double() - wanted).norm(), 0.02 * wanted.norm(), 1e-3)
+        assert difference <= 4 * usual
