@@ -19,12 +19,9 @@ import keras_hub
 import numpy as np
 import torch
 from keras_hub.src.models.rqvae.rqvae_backbone import RQVAEBackbone
-<<<<<<< HEAD
+from keras_hub.src.models.sam3 import sam3_geometry_encoder
 from keras_hub.src.models.stable_diffusion_3.mmdit import MMDiT
 from keras_hub.src.models.stable_diffusion_3.t5_encoder import T5Encoder as PlainT5Encoder
-=======
-from keras_hub.src.models.sam3 import sam3_geometry_encoder
->>>>>>> sam3
 from keras_hub.src.models.vae.vae_backbone import VAEBackbone
 
 from .roi_align import roi_align
