@@ -62,8 +62,9 @@ def text_preprocessor(backbone: Model, given: Any = None) -> Any:
     """
     is_decoder_alone = "decoder_token_ids" not in backbone.input_specs
     base: Any = CausalLMPreprocessor if is_decoder_alone else Seq2SeqLMPreprocessor
+    own = base.for_class(backbone.class_name)
     if isinstance(given, Tokenizer):
-        return (base.for_class(backbone.class_name) or base)(given)
+        return (own or base)(given)
     if given is not None:
         return given
     preset = getattr(backbone, "preset", None)
@@ -73,8 +74,9 @@ def text_preprocessor(backbone: Model, given: Any = None) -> Any:
             "one: give preprocessor=, a tokenizer or a preprocessor."
         )
     found = vars(backbone).get("preset_preprocessor")
-    if found is None:
-        found = vars(backbone)["preset_preprocessor"] = base.from_preset(preset)
+    if found is None:  # a family without one of its own has text alone
+        found = base(Tokenizer.from_preset(preset)) if own is None else own.from_preset(preset)
+        vars(backbone)["preset_preprocessor"] = found
     return found
 
 

@@ -438,6 +438,12 @@ def test_widths_of_wav_files(tmp_path: Path, width: int) -> None:
         file.writeframes(data)
     found = layers.MoonshineAudioConverter(sampling_rate=40)(tmp_path / "clip.wav")
     assert found[:, 0].tolist() == numbers.tolist()
+    data = bytearray((tmp_path / "clip.wav").read_bytes())
+    data[40:44] = b"\xf0\xff\xff\xff"  # as if there were four gigabytes
+    (tmp_path / "long.wav").write_bytes(data)
+    assert torch.equal(
+        layers.MoonshineAudioConverter(sampling_rate=40)(tmp_path / "long.wav"), found
+    )
 
 
 @pytest.mark.parametrize(

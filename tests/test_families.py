@@ -304,7 +304,7 @@ def several(model: Any) -> set[str]:
     return {
         name
         for name, spec in model.input_specs.items()
-        if len(spec.axes) > 2 and spec.axes[2] in ("patches", "frames")
+        if spec.axes[1:3] in (("images", "patches"), ("clips", "frames"))
     }
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from .oracle import keras, keras_hub  # isort: skip  # before all that imports Keras
 
 import json
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from keras_hub_torch import layers, models
 from keras_hub_torch import tokenizers as ours
@@ -305,11 +308,32 @@ def test_equal_to_keras_hub(name: str) -> None:
         assert mine.generate_postprocess(found) == theirs.generate_postprocess(arrays)
 
 
+@pytest.mark.parametrize("name", ["gemma3", "gemma3n", "moonshine", "clip"])
+def test_presets(name: str, tmp_path: Path) -> None:
+    task = TASKS[name]
+    mine, theirs = both(task)
+    theirs.save_to_preset(str(tmp_path))
+    config = {"registered_name": f"keras_hub>{mine.backbone}", "config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    lost = {key: value for key, value in task.options.items() if key in mine.lost}
+    x = task.training[0]
+    check_equal(type(mine).from_preset(tmp_path, **lost)(x), theirs(x))
+    again = tmp_path / "ours"
+    type(mine).from_preset(tmp_path).save_to_preset(again)
+    names = {path.name for path in tmp_path.glob("*.json")} - {"config.json", "tokenizer.json"}
+    for name in names:
+        saved = json.loads((again / name).read_text())
+        assert saved == json.loads((tmp_path / name).read_text()), name
+
+
 def test_samples_of_a_loader() -> None:
     mine, _ = both(TASKS["gemma3"])
     batch = {"prompts": [START, "a"], "responses": ["x", "y"], "images": [[IMAGE], []]}
     rows = [{key: value[i] for key, value in batch.items()} for i in range(2)]
-    check_equal(mine(rows)[0], {k: v.numpy() for k, v in mine(batch)[0].items()})
+    expected = {key: value.numpy() for key, value in mine(batch)[0].items()}
+    check_equal(mine(rows)[0], expected)
+    loader = DataLoader(rows, 2, collate_fn=pickle.loads(pickle.dumps(mine)), num_workers=1)
+    check_equal(next(iter(loader))[0], expected)
 
 
 def test_bad_input() -> None:

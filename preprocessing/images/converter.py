@@ -166,7 +166,7 @@ class ImageConverter(Converter):
 
     def _per_channel(self, values: float | Sequence[float], images: torch.Tensor) -> torch.Tensor:
         """Numbers that multiply or add to the channels of images."""
-        numbers = torch.tensor(values, dtype=torch.float64).to(images.device, images.dtype)
+        numbers = torch.tensor(values, dtype=torch.float64).to(images.dtype).to(images.device)
         channels = images.shape[-3 if self.channels_first else -1]
         if numbers.ndim and channels not in (1, len(numbers)):
             raise ValueError(
