@@ -6,9 +6,7 @@ from typing import Any
 from .backbones._backbone import Backbone as Backbone
 from .backbones._backbone import FeaturePyramidBackbone as FeaturePyramidBackbone
 from .preprocessing.audio_to_text import AudioToTextPreprocessor as AudioToTextPreprocessor
-from .preprocessing.audio_to_text import (
-    MoonshineAudioToTextPreprocessor as MoonshineAudioToTextPreprocessor,
-)
+from .preprocessing.audio_to_text import MoonshineAudioToTextPreprocessor as MoonshineAudioToTextPreprocessor
 from .preprocessing.audio_to_text import WhisperPreprocessor as WhisperPreprocessor
 from .preprocessing.causal_lm import BloomCausalLMPreprocessor as BloomCausalLMPreprocessor
 from .preprocessing.causal_lm import CausalLMPreprocessor as CausalLMPreprocessor
@@ -34,53 +32,27 @@ from .preprocessing.causal_lm import SmolLM3CausalLMPreprocessor as SmolLMCausal
 from .preprocessing.masked_lm import AlbertMaskedLMPreprocessor as AlbertMaskedLMPreprocessor
 from .preprocessing.masked_lm import BertMaskedLMPreprocessor as BertMaskedLMPreprocessor
 from .preprocessing.masked_lm import DebertaV3MaskedLMPreprocessor as DebertaV3MaskedLMPreprocessor
-from .preprocessing.masked_lm import (
-    DistilBertMaskedLMPreprocessor as DistilBertMaskedLMPreprocessor,
-)
+from .preprocessing.masked_lm import DistilBertMaskedLMPreprocessor as DistilBertMaskedLMPreprocessor
 from .preprocessing.masked_lm import ESMMaskedPLMPreprocessor as ESMMaskedPLMPreprocessor
 from .preprocessing.masked_lm import FNetMaskedLMPreprocessor as FNetMaskedLMPreprocessor
 from .preprocessing.masked_lm import MaskedLMPreprocessor as MaskedLMPreprocessor
 from .preprocessing.masked_lm import RobertaMaskedLMPreprocessor as RobertaMaskedLMPreprocessor
-from .preprocessing.masked_lm import (
-    RoformerV2MaskedLMPreprocessor as RoformerV2MaskedLMPreprocessor,
-)
-from .preprocessing.masked_lm import (
-    XLMRobertaMaskedLMPreprocessor as XLMRobertaMaskedLMPreprocessor,
-)
+from .preprocessing.masked_lm import RoformerV2MaskedLMPreprocessor as RoformerV2MaskedLMPreprocessor
+from .preprocessing.masked_lm import XLMRobertaMaskedLMPreprocessor as XLMRobertaMaskedLMPreprocessor
 from .preprocessing.multimodal.blip2 import BLIP2CausalLMPreprocessor as BLIP2CausalLMPreprocessor
 from .preprocessing.multimodal.blip2 import BLIP2Seq2SeqLMPreprocessor as BLIP2Seq2SeqLMPreprocessor
 from .preprocessing.multimodal.clip import CLIPPreprocessor as CLIPPreprocessor
-from .preprocessing.multimodal.clip import (
-    MetaCLIP2CausalLMPreprocessor as MetaCLIP2CausalLMPreprocessor,
-)
+from .preprocessing.multimodal.clip import MetaCLIP2CausalLMPreprocessor as MetaCLIP2CausalLMPreprocessor
 from .preprocessing.multimodal.clip import SigLIPPreprocessor as SigLIPPreprocessor
-from .preprocessing.multimodal.gemma3 import (
-    Gemma3CausalLMPreprocessor as Gemma3CausalLMPreprocessor,
-)
-from .preprocessing.multimodal.gemma3n import (
-    Gemma3nCausalLMPreprocessor as Gemma3nCausalLMPreprocessor,
-)
-from .preprocessing.multimodal.gemma4 import (
-    Gemma4CausalLMPreprocessor as Gemma4CausalLMPreprocessor,
-)
-from .preprocessing.multimodal.pali_gemma import (
-    PaliGemmaCausalLMPreprocessor as PaliGemmaCausalLMPreprocessor,
-)
-from .preprocessing.multimodal.parseq import (
-    PARSeqCausalLMPreprocessor as PARSeqCausalLMPreprocessor,
-)
-from .preprocessing.multimodal.qwen3_5 import (
-    Qwen3_5CausalLMPreprocessor as Qwen3_5CausalLMPreprocessor,
-)
-from .preprocessing.multimodal.qwen3_5 import (
-    Qwen3_5MoeCausalLMPreprocessor as Qwen3_5MoeCausalLMPreprocessor,
-)
-from .preprocessing.multimodal.sam3 import (
-    SAM3PromptableConceptImageSegmenterPreprocessor as SAM3PromptableConceptImageSegmenterPreprocessor,
-)
-from .preprocessing.multimodal.t5_gemma2 import (
-    T5Gemma2Seq2SeqLMPreprocessor as T5Gemma2Seq2SeqLMPreprocessor,
-)
+from .preprocessing.multimodal.gemma3 import Gemma3CausalLMPreprocessor as Gemma3CausalLMPreprocessor
+from .preprocessing.multimodal.gemma3n import Gemma3nCausalLMPreprocessor as Gemma3nCausalLMPreprocessor
+from .preprocessing.multimodal.gemma4 import Gemma4CausalLMPreprocessor as Gemma4CausalLMPreprocessor
+from .preprocessing.multimodal.pali_gemma import PaliGemmaCausalLMPreprocessor as PaliGemmaCausalLMPreprocessor
+from .preprocessing.multimodal.parseq import PARSeqCausalLMPreprocessor as PARSeqCausalLMPreprocessor
+from .preprocessing.multimodal.qwen3_5 import Qwen3_5CausalLMPreprocessor as Qwen3_5CausalLMPreprocessor
+from .preprocessing.multimodal.qwen3_5 import Qwen3_5MoeCausalLMPreprocessor as Qwen3_5MoeCausalLMPreprocessor
+from .preprocessing.multimodal.sam3 import SAM3PromptableConceptImageSegmenterPreprocessor as SAM3PromptableConceptImageSegmenterPreprocessor
+from .preprocessing.multimodal.t5_gemma2 import T5Gemma2Seq2SeqLMPreprocessor as T5Gemma2Seq2SeqLMPreprocessor
 from .preprocessing.multimodal.texts import PromptsPreprocessor as PromptsPreprocessor
 from .preprocessing.preprocessor import Preprocessor as Preprocessor
 from .preprocessing.seq_2_seq_lm import BartSeq2SeqLMPreprocessor as BartSeq2SeqLMPreprocessor
@@ -88,60 +60,28 @@ from .preprocessing.seq_2_seq_lm import Seq2SeqLMPreprocessor as Seq2SeqLMPrepro
 from .preprocessing.seq_2_seq_lm import T5GemmaSeq2SeqLMPreprocessor as T5GemmaSeq2SeqLMPreprocessor
 from .preprocessing.seq_2_seq_lm import T5Seq2SeqLMPreprocessor as T5Seq2SeqLMPreprocessor
 from .preprocessing.text_classifier import AlbertTextClassifierPreprocessor as AlbertPreprocessor
-from .preprocessing.text_classifier import (
-    AlbertTextClassifierPreprocessor as AlbertTextClassifierPreprocessor,
-)
+from .preprocessing.text_classifier import AlbertTextClassifierPreprocessor as AlbertTextClassifierPreprocessor
 from .preprocessing.text_classifier import BertTextClassifierPreprocessor as BertPreprocessor
-from .preprocessing.text_classifier import (
-    BertTextClassifierPreprocessor as BertTextClassifierPreprocessor,
-)
-from .preprocessing.text_classifier import (
-    DebertaV3TextClassifierPreprocessor as DebertaV3Preprocessor,
-)
-from .preprocessing.text_classifier import (
-    DebertaV3TextClassifierPreprocessor as DebertaV3TextClassifierPreprocessor,
-)
-from .preprocessing.text_classifier import (
-    DistilBertTextClassifierPreprocessor as DistilBertPreprocessor,
-)
-from .preprocessing.text_classifier import (
-    DistilBertTextClassifierPreprocessor as DistilBertTextClassifierPreprocessor,
-)
-from .preprocessing.text_classifier import (
-    ESMProteinClassifierPreprocessor as ESMProteinClassifierPreprocessor,
-)
+from .preprocessing.text_classifier import BertTextClassifierPreprocessor as BertTextClassifierPreprocessor
+from .preprocessing.text_classifier import DebertaV3TextClassifierPreprocessor as DebertaV3Preprocessor
+from .preprocessing.text_classifier import DebertaV3TextClassifierPreprocessor as DebertaV3TextClassifierPreprocessor
+from .preprocessing.text_classifier import DistilBertTextClassifierPreprocessor as DistilBertPreprocessor
+from .preprocessing.text_classifier import DistilBertTextClassifierPreprocessor as DistilBertTextClassifierPreprocessor
+from .preprocessing.text_classifier import ESMProteinClassifierPreprocessor as ESMProteinClassifierPreprocessor
 from .preprocessing.text_classifier import FNetTextClassifierPreprocessor as FNetPreprocessor
-from .preprocessing.text_classifier import (
-    FNetTextClassifierPreprocessor as FNetTextClassifierPreprocessor,
-)
+from .preprocessing.text_classifier import FNetTextClassifierPreprocessor as FNetTextClassifierPreprocessor
 from .preprocessing.text_classifier import RobertaTextClassifierPreprocessor as RobertaPreprocessor
-from .preprocessing.text_classifier import (
-    RobertaTextClassifierPreprocessor as RobertaTextClassifierPreprocessor,
-)
-from .preprocessing.text_classifier import (
-    RoformerV2TextClassifierPreprocessor as RoformerV2TextClassifierPreprocessor,
-)
+from .preprocessing.text_classifier import RobertaTextClassifierPreprocessor as RobertaTextClassifierPreprocessor
+from .preprocessing.text_classifier import RoformerV2TextClassifierPreprocessor as RoformerV2TextClassifierPreprocessor
 from .preprocessing.text_classifier import SegmentsPreprocessor as SegmentsPreprocessor
 from .preprocessing.text_classifier import TextClassifierPreprocessor as TextClassifierPreprocessor
-from .preprocessing.text_classifier import (
-    XLMRobertaTextClassifierPreprocessor as XLMRobertaPreprocessor,
-)
-from .preprocessing.text_classifier import (
-    XLMRobertaTextClassifierPreprocessor as XLMRobertaTextClassifierPreprocessor,
-)
-from .preprocessing.text_embedder import (
-    BertTextEmbedderPreprocessor as BertTextEmbedderPreprocessor,
-)
-from .preprocessing.text_embedder import (
-    Gemma3TextEmbedderPreprocessor as Gemma3TextEmbedderPreprocessor,
-)
-from .preprocessing.text_embedder import (
-    Qwen3TextEmbedderPreprocessor as Qwen3TextEmbedderPreprocessor,
-)
+from .preprocessing.text_classifier import XLMRobertaTextClassifierPreprocessor as XLMRobertaPreprocessor
+from .preprocessing.text_classifier import XLMRobertaTextClassifierPreprocessor as XLMRobertaTextClassifierPreprocessor
+from .preprocessing.text_embedder import BertTextEmbedderPreprocessor as BertTextEmbedderPreprocessor
+from .preprocessing.text_embedder import Gemma3TextEmbedderPreprocessor as Gemma3TextEmbedderPreprocessor
+from .preprocessing.text_embedder import Qwen3TextEmbedderPreprocessor as Qwen3TextEmbedderPreprocessor
 from .preprocessing.text_embedder import TextEmbedderPreprocessor as TextEmbedderPreprocessor
-from .preprocessing.text_embedder import (
-    XLMRobertaTextEmbedderPreprocessor as XLMRobertaTextEmbedderPreprocessor,
-)
+from .preprocessing.text_embedder import XLMRobertaTextEmbedderPreprocessor as XLMRobertaTextEmbedderPreprocessor
 from .preprocessing.tokenizers.albert import AlbertTokenizer as AlbertTokenizer
 from .preprocessing.tokenizers.albert import DebertaV3Tokenizer as DebertaV3Tokenizer
 from .preprocessing.tokenizers.albert import FNetTokenizer as FNetTokenizer
@@ -155,9 +95,7 @@ from .preprocessing.tokenizers.bloom import BloomTokenizer as BloomTokenizer
 from .preprocessing.tokenizers.byte_pair import BytePairTokenizer as BytePairTokenizer
 from .preprocessing.tokenizers.characters import ByteTokenizer as ByteTokenizer
 from .preprocessing.tokenizers.characters import CharacterTokenizer as CharacterTokenizer
-from .preprocessing.tokenizers.characters import (
-    UnicodeCodepointTokenizer as UnicodeCodepointTokenizer,
-)
+from .preprocessing.tokenizers.characters import UnicodeCodepointTokenizer as UnicodeCodepointTokenizer
 from .preprocessing.tokenizers.clip import CLIPTokenizer as CLIPTokenizer
 from .preprocessing.tokenizers.clip import SAM3Tokenizer as SAM3Tokenizer
 from .preprocessing.tokenizers.falcon import FalconTokenizer as FalconTokenizer
@@ -193,9 +131,7 @@ from .preprocessing.tokenizers.qwen import QwenMoeTokenizer as QwenMoeTokenizer
 from .preprocessing.tokenizers.qwen import QwenTokenizer as Qwen2Tokenizer
 from .preprocessing.tokenizers.qwen import QwenTokenizer as QwenTokenizer
 from .preprocessing.tokenizers.rwkv7 import RWKVTokenizer as RWKVTokenizer
-from .preprocessing.tokenizers.sentence_piece import (
-    SentencePieceTokenizer as SentencePieceTokenizer,
-)
+from .preprocessing.tokenizers.sentence_piece import SentencePieceTokenizer as SentencePieceTokenizer
 from .preprocessing.tokenizers.t5 import BLIP2FlanT5Tokenizer as BLIP2FlanT5Tokenizer
 from .preprocessing.tokenizers.t5 import SigLIPTokenizer as SigLIPTokenizer
 from .preprocessing.tokenizers.t5 import T5Tokenizer as T5Tokenizer
@@ -205,56 +141,30 @@ from .preprocessing.tokenizers.word_piece import WordPieceTokenizer as WordPiece
 from .preprocessing.tokenizers.xlm_roberta import MetaCLIP2Tokenizer as MetaCLIP2Tokenizer
 from .preprocessing.tokenizers.xlm_roberta import XLMRobertaTokenizer as XLMRobertaTokenizer
 from .preprocessing.vision import BASNetPreprocessor as BASNetPreprocessor
-from .preprocessing.vision import (
-    CSPNetImageClassifierPreprocessor as CSPNetImageClassifierPreprocessor,
-)
+from .preprocessing.vision import CSPNetImageClassifierPreprocessor as CSPNetImageClassifierPreprocessor
 from .preprocessing.vision import DFineObjectDetectorPreprocessor as DFineObjectDetectorPreprocessor
-from .preprocessing.vision import (
-    DeepLabV3ImageSegmenterPreprocessor as DeepLabV3ImageSegmenterPreprocessor,
-)
+from .preprocessing.vision import DeepLabV3ImageSegmenterPreprocessor as DeepLabV3ImageSegmenterPreprocessor
 from .preprocessing.vision import DeiTImageClassifierPreprocessor as DeiTImageClassifierPreprocessor
-from .preprocessing.vision import (
-    DenseNetImageClassifierPreprocessor as DenseNetImageClassifierPreprocessor,
-)
-from .preprocessing.vision import (
-    DepthAnythingDepthEstimatorPreprocessor as DepthAnythingDepthEstimatorPreprocessor,
-)
+from .preprocessing.vision import DenseNetImageClassifierPreprocessor as DenseNetImageClassifierPreprocessor
+from .preprocessing.vision import DepthAnythingDepthEstimatorPreprocessor as DepthAnythingDepthEstimatorPreprocessor
 from .preprocessing.vision import DepthEstimatorPreprocessor as DepthEstimatorPreprocessor
-from .preprocessing.vision import (
-    EfficientNetImageClassifierPreprocessor as EfficientNetImageClassifierPreprocessor,
-)
-from .preprocessing.vision import (
-    HGNetV2ImageClassifierPreprocessor as HGNetV2ImageClassifierPreprocessor,
-)
+from .preprocessing.vision import EfficientNetImageClassifierPreprocessor as EfficientNetImageClassifierPreprocessor
+from .preprocessing.vision import HGNetV2ImageClassifierPreprocessor as HGNetV2ImageClassifierPreprocessor
 from .preprocessing.vision import ImageClassifierPreprocessor as ImageClassifierPreprocessor
 from .preprocessing.vision import ImageSegmenterPreprocessor as ImageSegmenterPreprocessor
 from .preprocessing.vision import MiTImageClassifierPreprocessor as MiTImageClassifierPreprocessor
-from .preprocessing.vision import (
-    MobileNetImageClassifierPreprocessor as MobileNetImageClassifierPreprocessor,
-)
-from .preprocessing.vision import (
-    MobileNetV5ImageClassifierPreprocessor as MobileNetV5ImageClassifierPreprocessor,
-)
+from .preprocessing.vision import MobileNetImageClassifierPreprocessor as MobileNetImageClassifierPreprocessor
+from .preprocessing.vision import MobileNetV5ImageClassifierPreprocessor as MobileNetV5ImageClassifierPreprocessor
 from .preprocessing.vision import ObjectDetectorPreprocessor as ImageObjectDetectorPreprocessor
 from .preprocessing.vision import ObjectDetectorPreprocessor as ObjectDetectorPreprocessor
-from .preprocessing.vision import (
-    ResNetImageClassifierPreprocessor as ResNetImageClassifierPreprocessor,
-)
-from .preprocessing.vision import (
-    RetinaNetObjectDetectorPreprocessor as RetinaNetObjectDetectorPreprocessor,
-)
+from .preprocessing.vision import ResNetImageClassifierPreprocessor as ResNetImageClassifierPreprocessor
+from .preprocessing.vision import RetinaNetObjectDetectorPreprocessor as RetinaNetObjectDetectorPreprocessor
 from .preprocessing.vision import SAMImageSegmenterPreprocessor as SAMImageSegmenterPreprocessor
-from .preprocessing.vision import (
-    SegFormerImageSegmenterPreprocessor as SegFormerImageSegmenterPreprocessor,
-)
-from .preprocessing.vision import (
-    SwinTransformerImageClassifierPreprocessor as SwinTransformerImageClassifierPreprocessor,
-)
+from .preprocessing.vision import SegFormerImageSegmenterPreprocessor as SegFormerImageSegmenterPreprocessor
+from .preprocessing.vision import SwinTransformerImageClassifierPreprocessor as SwinTransformerImageClassifierPreprocessor
 from .preprocessing.vision import VGGImageClassifierPreprocessor as VGGImageClassifierPreprocessor
 from .preprocessing.vision import ViTImageClassifierPreprocessor as ViTImageClassifierPreprocessor
-from .preprocessing.vision import (
-    XceptionImageClassifierPreprocessor as XceptionImageClassifierPreprocessor,
-)
+from .preprocessing.vision import XceptionImageClassifierPreprocessor as XceptionImageClassifierPreprocessor
 from .backbones._gemma3_vision import Gemma3VisionEncoder as _Gemma3VisionEncoder
 from .backbones.albert import AlbertBackbone as _AlbertBackbone
 from .backbones.bart import BartBackbone as _BartBackbone
@@ -339,9 +249,7 @@ from .backbones.siglip import SigLIPBackbone as _SigLIPBackbone
 from .backbones.siglip import SigLIPTextEncoder as _SigLIPTextEncoder
 from .backbones.siglip import SigLIPVisionEncoder as _SigLIPVisionEncoder
 from .backbones.smollm3 import SmolLM3Backbone as _SmolLM3Backbone
-from .backbones.stable_diffusion_3.backbone import (
-    StableDiffusion3Backbone as _StableDiffusion3Backbone,
-)
+from .backbones.stable_diffusion_3.backbone import StableDiffusion3Backbone as _StableDiffusion3Backbone
 from .backbones.stable_diffusion_3.mmdit import MMDiT as _MMDiT
 from .backbones.stable_diffusion_3.t5_encoder import T5Encoder as _T5Encoder
 from .backbones.swin_transformer import SwinTransformerBackbone as _SwinTransformerBackbone
