@@ -222,7 +222,9 @@ class MMDiTBlock(Layer):
         heads, modulations = self.x_block.before(x, vector)
         context_heads, context_modulations = self.context_block.before(context, vector)
         q, k, v = (torch.cat(both, dim=2) for both in zip(context_heads, heads))
+        del heads, context_heads  # what is widest of a block would lie beside them
         y = merge_heads(attend(q, k, v))
+        del q, k, v
         context_y, y = y.tensor_split([context.shape[1]], dim=1)
         context = self.context_block.behind(context, context_y, context_modulations)
         return self.x_block.behind(x, y, modulations), context
