@@ -141,7 +141,8 @@ def attend_evenly(
     """As `attend`, but a query that sees no key looks at all of them evenly."""
     if query.dtype == torch.float16:  # too narrow for a bias beside which all scores vanish
         return attend_biased(query, key, value, hiding_bias(mask), query.shape[-1] ** -0.5)
-    hidden = torch.finfo(query.dtype).min * 0.7
+    # Kernels on CUDA multiply it with log2(e), and must not reach infinity.
+    hidden = torch.finfo(query.dtype).min * 0.5
     bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, hidden)
     return attend(query, key, value, bias)
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from .dtypes import for_projections
 from .initializers import Initializer, keras_fans
 
 # The matrices of torch's grouped kernel start and step by multiples of so many bytes.
@@ -105,6 +106,7 @@ class Routes:
         Args:
             bias: `[experts, out]`.
         """
+        x = for_projections(x)
         y: torch.Tensor = grouped_product(x, weight.to(x.dtype), self.ends)
         return y if bias is None else y + bias.to(x.dtype).index_select(0, self.experts)
 
@@ -121,21 +123,23 @@ def grouped_product(x: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -
     Args:
         ends: one past the last row of each group, `[groups]`, int32.
     """
-    if not x.is_cuda:
-        return multiply_segments(x, weight, ends)
-    if has_kernel(x, weight):
-        return torch._grouped_mm(x, weight, offs=ends)
-    return multiply_blocks(x, weight, ends)
+    with torch.autocast(x.device.type, enabled=False):
+        if not x.is_cuda:
+            return multiply_segments(x, weight, ends)
+        if has_kernel(x, weight):
+            return torch._grouped_mm(x, weight, offs=ends)
+        return multiply_blocks(x, weight, ends)
 
 
 @torch.library.custom_op("keras_hub_torch::grouped_outer", mutates_args=())
 def grouped_outer(x: torch.Tensor, y: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """The sum over each group's rows of `[rows, in]` times `[rows, out]` → `[groups, in, out]`."""
-    if not x.is_cuda:
-        return outer_segments(x, y, ends)
-    if has_kernel(x, y):
-        return torch._grouped_mm(x.mT, y, offs=ends)
-    return outer_blocks(x, y, ends)
+    with torch.autocast(x.device.type, enabled=False):
+        if not x.is_cuda:
+            return outer_segments(x, y, ends)
+        if has_kernel(x, y):
+            return torch._grouped_mm(x.mT, y, offs=ends)
+        return outer_blocks(x, y, ends)
 
 
 @grouped_product.register_fake

@@ -30,10 +30,16 @@ def rms(tensor: torch.Tensor) -> float:
 
 
 def assert_as_accurate(
-    found: Sequence[torch.Tensor], peers: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]
+    found: Sequence[torch.Tensor],
+    peers: Sequence[torch.Tensor],
+    exact: Sequence[torch.Tensor],
+    magnified: float = 1,
 ) -> None:
     """Assert that `found` is as near to `exact` as what a plain computation of the same precision,
     `peers`, gives.
+
+    Args:
+        magnified: how many times a rounding is magnified on its way.
     """
     assert len(found) == len(peers) == len(exact)
     for one, peer, true in zip(found, peers, exact):
@@ -44,5 +50,5 @@ def assert_as_accurate(
         true = true.detach().cpu().double()
         error, usual = (rms(x.detach().cpu().double() - true) for x in (one, peer))
         # A peer may be exact by chance, of a sum of one product say; a rounding is allowed always.
-        usual = max(usual, torch.finfo(peer.dtype).eps * rms(true))
+        usual = max(usual, magnified * torch.finfo(peer.dtype).eps * rms(true))
         assert error <= FACTOR * usual, f"error {error:.1e}, of plain operations {usual:.1e}"
