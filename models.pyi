@@ -23,12 +23,10 @@ from .preprocessing.causal_lm import OPTCausalLMPreprocessor as OPTCausalLMPrepr
 from .preprocessing.causal_lm import Phi3CausalLMPreprocessor as Phi3CausalLMPreprocessor
 from .preprocessing.causal_lm import Qwen3CausalLMPreprocessor as Qwen3CausalLMPreprocessor
 from .preprocessing.causal_lm import Qwen3MoeCausalLMPreprocessor as Qwen3MoeCausalLMPreprocessor
-from .preprocessing.causal_lm import QwenCausalLMPreprocessor as Qwen2CausalLMPreprocessor
 from .preprocessing.causal_lm import QwenCausalLMPreprocessor as QwenCausalLMPreprocessor
 from .preprocessing.causal_lm import QwenMoeCausalLMPreprocessor as QwenMoeCausalLMPreprocessor
 from .preprocessing.causal_lm import RWKV7CausalLMPreprocessor as RWKV7CausalLMPreprocessor
 from .preprocessing.causal_lm import SmolLM3CausalLMPreprocessor as SmolLM3CausalLMPreprocessor
-from .preprocessing.causal_lm import SmolLM3CausalLMPreprocessor as SmolLMCausalLMPreprocessor
 from .preprocessing.masked_lm import AlbertMaskedLMPreprocessor as AlbertMaskedLMPreprocessor
 from .preprocessing.masked_lm import BertMaskedLMPreprocessor as BertMaskedLMPreprocessor
 from .preprocessing.masked_lm import DebertaV3MaskedLMPreprocessor as DebertaV3MaskedLMPreprocessor
@@ -59,23 +57,16 @@ from .preprocessing.seq_2_seq_lm import BartSeq2SeqLMPreprocessor as BartSeq2Seq
 from .preprocessing.seq_2_seq_lm import Seq2SeqLMPreprocessor as Seq2SeqLMPreprocessor
 from .preprocessing.seq_2_seq_lm import T5GemmaSeq2SeqLMPreprocessor as T5GemmaSeq2SeqLMPreprocessor
 from .preprocessing.seq_2_seq_lm import T5Seq2SeqLMPreprocessor as T5Seq2SeqLMPreprocessor
-from .preprocessing.text_classifier import AlbertTextClassifierPreprocessor as AlbertPreprocessor
 from .preprocessing.text_classifier import AlbertTextClassifierPreprocessor as AlbertTextClassifierPreprocessor
-from .preprocessing.text_classifier import BertTextClassifierPreprocessor as BertPreprocessor
 from .preprocessing.text_classifier import BertTextClassifierPreprocessor as BertTextClassifierPreprocessor
-from .preprocessing.text_classifier import DebertaV3TextClassifierPreprocessor as DebertaV3Preprocessor
 from .preprocessing.text_classifier import DebertaV3TextClassifierPreprocessor as DebertaV3TextClassifierPreprocessor
-from .preprocessing.text_classifier import DistilBertTextClassifierPreprocessor as DistilBertPreprocessor
 from .preprocessing.text_classifier import DistilBertTextClassifierPreprocessor as DistilBertTextClassifierPreprocessor
 from .preprocessing.text_classifier import ESMProteinClassifierPreprocessor as ESMProteinClassifierPreprocessor
-from .preprocessing.text_classifier import FNetTextClassifierPreprocessor as FNetPreprocessor
 from .preprocessing.text_classifier import FNetTextClassifierPreprocessor as FNetTextClassifierPreprocessor
-from .preprocessing.text_classifier import RobertaTextClassifierPreprocessor as RobertaPreprocessor
 from .preprocessing.text_classifier import RobertaTextClassifierPreprocessor as RobertaTextClassifierPreprocessor
 from .preprocessing.text_classifier import RoformerV2TextClassifierPreprocessor as RoformerV2TextClassifierPreprocessor
 from .preprocessing.text_classifier import SegmentsPreprocessor as SegmentsPreprocessor
 from .preprocessing.text_classifier import TextClassifierPreprocessor as TextClassifierPreprocessor
-from .preprocessing.text_classifier import XLMRobertaTextClassifierPreprocessor as XLMRobertaPreprocessor
 from .preprocessing.text_classifier import XLMRobertaTextClassifierPreprocessor as XLMRobertaTextClassifierPreprocessor
 from .preprocessing.text_embedder import BertTextEmbedderPreprocessor as BertTextEmbedderPreprocessor
 from .preprocessing.text_embedder import Gemma3TextEmbedderPreprocessor as Gemma3TextEmbedderPreprocessor
@@ -119,7 +110,6 @@ from .preprocessing.tokenizers.llama import MoonshineTokenizer as MoonshineToken
 from .preprocessing.tokenizers.llama import Phi3Tokenizer as Phi3Tokenizer
 from .preprocessing.tokenizers.llama3 import Llama3Tokenizer as Llama3Tokenizer
 from .preprocessing.tokenizers.llama3 import SmolLM3Tokenizer as SmolLM3Tokenizer
-from .preprocessing.tokenizers.llama3 import SmolLM3Tokenizer as SmolLMTokenizer
 from .preprocessing.tokenizers.mistral import MistralTekkenTokenizer as MistralTekkenTokenizer
 from .preprocessing.tokenizers.mistral import MistralTokenizer as MistralTokenizer
 from .preprocessing.tokenizers.parseq import PARSeqTokenizer as PARSeqTokenizer
@@ -128,7 +118,6 @@ from .preprocessing.tokenizers.qwen import Qwen3Tokenizer as Qwen3Tokenizer
 from .preprocessing.tokenizers.qwen import Qwen3_5MoeTokenizer as Qwen3_5MoeTokenizer
 from .preprocessing.tokenizers.qwen import Qwen3_5Tokenizer as Qwen3_5Tokenizer
 from .preprocessing.tokenizers.qwen import QwenMoeTokenizer as QwenMoeTokenizer
-from .preprocessing.tokenizers.qwen import QwenTokenizer as Qwen2Tokenizer
 from .preprocessing.tokenizers.qwen import QwenTokenizer as QwenTokenizer
 from .preprocessing.tokenizers.rwkv7 import RWKVTokenizer as RWKVTokenizer
 from .preprocessing.tokenizers.sentence_piece import SentencePieceTokenizer as SentencePieceTokenizer
@@ -155,7 +144,6 @@ from .preprocessing.vision import ImageSegmenterPreprocessor as ImageSegmenterPr
 from .preprocessing.vision import MiTImageClassifierPreprocessor as MiTImageClassifierPreprocessor
 from .preprocessing.vision import MobileNetImageClassifierPreprocessor as MobileNetImageClassifierPreprocessor
 from .preprocessing.vision import MobileNetV5ImageClassifierPreprocessor as MobileNetV5ImageClassifierPreprocessor
-from .preprocessing.vision import ObjectDetectorPreprocessor as ImageObjectDetectorPreprocessor
 from .preprocessing.vision import ObjectDetectorPreprocessor as ObjectDetectorPreprocessor
 from .preprocessing.vision import ResNetImageClassifierPreprocessor as ResNetImageClassifierPreprocessor
 from .preprocessing.vision import RetinaNetObjectDetectorPreprocessor as RetinaNetObjectDetectorPreprocessor
@@ -1622,3 +1610,27 @@ ESM2Backbone = ESMBackbone
 Qwen2Backbone = QwenBackbone
 
 SmolLMBackbone = SmolLM3Backbone
+
+Qwen2CausalLMPreprocessor = QwenCausalLMPreprocessor
+
+SmolLMCausalLMPreprocessor = SmolLM3CausalLMPreprocessor
+
+BertPreprocessor = BertTextClassifierPreprocessor
+
+AlbertPreprocessor = AlbertTextClassifierPreprocessor
+
+FNetPreprocessor = FNetTextClassifierPreprocessor
+
+DistilBertPreprocessor = DistilBertTextClassifierPreprocessor
+
+DebertaV3Preprocessor = DebertaV3TextClassifierPreprocessor
+
+RobertaPreprocessor = RobertaTextClassifierPreprocessor
+
+XLMRobertaPreprocessor = XLMRobertaTextClassifierPreprocessor
+
+SmolLMTokenizer = SmolLM3Tokenizer
+
+Qwen2Tokenizer = QwenTokenizer
+
+ImageObjectDetectorPreprocessor = ObjectDetectorPreprocessor
