@@ -143,15 +143,11 @@ class ModernBertBackbone(Backbone):
         )
         self.final_norm = norm()
 
-    def forward(
-        self, token_ids: TokenIds, padding_mask: PaddingMask | None = None
-    ) -> torch.Tensor:
+    def forward(self, token_ids: TokenIds, padding_mask: PaddingMask | None = None) -> torch.Tensor:
         x = self.embedding_norm(self.token_embedding(token_ids))
         length = x.shape[1]
         global_tables, local_tables = (
-            rotary_tables(
-                length, rotary_frequencies(self.head_size, wavelength, x.device), x.dtype
-            )
+            rotary_tables(length, rotary_frequencies(self.head_size, wavelength, x.device), x.dtype)
             for wavelength in self.wavelengths
         )
         mask = padding_mask_of(padding_mask)
