@@ -94,13 +94,9 @@ def version_of(preset_id: str) -> str | None:
 
 def newest() -> str:
     """The last version of KerasHub whose presets are known."""
-    return max(
-        (
-            _builtin()["keras_hub"],
-            *(one["keras_hub"] for one in _builtin()["later_presets"].values()),
-        ),
-        key=lambda version: [int(part) for part in version.split(".")],
-    )
+    later = (preset["keras_hub"] for preset in _builtin()["later_presets"].values())
+    known = (_builtin()["keras_hub"], *later)
+    return max(known, key=lambda version: [int(part) for part in version.split(".")])
 
 
 @functools.cache

@@ -1,5 +1,5 @@
-"""Write `tests/fixtures/nightly`, with a later KerasHub than the tests have: what it makes of the cases of
-`tests/nightly`, a zip file for each.
+"""Write `tests/fixtures/nightly`, with a later KerasHub than the tests have: what it makes of the
+cases of `tests/nightly`, a zip file for each.
 
     pip install --no-deps --target NIGHTLY keras-hub-nightly==0.33.0.dev202610250352
     PYTHONPATH=NIGHTLY python tests/make_nightly.py [CASE ...]
@@ -29,15 +29,13 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    if sys.argv[1:2] == ["--tensorflow"]:
-        os.environ["KERAS_BACKEND"] = "tensorflow"
-
-from tests import oracle  # first, as it sets the backend
+    os.environ["KERAS_BACKEND"] = "tensorflow" if "--tensorflow" in sys.argv else "torch"
 
 import keras
 import numpy as np
 import torch
 
+from tests import oracle
 from tests.nightly import FIXTURES, nightly_cases
 
 POLICIES = ("bfloat16", "mixed_bfloat16")
@@ -65,10 +63,8 @@ def computed(case: oracle.Case, folder: Path) -> Arrays:
     trained = oracle.keras_model(case, trainable=True)
     rng = case.rng
     given = oracle.flat(trained(inputs, training=False))
-    outer = {
-        name: rng.standard_normal(value.shape).astype("float32") for name, value in outputs.items()
-    }
-    sum((given[name] * torch.from_numpy(value)).sum() for name, value in outer.items()).backward()
+    outer = {k: rng.standard_normal(value.shape).astype("float32") for k, value in outputs.items()}
+    sum((given[k] * torch.from_numpy(value)).sum() for k, value in outer.items()).backward()
     oracle.save_gradients(trained, folder / "gradients.weights.h5")
 
     keras.utils.set_random_seed(0)

@@ -692,7 +692,6 @@ def test_a_preset_of_the_next_kerashub(hub: HubServer, client: Client) -> None:
     preset = "modern_bert_base_en"
     with pytest.raises(FileNotFoundError, match=r"with KerasHub 0\.33\.0"):
         client(f"open_preset({preset!r}).file('config.json')")
-    assert any("modernbert" in request for request in hub.requests)
     with pytest.raises(ValueError, match=r"KerasHub up to 0\.33\.0: one of a later version"):
         open_preset("bert_of_tomorrow")
 

@@ -1,7 +1,7 @@
 """Cases of families that the installed KerasHub does not have yet.
 
-`tests/make_nightly.py` keeps in `tests/fixtures/nightly` what a nightly release makes of them. When that
-release is out the modules move to `tests/cases`.
+`tests/make_nightly.py` keeps in `tests/fixtures/nightly` what a nightly release makes of them. When
+that release is out the modules move to `tests/cases`.
 """
 
 from __future__ import annotations
