@@ -29,6 +29,7 @@ ASSIGNED = (
     "audio_encoder",
     "transformer_layers",
     "final_normalization",
+    "embedding_projection",
 )
 
 
