@@ -8,12 +8,12 @@ from ..oracle import Case
 
 def of_images(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Two images a row, of which the first is smaller, in other rows the second."""
-    given = images(rng, 3, 2, (2, 6), 0)
-    small = images(rng, 3, 1, (4, 2), 4)
-    for row in range(3):
+    given = images(rng, 5, 2, (2, 6), 0)
+    small = images(rng, 5, 1, (4, 2), 4)
+    for row in range(5):
         for name, value in small.items():
             given[name][row, row % 2] = value[row, 0]
-    given |= {**text(rng, 3, 11), **places(rng, 3, 11, 2, 3, "vision")}
+    given |= {**text(rng, 5, 13), **places(rng, 5, 13, 2, 3, "vision")}
     del given["vision_mask"]
     return given
 
