@@ -1,7 +1,7 @@
 """Compare the installed KerasHub with this package, and print what is new or different there:
 classes, built-in presets, constructors, and of every case the paths and outputs.
 
-    PYTHONPATH=NIGHTLY python -m keras_hub_torch.tests.compare_kerashub
+    PYTHONPATH=NIGHTLY python -m tests.compare_kerashub [PART ...]
 
 Arguments are parts of the ids of cases; by default it takes all, which are minutes.
 """
@@ -23,11 +23,12 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import keras_hub
 
-from .. import models
-from ..backbones._model import Model
-from ..backbones._registry import public_classes
-from ..presets import builtin
-from ..presets.keras.tree import keras_variables
+from keras_hub_torch import models
+from keras_hub_torch.backbones._model import Model
+from keras_hub_torch.backbones._registry import public_classes
+from keras_hub_torch.presets import builtin
+from keras_hub_torch.presets.keras.tree import keras_variables
+
 from . import oracle
 from .cases import all_cases
 from .make_builtin import registry

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ..cases.gemma import inputs
 from . import Checkpoint
 from .gemma4 import EXPERTS, GEMMA4, IMAGE, VISION_CONFIG, with_towers
 
@@ -26,18 +25,35 @@ CONFIG = {
 }
 
 
-def with_images(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    given = with_towers(2, 0)(rng)
-    return {name: value for name, value in given.items() if name != "vision_mask"}
+def images(count: int) -> Callable[..., Any]:
+    def make(rng: np.random.Generator) -> dict[str, np.ndarray]:
+        given = with_towers(count, 0)(rng)
+        return {name: value for name, value in given.items() if name != "vision_mask"}
+
+    return make
+
+
+def scaled_alike(model: Any) -> None:
+    """The pass over a prompt has scalars of its own there; here it is computed with the others."""
+    for name, scalar in model.named_buffers():
+        if name.endswith("layer_scalar"):
+            scalar.fill_(0.5 + int(name.split(".")[-2]))
 
 
 def checkpoint(name: str, architecture: str, make: Callable[..., Any]) -> Checkpoint:
     return Checkpoint(
-        name, architecture, "DiffusionGemmaBackbone", CONFIG, PROMPT, make, in_keras_hub=False
+        name,
+        architecture,
+        "DiffusionGemmaBackbone",
+        CONFIG,
+        PROMPT,
+        make,
+        change=scaled_alike,
+        in_keras_hub=False,
     )
 
 
 CHECKPOINTS = [
-    checkpoint("diffusion-gemma", "DiffusionGemmaForBlockDiffusion", with_images),
-    checkpoint("diffusion-gemma-bare", "DiffusionGemmaModel", inputs(4, 9)),
+    checkpoint("diffusion-gemma", "DiffusionGemmaForBlockDiffusion", images(2)),
+    checkpoint("diffusion-gemma-bare", "DiffusionGemmaModel", images(1)),
 ]
