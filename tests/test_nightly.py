@@ -16,11 +16,12 @@ import pytest
 import torch
 
 import keras_hub_torch
+from keras_hub_torch.presets import builtin
 from keras_hub_torch.presets.keras.tree import flat_layers
 
 from . import oracle, test_families, test_intermediates, test_wrapping
 from .conftest import Reference
-from .nightly import FIXTURES, nightly_cases
+from .nightly import FIXTURES, nightly_cases, nightly_presets
 
 CASES = {case.id: case for case in nightly_cases()}
 FIRSTS = list({case.cls: case.id for case in reversed(CASES.values())}.values())[::-1]
@@ -162,3 +163,21 @@ def test_safetensors(later_first: Reference, tmp_path: Path) -> None:
 
 def test_by_its_name(later_first: Reference) -> None:
     assert hasattr(keras_hub_torch.models, later_first.case.cls)
+
+
+PRESETS = nightly_presets()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset_sizes(preset: str) -> None:
+    """As many parameters as the registry says; of DiffusionGemma it counts those that train."""
+    cls = getattr(keras_hub_torch.models, str(builtin.class_of(preset)))
+    with torch.device("meta"):
+        model = cls(**PRESETS[preset])
+    trained = sum(parameter.numel() for parameter in model.parameters())
+    found = trained if cls.__name__ == "DiffusionGemmaBackbone" else model.count_params()
+    assert found == builtin.presets_of()[preset]["metadata"]["params"]
+
+
+def test_every_preset_has_a_size() -> None:
+    assert PRESETS.keys() == {name for name in builtin.presets_of() if builtin.version_of(name)}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..cases.gemma4 import SMALL, images, places, text, vision_encoder
+from ..cases.gemma4 import SMALL, images, large_vision, places, text, vision_encoder
 from ..oracle import Case
 
 
@@ -58,3 +58,22 @@ CASES = [
         lambda rng: text(rng, 6, 9),
     ),
 ]
+
+PRESETS = {
+    "diffusion_gemma_26b_a4b_it": {
+        "vocabulary_size": 262144,
+        "image_size": 896,
+        "num_layers": 30,
+        "num_query_heads": 16,
+        "num_key_value_heads": 8,
+        "hidden_dim": 2816,
+        "intermediate_dim": 2112,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "num_global_key_value_heads": 2,
+        "enable_moe_block": True,
+        "num_experts": 128,
+        "expert_intermediate_dim": 704,
+        "vision_encoder": large_vision(2816),
+    }
+}

@@ -4,7 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from ..cases.gemma4 import SMALL, audio_encoder, images, places, sound, text, vision_encoder
+from ..cases.gemma4 import (
+    PATCHES,
+    SMALL,
+    audio_encoder,
+    images,
+    places,
+    sound,
+    speech,
+    text,
+    vision_encoder,
+)
 from ..oracle import Case
 
 
@@ -71,3 +81,31 @@ CASES = [
         lambda rng: words(rng, 6, 11),
     ),
 ]
+
+PRESETS = {
+    "embedding_gemma2": {
+        "vocabulary_size": 262144,
+        "image_size": 896,
+        "num_layers": 24,
+        "num_query_heads": 4,
+        "num_key_value_heads": 2,
+        "hidden_dim": 512,
+        "intermediate_dim": 2048,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "num_global_key_value_heads": 1,
+        "hidden_size_per_layer_input": 512,
+        "embedding_dim": 768,
+        "vision_encoder": vision_encoder(
+            **PATCHES,
+            num_heads=12,
+            hidden_dim=768,
+            num_layers=16,
+            intermediate_dim=3072,
+            head_dim=64,
+            output_dim=512,
+            use_clipped_linears=False,
+        ),
+        "audio_encoder": speech(512),
+    }
+}

@@ -44,3 +44,13 @@ CASES = [
         inputs(6, 13),
     ),
 ]
+
+PRESETS = {
+    "modern_bert_base_en": {},
+    "modern_bert_large_en": {
+        "hidden_dim": 1024,
+        "intermediate_dim": 2624,
+        "num_layers": 28,
+        "num_heads": 16,
+    },
+}
