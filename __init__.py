@@ -6,19 +6,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["generate", "models", "samplers", "upload_preset"]
+__all__ = ["generate", "layers", "models", "samplers", "tokenizers", "upload_preset"]
 
 if TYPE_CHECKING:
+    from . import layers as layers
     from . import models as models
     from .generation import generate as generate
     from .generation import samplers as samplers
     from .generation import stream as stream
+    from .preprocessing import tokenizers as tokenizers
     from .presets.uploading import upload_preset as upload_preset
 else:
 
     def __getattr__(name: str) -> Any:
-        if name == "models":
-            return importlib.import_module(".models", __name__)
+        if name in ("layers", "models"):
+            return importlib.import_module(f".{name}", __name__)
+        if name == "tokenizers":
+            return importlib.import_module(".preprocessing.tokenizers", __name__)
         if name == "samplers":
             return importlib.import_module(".generation.samplers", __name__)
         if name in ("generate", "stream"):

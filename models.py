@@ -1,4 +1,4 @@
-"""`keras_hub.models`: every backbone by name, imported when asked for."""
+"""`keras_hub.models`: backbones, tokenizers and preprocessors by name, imported when asked for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ __all__ = ["Backbone", "FeaturePyramidBackbone"]
 
 # How names of KerasHub's other classes end, and what there is in their place.
 OTHERS = {
-    "Tokenizer": "the `tokenizers` library or transformers makes token ids",
-    "Preprocessor": "the `tokenizers` library or transformers makes token ids",
-    "CausalLM": "`keras_hub_torch.generate` continues token ids with a decoder",
+    "Preprocessor": "there is nothing in its place yet",
+    "CausalLM": "`keras_hub_torch.generate` continues text and token ids with a decoder",
     "TextToImage": "there is nothing in its place yet",
     "": "a backbone and a head of your own, a `torch.nn.Linear` on its outputs, do its work",
 }
@@ -27,11 +26,13 @@ class NotYet(NotImplementedError, AttributeError):
 
 
 def __getattr__(name: str) -> Any:
-    found = find_class(name, Model)
-    if found is not None:
-        return found
+    from . import preprocessing
     from .presets import builtin
 
+    is_step = name.endswith(("Tokenizer", "Preprocessor"))
+    found = preprocessing.steps().get(name) if is_step else find_class(name, Model)
+    if found is not None:
+        return found
     if builtin.keras_module(name) is not None:
         raise NotYet(f"{name} is not part of keras_hub_torch yet.")
     if builtin.is_other(name):
@@ -43,4 +44,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *public_classes(Model)})
+    from . import preprocessing
+
+    return sorted({*__all__, *public_classes(Model), *preprocessing.steps()})

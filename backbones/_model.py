@@ -101,6 +101,8 @@ class Model(nn.Module, metaclass=Configured):
     argument_names: tuple[str, ...]
     # As it was built; wrappers such as FSDP's change the class of an instance.
     configured_class: type[Model]
+    # What opens the preset that it was loaded from.
+    preset: Any = None
     # Why the weights are not to be used, if loading others has failed half-way.
     broken: str | None = None
 
@@ -155,7 +157,8 @@ class Model(nn.Module, metaclass=Configured):
     def __call__(self, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Run the model on a mapping of inputs, on keyword arguments, or on one tensor.
 
-        NumPy arrays are accepted.
+        NumPy arrays are accepted, and what a preprocessor gives: labels and weights behind the
+        inputs are ignored.
 
         Raises:
             ValueError: missing or unknown inputs, wrong ranks or sizes.
@@ -172,6 +175,8 @@ class Model(nn.Module, metaclass=Configured):
         if self.broken is not None:
             raise RuntimeError(self.broken)
         known = self.input_specs
+        if isinstance(inputs, tuple) and inputs and isinstance(inputs[0], Mapping):
+            inputs = inputs[0]
         if isinstance(inputs, Mapping):
             given, surplus = dict(inputs), args
         else:
@@ -602,7 +607,7 @@ def bind_arguments(
 
 
 @functools.cache
-def constructor_arguments(cls: type[Model]) -> dict[str, inspect.Parameter]:
+def constructor_arguments(cls: type[object]) -> dict[str, inspect.Parameter]:
     """What a constructor takes, by name; what its `**kwargs` hands on to a base class included."""
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
@@ -624,13 +629,13 @@ def constructor_arguments(cls: type[Model]) -> dict[str, inspect.Parameter]:
     return found
 
 
-def check_arguments(cls: type[Model], given: Mapping[str, Any]) -> None:
+def check_arguments(cls: type[object], given: Mapping[str, Any]) -> None:
     """Compare arguments with a constructor.
 
     Raises:
         TypeError: unknown names, or values of wrong types; it lists them all.
     """
-    known = constructor_arguments(cls)
+    known = constructor_arguments(cls)  # type: ignore[arg-type]
     problems: list[str] = []
     for name, value in given.items():
         if len(problems) == MOST_PROBLEMS:

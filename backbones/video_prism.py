@@ -23,7 +23,7 @@ from .layers.layer import Layer
 from .layers.layout import GRAPH, Graph, Layout, Stack
 from .layers.masks import CAUSAL, Mask, causal_mask, decoder_mask, hiding_bias
 from .layers.transformer import head_dim
-from .layers.vision import PositionGrid, check_images, image_channels, image_size
+from .layers.vision import EmbeddedPositionGrid, check_images, image_channels, image_size
 
 Videos = Annotated[
     torch.Tensor, Input("images", ("batch", "frames", "height", "width", "channels"))
@@ -215,7 +215,7 @@ class VideoPrismEncoder(Layer):
         return self.ln(x)
 
 
-class VideoPrismPatchingAndEmbedding(PositionGrid):
+class VideoPrismPatchingAndEmbedding(EmbeddedPositionGrid):
     """Frames → patches, each with its position's vector."""
 
     def __init__(
@@ -230,10 +230,7 @@ class VideoPrismPatchingAndEmbedding(PositionGrid):
         """`[batch, height, width, channels]` → `[batch, patches, hidden_dim]`, row by row."""
         x = images.unflatten(2, (-1, self.patch_size)).unflatten(1, (-1, self.patch_size))
         x = self.patch_embedding(x.transpose(2, 3).flatten(3).flatten(1, 2))
-        return x + self.position_embedding(torch.arange(self.num_patches, device=x.device))
-
-    def tables(self) -> dict[str, int]:
-        return {"position_embedding.weight": 0}
+        return self.add_positions(x)
 
 
 class VideoPrismTemporalEmbedding(Layer):

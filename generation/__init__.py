@@ -1,20 +1,36 @@
-"""Text from a decoder, token by token."""
+"""Text from a decoder, token by token; images from a diffusion model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 
 from ..backbones._model import Model
 from ..backbones.layers.cache import Cache
+from ..preprocessing.prompts import TextPrompts, is_text, text_preprocessor, text_prompts
 from . import samplers
 from .decoding import Decoding, sample
+from .images import generate_images
 from .inference import without_training
 from .prompts import Prompts, read_prompts
 
-__all__ = ["generate", "samplers", "stream"]
+__all__ = ["generate", "generate_images", "samplers", "stream"]
+
+
+@overload
+def generate(backbone: Model, token_ids: str, *args: Any, **kwargs: Any) -> str: ...
+
+
+@overload
+def generate(backbone: Model, token_ids: list[str], *args: Any, **kwargs: Any) -> list[str]: ...
+
+
+@overload
+def generate(
+    backbone: Model, token_ids: Any, *args: Any, **kwargs: Any
+) -> dict[str, torch.Tensor]: ...
 
 
 def generate(
@@ -25,15 +41,17 @@ def generate(
     *,
     max_new_tokens: int | None = None,
     padding_mask: Any = None,
-    stop_token_ids: int | Sequence[int] | None = None,
-    pad_token_id: int = 0,
+    stop_token_ids: int | Sequence[int] | str | None = "auto",
+    pad_token_id: int | None = None,
     num_return_sequences: int = 1,
     repetition_penalty: float = 1.0,
     return_scores: bool = False,
     streamer: Callable[[torch.Tensor], Any] | None = None,
     cache: Cache | None = None,
     compile: bool = False,
-) -> dict[str, torch.Tensor]:
+    preprocessor: Any = None,
+    strip_prompt: bool = False,
+) -> Any:
     """Continue prompts with the tokens a decoder finds likely.
 
     Logits are those of its token embedding, soft cap included. Each row goes on behind its last
@@ -45,14 +63,18 @@ def generate(
         token_ids: prompts, `[batch, length]` or rows of different lengths, or KerasHub's mapping
             of `token_ids`, `padding_mask` and what the model takes besides, such as `images`. Of
             an encoder-decoder they are `decoder_token_ids`, what the text begins with, beside the
-            encoder's inputs.
-        max_length: of prompt and continuation together, padding before the prompt's end included.
+            encoder's inputs. Or text: a string or a list of them, of an encoder-decoder the
+            encoder's, or a mapping of `encoder_text` and `decoder_text`.
+        max_length: of prompt and continuation together, padding before the prompt's end included;
+            of text the preprocessor's `sequence_length`, if neither is given.
         sampler: `greedy`, `random`, `top_k`, `top_p`, `min_p`, `beam` or `contrastive`, an object
             of `samplers`, or a function from logits `[batch, vocabulary]` to ids `[batch]`.
         max_new_tokens: of each row's continuation; either this or `max_length`.
         padding_mask: `[batch, length]`, nonzero for real tokens.
-        stop_token_ids: a row ends with the first of these that it produces.
-        pad_token_id: what stands behind a row's end, and where the mask has padding.
+        stop_token_ids: a row ends with the first of these that it produces; "auto" stands for the
+            tokenizer's end of text and end of turn, where there is a tokenizer.
+        pad_token_id: what stands behind a row's end, and where the mask has padding; 0, or the
+            tokenizer's, by default.
         num_return_sequences: continuations of each prompt, drawn independently, or the likeliest
             beams; the rows of a prompt follow each other.
         repetition_penalty: the logits of tokens that a row has already, prompt included, are
@@ -64,8 +86,12 @@ def generate(
             rows for each prompt (`k`, `num_return_sequences`) and room for prompt and continuation.
         compile: whether to compile the step from one token to the next; the first call for a model
             then takes long. Give a `cache` too, or CUDA graphs are recorded anew in each call.
+        preprocessor: makes ids of text, a preprocessor or a tokenizer; by default that of the
+            preset that the backbone comes from.
+        strip_prompt: whether text that is returned begins behind the prompt.
 
     Returns:
+        Of text text, without special tokens: a string of a string, else a list. Of ids a mapping:
         `token_ids` and `padding_mask`, `[batch · num_return_sequences, length]`, where `length` is
         `max_length`, or that of the prompts and `max_new_tokens`. With `return_scores` also
         `scores` of this shape: natural logarithms of the probabilities that the model gives to new
@@ -75,11 +101,22 @@ def generate(
     Raises:
         NotImplementedError: the model is no decoder, or gives no hidden states for contrastive
             search.
-        TypeError: ids that are no integers, text, or a sampler or cache that is something else.
+        TypeError: ids that are no integers, text without a tokenizer, or a sampler or cache that is
+            something else.
         ValueError: an empty prompt, ids that the model does not know, a prompt longer than
             `max_length`, both lengths or none, a cache of another size, an unknown sampler, more
             sequences than the sampler has, a streamer for beams, or `compile` while in training.
     """
+    text = _read_text(backbone, token_ids, preprocessor)
+    if text is not None:
+        if return_scores:
+            raise ValueError("return_scores is for prompts of ids, not of text.")
+        if max_length is None and max_new_tokens is None:
+            max_length = text.sequence_length
+        token_ids, preprocessor = text.inputs, text.tokenizer
+    elif strip_prompt:
+        raise ValueError("strip_prompt is for prompts of text, not of ids.")
+    stop_token_ids, pad_token_id = _marks(preprocessor, stop_token_ids, pad_token_id)
     steps = _start(
         backbone,
         token_ids,
@@ -100,7 +137,7 @@ def generate(
         try:
             tokens = next(steps)
         except StopIteration as end:
-            return end.value
+            return end.value if text is None else text.decoded(end.value, strip_prompt)
         if streamer is not None:
             streamer(tokens)
 
@@ -113,12 +150,13 @@ def stream(
     *,
     max_new_tokens: int | None = None,
     padding_mask: Any = None,
-    stop_token_ids: int | Sequence[int] | None = None,
-    pad_token_id: int = 0,
+    stop_token_ids: int | Sequence[int] | str | None = "auto",
+    pad_token_id: int | None = None,
     num_return_sequences: int = 1,
     repetition_penalty: float = 1.0,
     cache: Cache | None = None,
     compile: bool = False,
+    preprocessor: Any = None,
 ) -> Iterator[torch.Tensor]:
     """Each step's tokens `[batch · num_return_sequences]` as `generate` finds them, of rows that
     have ended `pad_token_id`.
@@ -126,6 +164,12 @@ def stream(
     The model runs when the next ones are asked for; leaving the loop ends it. Arguments and errors
     are those of `generate`.
     """
+    text = _read_text(backbone, token_ids, preprocessor)
+    if text is not None:
+        if max_length is None and max_new_tokens is None:
+            max_length = text.sequence_length
+        token_ids, preprocessor = text.inputs, text.tokenizer
+    stop_token_ids, pad_token_id = _marks(preprocessor, stop_token_ids, pad_token_id)
     return _start(
         backbone,
         token_ids,
@@ -142,6 +186,28 @@ def stream(
         cache=cache,
         compile=compile,
     )
+
+
+def _read_text(backbone: Model, prompts: Any, preprocessor: Any) -> TextPrompts | None:
+    """Prompts that are text, as ids."""
+    if not is_text(prompts):
+        return None
+    _check_model(backbone, False)
+    return text_prompts(prompts, text_preprocessor(backbone, preprocessor))
+
+
+def _marks(
+    preprocessor: Any, stop_token_ids: Any, pad_token_id: int | None
+) -> tuple[int | Sequence[int] | None, int]:
+    """Ids that end a row, and that stand behind its end; a tokenizer's where there is one."""
+    tokenizer = getattr(preprocessor, "tokenizer", preprocessor)
+    if isinstance(stop_token_ids, str):
+        if stop_token_ids != "auto":
+            raise ValueError(f"stop_token_ids must be ids or 'auto', not {stop_token_ids!r}.")
+        stop_token_ids = None if tokenizer is None else tokenizer.stop_token_ids
+    if pad_token_id is None:
+        pad_token_id = 0 if tokenizer is None else tokenizer.pad_token_id
+    return stop_token_ids, pad_token_id
 
 
 def _start(

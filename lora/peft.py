@@ -7,6 +7,10 @@ and have their rows of B; gradients and files are then PEFT's.
 
 Keras's form is written with a block-diagonal B, of a rank as many times as large as there are
 heads, and is recognised when it is read again.
+
+An `nn.MultiheadAttention` of transformers is adapted as a whole by PEFT: the three projections
+into it, which are one weight, and the one out of it. PEFT 0.21 applies the second adapter twice,
+so that there must be none.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -45,6 +49,10 @@ MAX_PATTERNS = 2_000  # each is compared with each module
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
 PREFIX = "base_model.model."
+# The two weights of an `nn.MultiheadAttention`, and what PEFT calls the second one.
+IN, OUT, WRAPPED = ".in_proj_weight", ".out_proj", ".base_layer.out_proj"
+# `[rank, in]`, `[out, rank]` and what their product is multiplied by.
+PEFTFactors: TypeAlias = tuple[torch.Tensor, torch.Tensor, float]
 # Options that make other numbers than a plain LoRA, with the values without effect.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None),
@@ -113,21 +121,24 @@ def save_peft(
     alphas: dict[str, float] = {}
     saved: list[str] = []
     transposed = False
+    factors: dict[str, PEFTFactors] = {}
     for binding in plan.bindings:
         layers = [found.get(name.removesuffix(".weight")) for name in binding.ours]
         if any(layers) and binding.theirs:  # else nothing uses them, and they are not there
-            module = binding.theirs[0].removesuffix(".weight")
             with torch.no_grad():
-                down, up, scale = _fuse(binding, layers)
-            tensors[f"{PREFIX}{module}.lora_A.weight"] = down
-            tensors[f"{PREFIX}{module}.lora_B.weight"] = up
-            ranks[module] = len(down)
-            alphas[module] = _number(scale * len(down))
+                factors[_module(binding)] = _fuse(binding, layers)
             transposed |= TRANSPOSE in binding.operations
         elif binding.ours.keys() & extra:
             whole = binding.save([backbone.get_parameter(name).detach() for name in binding.ours])
             tensors |= {f"{PREFIX}{name}": one.cpu().contiguous() for name, one in whole.items()}
             saved += [name.rpartition(".")[0] for name in whole]
+    factors = _with_attentions(plan, factors)
+    for module, (down, up, scale) in factors.items():
+        tensors[f"{PREFIX}{module}.lora_A.weight"] = down
+        tensors[f"{PREFIX}{module}.lora_B.weight"] = up
+        owner = module.removesuffix(WRAPPED)
+        ranks[owner] = len(down)
+        alphas[owner] = _number(scale * len(down))
     if not ranks:
         raise ValueError(f"transformers has none of {', '.join(found)}.")
     rank, alpha = max(ranks.values()), max(alphas.values())
@@ -155,7 +166,33 @@ def save_peft(
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
 
 
-def _fuse(binding: Binding, layers: list[Any]) -> tuple[torch.Tensor, torch.Tensor, float]:
+def _module(binding: Binding) -> str:
+    """The module there whose weight it is, or `….in_proj_weight`."""
+    return binding.theirs[0].removesuffix(".weight")
+
+
+def _with_attentions(plan: Plan, factors: dict[str, PEFTFactors]) -> dict[str, PEFTFactors]:
+    """With factors of zeros for the second weight of an `nn.MultiheadAttention`.
+
+    Raises:
+        ValueError: the second one is adapted.
+    """
+    bindings = {_module(one): one for one in plan.bindings if len(one.theirs) == 1}
+    for module in [name for name in bindings if name.endswith(IN)]:
+        attention = module.removesuffix(IN)
+        second = bindings[attention + OUT]
+        if attention + OUT in factors:
+            layers = ", ".join(name.removesuffix(".weight") for name in second.ours)
+            raise ValueError(f"PEFT applies an adapter of {layers} twice; it cannot be written.")
+        if module in factors:
+            first = factors.pop(module)
+            rank, (outputs, inputs) = len(first[0]), next(iter(second.ours.values())).shape
+            zeros = torch.zeros(rank, inputs), torch.zeros(outputs, rank), first[2]
+            factors |= {attention: first, attention + WRAPPED: zeros}
+    return factors
+
+
+def _fuse(binding: Binding, layers: list[Any]) -> PEFTFactors:
     """A `[rank, in]` and B `[out, rank]` for a weight that consists of these layers' weights, and
     their scale.
     """
@@ -236,10 +273,10 @@ def load_peft(
         bindings = {one.theirs[0]: one for one in plan.bindings if len(one.theirs) == 1}
         scales = {}
         for module, pair in pairs.items():
-            binding = bindings.get(plan.table.renamed(f"{module}.weight"))
+            binding = _binding_of(plan, bindings, module)
             try:
                 _check_pair(backbone, module, pair, binding)
-                scales[module] = _scale(config, module, pair["A"].shape[0])
+                scales[module] = _scale(config, module.removesuffix(WRAPPED), pair["A"].shape[0])
             except ValueError as error:
                 problems.append(f"{module}: {error}")
         for name, one in whole.items():
@@ -254,12 +291,23 @@ def load_peft(
             raise ValueError(f"{folder} holds no LoRA weights.")
         loaded = Loaded({})
         for module, pair in pairs.items():
-            binding = bindings[plan.table.renamed(f"{module}.weight")]
+            binding = _binding_of(plan, bindings, module)
             down, up = pair["A"].read().float(), pair["B"].read().float()
+            if module.endswith(WRAPPED):  # it is there for the other weight's sake
+                if down.any() and up.any():
+                    raise ValueError(f"{folder}: PEFT applies {module} twice; it cannot be read.")
+                continue
             loaded.factors.update(_split(backbone, binding, down, up, scales[module], found))
         for name, one in whole.items():
             loaded.base.update(bindings[name].load([one.read()]))
     return loaded
+
+
+def _binding_of(plan: Plan, bindings: Mapping[str, Binding], module: str) -> Any:
+    """The weight that a module's factors are for."""
+    names = (f"{module}.weight", f"{module}{IN}", f"{module.replace(WRAPPED, OUT)}.weight")
+    found = (bindings.get(plan.table.renamed(name)) for name in names)
+    return next((one for one in found if one is not None), None)
 
 
 def _read_config(snapshot: Snapshot) -> dict[str, Any]:

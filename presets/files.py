@@ -65,14 +65,18 @@ def refuse_pointer(path: Path) -> None:
             )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, limit: int | None = None) -> dict[str, Any]:
     """A JSON object.
+
+    Args:
+        limit: of its bytes, where it is not the usual one.
 
     Raises:
         ValueError: too large, not JSON, no object, nested too deeply, or with keys that are not
             printable.
     """
-    limit = MAX_INDEX_BYTES if path.name.endswith(INDEXES) else MAX_JSON_BYTES
+    if limit is None:
+        limit = MAX_INDEX_BYTES if path.name.endswith(INDEXES) else MAX_JSON_BYTES
     if path.stat().st_size > limit:
         raise ValueError(f"{path} is larger than {limit:,} bytes.")
     refuse_pointer(path)

@@ -38,7 +38,7 @@ class Journal:
 
     Attributes:
         staging: the folder that its files were written into.
-        files: their names.
+        files: their names, parts of which are separated by `/`.
         removed: names of files that are part of the preset no more.
     """
 
@@ -65,18 +65,20 @@ def read_journal(folder: Path) -> Journal | None:
         isinstance(staging, str)
         and re.fullmatch(rf"{re.escape(PREFIX)}\w+", staging)
         and not (folder / staging).is_symlink()
-        and _are_names(files)
+        and _are_names(files, nested=True)
         and _are_names(removed)
     ):
         raise ValueError(f"{path} is no journal that a save has written; it may be removed.")
     return Journal(staging, tuple(files), tuple(removed))
 
 
-def _are_names(value: Any) -> TypeGuard[list[str]]:
-    if not isinstance(value, list):
+def _are_names(value: Any, nested: bool = False) -> TypeGuard[list[str]]:
+    """Whether it is a list of file names, of files in folders within, too, if they may be."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         return False
     try:
-        return not any(safe_name(name).startswith(HIDDEN) for name in value)
+        parts = [part for name in value for part in (name.split("/") if nested else [name])]
+        return not any(safe_name(part).startswith(HIDDEN) for part in parts)
     except ValueError:
         return False
 

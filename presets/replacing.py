@@ -26,7 +26,8 @@ CONFIGS = (CONFIG, ADAPTER)
 
 @contextlib.contextmanager
 def replacing(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
-    """A new folder whose files replace those of `folder` in one step, when it is left.
+    """A new folder whose files replace those of `folder` in one step, when it is left; those in
+    folders within it, too.
 
     Files there that match `stale` and have no successor are removed. What killed saves have left
     is finished, or removed.
@@ -102,7 +103,8 @@ def _is_dead(staging: Path, held: bool) -> bool:
 def _commit(staging: Path, folder: Path, stale: Sequence[str]) -> None:
     """Replace the files. When the journal appears, it is done, whatever happens then."""
     mode = _mode(staging / LOCK)
-    files = sorted(path.name for path in staging.iterdir() if path.name != LOCK)
+    found = (path for path in staging.rglob("*") if path.is_file() and path.name != LOCK)
+    files = sorted(path.relative_to(staging).as_posix() for path in found)
     for name in files:
         (staging / name).chmod(mode)  # safetensors would let nobody but the owner read its files
         _flush(staging / name)
@@ -112,9 +114,10 @@ def _commit(staging: Path, folder: Path, stale: Sequence[str]) -> None:
         for name in (*files, *old):
             if (folder / name).is_dir() and not (folder / name).is_symlink():
                 raise IsADirectoryError(errno.EISDIR, f"{name} is a folder")
+            _check_parents(folder, name)
         if len(files) == 1 and not old:
             _flush(staging)
-            os.replace(staging / files[0], folder / files[0])
+            _move(staging, folder, files[0])
             _flush(folder)
             return
         journal = Journal(staging.name, tuple(files), tuple(sorted(old)))
@@ -141,16 +144,33 @@ def _apply(folder: Path, journal: Journal) -> None:
     does not belong to: these go first and come last.
     """
     staging = folder / journal.staging
+    for name in journal.files:
+        _check_parents(folder, name)
     waiting = [name for name in journal.files if os.path.lexists(staging / name)]
     for name in sorted({*waiting, *journal.removed}, key=_importance, reverse=True):
         if _importance(name) or name in journal.removed:
             (folder / name).unlink(missing_ok=True)
     for name in sorted(waiting, key=_importance):
         with contextlib.suppress(FileNotFoundError):  # without locks another save may do it, too
-            os.replace(staging / name, folder / name)
+            _move(staging, folder, name)
     _flush(folder)
     (folder / JOURNAL).unlink(missing_ok=True)
     shutil.rmtree(staging, ignore_errors=True)
+
+
+def _check_parents(folder: Path, name: str) -> None:
+    """Refuse folders that lead elsewhere, or are none."""
+    for parent in list((folder / name).parents)[: name.count("/")]:
+        if os.path.lexists(parent) and (parent.is_symlink() or not parent.is_dir()):
+            raise NotADirectoryError(errno.ENOTDIR, f"{parent.name} is no folder of its own")
+
+
+def _move(staging: Path, folder: Path, name: str) -> None:
+    new = folder / name
+    new.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(staging / name, new)
+    if new.parent != folder:
+        _flush(new.parent)
 
 
 def _importance(name: str) -> int:

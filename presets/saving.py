@@ -32,6 +32,7 @@ KERAS_HUB_VERSION = "0.32.0"
 STALE = (
     *(WEIGHTS, SHARD_INDEX, "model_[0-9][0-9][0-9][0-9][0-9].weights.h5"),
     *(f"{SAFETENSORS}*", "model-*-of-*.safetensors"),
+    "diffusion_pytorch_model*.safetensors*",
 )
 
 
@@ -157,7 +158,7 @@ def export_checkpoint(
     plan = export_plan(dialect, blank_of(model))
     _, weights = checked_weights(model, state_dict)
     folder = Path(os.path.expanduser(path))
-    export(dialect, plan, weights, lambda: replacing(folder, STALE))
+    export(dialect, plan, weights, lambda place: replacing(folder / place, STALE))
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -112,6 +112,11 @@ class PresetSource:
         """What PEFT calls it, if it is of transformers; empty where transformers cannot load it."""
         return {}
 
+    @property
+    def origin(self) -> str | Path:
+        """What opens it again, from another folder too."""
+        return self.handle
+
     def _fetch(self, name: str) -> Path | None:
         """Local path of a file, downloaded if need be; None if the preset does not have it.
 
@@ -177,9 +182,9 @@ class PresetSource:
         """Bytes of all files by name; None where only a download would tell."""
         return None
 
-    def json(self, name: str) -> dict[str, Any]:
-        """The JSON object in a file. Raises as `file` and `read_json` do."""
-        return read_json(self.file(name))
+    def json(self, name: str, limit: int | None = None) -> dict[str, Any]:
+        """The JSON object in a file. Arguments and errors are those of `file` and `read_json`."""
+        return read_json(self.file(name), limit)
 
 
 class _Folder(PresetSource):
@@ -190,6 +195,10 @@ class _Folder(PresetSource):
 
     def _fetch(self, name: str) -> Path | None:
         return self.snapshot.find(name)
+
+    @property
+    def origin(self) -> str | Path:
+        return self._folder.absolute()
 
     @property
     def checkpoint(self) -> dict[str, str]:
@@ -209,7 +218,12 @@ class _Archive(_Folder):
         folder = Path(tempfile.mkdtemp())
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         super().__init__(handle, folder)
+        self._path = path
         unpack(path, folder)
+
+    @property
+    def origin(self) -> str | Path:
+        return self._path.absolute()
 
 
 class _Kaggle(PresetSource):

@@ -52,7 +52,7 @@ def decoders() -> list[oracle.Case]:
     cases = [
         case
         for case in reversed(all_cases())
-        if hasattr(keras_hub.models, case.cls.replace("Backbone", "CausalLM"))
+        if hasattr(keras_hub.models, f"{case.cls.removesuffix('Backbone')}CausalLM")
         and set(case.make_inputs()) - {"position_ids"} == {"token_ids", "padding_mask"}
     ]
     firsts = {

@@ -360,7 +360,9 @@ def test_what_is_refused(gpt2: Any) -> None:
     refused(TypeError, r"token_ids must hold integers, not torch\.float32", torch.ones(1, 2), 5)
     refused(TypeError, r"token_ids must hold integers, not torch\.float64", np.ones((1, 2)), 5)
     refused(TypeError, r"token_ids must hold integers, not torch\.bool", [[True]], 5)
-    for text in ("Hello", ["Hello"], ["Hello", "you"], [["Hello"]], np.array(["Hello"])):
+    for text in ("Hello", ["Hello"], ["Hello", "you"]):
+        refused(TypeError, "Text needs a tokenizer, and this GPT2Backbone comes from no", text, 5)
+    for text in ([["Hello"]], np.array(["Hello"])):
         refused(TypeError, "must hold integers, not .*Hello.*; a tokenizer makes them", text, 5)
     for empty in ([], [[]], [[1, 2], []], torch.zeros((0, 3), dtype=torch.long)):
         refused(ValueError, "Every prompt must have at least one token", empty, 5)

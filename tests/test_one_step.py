@@ -20,6 +20,7 @@ from keras_hub_torch.presets.journal import JOURNAL
 from keras_hub_torch.presets.snapshot import Snapshot, consistently
 from keras_hub_torch.presets.sources import open_preset
 from keras_hub_torch.presets.verifying import verify_preset
+from keras_hub_torch.presets.writing import write_files
 
 from .test_cli import succeed
 from .test_hostile import KIBI, SMALL, assert_same, limited, resource
@@ -130,6 +131,8 @@ def test_uploads_of_an_unfinished_save(unfinished: Path, monkeypatch: pytest.Mon
         {"staging": ".saving-link"},
         {"staging": 3},
         {"files": ["../mine"]},
+        {"files": ["a/../../mine"]},
+        {"files": ["a/.saving.json"]},
         {"files": "config.json"},
         {"removed": ["a/b"]},
         {"removed": [".saving.json"]},
@@ -287,3 +290,31 @@ def test_full_disks_leave_an_unfinished_save(unfinished: Path) -> None:
     with limited(resource.RLIMIT_FSIZE, 0), pytest.raises(OSError, match="cannot be written"):
         filled(7).save_to_preset(unfinished)
     assert_same(Backbone.from_preset(unfinished), filled(5, hidden_dim=14))
+
+
+def test_files_in_folders(tmp_path: Path) -> None:
+    """They are replaced with the others, also by who comes after a killed save; links are none."""
+    folder, elsewhere = tmp_path / "preset", tmp_path / "elsewhere"
+    for text in ("old", "new"):
+        write_files(folder, {"tokenizer.json": {"a": text}, "assets/x/y.txt": text.encode()})
+        assert (folder / "assets" / "x" / "y.txt").read_text() == text
+    staging = folder / ".saving-x"
+    (staging / "assets" / "x").mkdir(parents=True)
+    (staging / "assets" / "x" / "y.txt").write_text("newest")
+    journal = {"staging": ".saving-x", "files": ["assets/x/y.txt"], "removed": []}
+    (folder / JOURNAL).write_text(json.dumps(journal))
+    assert open_preset(folder).file("assets/x/y.txt").read_text() == "newest"
+    write_files(folder, {"z.json": {}})
+    assert (folder / "assets" / "x" / "y.txt").read_text() == "newest"
+    assert not (folder / JOURNAL).exists()
+
+    elsewhere.mkdir()
+    shutil.rmtree(folder / "assets")
+    (folder / "assets").symlink_to(elsewhere)
+    with pytest.raises(OSError, match="assets is no folder of its own"):
+        write_files(folder, {"tokenizer.json": {}, "assets/x/y.txt": b"!"})
+    (staging / "assets" / "x").mkdir(parents=True)
+    (folder / JOURNAL).write_text(json.dumps(journal))
+    with pytest.raises(OSError, match="assets is no folder of its own"):
+        write_files(folder, {"z.json": {}})
+    assert not list(elsewhere.iterdir())

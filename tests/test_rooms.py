@@ -20,8 +20,9 @@ FLOORS = (
     ("backbones.layers",),
     ("backbones",),
     ("presets",),
-    ("lora", "generation", "preprocessing", "distributed"),
-    ("", "__main__", "cli", "models"),  # the package itself is ""
+    ("lora", "preprocessing", "distributed"),
+    ("generation",),
+    ("", "__main__", "cli", "layers", "models"),  # the package itself is ""
 )
 # Its verbs go up, once they are called.
 VERBS = "backbones._backbone"

@@ -15,10 +15,10 @@ from .convolution import Conv2D
 from .core import Dense, Embedding, LayerNormalization
 from .layer import Layer
 from .layout import Layout, Stack
-from .vision import PositionGrid, embed_patches
+from .vision import EmbeddedPositionGrid, embed_patches
 
 
-class SiglipEmbeddings(PositionGrid):
+class SiglipEmbeddings(EmbeddedPositionGrid):
     """Square images → patches, each with its position's vector."""
 
     layout = Layout(attributes={"embedding_conv": "patch_embedding"})
@@ -30,12 +30,8 @@ class SiglipEmbeddings(PositionGrid):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """`[images, height, width, 3]` → `[images, patches, hidden_dim]`."""
-        patches = embed_patches(images, self.embedding_conv, "channels_last", self.image_size)
-        positions = torch.arange(self.position_embedding.num_embeddings, device=images.device)
-        return patches + self.position_embedding(positions)
-
-    def tables(self) -> dict[str, int]:
-        return {"position_embedding.weight": 0}
+        x = embed_patches(images, self.embedding_conv, "channels_last", self.image_size)
+        return self.add_positions(x)
 
 
 class SiglipAttention(Layer):

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .convolution import Conv2D, Size, channels_first, pair, resize
+from .core import Embedding
 from .layer import Layer
 
 
@@ -146,19 +147,26 @@ def smallest_side(convolutions: Iterable[nn.Conv2d]) -> int:
 
 
 def image_size(
-    image_shape: Sequence[int | None], data_format: str, patch_size: Sequence[int] = (1, 1)
+    image_shape: Sequence[int | None],
+    data_format: str,
+    patch_size: Sequence[int] = (1, 1),
+    filled: bool = True,
 ) -> tuple[int, int]:
     """Height and width in `image_shape`, of a model that has positions for these.
 
+    Args:
+        filled: whether patches must fill the image; otherwise what they do not is left out.
+
     Raises:
-        ValueError: one of them is `None`, or patches do not fill it.
+        ValueError: one of them is `None`, smaller than a patch, or not filled by patches.
     """
     sizes = image_shape[:2] if data_format == "channels_last" else image_shape[1:]
     for name, size, patch in zip(("height", "width"), sizes, patch_size):
-        if size is None or size < patch or size % patch:
+        if size is None or size < patch or (filled and size % patch):
+            wanted = "that is a multiple of the" if filled else "of at least the"
             raise ValueError(
-                f"image_shape={tuple(image_shape)} needs a {name} that is a multiple of the "
-                f"patches' {patch}, not {size}."
+                f"image_shape={tuple(image_shape)} needs a {name} {wanted} patches' {patch}, not "
+                f"{size}."
             )
     return sizes[0], sizes[1]  # type: ignore[return-value]
 
@@ -240,6 +248,69 @@ class PositionGrid(Layer):
         rows = table.flatten(0, -2)
         rows = resample_positions(rows, old.grid, self.grid, self.tables()[name], self.antialias)
         return rows.view(*table.shape[:-2], -1, table.shape[-1])
+
+
+class EmbeddedPositionGrid(PositionGrid):
+    """As `PositionGrid`, with a layer that embeds the positions.
+
+    Attributes:
+        kept: how many positions at the beginning are no patches.
+    """
+
+    kept = 0
+    position_embedding: Embedding
+
+    def numbers(self, device: torch.device) -> torch.Tensor:
+        """The rows of the positions in their table."""
+        return torch.arange(self.kept + self.num_patches, device=device)
+
+    def add_positions(self, x: torch.Tensor) -> torch.Tensor:
+        """`[batch, positions, dim]`, the same."""
+        return x + self.position_embedding(self.numbers(x.device))
+
+    def tables(self) -> dict[str, int]:
+        return {"position_embedding.weight": self.kept}
+
+
+class NumberedPositionGrid(EmbeddedPositionGrid):
+    """As `EmbeddedPositionGrid`, of a table whose rows `position_ids` picks, as files have it."""
+
+    position_ids: torch.Tensor
+
+    def __init__(self, image_size: Sequence[int], patch_size: Sequence[int]) -> None:
+        super().__init__(image_size, patch_size)
+        count = torch.arange(self.kept + self.num_patches, dtype=torch.int32)
+        self.register_buffer("position_ids", count[None])
+
+    def numbers(self, device: torch.device) -> torch.Tensor:
+        return self.position_ids[0]
+
+    def loaded(self) -> None:
+        check_rows(self.position_ids, self.position_embedding)
+
+    def tables(self) -> dict[str, int]:
+        return {**super().tables(), "position_ids": 0}
+
+    def resample(self, name: str, old: PositionGrid) -> torch.Tensor:
+        assert isinstance(old, NumberedPositionGrid)
+        if name == "position_ids":
+            return super().numbers(old.position_ids.device).to(old.position_ids.dtype)[None]
+        table = old.position_embedding.weight[old.position_ids[0]]
+        return resample_positions(table, old.grid, self.grid, self.kept)
+
+
+def check_rows(position_ids: torch.Tensor, table: Embedding) -> None:
+    """Refuse numbers of rows that a table does not have.
+
+    Raises:
+        ValueError: it names the least and the largest.
+    """
+    least, largest = position_ids.aminmax()
+    if not position_ids.is_meta and (least < 0 or largest >= table.num_embeddings):
+        raise ValueError(
+            f"position_ids are from {least} to {largest}, but the position table has "
+            f"{table.num_embeddings} rows."
+        )
 
 
 class LayerScale(Layer):

@@ -13,10 +13,10 @@ from .initializers import random_normal
 from .layer import Layer
 from .layout import Layout, Stack
 from .transformer import head_dim
-from .vision import PositionGrid, embed_patches
+from .vision import EmbeddedPositionGrid, embed_patches
 
 
-class ViTPatchingAndEmbedding(PositionGrid):
+class ViTPatchingAndEmbedding(EmbeddedPositionGrid):
     """Images → patches, each with its position's vector, a class token before them if asked for."""
 
     compute_dtype: torch.dtype | None = None
@@ -50,11 +50,7 @@ class ViTPatchingAndEmbedding(PositionGrid):
         if self.kept:
             token = self.class_token.to(x.dtype).expand(x.shape[0], -1, -1)
             x = torch.cat((token, x), dim=1)
-        positions = torch.arange(self.position_embedding.num_embeddings, device=x.device)
-        return x + self.position_embedding(positions)
-
-    def tables(self) -> dict[str, int]:
-        return {"position_embedding.weight": self.kept}
+        return self.add_positions(x)
 
 
 class MLP(Layer):

@@ -1,0 +1,121 @@
+"""What all task preprocessors do around their own step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+import torch
+
+from ..backbones._model import constructor_arguments
+from ..presets import builtin
+from ..presets.files import safe_name
+from ..presets.sources import PresetSource
+from ._layer import PARTS, PreprocessingLayer, backbone_of, class_of, public_classes
+from .tokenizers.base import Tokenizer
+
+PreprocessorType = TypeVar("PreprocessorType", bound="Preprocessor")
+CONFIG_FILE = "preprocessor.json"
+
+
+class Preprocessor(PreprocessingLayer):
+    """Raw data of one task → what a backbone takes.
+
+    Called with data alone it gives the backbone's inputs, so that it is a `collate_fn` of a
+    `DataLoader`; labels and weights given besides come back behind them, as in Keras.
+
+    Attributes:
+        backbone: name of the class of the models that it is for.
+        task: as in the name of KerasHub's module, `causal_lm`.
+    """
+
+    backbone: ClassVar[str | None] = None
+    task: ClassVar[str] = ""
+    config_file = CONFIG_FILE
+    tokenizer: Tokenizer | None = None
+    audio_converter: PreprocessingLayer | None = None
+    image_converter: PreprocessingLayer | None = None
+    video_converter: PreprocessingLayer | None = None
+
+    def __init__(self, *, config_file: str = CONFIG_FILE, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config_file = safe_name(config_file)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "keras_module" not in vars(cls):
+            family = builtin.family_of(cls.backbone) if cls.backbone else ""
+            name = "_".join(filter(None, (family, cls.task, "preprocessor")))
+            cls.keras_module = ".".join(filter(None, ("keras_hub.src.models", family, name)))
+
+    @classmethod
+    def load(
+        cls: type[PreprocessorType],
+        source: PresetSource,
+        config_file: str,
+        overrides: Mapping[str, Any],
+    ) -> PreprocessorType:
+        """That of the preset, if it is of this class; otherwise this class's for the preset's
+        backbone, with its tokenizer and converters and default arguments.
+        """
+        if source.has(config_file):
+            config = source.json(config_file)
+            found = class_of(config, f"{source.handle}'s {config_file}", Preprocessor)
+            if issubclass(found, cls):
+                return super().load(source, config_file, overrides)
+        known = cls.for_backbone(source)
+        parts: dict[str, Any] = {
+            name: (Tokenizer if name == "tokenizer" else PreprocessingLayer).load(
+                source, f"{name}.json", {}
+            )
+            for name in PARTS
+            if name in constructor_arguments(known)
+            and name not in overrides
+            and source.has(f"{name}.json")
+        }
+        return known(**parts, **overrides)
+
+    @classmethod
+    def for_backbone(cls: type[PreprocessorType], source: PresetSource) -> type[PreprocessorType]:
+        """The subclass for the models of a preset.
+
+        Raises:
+            ValueError: there is none.
+        """
+        backbone = backbone_of(source)
+        found = cls.for_class(backbone)
+        if found is None:
+            raise ValueError(f"{source.handle} has a {backbone}, which no {cls.__name__} is for.")
+        return found
+
+    @classmethod
+    def for_class(cls: type[PreprocessorType], backbone: str) -> type[PreprocessorType] | None:
+        """The subclass for a class of backbones, by its name."""
+        if cls.backbone == backbone:
+            return cls
+        others = (one for one in public_classes().values() if issubclass(one, cls))
+        return next((one for one in others if one.backbone == backbone), None)
+
+
+def with_labels(x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+    """Inputs alone, or before labels and weights where there are some, as in Keras."""
+    if y is None:
+        return x
+    return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+
+def samples(x: Any, y: Any = None) -> tuple[Any, Any]:
+    """What a `DataLoader` collects as columns: texts, or tuples of texts, and labels behind them.
+
+    A tuple itself is no list of samples but the segments of one text or several.
+    """
+    if not isinstance(x, list) or not x:
+        return x, y
+    if isinstance(x[0], Mapping):
+        return {name: [one[name] for one in x] for name in x[0]}, y
+    if not isinstance(x[0], tuple):
+        return x, y
+    columns = [list(column) for column in zip(*x, strict=True)]
+    if y is None and not isinstance(columns[-1][0], str):
+        y = torch.as_tensor(columns.pop())
+    return (tuple(columns) if len(columns) > 1 else columns[0]), y

@@ -1,0 +1,104 @@
+"""Text that a decoder is to continue, and text of what it has found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..backbones._model import Model
+from .causal_lm import CausalLMPreprocessor, detokenized
+from .seq_2_seq_lm import Seq2SeqLMPreprocessor
+from .tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class TextPrompts:
+    """Prompts that were text.
+
+    Attributes:
+        inputs: of the backbone, no longer than the longest one.
+        mask: which of the tokens that it goes on with are no padding, `[batch, length]`.
+        tokenizer: that they are made with.
+        single: whether it was one text, and no list.
+        sequence_length: how long texts become, if nothing else is said.
+    """
+
+    inputs: Mapping[str, torch.Tensor]
+    mask: torch.Tensor
+    tokenizer: Tokenizer
+    single: bool
+    sequence_length: int
+
+    def decoded(self, found: Mapping[str, torch.Tensor], strip_prompt: bool) -> Any:
+        """Text of what was generated, of prompts and continuations or of these alone."""
+        mask = found["padding_mask"].clone()
+        if strip_prompt:
+            given = self.mask.to(mask.device).repeat_interleave(len(mask) // len(self.mask), 0)
+            mask[:, : given.shape[1]] &= ~given
+        texts = detokenized(self.tokenizer, found["token_ids"], mask)
+        return texts[0] if self.single and len(texts) == 1 else texts
+
+
+def is_text(prompts: Any) -> bool:
+    """Whether prompts are text, and no ids."""
+    if isinstance(prompts, Mapping):
+        return "encoder_text" in prompts
+    some = isinstance(prompts, (list, tuple)) and len(prompts) > 0
+    return isinstance(prompts, str) or (some and isinstance(prompts[0], str))
+
+
+def text_preprocessor(backbone: Model, given: Any = None) -> Any:
+    """What makes a decoder's inputs of text: what is given, or what the backbone's preset has.
+
+    Args:
+        given: a preprocessor, or a tokenizer.
+
+    Raises:
+        TypeError: nothing is given, and the backbone comes from no preset.
+        FileNotFoundError: its preset has no tokenizer.
+    """
+    is_decoder_alone = "decoder_token_ids" not in backbone.input_specs
+    base: Any = CausalLMPreprocessor if is_decoder_alone else Seq2SeqLMPreprocessor
+    own = base.for_class(backbone.class_name)
+    if isinstance(given, Tokenizer):
+        return (own or base)(given)
+    if given is not None:
+        return given
+    preset = getattr(backbone, "preset", None)
+    if preset is None:
+        raise TypeError(
+            f"Text needs a tokenizer, and this {backbone.class_name} comes from no preset that has "
+            "one: give preprocessor=, a tokenizer or a preprocessor."
+        )
+    found = vars(backbone).get("preset_preprocessor")
+    if found is None:  # a family without one of its own has text alone
+        found = base(Tokenizer.from_preset(preset)) if own is None else own.from_preset(preset)
+        vars(backbone)["preset_preprocessor"] = found
+    return found
+
+
+def text_prompts(prompts: Any, preprocessor: Any) -> TextPrompts:
+    """Prompts as a backbone's inputs, whole, whatever length the preprocessor is for."""
+    texts = prompts.values() if isinstance(prompts, Mapping) else [prompts]
+    rows = [[text] if isinstance(text, str) else list(text) for text in texts]
+    # No text has more tokens than bytes, special ones aside.
+    room = 16 + max(len(str(text).encode(errors="replace")) for row in rows for text in row)
+    single = isinstance(next(iter(texts)), str)
+    if single:
+        keys = list(prompts) if isinstance(prompts, Mapping) else [None]
+        prompts = dict(zip(keys, rows)) if isinstance(prompts, Mapping) else rows[0]
+    options = {"sequence_length": room}
+    if isinstance(preprocessor, Seq2SeqLMPreprocessor):
+        options["encoder_sequence_length"] = min(room, preprocessor.encoder_sequence_length)
+    inputs = preprocessor.generate_preprocess(prompts, **options)
+    for prefix in ("", "encoder_", "decoder_"):
+        mask = inputs.get(f"{prefix}padding_mask")
+        if mask is not None:
+            kept = mask.any(0)
+            for name in (f"{prefix}token_ids", f"{prefix}padding_mask"):
+                inputs[name] = inputs[name][:, kept]
+    mask = inputs.get("decoder_padding_mask", inputs.get("padding_mask"))
+    return TextPrompts(inputs, mask, preprocessor.tokenizer, single, preprocessor.sequence_length)

@@ -1,0 +1,56 @@
+"""Text for encoders whose pooled outputs are compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .preprocessor import samples, with_labels
+from .text_classifier import SegmentsPreprocessor
+from .tokenizers.base import Tokenizer
+
+
+class TextEmbedderPreprocessor(SegmentsPreprocessor):
+    """A text, or several that belong together.
+
+    Args:
+        tokenizer: the model's.
+        sequence_length: of the rows.
+        truncate: see `MultiSegmentPacker`.
+    """
+
+    task = "text_embedder"
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        sequence_length: int = 256,
+        truncate: str = "round_robin",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(tokenizer, sequence_length, truncate, **kwargs)
+
+    def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """As of `TextClassifierPreprocessor`."""
+        x, y = samples(x, y)
+        found = self.packed(x)
+        return with_labels({name: found[name] for name in self.inputs}, y, sample_weight)
+
+
+class BertTextEmbedderPreprocessor(TextEmbedderPreprocessor):
+    backbone = "BertBackbone"
+
+
+class XLMRobertaTextEmbedderPreprocessor(TextEmbedderPreprocessor):
+    backbone = "XLMRobertaBackbone"
+    inputs = ("token_ids", "padding_mask")
+
+
+class Gemma3TextEmbedderPreprocessor(TextEmbedderPreprocessor):
+    backbone = "Gemma3Backbone"
+    inputs = ("token_ids", "padding_mask")
+
+
+class Qwen3TextEmbedderPreprocessor(TextEmbedderPreprocessor):
+    backbone = "Qwen3Backbone"
+    inputs = ("token_ids", "padding_mask")
+    starts = False

@@ -1,0 +1,328 @@
+"""What all tokenizers do around their algorithm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+
+from ...presets import builtin
+from ...presets.files import CONFIG, refuse_pointer, safe_name
+from ...presets.sources import PresetSource
+from .._layer import PreprocessingLayer, backbone_of, class_of, dtype_name
+
+TokenizerType = TypeVar("TokenizerType", bound="Tokenizer")
+MAX_ASSET_BYTES = 64 * 1024**2
+CONFIG_FILE = "tokenizer.json"
+
+
+class Tokenizer(PreprocessingLayer):
+    """Text → token ids and back.
+
+    Text is a string, or lists of them in lists; ids have the structure of the text.
+
+    Args:
+        config_file: of the preset; its assets are in the folder of the same name.
+        dtype: `int32` for ids, `string` for tokens.
+
+    Attributes:
+        backbone: name of the class of the models that it is for.
+        special: the special tokens by name; each is an attribute, and its id that of `{name}_id`.
+        assets: names of the files that hold the vocabulary.
+        turn_ends: tokens besides the end token with which a model ends its turn, if it has them.
+    """
+
+    backbone: ClassVar[str | None] = None
+    special: Mapping[str, str] = {}
+    assets: ClassVar[Sequence[str]] = ()
+    turn_ends: ClassVar[Sequence[str]] = ()
+    config_file = CONFIG_FILE
+    sequence_length: int | None = None
+
+    start_token: str | None = None
+    end_token: str | None = None
+    pad_token: str | None = None
+    start_token_id: int | None = None
+    end_token_id: int | None = None
+    pad_token_id: int = 0
+    cls_token_id: int
+    sep_token_id: int
+    mask_token_id: int | None
+
+    def __init__(
+        self,
+        *,
+        config_file: str = CONFIG_FILE,
+        dtype: Any = "int32",
+        name: str | None = None,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(name=name, trainable=trainable, dtype=dtype or "int32")
+        if self.dtype != "string" and "int" not in self.dtype:
+            raise ValueError(f"dtype must be an integer type or string, not {dtype_name(dtype)!r}.")
+        self.config_file = safe_name(config_file)
+        for attribute, token in self.special.items():
+            setattr(self, attribute, token)
+            setattr(self, f"{attribute}_id", None)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.backbone is not None and "keras_module" not in vars(cls):
+            family = builtin.family_of(cls.backbone)
+            cls.keras_module = f"keras_hub.src.models.{family}.{family}_tokenizer"
+
+    # Tokens
+
+    def get_vocabulary(self) -> Any:
+        """All tokens, in the order of their ids where they have one."""
+        raise NotImplementedError
+
+    def vocabulary_size(self) -> int:
+        """How many ids there are."""
+        return len(self.get_vocabulary())
+
+    def token_to_id(self, token: str) -> int:
+        """Id of a token. Raises ValueError if there is no such one."""
+        raise NotImplementedError
+
+    def id_to_token(self, id: int) -> str:
+        """Token of an id. Raises ValueError if there is no such one."""
+        raise NotImplementedError
+
+    @property
+    def special_tokens(self) -> list[str]:
+        return list(dict.fromkeys(self.special.values()))
+
+    @property
+    def special_token_ids(self) -> list[int]:
+        self.check_vocabulary()
+        return list(dict.fromkeys(getattr(self, f"{name}_id") for name in self.special))
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """What a generated text ends with: the end tokens, and those of a turn."""
+        ends = [getattr(self, f"{name}_id", None) for name in ("end_token", "end_token2")]
+        known = self.get_vocabulary()
+        ends += [self.token_to_id(token) for token in self.turn_ends if token in known]
+        return [id for id in dict.fromkeys(ends) if id is not None]
+
+    def update_special_tokens(self) -> None:
+        """Look the special tokens up in a new vocabulary.
+
+        Raises:
+            ValueError: it has not all of them.
+        """
+        vocabulary = self.get_vocabulary()
+        known = vocabulary if isinstance(vocabulary, Mapping) else set(vocabulary)
+        missing = [token for token in self.special_tokens if token not in known]
+        if missing:
+            raise ValueError(
+                f"The vocabulary of {type(self).__name__} has not the special token"
+                f"{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}."
+            )
+        for name, token in self.special.items():
+            setattr(self, f"{name}_id", self.token_to_id(token))
+
+    def check_vocabulary(self) -> None:
+        """Raise ValueError if there is none yet."""
+        if not self.has_vocabulary:
+            raise ValueError(f"{type(self).__name__} has no vocabulary yet: give it one.")
+
+    @property
+    def has_vocabulary(self) -> bool:
+        return True
+
+    # Text
+
+    def __call__(self, inputs: Any, *, special_tokens_in_strings: bool | None = None) -> Any:
+        return self.tokenize(inputs, special_tokens_in_strings=special_tokens_in_strings)
+
+    def tokenize(self, inputs: Any, *, special_tokens_in_strings: bool | None = None) -> Any:
+        """Ids of the tokens of text.
+
+        Args:
+            inputs: a string, or lists of strings, also in lists.
+            special_tokens_in_strings: whether what looks like a special token is one; by default
+                as KerasHub's class has it. False for text that strangers have typed.
+
+        Returns:
+            A list for each string; tensors of `sequence_length` where that is set.
+
+        Raises:
+            TypeError: something other than text.
+            ValueError: no text at all, or half a character.
+        """
+        self.check_vocabulary()
+        texts: list[Any] = []
+        structure = self.flatten(inputs, texts)
+        if not texts:
+            raise ValueError("There is no text: the list is empty.")
+        rows = self.encode(texts, special_tokens_in_strings)
+        length = self.sequence_length
+        if length is None:
+            return _rebuild(structure, iter(rows))
+        if self.dtype == "string":
+            padded = [row[:length] + [""] * (length - len(row)) for row in rows]
+            return _rebuild(structure, iter(padded))
+        dtype = getattr(torch, self.dtype)
+        table = torch.full((len(rows), length), self.padding, dtype=dtype)
+        for i, row in enumerate(rows):
+            table[i, : len(row)] = torch.tensor(row[:length], dtype=dtype)
+        return _stacked(_rebuild(structure, iter(table)))
+
+    def flatten(self, inputs: Any, texts: list[Any]) -> Any:
+        """Append all texts, in order; gives their structure."""
+        return flatten(inputs, texts)
+
+    @property
+    def padding(self) -> int:
+        """What rows are filled with up to `sequence_length`."""
+        return self.pad_token_id
+
+    def encode(self, texts: Sequence[Any], special: bool | None) -> list[list[Any]]:
+        """Ids of each text's tokens, or where `dtype` is `string` the tokens."""
+        raise NotImplementedError
+
+    def detokenize(self, inputs: Any) -> Any:
+        """Text of ids: a string of a row, lists of strings of more.
+
+        Raises:
+            TypeError: something other than integers.
+            ValueError: ids that no token has.
+        """
+        self.check_vocabulary()
+        ids = _as_lists(inputs)
+        if isinstance(ids, int):
+            ids = [ids]
+        rows: list[list[int]] = []
+        structure = _rows(ids, rows)
+        return _rebuild(structure, iter(self.decode(rows)))
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[Any]:
+        """Text of each row of ids."""
+        raise NotImplementedError
+
+    # Files
+
+    @classmethod
+    def found_in(
+        cls: type[TokenizerType], config: Mapping[str, Any], config_file: str, source: PresetSource
+    ) -> type[TokenizerType]:
+        # Presets of one family may have another one's tokenizer, SigLIP 2's Gemma's.
+        if cls.backbone is not None and source.has(CONFIG) and cls.backbone == backbone_of(source):
+            found: Any = class_of(config, f"{source.handle}'s {config_file}", Tokenizer)
+            return found
+        return super().found_in(config, config_file, source)
+
+    def read_assets(self, source: PresetSource) -> None:
+        folder = f"assets/{self.config_file.partition('.')[0]}"
+        if self.assets:
+            paths = source.download(f"{folder}/{name}" for name in self.assets)
+            self.set_assets([read_asset(path) for path in paths])
+
+    def load_assets(self, dir_path: str | os.PathLike[str]) -> None:
+        """Read the vocabulary from the files of a folder.
+
+        Raises:
+            ValueError: they are no vocabulary.
+        """
+        self.set_assets([read_asset(Path(dir_path, name)) for name in self.assets])
+
+    def save_assets(self, dir_path: str | os.PathLike[str]) -> None:
+        """Write the vocabulary into a folder."""
+        for name, content in zip(self.assets, self.asset_contents()):
+            Path(dir_path, name).write_bytes(content)
+
+    def set_assets(self, contents: Sequence[bytes]) -> None:
+        """Take the contents of the files in `assets` as vocabulary."""
+        raise NotImplementedError
+
+    def asset_contents(self) -> Sequence[bytes]:
+        """The contents of the files in `assets`."""
+        raise NotImplementedError
+
+    def files(self) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
+        self.check_vocabulary()
+        yield self.config_file, self.serialize()
+        folder = f"assets/{self.config_file.partition('.')[0]}"
+        for name, content in zip(self.assets, self.asset_contents()):
+            yield f"{folder}/{name}", content
+
+
+def named(**tokens: str) -> Mapping[str, str]:
+    """Special tokens by their names."""
+    return tokens
+
+
+def read_asset(path: Path) -> bytes:
+    """Contents of a file.
+
+    Raises:
+        ValueError: it is larger than any vocabulary, or a pointer of Git LFS.
+    """
+    if path.stat().st_size > MAX_ASSET_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_ASSET_BYTES:,} bytes; no vocabulary is.")
+    refuse_pointer(path)
+    return path.read_bytes()
+
+
+def lines_of(content: bytes) -> list[str]:
+    """Lines of a text file, without what ends them."""
+    # Of the characters that `splitlines` takes for ends only these are.
+    lines = content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines[:-1] if not lines[-1] else lines
+
+
+# Structures: None stands for a string or a row, a list for a list.
+
+
+def flatten(inputs: Any, texts: list[str]) -> Any:
+    """Append all strings, in order; gives their structure."""
+    if isinstance(inputs, np.ndarray):
+        inputs = inputs.tolist()
+    if isinstance(inputs, str):
+        try:
+            inputs.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"Text has half a character (a surrogate): {error}.") from error
+        texts.append(str(inputs))
+        return None
+    if isinstance(inputs, (list, tuple)):
+        return [flatten(one, texts) for one in inputs]
+    hint = "; decode it first: .decode('utf-8')" if isinstance(inputs, bytes) else ""
+    raise TypeError(f"Text must be str, or lists of it, not {type(inputs).__name__}{hint}.")
+
+
+def _rows(ids: Any, rows: list[list[int]]) -> Any:
+    if not isinstance(ids, list):
+        raise TypeError(f"Ids must be integers, or lists of them, not {type(ids).__name__}.")
+    if ids and isinstance(ids[0], list):
+        return [_rows(one, rows) for one in ids]
+    if any(isinstance(one, bool) or not isinstance(one, int) for one in ids):
+        raise TypeError("Ids must be integers, those of a row in one list.")
+    rows.append(ids)
+    return None
+
+
+def _as_lists(value: Any) -> Any:
+    if isinstance(value, (torch.Tensor, np.ndarray, np.integer)):
+        return value.tolist()
+    return [_as_lists(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _rebuild(structure: Any, values: Iterator[Any]) -> Any:
+    return next(values) if structure is None else [_rebuild(one, values) for one in structure]
+
+
+def _stacked(value: Any) -> Any:
+    """Lists of tensors of one shape as tensors."""
+    if isinstance(value, torch.Tensor):
+        return value
+    inner = [_stacked(one) for one in value]
+    if all(isinstance(one, torch.Tensor) and one.shape == inner[0].shape for one in inner):
+        return torch.stack(inner) if inner else inner
+    return inner

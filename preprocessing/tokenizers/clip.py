@@ -1,0 +1,73 @@
+"""CLIP's tokenizer (arXiv:2103.00020): byte pairs of lower-case words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .base import named
+from .byte_pair import BytePairTokenizer
+
+WORD_END = "</w>"
+WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
+    r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+
+
+class CLIPTokenizer(BytePairTokenizer):
+    """See `BytePairTokenizer`. Words of decoded text stand together, as in KerasHub.
+
+    Args:
+        pad_with_end_token: whether the end token pads; otherwise that of id 0.
+    """
+
+    backbone = "CLIPBackbone"
+    special = named(start_token="<|startoftext|>", end_token="<|endoftext|>")
+    unsaved = (*BytePairTokenizer.unsaved, "unsplittable_tokens")
+
+    def __init__(
+        self,
+        vocabulary: Any = None,
+        merges: Any = None,
+        pad_with_end_token: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.pad_with_end_token = pad_with_end_token
+        super().__init__(vocabulary, merges, **kwargs)
+
+    def update_special_tokens(self) -> None:
+        super().update_special_tokens()
+        if self.pad_with_end_token and self.end_token_id is not None:
+            self.pad_token_id = self.end_token_id
+
+    def model(self, models: Any, **options: Any) -> Any:
+        unknown = {"end_of_word_suffix": WORD_END, "unk_token": self.end_token}
+        return super().model(models, **unknown, **options)
+
+    def normalizer(self, tokenizers: Any) -> Any:
+        normalizers = tokenizers.normalizers
+        spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+        return normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+
+    def cutter(self, tokenizers: Any) -> Any:
+        cutters = tokenizers.pre_tokenizers
+        words = cutters.Split(tokenizers.Regex(WORDS), behavior="removed", invert=True)
+        return cutters.Sequence([words, cutters.ByteLevel(self.add_prefix_space)])
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        marks = (WORD_END, *self.special.values())
+        texts = super().decode(rows)
+        for mark in marks:
+            texts = [text.replace(mark, "") for text in texts]
+        return texts
+
+
+class SAM3Tokenizer(CLIPTokenizer):
+    """See `CLIPTokenizer`; the end token pads."""
+
+    backbone = "SAM3PromptableConceptBackbone"
+    unsaved = (*CLIPTokenizer.unsaved, "pad_with_end_token")
+
+    def __init__(self, vocabulary: Any = None, merges: Any = None, **kwargs: Any) -> None:
+        super().__init__(vocabulary, merges, **{"pad_with_end_token": True, **kwargs})

@@ -1,0 +1,111 @@
+"""Text in, text out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras_hub
+import pytest
+import torch
+
+from keras_hub_torch import generate, models, stream
+from keras_hub_torch import tokenizers as ours
+from keras_hub_torch.preprocessing.causal_lm import detokenized
+
+from .test_text_preprocessors import built
+from .test_tokenizers import pairs
+from .text_corpus import PHRASES
+
+SMALL = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 12}
+LLAMA = {"num_layers": 2, "num_query_heads": 2, "hidden_dim": 8, "intermediate_dim": 12}
+TEXTS = [PHRASES[0][:30], "Größe", PHRASES[4]]
+
+
+def preset(name: str, config: dict[str, Any], folder: Path, **options: Any) -> tuple[Any, Any]:
+    """A saved backbone with random weights and a preprocessor, here and KerasHub's task."""
+    base = "Seq2SeqLM" if "Seq2Seq" in name else "CausalLM"
+    preprocessor, theirs = built(name, **options)
+    size = preprocessor.tokenizer.vocabulary_size()
+    cls = name.replace(f"{base}Preprocessor", "Backbone")
+    torch.manual_seed(5)
+    backbone = getattr(models, cls)(vocabulary_size=size, **config)
+    for weight in backbone.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    backbone.save_to_preset(folder)
+    preprocessor.save_to_preset(folder)
+    task = getattr(keras_hub.models, name.replace("Preprocessor", ""))
+    keras_backbone = keras_hub.models.Backbone.from_preset(str(folder))
+    model = task(keras_backbone, preprocessor=theirs)
+    model.compile(sampler="greedy")
+    return models.Backbone.from_preset(folder), model
+
+
+def test_causal(tmp_path: Path) -> None:
+    config = {**LLAMA, "num_key_value_heads": 1}
+    name = "LlamaCausalLMPreprocessor"
+    backbone, task = preset(name, config, tmp_path, sequence_length=60)
+    expected = task.generate(TEXTS, max_length=60)
+    found = generate(backbone, TEXTS, max_length=60)
+    assert found == expected
+    assert generate(backbone, TEXTS) == expected  # as long as the preprocessor's rows
+    assert generate(backbone, TEXTS[0], 60) == expected[0] == task.generate(TEXTS[0], max_length=60)
+    stripped = generate(backbone, TEXTS, 60, strip_prompt=True)
+    assert stripped == task.generate(TEXTS, max_length=60, strip_prompt=True)
+
+    tokenizer = ours.Tokenizer.from_preset(tmp_path)
+    ids = [[1, *row] for row in tokenizer(TEXTS)]
+    rows = generate(backbone, ids, 60, preprocessor=tokenizer)
+    assert tokenizer.detokenize([row[one].tolist() for row, one in zip(*rows.values())]) == found
+    steps = torch.stack(list(stream(backbone, TEXTS, max_new_tokens=4)), 1)
+    assert torch.equal(steps[0], rows["token_ids"][0, len(ids[0]) :][:4])
+    two = generate(backbone, TEXTS, 60, "top_k", num_return_sequences=2)
+    assert len(two) == 6
+    backbone.preset = None
+    vars(backbone).pop("preset_preprocessor")
+    assert generate(backbone, TEXTS, 60, preprocessor=tokenizer) == expected
+    with pytest.raises(ValueError, match="return_scores is for prompts of ids"):
+        generate(backbone, TEXTS, 60, preprocessor=tokenizer, return_scores=True)
+    with pytest.raises(ValueError, match="strip_prompt is for prompts of text"):
+        generate(backbone, [[1]], 60, strip_prompt=True)
+
+
+def test_seq_2_seq(tmp_path: Path) -> None:
+    config = {**SMALL, "max_sequence_length": 50}
+    lengths = {"encoder_sequence_length": 40, "decoder_sequence_length": 20}
+    backbone, task = preset("BartSeq2SeqLMPreprocessor", config, tmp_path, **lengths)
+    expected = task.generate(TEXTS, max_length=20)
+    assert generate(backbone, TEXTS, 20) == expected
+    both = {"encoder_text": TEXTS, "decoder_text": ["", "so", "x y"]}
+    assert generate(backbone, both, 20) == task.generate(both, max_length=20)
+
+
+def test_text_alone(tmp_path: Path) -> None:
+    """Of a family whose preprocessor is not here, or has images besides."""
+    tokenizer = ours.Gemma3Tokenizer(*pairs()["Gemma3Tokenizer"][0])
+    config = {**LLAMA, "num_key_value_heads": 1, "head_dim": 4, "image_size": 16}
+    size = tokenizer.vocabulary_size()
+    torch.manual_seed(5)
+    backbone = models.Gemma3Backbone(vocabulary_size=size, **config).eval()
+    prompts = [[tokenizer.start_token_id, *row] for row in tokenizer(TEXTS)]
+    stops = tokenizer.stop_token_ids
+    rows = generate(backbone, prompts, max_new_tokens=5, stop_token_ids=stops, pad_token_id=0)
+    expected = detokenized(tokenizer, *rows.values())
+    assert generate(backbone, TEXTS, max_new_tokens=5, preprocessor=tokenizer) == expected
+    backbone.save_to_preset(tmp_path)
+    tokenizer.save_to_preset(tmp_path)
+    backbone = models.Backbone.from_preset(tmp_path)
+    assert generate(backbone, TEXTS, max_new_tokens=5) == expected
+
+
+def test_stops() -> None:
+    """Rows end with the end of a turn, too."""
+    for name, tokens in {
+        "GemmaTokenizer": ("<eos>", "<end_of_turn>"),
+        "Phi3Tokenizer": ("<|endoftext|>", "<|end|>"),
+        "Llama3Tokenizer": ("<|end_of_text|>", "<|eot_id|>"),
+        "Qwen3Tokenizer": ("<|im_end|>", "<|endoftext|>"),
+        "GPT2Tokenizer": ("<|endoftext|>",),
+    }.items():
+        tokenizer = getattr(ours, name)(*pairs()[name][0])
+        assert tokenizer.stop_token_ids == [*map(tokenizer.token_to_id, tokens)]
