@@ -143,7 +143,6 @@ CHECKS: list[Callable[[Reference], Any]] = [
     test_families.test_ways_to_call,
     test_families.test_masks_of_ones_may_be_left_out,
     test_families.test_compiles_once,
-    test_families.test_export,
     test_intermediates.test_every_family,
     test_wrapping.test_linear_layers_are_linear,
     test_wrapping.test_adapted_layers_are_no_linear_layers,
@@ -155,6 +154,10 @@ CHECKS: list[Callable[[Reference], Any]] = [
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_as_every_family(later_first: Reference, check: Callable[[Reference], Any]) -> None:
     check(later_first)
+
+
+def test_export(later_first: Reference, request: pytest.FixtureRequest) -> None:
+    test_families.test_export(later_first, request)
 
 
 def test_safetensors(later_first: Reference, tmp_path: Path) -> None:
