@@ -1,6 +1,7 @@
 """What KerasHub's registry says about its backbones and built-in presets: facts in `builtin.json`.
 
-`tests/make_builtin.py` writes that file from an installed KerasHub.
+`tests/make_builtin.py` writes that file from an installed KerasHub, and adds what a nightly release
+says that the next version brings.
 """
 
 from __future__ import annotations
@@ -19,8 +20,16 @@ class _Backbone(TypedDict):
     tasks: list[str]
 
 
+class _LaterBackbone(_Backbone):
+    keras_hub: str  # the version that brings it
+
+
 # Functional syntax, because `class` cannot be a field name in the other one.
 _Preset = TypedDict("_Preset", {"class": str, "handle": str, "parameters": "int | None"})
+
+
+class _LaterPreset(_Preset):
+    keras_hub: str
 
 
 class _Builtin(TypedDict):
@@ -30,6 +39,9 @@ class _Builtin(TypedDict):
     others: list[str]
     presets: dict[str, _Preset]
     task_presets: dict[str, _Preset]
+    later_backbones: dict[str, _LaterBackbone]
+    later_others: list[str]
+    later_presets: dict[str, _LaterPreset]
 
 
 @functools.cache
@@ -43,22 +55,48 @@ def _builtin() -> _Builtin:
 def _presets() -> dict[str, _Preset]:
     # Task presets (SegFormer's) are whole models: a backbone loads from them, but no
     # `Backbone.presets` lists them.
-    return {**_builtin()["presets"], **_builtin()["task_presets"]}
+    known = _builtin()
+    return {**known["presets"], **known["task_presets"], **known["later_presets"]}
+
+
+@functools.cache
+def _backbones() -> dict[str, _Backbone]:
+    return {**_builtin()["backbones"], **_builtin()["later_backbones"]}
 
 
 def presets_of(class_names: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
     """The built-in presets of these backbone classes, or of all, as `Backbone.presets` shows them.
 
-    A class does not bring its subclasses along: name them too.
+    A class does not bring its subclasses along: name them too. Metadata of those that are not in
+    the KerasHub that this package follows have the version that brings them, `keras_hub`.
     """
+    known = {**_builtin()["presets"], **_builtin()["later_presets"]}
     return {
         preset_id: {
             "kaggle_handle": preset["handle"],
-            "metadata": {"params": preset["parameters"]},
+            "metadata": {"params": preset["parameters"], **_since(preset_id)},
         }
-        for preset_id, preset in _builtin()["presets"].items()
+        for preset_id, preset in known.items()
         if class_names is None or preset["class"] in class_names
     }
+
+
+def _since(preset_id: str) -> dict[str, str]:
+    version = version_of(preset_id)
+    return {} if version is None else {"keras_hub": version}
+
+
+def version_of(preset_id: str) -> str | None:
+    """The version of KerasHub that brings a preset, if it is a later one than the one followed."""
+    later = _builtin()["later_presets"].get(preset_id)
+    return None if later is None else later["keras_hub"]
+
+
+def newest() -> str:
+    """The last version of KerasHub whose presets are known."""
+    later = (preset["keras_hub"] for preset in _builtin()["later_presets"].values())
+    known = (_builtin()["keras_hub"], *later)
+    return max(known, key=lambda version: [int(part) for part in version.split(".")])
 
 
 @functools.cache
@@ -98,7 +136,7 @@ def canonical_name(class_name: str) -> str:
 
 def keras_module(class_name: str) -> str | None:
     """Python module KerasHub writes into the config of a backbone; None if it has no such one."""
-    backbone = _builtin()["backbones"].get(canonical_name(class_name))
+    backbone = _backbones().get(canonical_name(class_name))
     return None if backbone is None else backbone["module"]
 
 
@@ -109,10 +147,10 @@ def is_backbone(class_name: str) -> bool:
 
 def is_other(name: str) -> bool:
     """Whether KerasHub has a task, preprocessor or tokenizer of this name."""
-    return name in _builtin()["others"]
+    return name in _builtin()["others"] or name in _builtin()["later_others"]
 
 
 def tasks(class_name: str) -> list[str]:
     """The tasks KerasHub writes into `metadata.json` of this backbone, sorted."""
-    backbone = _builtin()["backbones"].get(canonical_name(class_name))
+    backbone = _backbones().get(canonical_name(class_name))
     return [] if backbone is None else list(backbone["tasks"])

@@ -72,6 +72,19 @@ def _unknown(preset: str) -> str:
         + " A preset is a built-in id ('bert_base_en'; `Backbone.presets` lists them), a handle"
         " ('kaggle://keras/bert/keras/bert_base_en', 'hf://org/name', 'modelscope://org/name') or"
         " a local folder ('./my_preset')."
+        f" Ids are those of KerasHub up to {builtin.newest()}: one of a later version needs a newer"
+        " keras_hub_torch, or its kaggle:// handle if the class is here."
+    )
+
+
+def _not_yet(preset: str) -> str:
+    """What an error adds of a preset that KerasHub is only about to bring."""
+    version = builtin.version_of(preset)
+    if version is None:
+        return ""
+    return (
+        f" It comes with KerasHub {version}: before that is out it may not be there. Once it is, "
+        "try again, with a newer keras_hub_torch if its handle has changed."
     )
 
 
@@ -122,7 +135,9 @@ class PresetSource:
         """
         path = self._find(name)
         if path is None:
-            raise FileNotFoundError(f"Preset {self.handle!r} has no file {name!r}.")
+            raise FileNotFoundError(
+                f"Preset {self.handle!r} has no file {name!r}.{_not_yet(self.handle)}"
+            )
         return path
 
     def has(self, name: str) -> bool:
@@ -568,7 +583,7 @@ def kaggle_errors(handle: str, path: str) -> Iterator[None]:
         if status == 403:
             raise PermissionError(
                 f"Kaggle does not let you use {handle!r}: it does not exist, or is private, or its "
-                f"terms have to be accepted first. Look at {url}, then {log_in}."
+                f"terms have to be accepted first. Look at {url}, then {log_in}.{_not_yet(handle)}"
             ) from error
         if status == 401:
             raise PermissionError(

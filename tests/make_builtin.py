@@ -1,4 +1,10 @@
-"""Write `presets/builtin.json` from the installed KerasHub, or compare it (`--check`)."""
+"""Write `presets/builtin.json` from the installed KerasHub, or compare it (`--check`).
+
+With `--later` the installed one is a nightly release, and what it has that the file has not is
+added as what its version brings:
+
+    PYTHONPATH=NIGHTLY python tests/make_builtin.py --later
+"""
 
 from __future__ import annotations
 
@@ -12,11 +18,37 @@ import sys
 from pathlib import Path
 from typing import Any
 
+LATER = ("backbones", "others", "presets")
 BUILTIN = Path(__file__).resolve().parent.parent / "presets" / "builtin.json"
 
 
 def facts() -> dict[str, Any]:
-    """The content of `builtin.json`."""
+    """The content of `builtin.json`: of what was later, what the installed KerasHub lacks still."""
+    known, found = json.loads(BUILTIN.read_text(encoding="utf-8")), registry()
+    return found | {f"later_{key}": lacking(known[f"later_{key}"], found[key]) for key in LATER}
+
+
+def later() -> dict[str, Any]:
+    """The content of `builtin.json` with what the installed KerasHub brings."""
+    known, found = json.loads(BUILTIN.read_text(encoding="utf-8")), registry()
+    version = {"keras_hub": found["keras_hub"].partition(".dev")[0]}
+    for key in LATER:
+        new = lacking(found[key], known[key])
+        if isinstance(new, dict):
+            new = {name: entry | version for name, entry in new.items()}
+        known[f"later_{key}"] = new
+    return known
+
+
+def lacking(many: Any, others: Any) -> Any:
+    """What is in the first and not in the second."""
+    if isinstance(many, dict):
+        return {name: entry for name, entry in many.items() if name not in others}
+    return [name for name in many if name not in others]
+
+
+def registry() -> dict[str, Any]:
+    """What the installed KerasHub says."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras_hub
     from keras_hub.models import Backbone, Task
@@ -89,9 +121,10 @@ def dumps(builtin: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it differs")
-    check = parser.parse_args().check
-    text = dumps(facts())
-    if not check:
+    parser.add_argument("--later", action="store_true", help="add what the next version brings")
+    options = parser.parse_args()
+    text = dumps(later() if options.later else facts())
+    if not options.check:
         BUILTIN.write_text(text, encoding="utf-8")
         return 0
     if BUILTIN.read_text(encoding="utf-8") == text:

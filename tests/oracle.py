@@ -150,6 +150,21 @@ def keras_outputs(model: Any, inputs: Inputs) -> dict[str, np.ndarray]:
     return named(outputs)
 
 
+def draws(case: Case, outputs: dict[str, np.ndarray]) -> list[Inputs]:
+    """Inputs, so many that rounding errors have a mean."""
+    fewest = min(value.size for value in outputs.values())
+    seeds = range(min(case.most_draws, max(4, 1024 // fewest)))
+    return [case.inputs(np.random.default_rng(seed)) for seed in seeds]
+
+
+def save_gradients(model: Any, path: Path) -> None:
+    """Weights of the Keras model become its gradients, in a file to find them by."""
+    for weight in model.weights:
+        gradient = weight.value.grad
+        weight.assign(torch.zeros_like(weight.value) if gradient is None else gradient)
+    model.save_weights(str(path))
+
+
 def text_inputs(model: Any, token_ids: Any) -> dict[str, Any]:
     """What a decoder in KerasHub is called with for these tokens, none of them padding."""
     ids = torch.as_tensor(token_ids)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
@@ -44,14 +45,37 @@ def test_every_class_shows_the_presets_of_keras_hub(facts):
     assert len(classes) > 80
     for cls in classes:
         names = None if cls is Backbone else {c.__name__ for c in subclasses(cls)}
-        ours = builtin.presets_of(names)
+        ours = {k: v for k, v in builtin.presets_of(names).items() if not builtin.version_of(k)}
         theirs = cls.presets
         assert ours.keys() == theirs.keys(), cls
         for preset_id, preset in theirs.items():
             assert ours[preset_id]["kaggle_handle"] == preset["kaggle_handle"]
             assert ours[preset_id]["metadata"]["params"] == preset["metadata"].get("params")
             assert builtin.handle_of(preset_id) == preset["kaggle_handle"]
-    assert len(builtin.presets_of()) == len(Backbone.presets) == 497
+    assert len(builtin.presets_of()) - len(facts["later_presets"]) == len(Backbone.presets) == 497
+
+
+def test_what_the_next_version_brings(facts):
+    later = facts["later_presets"]
+    assert not later.keys() & facts["presets"].keys()
+    for preset_id, preset in later.items():
+        version = builtin.version_of(preset_id)
+        assert Version(version) > Version(facts["keras_hub"])
+        shown = builtin.presets_of({preset["class"]})[preset_id]
+        assert shown["metadata"] == {"params": preset["parameters"], "keras_hub": version}
+        assert builtin.handle_of(preset_id) == preset["handle"]
+        assert builtin.is_backbone(preset["class"])
+    assert builtin.version_of("bert_base_en") is None
+    assert builtin.newest() == max(one["keras_hub"] for one in later.values())
+    assert builtin.is_other("ModernBertTokenizer")
+
+
+def test_a_nightly_adds_what_is_new(facts, monkeypatch):
+    preset = {"class": "BertBackbone", "handle": "kaggle://keras/bert/keras/new/1", "parameters": 1}
+    found = {**facts, "keras_hub": "0.34.0.dev202701010000"}
+    found["presets"] = {**facts["presets"], "bert_new": preset}
+    monkeypatch.setitem(MAKE["later"].__globals__, "registry", lambda: found)
+    assert MAKE["later"]()["later_presets"] == {"bert_new": preset | {"keras_hub": "0.34.0"}}
 
 
 def test_every_id_keras_hub_can_load_has_a_handle_and_a_backbone():

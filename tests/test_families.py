@@ -121,11 +121,12 @@ def test_gradients(chosen: Reference, tmp_path: Path) -> None:
 
 
 def assert_gradients_close(model: Any, keras_model: Any, path: Path) -> None:
-    """Weights of the Keras model become its gradients, in a file to find them by."""
-    for weight in keras_model.weights:
-        gradient = weight.value.grad
-        weight.assign(torch.zeros_like(weight.value) if gradient is None else gradient)
-    keras_model.save_weights(str(path))
+    oracle.save_gradients(keras_model, path)
+    assert_gradients_in(path, model)
+
+
+def assert_gradients_in(path: Path, model: Any) -> None:
+    """The file has a Keras model's gradients in the place of its weights."""
     # Keras finds no gradient for what stands beside the graph.
     known = {layer.path for layer in keras_tree(model).walk() if not layer.layout.rest}
     variables = {
@@ -201,13 +202,16 @@ def test_safetensors(first: Reference, tmp_path: Path) -> None:
 
 
 def test_initial_values(first: Reference, tmp_path: Path) -> None:
+    theirs = type(first.model)(**first.case.keras_config)
+    theirs.save_weights(str(tmp_path / "x.weights.h5"))
+    assert_drawn_alike(ours(first, load_weights=False), tmp_path / "x.weights.h5")
+
+
+def assert_drawn_alike(model: Any, path: Path) -> None:
     """Each weight comes from the distribution Keras draws it from: Kolmogorov–Smirnov, and the
     standard deviation; by chance either fails once in ten million.
     """
-    model = ours(first, load_weights=False)
-    theirs = type(first.model)(**first.case.keras_config)
-    theirs.save_weights(str(tmp_path / "x.weights.h5"))
-    with h5py.File(tmp_path / "x.weights.h5") as file:
+    with h5py.File(path) as file:
         for path, variable in keras_variables(model).items():
             reference = np.sort(file[path][()].ravel())
             mine = np.sort(variable.to_keras(variable.tensor).detach().numpy().ravel())
@@ -237,9 +241,7 @@ def rounding_errors(reference: Reference, policy: str) -> tuple[dict[str, float]
     known = policy if reference.case.mixed else policy.removeprefix("mixed_")
     theirs = oracle.keras_model(reference.case, dtype=known)
     model = ours(reference, dtype=policy)
-    fewest = min(value.size for value in reference.outputs.values())
-    seeds = range(min(reference.case.most_draws, max(4, 1024 // fewest)))
-    draws = [reference.case.inputs(np.random.default_rng(seed)) for seed in seeds]
+    draws = oracle.draws(reference.case, reference.outputs)
     errors: tuple[dict[str, float], ...] = ({}, {})
     for inputs in draws:
         exact = oracle.keras_outputs(reference.model, inputs)

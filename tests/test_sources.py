@@ -710,6 +710,14 @@ def test_models_from_both_hubs(
         client(loaded.format("hf://org/bert@empty"))
 
 
+def test_a_preset_of_the_next_kerashub(hub: HubServer, client: Client) -> None:
+    preset = "modern_bert_base_en"
+    with pytest.raises(FileNotFoundError, match=r"with KerasHub 0\.33\.0"):
+        client(f"open_preset({preset!r}).file('config.json')")
+    with pytest.raises(ValueError, match=r"KerasHub up to 0\.33\.0: one of a later version"):
+        open_preset("bert_of_tomorrow")
+
+
 def test_a_family_that_is_not_there_yet(hub: HubServer, client: Client) -> None:
     """It says so before anything is downloaded."""
     from keras_hub_torch.backbones._backbone import Backbone

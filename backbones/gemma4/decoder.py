@@ -51,7 +51,48 @@ class Rotary:
         return rotary_tables(positions, torch.cat((frequencies[: self.turned], still)), dtype)
 
 
-class Gemma4Decoder(Backbone):
+class Gemma4Towers(Backbone):
+    """What has Gemma 4's towers, or lacks them."""
+
+    vision_encoder: Gemma4VisionEncoder | None
+    audio_encoder: Gemma4AudioEncoder | None
+
+    def given_images(
+        self,
+        token_ids: torch.Tensor,
+        pixels: torch.Tensor | None,
+        positions: torch.Tensor | None,
+        indices: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """Pixels, positions and places of images, if there are any."""
+        if self.vision_encoder is None or pixels is None or not pixels.shape[1]:
+            return None
+        if positions is None or indices is None:
+            raise ValueError("pixel_values need pixel_position_ids and vision_indices.")
+        self.vision_encoder.check(pixels, positions)
+        tokens = self.vision_encoder.count_tokens(pixels.shape[2])
+        places = check_places("vision_indices", indices, pixels.shape[1], tokens, token_ids)
+        return pixels, positions, places
+
+    def given_clips(
+        self,
+        token_ids: torch.Tensor,
+        mel: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        indices: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """Spectrograms, their mask and places of sound, if there is any."""
+        if self.audio_encoder is None or mel is None or not mel.shape[1]:
+            return None
+        if mask is None or indices is None:
+            raise ValueError("audio_mel needs audio_mel_mask and audio_indices.")
+        self.audio_encoder.check(mel, mask)
+        tokens = self.audio_encoder.count_tokens(mel.shape[2])
+        places = check_places("audio_indices", indices, mel.shape[1], tokens, token_ids)
+        return mel, mask, places
+
+
+class Gemma4Decoder(Gemma4Towers):
     """The forward pass over the parts that `Gemma4Backbone` is built of.
 
     Attributes:
@@ -63,8 +104,6 @@ class Gemma4Decoder(Backbone):
 
     tower_inputs: ClassVar = {"vision_encoder": VISION, "audio_encoder": AUDIO}
 
-    vision_encoder: Gemma4VisionEncoder | None
-    audio_encoder: Gemma4AudioEncoder | None
     transformer_layers: Stack
     final_normalization: RMSNormalization
     per_layer_token_embedding: Embedding
@@ -100,17 +139,17 @@ class Gemma4Decoder(Backbone):
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         if len(self.sources) == len(self.is_global) > 0:
             raise ValueError("An assistant has the keys and values of another model's layers.")
-        images = self._images(token_ids, pixel_values, pixel_position_ids, vision_indices)
-        clips = self._clips(token_ids, audio_mel, audio_mel_mask, audio_indices)
+        images = self.given_images(token_ids, pixel_values, pixel_position_ids, vision_indices)
+        clips = self.given_clips(token_ids, audio_mel, audio_mel_mask, audio_indices)
         x = self.token_embedding(token_ids)
         step = Step(x, padding_mask, cache, cache_update_index)
         if images is not None and self.vision_encoder is not None:
             tokens = self.vision_encoder(images[0], images[1])
-            x = _placed(x, tokens, images[2])
+            x = placed(x, tokens, images[2])
             vision_mask = marked(token_ids, images[2]) if vision_mask is None else vision_mask
         if clips is not None and self.audio_encoder is not None:
             tokens = self.audio_encoder(clips[0], clips[1])
-            x = _placed(x, tokens, clips[2])
+            x = placed(x, tokens, clips[2])
             audio_mask = marked(token_ids, clips[2]) if audio_mask is None else audio_mask
         x = scale_embeddings(x)
 
@@ -134,40 +173,6 @@ class Gemma4Decoder(Backbone):
         if not self.is_embedding_model:
             return x
         return {"sequence_output": x, "pooled_output": self._pool(x, padding_mask)}
-
-    def _images(
-        self,
-        token_ids: torch.Tensor,
-        pixels: torch.Tensor | None,
-        positions: torch.Tensor | None,
-        indices: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-        """Pixels, positions and places of images, if there are any."""
-        if self.vision_encoder is None or pixels is None or not pixels.shape[1]:
-            return None
-        if positions is None or indices is None:
-            raise ValueError("pixel_values need pixel_position_ids and vision_indices.")
-        self.vision_encoder.check(pixels, positions)
-        tokens = self.vision_encoder.count_tokens(pixels.shape[2])
-        places = check_places("vision_indices", indices, pixels.shape[1], tokens, token_ids)
-        return pixels, positions, places
-
-    def _clips(
-        self,
-        token_ids: torch.Tensor,
-        mel: torch.Tensor | None,
-        mask: torch.Tensor | None,
-        indices: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-        """Spectrograms, their mask and places of sound, if there is any."""
-        if self.audio_encoder is None or mel is None or not mel.shape[1]:
-            return None
-        if mask is None or indices is None:
-            raise ValueError("audio_mel needs audio_mel_mask and audio_indices.")
-        self.audio_encoder.check(mel, mask)
-        tokens = self.audio_encoder.count_tokens(mel.shape[2])
-        places = check_places("audio_indices", indices, mel.shape[1], tokens, token_ids)
-        return mel, mask, places
 
     def _said_to_layers(
         self, x: torch.Tensor, token_ids: torch.Tensor, *masks: torch.Tensor | None
@@ -210,7 +215,7 @@ class Gemma4Decoder(Backbone):
         return F.normalize(pooled.float(), dim=-1).to(pooled.dtype)
 
 
-def _placed(x: torch.Tensor, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def placed(x: torch.Tensor, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Tokens `[batch, many, tokens, dim]`, the first ones of each image or clip, put into `x`."""
     each = places.shape[1] // tokens.shape[1]
     # They are not scaled as text is, or rather are scaled back before.

@@ -158,8 +158,9 @@ class Gemma4VisionEncoder(Component):
     """Images of any shape, cut into patches → tokens, one for each square of `pool_size²` patches.
 
     Patches stand in any order, `pixel_position_ids` tells the column and the row of each, -1 and
-    -1 for padding. The grid of the tokens is as wide as the widest image of the batch, as in
-    KerasHub; in transformers it is as wide as the image itself. It always computes in float32.
+    -1 for padding. In Gemma 4 the grid of the tokens is as wide as the widest image of the batch,
+    as in KerasHub 0.32; in later families, and in transformers, as wide as the image itself. It
+    always computes in float32.
 
     `pixel_values` `[batch, images, patches, 3 · patch_size²]`, numbers from 0 to 1, and
     `pixel_position_ids` `[batch, images, patches, 2]` →
@@ -193,6 +194,8 @@ class Gemma4VisionEncoder(Component):
 
     keras_module = "keras_hub.src.models.gemma4.gemma4_vision_encoder"
     fixed_dtype = "float32"
+    # Whether the images of a batch have grids of different widths.
+    own_width = False
 
     def __init__(
         self,
@@ -295,8 +298,8 @@ class Gemma4VisionEncoder(Component):
     def pool(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """The means of squares of patches, times √dim: `[images, tokens, dim]`."""
         column, row = positions.clamp(min=0).unbind(-1)
-        # Of the batch's widest image, see above.
-        width = (column.max() + 1) // self.pool_size
+        widest = column.amax(-1, keepdim=True) if self.own_width else column.max()
+        width = (widest + 1) // self.pool_size
         token = column // self.pool_size + width * (row // self.pool_size)
         every = torch.arange(self.count_tokens(x.shape[1]), device=x.device)
         weights = (token[:, None] == every[:, None]).to(x.dtype) / self.pool_size**2

@@ -38,6 +38,12 @@ def causal_mask(length: int, device: torch.device, window: int | None = None) ->
     return visible[None, None]
 
 
+def near_mask(length: int, reach: int, device: torch.device) -> torch.Tensor:
+    """`[1, 1, length, length]`: each query sees itself and `reach` keys on either side."""
+    positions = torch.arange(length, device=device)
+    return ((positions[:, None] - positions).abs() <= reach)[None, None]
+
+
 def decoder_mask(
     padding_mask: torch.Tensor | None,
     length: int,

@@ -160,6 +160,8 @@ def _emptied(model: Model, root: Layer) -> list[Layer]:
     found = []
     for key, view in root.layout.inside.items():
         child = getattr(model, key)
+        if not isinstance(child, Model):  # a layer of which nothing but its parts is in the graph
+            continue
         own = layout_of(child)
         seen = view(own)
         taken = not isinstance(seen, Layout) or replace(seen, kind=own.kind) != own
