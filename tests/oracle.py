@@ -37,7 +37,7 @@ def _built(value: Any) -> Any:
     return list(map(_built, value)) if isinstance(value, list) else value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One configuration of one family, with inputs drawn from a random generator."""
 

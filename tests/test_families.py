@@ -22,7 +22,7 @@ from keras_hub_torch.backbones._model import Model, constructor_arguments
 from keras_hub_torch.presets.keras.tree import keras_tree, keras_variables
 
 from . import oracle
-from .conftest import Reference, reference_of
+from .conftest import Reference, reference_of, takes_images
 
 Backbone = keras_hub_torch.models.Backbone
 
@@ -386,7 +386,9 @@ def test_inductor(preset_folder: Path) -> None:
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_export(first: Reference) -> None:
+def test_export(first: Reference, request: pytest.FixtureRequest) -> None:
+    if takes_images(first.case) and not request.config.getoption("--all-cases"):
+        pytest.skip("test_images.py has it, over all sizes")
     model = ours(first)
     inputs = first.tensors
     dynamic = torch.export.Dim.AUTO
