@@ -1,7 +1,7 @@
 """Texts per second: this package, KerasHub's two ways, and transformers' fast tokenizer, in turn.
 
-Vocabularies are trained on lines of Python's own documentation, which are the texts, too. Each takes
-one batch of them; TensorFlow, which is slow at byte pairs, a part of it.
+Vocabularies are trained on lines of Python's own documentation, which are the texts, too. Each
+takes one batch of them; TensorFlow, which is slow at byte pairs, a part of it.
 """
 
 from __future__ import annotations
