@@ -54,6 +54,11 @@ class Llama3Tokenizer(BytePairTokenizer):
         self.special = {"start_token": bos_token, "end_token": eos_token, **misc, **ends}
         super().__init__(vocabulary, merges, unsplittable_tokens=unsplittable_tokens, **kwargs)
 
+    @classmethod
+    def special_arguments(cls, files: Foreign, vocabulary: Mapping[str, int]) -> dict[str, Any]:
+        names = ("bos_token", "eos_token")
+        return {name: token for name in names if (token := files.token(name)) is not None}
+
 
 class SmolLM3Tokenizer(BytePairTokenizer):
     """See `BytePairTokenizer`."""
