@@ -243,7 +243,7 @@ class Tokenizer(PreprocessingLayer):
         """The tokenizers that models of a class can have, those of the family first."""
         found = [one for one in public_classes().values() if issubclass(one, cls)]
         return sorted(
-            (one for one in found if backbone in (one.backbone, *one.also)),
+            (one for one in found if backbone in (one.backbone, *vars(one).get("also", ()))),
             key=lambda one: one.backbone != backbone,
         )
 
@@ -272,13 +272,14 @@ class Tokenizer(PreprocessingLayer):
             single=single, pair=pair, special_tokens=list(tokens.items())
         )
         yield CONFIG_FILE, found.to_str(pretty=True).encode()
-        named = {f"{theirs}_token": getattr(self, f"{ours}_token", None) for ours, theirs in MARKS}
+        marks = ((theirs, getattr(self, f"{ours}_token", None)) for ours, theirs in MARKS)
+        named = {f"{theirs}_token": token for theirs, token in marks if isinstance(token, str)}
         yield (
             "tokenizer_config.json",
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 "clean_up_tokenization_spaces": False,
-                **{name: token for name, token in named.items() if token is not None},
+                **named,
             },
         )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .base import named
 from .byte_pair import BytePairTokenizer
+from .foreign import Foreign
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -27,6 +28,8 @@ class Llama3Tokenizer(BytePairTokenizer):
     """
 
     backbone = "Llama3Backbone"
+    also = ("LlamaBackbone",)
+    templates = ("start $A", "start $A start $B:1")
     turn_ends = ("<|eot_id|>",)
     split_pattern = LLAMA3
     prefers_words = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -194,15 +193,16 @@ class WordPieceTokenizer(Tokenizer):
         found = tokenizers.Tokenizer(model)
         steps = []
         if self.strip_accents:
-            steps += [normalizers.NFD(), normalizers.StripAccents()]
+            marks = normalizers.Replace(tokenizers.Regex(r"\p{Mn}"), "")
+            steps += [normalizers.NFD(), marks]
         if self.lowercase:
-            replaced = (normalizers.Replace(*pair) for pair in FOLDED.items())
-            folds = (normalizers.NFKC(), normalizers.Lowercase(), normalizers.NFKC())
-            steps += [*folds, *replaced]
+            ignorable = tokenizers.Regex(r"\p{Default_Ignorable_Code_Point}")
+            steps += [normalizers.NFKC(), normalizers.Lowercase(), normalizers.NFKC()]
+            steps += [normalizers.Replace(*pair) for pair in ((ignorable, ""), *FOLDED.items())]
         if steps:
             found.normalizer = normalizers.Sequence(steps)
         mark = ONIGURUMA + (cjk_of_oniguruma() if self.split_on_cjk else "")
-        spaces = tokenizers.Regex(rf"[ \t\n\r\f\p{{Cc}}\p{{Cf}}]")
+        spaces = tokenizers.Regex(r"[ \t\n\r\f\p{Cc}\p{Cf}]")
         found.pre_tokenizer = cutters.Sequence(
             [
                 cutters.Split(spaces, "removed"),
@@ -288,7 +288,7 @@ def cutter(split_on_cjk: bool, specials: tuple[str, ...]) -> Callable[[str], lis
 
 
 def cjk_of_oniguruma() -> str:
-    """The ranges, characters as they are: that library knows no `\\U`."""
+    """The ranges with their characters, since that library knows no such escapes."""
     code = re.compile(r"\\u([0-9A-F]{4})|\\U([0-9A-F]{8})")
     return code.sub(lambda match: chr(int(match[1] or match[2], 16)), CJK)
 
