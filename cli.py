@@ -238,17 +238,19 @@ def info(preset: Preset, as_json: AsJson = False) -> None:
     Example: keras-hub-torch info bert_tiny_en_uncased
     """
     from .models import Backbone
+    from .presets.companions import companions
     from .presets.sources import open_preset
     from .presets.summary import layer_tree, totals
 
-    def read() -> tuple[dict[str, Any], Any, dict[str, int] | None]:
+    def read() -> tuple[dict[str, Any], Any, dict[str, int] | None, list[str] | None]:
         config = source.json("config.json")
         model = Backbone.from_preset(preset, load_weights=False, device="meta")
-        return config, model, source.sizes()
+        sizes = source.sizes()
+        return config, model, sizes, None if sizes is None else companions(source)
 
     with _working():
         source = open_preset(preset)
-        config, model, sizes = source.consistently(read)
+        config, model, sizes, beside = source.consistently(read)
     if as_json:
         _print_json(
             {
@@ -257,20 +259,26 @@ def info(preset: Preset, as_json: AsJson = False) -> None:
                 **totals(model),
                 "saved_dtype": _dtype_name(_saved_dtype(config)),
                 "files": sizes,
+                "companions": beside,
                 "config": model.get_config(),
                 "layers": layer_tree(model).to_json()["layers"],
             }
         )
     else:
-        _print_info(model, preset, config, sizes)
+        _print_info(model, preset, config, sizes, beside)
 
 
 def _print_info(
-    model: Any, preset: str, config: dict[str, Any], sizes: dict[str, int] | None
+    model: Any,
+    preset: str,
+    config: dict[str, Any],
+    sizes: dict[str, int] | None,
+    beside: list[str] | None,
 ) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
+    from .presets.companions import summary
     from .presets.summary import summary_table, totals_line
 
     console = _console()
@@ -288,6 +296,7 @@ def _print_info(
         ("Class", type(model).__name__),
         ("Saved dtype", _dtype_name(_saved_dtype(config)) or "not recorded"),
         ("Files", files),
+        *([("Beside it", _printable(summary(beside)))] if beside else []),
         ("Config", "\n".join(_lines(arguments))),
     ):
         grid.add_row(name, _plain(value))
@@ -339,6 +348,7 @@ def verify(preset: Preset) -> None:
     """
     from rich.filesize import decimal
 
+    from .presets.companions import summary
     from .presets.verifying import verify_preset
 
     with _working():
@@ -354,6 +364,8 @@ def verify(preset: Preset) -> None:
         typer.echo(f"{_printable(file.name)}: {tensors}, {size}")
     if verified.ignored:
         typer.echo(f"No part of the backbone: {_some(verified.ignored)}")
+    if verified.companions:
+        typer.echo(f"Beside the backbone: {_printable(summary(verified.companions))}")
     if verified.drawn:
         typer.echo(f"Not in the files, so drawn at random: {_some(verified.drawn)}")
     typer.echo("All weights are accounted for, each once and in its shape.")
@@ -411,20 +423,29 @@ def convert(
     dtype: Dtype = None,
     max_shard_size: Shards = None,
     overwrite: Overwrite = False,
+    carry: Annotated[
+        bool, typer.Option("--carry/--alone", help="Whether tokenizer and the like go along.")
+    ] = True,
 ) -> None:
-    """Convert a preset's backbone to another format or data type.
+    """Convert a preset to another format or data type.
 
-    Tokenizers, preprocessors and heads are not carried over; those in the preset are named.
+    Tokenizer, preprocessor, converters and a task's head go along where the format has them; what
+    does not is named.
 
     Example: keras-hub-torch convert bert_tiny_en_uncased ./bert --format transformers
     """
     _check_target(dst, format, dtype, max_shard_size, overwrite)
+    from .presets.companions import summary
     from .presets.sources import open_preset
 
     with _working():
         model = _load(src, dtype)
         left = _not_carried(open_preset(src), dst)
-        _save(model, dst, format, max_shard_size)
+        carried = _save(model, dst, format, max_shard_size, carry)
+    if carried:
+        typer.echo(f"Carried along: {_printable(summary(carried))}")
+    same = format in (Format.keras, Format.safetensors)
+    left = [name for name in left if not same or name not in summary(carried).split(", ")]
     if left:
         typer.echo(f"Not carried over: {_printable(', '.join(left))}", err=True)
     _report(model, dst)
@@ -484,15 +505,17 @@ def _load(preset: str, dtype: str | None) -> Any:
     return source.consistently(read)
 
 
-def _save(model: Any, dst: Path, format: Format, max_shard_size: float | None) -> None:
+def _save(
+    model: Any, dst: Path, format: Format, max_shard_size: float | None, carry: bool = True
+) -> list[str]:
+    """Write a model. Gives the names of what went along."""
     if format is Format.transformers:
-        model.export_to_transformers(dst)
-    elif format is Format.timm:
+        return list(model.export_to_transformers(dst, carry=carry))
+    if format is Format.timm:
         model.export_to_timm(dst)
-    else:
-        model.save_to_preset(
-            dst, 10 if max_shard_size is None else max_shard_size, format=format.value
-        )
+        return []
+    size = 10 if max_shard_size is None else max_shard_size
+    return list(model.save_to_preset(dst, size, format=format.value, carry=carry))
 
 
 def _report(model: Any, dst: Path) -> None:

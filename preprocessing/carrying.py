@@ -54,7 +54,14 @@ def into_checkpoint(model: Model, folder: Path, target: Path) -> list[str]:
             files["generation_config.json"] = generation_config(model, tokenizer)
         return write_into(folder, files)
 
-    return _carried(model, carry)
+    carried = _carried(model, carry)
+    if not carried and any(spec.kind == "ids" for spec in model.input_specs.values()):
+        warnings.warn(
+            f"No tokenizer goes along with this {model.class_name}, and where there is none "
+            "AutoTokenizer makes one up that knows no words. Copy that of the model's origin.",
+            stacklevel=2,
+        )
+    return carried
 
 
 def generation_config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:

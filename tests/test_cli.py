@@ -586,14 +586,31 @@ def test_recorded_data_types(
     assert ("Unknown dtype" in result.stderr) is (recorded == "float8_e4m3fn")
 
 
-def test_convert_says_what_it_does_not_carry(preset: Path, tmp_path: Path) -> None:
-    for name in ("tokenizer.json", "task.weights.h5", "assets/tokenizer/vocabulary.txt", ".git/x"):
+@pytest.mark.filterwarnings("always:Only the model is saved:UserWarning")
+def test_convert_carries_what_is_beside(preset: Path, tmp_path: Path) -> None:
+    names = ("tokenizer.json", "task.weights.h5", "assets/tokenizer/vocabulary.txt", "mine.txt")
+    for name in (*names, ".git/x"):
         (preset / name).parent.mkdir(parents=True, exist_ok=True)
         (preset / name).write_text("{}")
     result = run("convert", preset, tmp_path / "new", "--format", "keras")
-    assert result.stderr == "Not carried over: assets/, task.weights.h5, tokenizer.json\n"
+    said, more = "Carried along: assets/, task.weights.h5, tokenizer.json\n", "mine.txt\n"
+    assert result.stdout.startswith(said)
+    assert result.stderr == f"Not carried over: {more}"
+    for name in names[:-1]:
+        assert (tmp_path / "new" / name).read_bytes() == (preset / name).read_bytes()
+    assert "Beside the backbone: assets/, " in succeed("verify", tmp_path / "new")
+    assert json.loads(succeed("info", preset, "--json"))["companions"] == sorted(names[:-1])
+    assert re.search("Beside it +assets/, task", succeed("info", preset))
+    alone = run("convert", preset, tmp_path / "alone", "--format", "keras", "--alone")
+    assert (
+        alone.stderr == f"Not carried over: assets/, {more[:-1]}, task.weights.h5, tokenizer.json\n"
+    )
+    assert len([*(tmp_path / "alone").iterdir()]) == 3
     there = run("convert", preset, preset, "--format", "safetensors", "--overwrite")
     assert (there.exit_code, there.stderr) == (0, "")
+    broken = run("convert", preset, tmp_path / "theirs", "--format", "transformers")
+    assert "warning: Only the model is saved" in broken.stderr
+    assert broken.exit_code == 0
 
 
 def test_convert_spares_what_is_there(bert: Reference, tmp_path: Path) -> None:

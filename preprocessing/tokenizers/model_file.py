@@ -55,7 +55,7 @@ class ModelFile:
                 text, kind = found.get(TEXT, b""), found.get(KIND, NORMAL)
                 assert isinstance(text, bytes)
                 assert isinstance(score, bytes)
-                pieces.append(Piece(text.decode(), *struct.unpack("<f", score), int(kind)))
+                pieces.append(Piece(text.decode(), struct.unpack("<f", score)[0], int(kind)))
             elif isinstance(value, bytes) and number in settings:
                 settings[number] = {number: one for number, one, _ in fields(value)}
         trainer, normalizer = settings[TRAINER], settings[NORMALIZER]
@@ -78,7 +78,7 @@ class ModelFile:
         absent = (1 << 64) - 1  # -1
         trainer += [(FIRST_MARK_ID + i, ids.get(names[m], absent)) for i, m in enumerate(MARKS)]
         marks = [(FIRST_MARK + i, names[mark].encode()) for i, mark in enumerate(MARKS)]
-        normalizer = [
+        normalizer: list[tuple[int, bytes | int]] = [
             (CHARSMAP, self.charsmap),
             (ADD_DUMMY_PREFIX, int(self.add_dummy_prefix)),
             (REMOVE_EXTRA_WHITESPACES, int(self.remove_extra_whitespaces)),
@@ -88,8 +88,8 @@ class ModelFile:
             score = as_varint(SCORE << 3 | 5) + struct.pack("<f", piece.score)
             inner = field(TEXT, piece.text.encode()) + score + field(KIND, piece.kind)
             parts.append(field(PIECES, inner))
-        for number, settings in ((TRAINER, [*trainer, *marks]), (NORMALIZER, normalizer)):
-            parts.append(field(number, b"".join(field(*setting) for setting in settings)))
+        parts.append(field(TRAINER, b"".join(field(*one) for one in (*trainer, *marks))))
+        parts.append(field(NORMALIZER, b"".join(field(*one) for one in normalizer)))
         return b"".join(parts)
 
 

@@ -196,7 +196,7 @@ class WordPieceTokenizer(Tokenizer):
             marks = normalizers.Replace(tokenizers.Regex(r"\p{Mn}"), "")
             steps += [normalizers.NFD(), marks]
         if self.lowercase:
-            ignorable = tokenizers.Regex(r"\p{Default_Ignorable_Code_Point}")
+            ignorable = tokenizers.Regex(r"[\p{Default_Ignorable_Code_Point}&&\P{Cf}]")
             steps += [normalizers.NFKC(), normalizers.Lowercase(), normalizers.NFKC()]
             steps += [normalizers.Replace(*pair) for pair in ((ignorable, ""), *FOLDED.items())]
         if steps:

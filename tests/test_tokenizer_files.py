@@ -1,0 +1,126 @@
+"""Tokenizers go along with models: to transformers, from there, and to KerasHub."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras_hub
+import pytest
+import transformers
+
+from keras_hub_torch import models
+from keras_hub_torch import tokenizers as ours
+from keras_hub_torch.models import Backbone
+
+from .test_tokenizers import BERT, BYTE_PAIR, sentence_piece
+from .text_corpus import corpus
+from .vocabularies import byte_pairs, word_pieces
+
+# What looks like special tokens is such a one to transformers always.
+TEXTS = [text for text in corpus() if not any(mark in text for mark in "<[|")][:400]
+SMALL = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 12}
+DECODER = {
+    "num_layers": 1,
+    "num_query_heads": 2,
+    "num_key_value_heads": 1,
+    "hidden_dim": 8,
+    "intermediate_dim": 12,
+}
+GEMMA = {**DECODER, "head_dim": 4}
+GPT2 = {**SMALL, "max_sequence_length": 16}
+BERT_LIKE = {**SMALL, "max_sequence_length": 16}
+ALBERT = {**BERT_LIKE, "embedding_dim": 6}
+T5 = {**SMALL, "key_value_dim": 4}
+# Arguments of the backbone; ids of begin, end and padding for text that is generated.
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "Bert": (BERT_LIKE, {}),
+    "GPT2": (GPT2, {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "pad": "<|endoftext|>"}),
+    "Llama3": (
+        DECODER,
+        {
+            "bos": "<|begin_of_text|>",
+            "eos": ["<|end_of_text|>", "<|eot_id|>"],
+            "pad": "<|end_of_text|>",
+        },
+    ),
+    "Qwen3": (GEMMA, {"eos": ["<|im_end|>", "<|endoftext|>"], "pad": "<|endoftext|>"}),
+    "Llama": (DECODER, {"bos": "<s>", "eos": "</s>", "pad": "</s>"}),
+    "Gemma": (GEMMA, {"bos": "<bos>", "eos": ["<eos>", "<end_of_turn>"], "pad": "<pad>"}),
+    "T5": (T5, {"eos": "</s>", "pad": "<pad>", "bos": "</s>"}),
+    "Albert": (ALBERT, {}),
+    "XLMRoberta": (BERT_LIKE, {}),
+}
+
+
+def arguments(name: str) -> tuple[Any, ...]:
+    if name == "Bert":
+        return (list(word_pieces(*BERT)),)
+    if name in ("GPT2", "Llama3", "Qwen3"):
+        return byte_pairs(*BYTE_PAIR[f"{name}Tokenizer"][1])
+    return (sentence_piece(f"{name}Tokenizer"),)
+
+
+def saved(name: str, folder: Path) -> Any:
+    """The tokenizer of a preset that is written."""
+    tokenizer = getattr(ours, f"{name}Tokenizer")(*arguments(name))
+    size = tokenizer.vocabulary_size()
+    backbone = getattr(models, f"{name}Backbone")(vocabulary_size=size, **CASES[name][0])
+    backbone.save_to_preset(folder)
+    tokenizer.save_to_preset(folder)
+    return tokenizer
+
+
+def without_specials(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def assert_same(tokenizer: Any, other: Any, ids: list[list[int]]) -> None:
+    assert other.tokenize(TEXTS) == ids
+    assert type(other) is type(tokenizer)
+    assert other.special_token_ids == tokenizer.special_token_ids
+    assert other.stop_token_ids == tokenizer.stop_token_ids
+    assert other.vocabulary_size() == tokenizer.vocabulary_size()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_round_trip(name: str, tmp_path: Path) -> None:
+    tokenizer = saved(name, tmp_path / "ours")
+    ids = tokenizer.tokenize(TEXTS)
+    carried = Backbone.from_preset(tmp_path / "ours").export_to_transformers(tmp_path / "theirs")
+    assert "tokenizer.json" in carried
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    found = without_specials(theirs, TEXTS)
+    same = sum(one == other for one, other in zip(found, ids, strict=True))
+    assert same >= (0.8 if name == "Bert" else 1) * len(ids)
+    for mark in ("start", "end", "pad", "mask"):
+        known = {"start": "bos", "end": "eos"}.get(mark, mark)
+        if getattr(tokenizer, f"{mark}_token", None) is not None:
+            id = getattr(tokenizer, f"{mark}_token_id")
+            assert getattr(theirs, f"{known}_token_id") == id
+    generation = tmp_path / "theirs" / "generation_config.json"
+    marks = CASES[name][1]
+    assert generation.exists() is bool(marks)
+    if marks:
+        config = transformers.GenerationConfig.from_pretrained(tmp_path / "theirs")
+        for mark, tokens in marks.items():
+            listed = [tokens] if isinstance(tokens, str) else tokens
+            numbers = [*map(tokenizer.token_to_id, listed)]
+            expected = numbers[0] if isinstance(tokens, str) else numbers
+            assert getattr(config, f"{mark}_token_id") == expected
+
+    # And back; KerasHub has the ids that it has of the assets given.
+    back = Backbone.from_preset(tmp_path / "theirs")
+    carried = back.save_to_preset(tmp_path / "back")
+    assert carried[0] == "tokenizer.json"
+    assert_same(tokenizer, ours.Tokenizer.from_preset(tmp_path / "back"), ids)
+    keras = keras_hub.tokenizers.Tokenizer.from_preset(str(tmp_path / "back"))
+    eager = getattr(keras_hub.tokenizers, f"{name}Tokenizer")(*arguments(name))
+    assert [*map(list, keras.tokenize(TEXTS))] == [*map(list, eager.tokenize(TEXTS))]
+
+    # Of what transformers writes itself: the one file.
+    theirs.save_pretrained(tmp_path / "again")
+    shutil.copy(tmp_path / "theirs" / "config.json", tmp_path / "again")
+    assert not [*(tmp_path / "again").glob("*.model")]
+    assert_same(tokenizer, ours.Tokenizer.from_preset(tmp_path / "again"), ids)
