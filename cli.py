@@ -587,29 +587,102 @@ def _check_cached(folder: Path, reason: ConnectionError) -> None:
         raise ConnectionError(f"{reason} And the cache holds but a part: {error}") from error
 
 
+Text = Annotated[str, typer.Argument(help="Text; - reads it from stdin.", show_default=False)]
+Device = Annotated[str, typer.Option(help="Such as cuda.")]
+
+
+@app.command()
+def tokenize(
+    preset: Preset,
+    text: Text,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Print the tokens, too.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="What looks like a special token is none.")
+    ] = False,
+) -> None:
+    """Print the ids of a text's tokens, without those that a model gets besides.
+
+    Example: keras-hub-torch tokenize gpt2_base_en "The capital of France is"
+    """
+    from .preprocessing.tokenizers.base import Tokenizer
+
+    text = _given(text)
+    with _working():
+        tokenizer = Tokenizer.from_preset(preset)
+    ids = tokenizer.tokenize(text, special_tokens_in_strings=False if plain else None)
+    if tokens:
+        for id in ids:
+            typer.echo(f"{id}\t{_printable(tokenizer.id_to_token(id))}")
+    else:
+        typer.echo(",".join(map(str, ids)))
+
+
+@app.command()
+def embed(
+    preset: Preset,
+    texts: Annotated[list[str], typer.Argument(help="Texts.", show_default=False)],
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            help="mean, max, cls (the first token) or last. What the preset says by default.",
+            show_default=False,
+        ),
+    ] = None,
+    dtype: Dtype = None,
+    device: Device = "cpu",
+) -> None:
+    """Print the vector of each text, a JSON list in a line of its own.
+
+    Example: keras-hub-torch embed bert_tiny_en_uncased "A sentence." "Another one."
+    """
+    _check_dtype(dtype)
+    from .generation.embedding import embed as embedded
+
+    with _working():
+        model = _load(preset, dtype).to(device)
+        vectors = embedded(model, texts, pooling)
+    for vector in vectors.tolist():
+        typer.echo(json.dumps(vector))
+
+
 @app.command()
 def generate(
     preset: Preset,
+    prompt: Annotated[
+        str | None, typer.Argument(help="Text; - reads it from stdin.", show_default=False)
+    ] = None,
     ids: Annotated[
-        str, typer.Option(help="The prompt's token ids: 1,2,3 (- reads them from stdin).")
-    ],
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="How many ids at most.")] = 32,
-    sampler: Annotated[Sampler, typer.Option(help="How each id is chosen.")] = Sampler.greedy,
+        str | None,
+        typer.Option(
+            help="The prompt's token ids instead: 1,2,3 (- reads them from stdin).",
+            show_default=False,
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 32,
+    sampler: Annotated[Sampler, typer.Option(help="How each token is chosen.")] = Sampler.greedy,
     stop: Annotated[
-        str, typer.Option(help="Ids that end the text, such as 2,3.", show_default=False)
+        str,
+        typer.Option(
+            help="Ids that end the text, such as 2,3; the tokenizer's by default, where there is "
+            "text.",
+            show_default=False,
+        ),
     ] = "",
     seed: Annotated[
         int | None, typer.Option(help="Of the random samplers.", show_default=False)
     ] = None,
     dtype: Dtype = None,
-    device: Annotated[str, typer.Option(help="Such as cuda.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
-    """Continue a prompt of token ids with a decoder, and print the new ids as they come.
+    """Continue a prompt, and print what is new as it comes: text of text, ids of ids.
 
-    Example: keras-hub-torch generate gpt2_base_en --ids 464,3139,286 --max-new-tokens 8
+    Example: keras-hub-torch generate gpt2_base_en "The capital of France is"
     """
-    prompt = _ids(sys.stdin.read() if ids == "-" else ids, "--ids")
+    if (prompt is None) == (ids is None):
+        raise typer.BadParameter("Give either a prompt or --ids.")
+    row = [] if ids is None else _ids(sys.stdin.read() if ids == "-" else ids, "--ids")
     stops = _ids(stop, "--stop") if stop else []
+    text = None if prompt is None else _given(prompt)
     _check_dtype(dtype)
     import torch
 
@@ -617,24 +690,42 @@ def generate(
 
     with _working():
         model = _load(preset, dtype).to(device)
-    embedding = model.token_embedding
-    size = getattr(embedding, "num_embeddings", None)
-    if size is not None and max(prompt) >= size:
-        raise ValueError(f"{max(prompt)} is no id of {preset}, which has {size:,}.")
+        tokenizer = None if text is None else _tokenizer(model)
+    size = getattr(model.token_embedding, "num_embeddings", None)
+    if size is not None and max(row, default=0) >= size:
+        raise ValueError(f"{max(row)} is no id of {preset}, which has {size:,}.")
     if seed is not None:
         torch.manual_seed(seed)
-    separator = ""
-    for tokens in stream(
+    steps = stream(
         model,
-        [prompt],
+        [row] if text is None else text,
         max_new_tokens=max_new_tokens,
         sampler=sampler.value,
-        stop_token_ids=stops or None,
-    ):
-        sys.stdout.write(f"{separator}{tokens.item()}")
+        stop_token_ids=stops or "auto",
+    )
+    new = (int(tokens) for tokens in steps)
+    if tokenizer is None:
+        pieces: Iterator[str] = (f"{',' * (i > 0)}{id}" for i, id in enumerate(new))
+    else:
+        from .preprocessing.prompts import text_of
+
+        alone = "decoder_token_ids" not in model.input_specs
+        pieces = map(_printable, text_of(tokenizer, tokenizer.tokenize(text) if alone else [], new))
+    for piece in pieces:
+        sys.stdout.write(piece)
         sys.stdout.flush()
-        separator = ","
     typer.echo()
+
+
+def _given(text: str) -> str:
+    return sys.stdin.read() if text == "-" else text
+
+
+def _tokenizer(model: Any) -> Any:
+    """That of the preset that a model comes from."""
+    from .preprocessing.prompts import text_preprocessor
+
+    return text_preprocessor(model).tokenizer
 
 
 def _ids(text: str, option: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,11 @@ from ..backbones._model import Model
 from .causal_lm import CausalLMPreprocessor, detokenized
 from .seq_2_seq_lm import Seq2SeqLMPreprocessor
 from .tokenizers.base import Tokenizer
+
+# How many tokens before a text decide about its first space, at most.
+CONTEXT = 8
+# What stands for a part of a character.
+PART = "\ufffd"
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,26 @@ class TextPrompts:
             mask[:, : given.shape[1]] &= ~given
         texts = detokenized(self.tokenizer, found["token_ids"], mask)
         return texts[0] if self.single and len(texts) == 1 else texts
+
+
+def text_of(tokenizer: Tokenizer, prompt: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
+    """Text of ids as they come, behind those of a prompt; characters when they are whole.
+
+    Ends and special tokens have no text.
+    """
+    silent = {*tokenizer.special_token_ids, *tokenizer.stop_token_ids}
+    kept = [id for id in prompt if id not in silent][-CONTEXT:]
+    said = len(tokenizer.detokenize(kept)) if kept else 0
+    for id in ids:
+        if id in silent:
+            continue
+        kept.append(id)
+        text = tokenizer.detokenize(kept)
+        if not text.endswith(PART):
+            yield text[said:]
+            said = len(text)
+    if kept and said < len(text := tokenizer.detokenize(kept)):
+        yield text[said:]
 
 
 def is_text(prompts: Any) -> bool:

@@ -35,7 +35,17 @@ from . import oracle
 from .conftest import Reference
 from .hub_server import HubServer, Repository
 
-COMMANDS = ("list", "info", "verify", "convert", "download", "generate", "adapter")
+COMMANDS = (
+    "list",
+    "info",
+    "verify",
+    "convert",
+    "download",
+    "tokenize",
+    "embed",
+    "generate",
+    "adapter",
+)
 EXAMPLES = (*COMMANDS[:-1], "adapter merge", "adapter convert")
 
 
@@ -740,6 +750,38 @@ def test_generate(gpt2: Path) -> None:
     drawn = generate(model, [[5, 6, 7]], 3 + 8, "top_p")["token_ids"][0, 3:].tolist()
     said = succeed(*args, "5,6,7", "--sampler", "top_p", "--seed", 3)
     assert said == ",".join(map(str, drawn)) + "\n"
+
+
+@pytest.fixture
+def gpt2_with_text(tmp_path: Path) -> Path:
+    """A preset with a tokenizer, its vocabulary bytes."""
+    from keras_hub_torch.tokenizers import GPT2Tokenizer
+
+    from .vocabularies import byte_pairs
+
+    vocabulary, merges = byte_pairs("<|endoftext|>")
+    torch.manual_seed(2)
+    sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 9}
+    GPT2Backbone(len(vocabulary), **sizes, max_sequence_length=40).save_to_preset(tmp_path)
+    GPT2Tokenizer(vocabulary, merges).save_to_preset(tmp_path)
+    return tmp_path
+
+
+def test_text(gpt2_with_text: Path) -> None:
+    text = "Größe: 12 €"
+    model = Backbone.from_preset(gpt2_with_text)
+    said = succeed("generate", gpt2_with_text, text, "--max-new-tokens", 9)
+    expected = generate(model, text, max_new_tokens=9, strip_prompt=True)
+    assert said == cli._printable(expected) + "\n"
+    ids = succeed("tokenize", gpt2_with_text, text)
+    assert succeed("generate", gpt2_with_text, "--ids", ids).count(",") == 31
+    lines = succeed("tokenize", gpt2_with_text, text, "--tokens").splitlines()
+    assert ",".join(line.partition("\t")[0] for line in lines) + "\n" == ids
+    special = ("tokenize", gpt2_with_text, "<|endoftext|>")
+    assert succeed(*special).count(",") == 0
+    assert succeed(*special, "--plain").count(",") > 3
+    assert "either a prompt or --ids" in fail("generate", gpt2_with_text, code=2)
+    assert "No text is embedded" in fail_in_one_line("embed", gpt2_with_text, text)
 
 
 def test_generate_refuses(gpt2: Path, bert: Reference) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import keras_hub
 import pytest
 import transformers
+from typer.testing import CliRunner
 
-from keras_hub_torch import models
+from keras_hub_torch import cli, models
 from keras_hub_torch import tokenizers as ours
+from keras_hub_torch.generation.embedding import embed
 from keras_hub_torch.models import Backbone
 
 from .test_tokenizers import BERT, BYTE_PAIR, sentence_piece
@@ -127,3 +129,48 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     shutil.copy(tmp_path / "theirs" / "config.json", tmp_path / "again")
     assert not [*(tmp_path / "again").glob("*.model")]
     assert_same(tokenizer, ours.Tokenizer.from_preset(tmp_path / "again"), ids)
+
+
+@pytest.mark.parametrize(("pooling", "normalize"), [("mean", True), ("cls", False), ("max", True)])
+def test_embed(pooling: str, normalize: bool, tmp_path: Path) -> None:
+    """A task goes along, and texts are embedded as it says."""
+    saved("Bert", tmp_path / "plain")
+    theirs = keras_hub.models.BertTextEmbedder(
+        keras_hub.models.Backbone.from_preset(str(tmp_path / "plain")),
+        keras_hub.models.BertTextEmbedderPreprocessor.from_preset(
+            str(tmp_path / "plain"), sequence_length=16
+        ),
+        pooling_mode=pooling,
+        normalize=normalize,
+    )
+    theirs.save_to_preset(str(tmp_path / "task"))
+    Backbone.from_preset(tmp_path / "task").save_to_preset(tmp_path / "new")
+    texts = ["A sentence.", "Größe", ""]
+    found = embed(Backbone.from_preset(tmp_path / "new"), texts)
+    expected = torch.tensor(oracle.to_numpy(theirs.encode_text(texts)))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    task = keras_hub.models.TextEmbedder.from_preset(str(tmp_path / "new"))
+    torch.testing.assert_close(torch.tensor(oracle.to_numpy(task.encode_text(texts))), expected)
+    said = CliRunner().invoke(cli.app, ["embed", str(tmp_path / "new"), *texts])
+    rows = torch.tensor([json.loads(line) for line in said.stdout.splitlines()])
+    torch.testing.assert_close(rows, found)
+
+
+def test_an_export_without_a_tokenizer_says_so(tmp_path: Path) -> None:
+    model = models.BertBackbone(vocabulary_size=9, **BERT_LIKE)
+    with pytest.warns(UserWarning, match="No tokenizer goes along"):
+        assert model.export_to_transformers(tmp_path) == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_carried(tmp_path: Path) -> None:
+    saved("Bert", tmp_path / "ours")
+    model = Backbone.from_preset(tmp_path / "ours")
+    assert model.save_to_preset(tmp_path / "alone", carry=False) == []
+    assert not (tmp_path / "alone" / "tokenizer.json").exists()
+    names = model.save_to_preset(tmp_path / "new")
+    assert names == ["assets/tokenizer/vocabulary.txt", "tokenizer.json"]
+    assert model.save_to_preset(tmp_path / "ours") == []
+    shutil.rmtree(tmp_path / "ours")
+    with pytest.warns(UserWarning, match="Only the model is saved"):
+        assert model.save_to_preset(tmp_path / "late") == []

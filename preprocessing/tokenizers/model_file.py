@@ -72,12 +72,12 @@ class ModelFile:
 
     def write(self) -> bytes:
         ids = {piece.text: i for i, piece in enumerate(self.pieces)}
-        trainer = [(MODEL_TYPE, BPE if self.is_bpe else UNIGRAM)]
+        trainer: list[tuple[int, bytes | int]] = [(MODEL_TYPE, BPE if self.is_bpe else UNIGRAM)]
         trainer += [(BYTE_FALLBACK, int(self.byte_fallback))]
         names = {mark: self.marks.get(mark) or f"<{mark}>" for mark in MARKS}
         absent = (1 << 64) - 1  # -1
         trainer += [(FIRST_MARK_ID + i, ids.get(names[m], absent)) for i, m in enumerate(MARKS)]
-        marks = [(FIRST_MARK + i, names[mark].encode()) for i, mark in enumerate(MARKS)]
+        trainer += [(FIRST_MARK + i, names[mark].encode()) for i, mark in enumerate(MARKS)]
         normalizer: list[tuple[int, bytes | int]] = [
             (CHARSMAP, self.charsmap),
             (ADD_DUMMY_PREFIX, int(self.add_dummy_prefix)),
@@ -88,7 +88,7 @@ class ModelFile:
             score = as_varint(SCORE << 3 | 5) + struct.pack("<f", piece.score)
             inner = field(TEXT, piece.text.encode()) + score + field(KIND, piece.kind)
             parts.append(field(PIECES, inner))
-        parts.append(field(TRAINER, b"".join(field(*one) for one in (*trainer, *marks))))
+        parts.append(field(TRAINER, b"".join(field(*one) for one in trainer)))
         parts.append(field(NORMALIZER, b"".join(field(*one) for one in normalizer)))
         return b"".join(parts)
 
