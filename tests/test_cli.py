@@ -755,15 +755,15 @@ def test_generate(gpt2: Path) -> None:
 @pytest.fixture
 def gpt2_with_text(tmp_path: Path) -> Path:
     """A preset with a tokenizer, its vocabulary bytes."""
-    from keras_hub_torch.tokenizers import GPT2Tokenizer
+    from keras_hub_torch import tokenizers
 
     from .vocabularies import byte_pairs
 
     vocabulary, merges = byte_pairs("<|endoftext|>")
     torch.manual_seed(2)
     sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 9}
-    GPT2Backbone(len(vocabulary), **sizes, max_sequence_length=40).save_to_preset(tmp_path)
-    GPT2Tokenizer(vocabulary, merges).save_to_preset(tmp_path)
+    GPT2Backbone(len(vocabulary), **sizes, max_sequence_length=60).save_to_preset(tmp_path)
+    tokenizers.GPT2Tokenizer(vocabulary, merges).save_to_preset(tmp_path)
     return tmp_path
 
 
