@@ -238,17 +238,19 @@ def info(preset: Preset, as_json: AsJson = False) -> None:
     Example: keras-hub-torch info bert_tiny_en_uncased
     """
     from .models import Backbone
+    from .presets.companions import companions
     from .presets.sources import open_preset
     from .presets.summary import layer_tree, totals
 
-    def read() -> tuple[dict[str, Any], Any, dict[str, int] | None]:
+    def read() -> tuple[dict[str, Any], Any, dict[str, int] | None, list[str] | None]:
         config = source.json("config.json")
         model = Backbone.from_preset(preset, load_weights=False, device="meta")
-        return config, model, source.sizes()
+        sizes = source.sizes()
+        return config, model, sizes, None if sizes is None else companions(source)
 
     with _working():
         source = open_preset(preset)
-        config, model, sizes = source.consistently(read)
+        config, model, sizes, beside = source.consistently(read)
     if as_json:
         _print_json(
             {
@@ -257,20 +259,26 @@ def info(preset: Preset, as_json: AsJson = False) -> None:
                 **totals(model),
                 "saved_dtype": _dtype_name(_saved_dtype(config)),
                 "files": sizes,
+                "companions": beside,
                 "config": model.get_config(),
                 "layers": layer_tree(model).to_json()["layers"],
             }
         )
     else:
-        _print_info(model, preset, config, sizes)
+        _print_info(model, preset, config, sizes, beside)
 
 
 def _print_info(
-    model: Any, preset: str, config: dict[str, Any], sizes: dict[str, int] | None
+    model: Any,
+    preset: str,
+    config: dict[str, Any],
+    sizes: dict[str, int] | None,
+    beside: list[str] | None,
 ) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
+    from .presets.companions import summary
     from .presets.summary import summary_table, totals_line
 
     console = _console()
@@ -288,6 +296,7 @@ def _print_info(
         ("Class", type(model).__name__),
         ("Saved dtype", _dtype_name(_saved_dtype(config)) or "not recorded"),
         ("Files", files),
+        *([("Beside it", _printable(summary(beside)))] if beside else []),
         ("Config", "\n".join(_lines(arguments))),
     ):
         grid.add_row(name, _plain(value))
@@ -339,6 +348,7 @@ def verify(preset: Preset) -> None:
     """
     from rich.filesize import decimal
 
+    from .presets.companions import summary
     from .presets.verifying import verify_preset
 
     with _working():
@@ -354,6 +364,8 @@ def verify(preset: Preset) -> None:
         typer.echo(f"{_printable(file.name)}: {tensors}, {size}")
     if verified.ignored:
         typer.echo(f"No part of the backbone: {_some(verified.ignored)}")
+    if verified.companions:
+        typer.echo(f"Beside the backbone: {_printable(summary(verified.companions))}")
     if verified.drawn:
         typer.echo(f"Not in the files, so drawn at random: {_some(verified.drawn)}")
     typer.echo("All weights are accounted for, each once and in its shape.")
@@ -411,20 +423,29 @@ def convert(
     dtype: Dtype = None,
     max_shard_size: Shards = None,
     overwrite: Overwrite = False,
+    carry: Annotated[
+        bool, typer.Option("--carry/--alone", help="Whether tokenizer and the like go along.")
+    ] = True,
 ) -> None:
-    """Convert a preset's backbone to another format or data type.
+    """Convert a preset to another format or data type.
 
-    Tokenizers, preprocessors and heads are not carried over; those in the preset are named.
+    Tokenizer, preprocessor, converters and a task's head go along where the format has them; what
+    does not is named.
 
     Example: keras-hub-torch convert bert_tiny_en_uncased ./bert --format transformers
     """
     _check_target(dst, format, dtype, max_shard_size, overwrite)
+    from .presets.companions import summary
     from .presets.sources import open_preset
 
     with _working():
         model = _load(src, dtype)
         left = _not_carried(open_preset(src), dst)
-        _save(model, dst, format, max_shard_size)
+        carried = _save(model, dst, format, max_shard_size, carry)
+    if carried:
+        typer.echo(f"Carried along: {_printable(summary(carried))}")
+    same = format in (Format.keras, Format.safetensors)
+    left = [name for name in left if not same or name not in summary(carried).split(", ")]
     if left:
         typer.echo(f"Not carried over: {_printable(', '.join(left))}", err=True)
     _report(model, dst)
@@ -484,15 +505,17 @@ def _load(preset: str, dtype: str | None) -> Any:
     return source.consistently(read)
 
 
-def _save(model: Any, dst: Path, format: Format, max_shard_size: float | None) -> None:
+def _save(
+    model: Any, dst: Path, format: Format, max_shard_size: float | None, carry: bool = True
+) -> list[str]:
+    """Write a model. Gives the names of what went along."""
     if format is Format.transformers:
-        model.export_to_transformers(dst)
-    elif format is Format.timm:
+        return list(model.export_to_transformers(dst, carry=carry))
+    if format is Format.timm:
         model.export_to_timm(dst)
-    else:
-        model.save_to_preset(
-            dst, 10 if max_shard_size is None else max_shard_size, format=format.value
-        )
+        return []
+    size = 10 if max_shard_size is None else max_shard_size
+    return list(model.save_to_preset(dst, size, format=format.value, carry=carry))
 
 
 def _report(model: Any, dst: Path) -> None:
@@ -564,29 +587,102 @@ def _check_cached(folder: Path, reason: ConnectionError) -> None:
         raise ConnectionError(f"{reason} And the cache holds but a part: {error}") from error
 
 
+Text = Annotated[str, typer.Argument(help="Text; - reads it from stdin.", show_default=False)]
+Device = Annotated[str, typer.Option(help="Such as cuda.")]
+
+
+@app.command()
+def tokenize(
+    preset: Preset,
+    text: Text,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Print the tokens, too.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="What looks like a special token is none.")
+    ] = False,
+) -> None:
+    """Print the ids of a text's tokens, without those that a model gets besides.
+
+    Example: keras-hub-torch tokenize gpt2_base_en "The capital of France is"
+    """
+    from .preprocessing.tokenizers.base import Tokenizer
+
+    text = _given(text)
+    with _working():
+        tokenizer = Tokenizer.from_preset(preset)
+    ids = tokenizer.tokenize(text, special_tokens_in_strings=False if plain else None)
+    if tokens:
+        for id in ids:
+            typer.echo(f"{id}\t{_printable(tokenizer.id_to_token(id))}")
+    else:
+        typer.echo(",".join(map(str, ids)))
+
+
+@app.command()
+def embed(
+    preset: Preset,
+    texts: Annotated[list[str], typer.Argument(help="Texts.", show_default=False)],
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            help="mean, max, cls (the first token) or last. What the preset says by default.",
+            show_default=False,
+        ),
+    ] = None,
+    dtype: Dtype = None,
+    device: Device = "cpu",
+) -> None:
+    """Print the vector of each text, a JSON list in a line of its own.
+
+    Example: keras-hub-torch embed bert_tiny_en_uncased "A sentence." "Another one."
+    """
+    _check_dtype(dtype)
+    from .generation.embedding import embed as embedded
+
+    with _working():
+        model = _load(preset, dtype).to(device)
+        vectors = embedded(model, texts, pooling)
+    for vector in vectors.tolist():
+        typer.echo(json.dumps(vector))
+
+
 @app.command()
 def generate(
     preset: Preset,
+    prompt: Annotated[
+        str | None, typer.Argument(help="Text; - reads it from stdin.", show_default=False)
+    ] = None,
     ids: Annotated[
-        str, typer.Option(help="The prompt's token ids: 1,2,3 (- reads them from stdin).")
-    ],
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="How many ids at most.")] = 32,
-    sampler: Annotated[Sampler, typer.Option(help="How each id is chosen.")] = Sampler.greedy,
+        str | None,
+        typer.Option(
+            help="The prompt's token ids instead: 1,2,3 (- reads them from stdin).",
+            show_default=False,
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 32,
+    sampler: Annotated[Sampler, typer.Option(help="How each token is chosen.")] = Sampler.greedy,
     stop: Annotated[
-        str, typer.Option(help="Ids that end the text, such as 2,3.", show_default=False)
+        str,
+        typer.Option(
+            help="Ids that end the text, such as 2,3; the tokenizer's by default, where there is "
+            "text.",
+            show_default=False,
+        ),
     ] = "",
     seed: Annotated[
         int | None, typer.Option(help="Of the random samplers.", show_default=False)
     ] = None,
     dtype: Dtype = None,
-    device: Annotated[str, typer.Option(help="Such as cuda.")] = "cpu",
+    device: Device = "cpu",
 ) -> None:
-    """Continue a prompt of token ids with a decoder, and print the new ids as they come.
+    """Continue a prompt, and print what is new as it comes: text of text, ids of ids.
 
-    Example: keras-hub-torch generate gpt2_base_en --ids 464,3139,286 --max-new-tokens 8
+    Example: keras-hub-torch generate gpt2_base_en "The capital of France is"
     """
-    prompt = _ids(sys.stdin.read() if ids == "-" else ids, "--ids")
+    if (prompt is None) == (ids is None):
+        raise typer.BadParameter("Give either a prompt or --ids.")
+    row = [] if ids is None else _ids(sys.stdin.read() if ids == "-" else ids, "--ids")
     stops = _ids(stop, "--stop") if stop else []
+    text = None if prompt is None else _given(prompt)
     _check_dtype(dtype)
     import torch
 
@@ -594,24 +690,42 @@ def generate(
 
     with _working():
         model = _load(preset, dtype).to(device)
-    embedding = model.token_embedding
-    size = getattr(embedding, "num_embeddings", None)
-    if size is not None and max(prompt) >= size:
-        raise ValueError(f"{max(prompt)} is no id of {preset}, which has {size:,}.")
+        tokenizer = None if text is None else _tokenizer(model)
+    size = getattr(model.token_embedding, "num_embeddings", None)
+    if size is not None and max(row, default=0) >= size:
+        raise ValueError(f"{max(row)} is no id of {preset}, which has {size:,}.")
     if seed is not None:
         torch.manual_seed(seed)
-    separator = ""
-    for tokens in stream(
+    steps = stream(
         model,
-        [prompt],
+        [row] if text is None else text,
         max_new_tokens=max_new_tokens,
         sampler=sampler.value,
-        stop_token_ids=stops or None,
-    ):
-        sys.stdout.write(f"{separator}{tokens.item()}")
+        stop_token_ids=stops or "auto",
+    )
+    new = (int(tokens) for tokens in steps)
+    if tokenizer is None:
+        pieces: Iterator[str] = (f"{',' * (i > 0)}{id}" for i, id in enumerate(new))
+    else:
+        from .preprocessing.prompts import text_of
+
+        alone = "decoder_token_ids" not in model.input_specs
+        pieces = map(_printable, text_of(tokenizer, tokenizer.tokenize(text) if alone else [], new))
+    for piece in pieces:
+        sys.stdout.write(piece)
         sys.stdout.flush()
-        separator = ","
     typer.echo()
+
+
+def _given(text: str) -> str:
+    return sys.stdin.read() if text == "-" else text
+
+
+def _tokenizer(model: Any) -> Any:
+    """That of the preset that a model comes from."""
+    from .preprocessing.prompts import text_preprocessor
+
+    return text_preprocessor(model).tokenizer
 
 
 def _ids(text: str, option: str) -> list[int]:

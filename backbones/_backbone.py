@@ -105,7 +105,8 @@ class Backbone(Model):
         *,
         format: str = "keras",
         state_dict: Mapping[str, torch.Tensor] | None = None,
-    ) -> None:
+        carry: bool = True,
+    ) -> list[str]:
         """Save configuration and weights to a folder that KerasHub and `from_preset` load.
 
         A save is one step: whoever loads meanwhile, and whatever is killed, the folder holds the
@@ -120,35 +121,53 @@ class Backbone(Model):
             format: of the weights, `keras` (`.weights.h5`) or `safetensors` (which only
                 `from_preset` here reads).
             state_dict: the weights, if they have been gathered elsewhere.
+            carry: whether what else the preset has that this model comes from goes along:
+                tokenizer, preprocessor, converters, and the head of a task; of a checkpoint of
+                transformers the tokenizer becomes KerasHub's.
+
+        Returns:
+            Names of the files that went along.
 
         Raises:
             ValueError: the weights are not those of the configuration; nothing is written.
             RuntimeError: `load_weights` has failed half-way.
             OSError: the folder cannot be written; what was in it is whole.
         """
+        from ..preprocessing.carrying import into_preset
         from ..presets.saving import save_backbone
 
         self._refuse_fused()
-        save_backbone(self, preset_dir, max_shard_size, format, state_dict)
+        beside = into_preset if carry else None
+        return save_backbone(self, preset_dir, max_shard_size, format, state_dict, beside)
 
     def export_to_transformers(
         self,
         path: str | os.PathLike[str],
         *,
         state_dict: Mapping[str, torch.Tensor] | None = None,
-    ) -> None:
+        carry: bool = True,
+    ) -> list[str]:
         """Save a folder that transformers loads; wrappers and `state_dict` as in `save_to_preset`.
+
+        Args:
+            carry: whether the tokenizer of the preset that this model comes from goes along, for
+                `AutoTokenizer`, with what a decoder's text ends with (`generation_config.json`).
+
+        Returns:
+            Names of the files that went along.
 
         Raises:
             NotImplementedError: transformers has no such family, or it is not supported here.
             ValueError: transformers has no model of this configuration, or the weights are not
                 those of the configuration.
         """
+        from ..preprocessing.carrying import into_checkpoint
         from ..presets.checkpoints import TRANSFORMERS
         from ..presets.saving import export_checkpoint
 
         self._refuse_fused()
-        export_checkpoint(self, path, TRANSFORMERS, state_dict)
+        beside = into_checkpoint if carry else None
+        return export_checkpoint(self, path, TRANSFORMERS, state_dict, beside)
 
     def export_to_timm(self, path: str | os.PathLike[str]) -> None:
         """Save a folder that `timm.create_model("local-dir:…")` loads, without a classifier.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -24,6 +25,8 @@ from .weights import Weight, blank_of, checked_weights, together, writes
 if TYPE_CHECKING:
     from .checkpoints.engine import Dialect
 
+# Writes what belongs beside a model into a folder, that will be moved to another one; gives names.
+Beside = Callable[[Model, Path, Path], list[str]]
 METADATA = "metadata.json"
 # The versions whose files are written.
 KERAS_VERSION = "3.15.1"
@@ -42,7 +45,8 @@ def save_backbone(
     max_shard_size: float | None,
     format: str,
     state_dict: Mapping[str, torch.Tensor] | None = None,
-) -> None:
+    beside: Beside | None = None,
+) -> list[str]:
     """See `Backbone.save_to_preset`."""
     if format not in ("keras", "safetensors"):
         raise ValueError(f"format must be 'keras' or 'safetensors', not {format!r}.")
@@ -55,12 +59,17 @@ def save_backbone(
     else:
         name, max_shard_size = WEIGHTS, None
 
+    path = Path(os.path.expanduser(preset_dir), name)
+    carried: list[str] = []
+
     def describe(folder: Path) -> None:
+        if beside is not None:
+            carried.extend(beside(model, folder, path.parent))
         _write_json(folder / CONFIG, model.serialize())
         _write_json(folder / METADATA, _metadata(blank))
 
-    path = Path(os.path.expanduser(preset_dir), name)
     _write(blank, weights, path, max_shard_size, STALE, describe)
+    return carried
 
 
 def _metadata(model: Model) -> dict[str, Any]:
@@ -144,8 +153,12 @@ def export_checkpoint(
     path: str | os.PathLike[str],
     dialect: Dialect,
     state_dict: Mapping[str, torch.Tensor] | None = None,
-) -> None:
+    beside: Beside | None = None,
+) -> list[str]:
     """Write what another library loads.
+
+    Returns:
+        Names of what `beside` has written.
 
     Raises:
         NotImplementedError: the library has no such family, or it is not supported here.
@@ -157,8 +170,18 @@ def export_checkpoint(
 
     plan = export_plan(dialect, blank_of(model))
     _, weights = checked_weights(model, state_dict)
-    folder = Path(os.path.expanduser(path))
-    export(dialect, plan, weights, lambda place: replacing(folder / place, STALE))
+    target = Path(os.path.expanduser(path))
+    carried: list[str] = []
+
+    @contextlib.contextmanager
+    def destination(place: str) -> Iterator[Path]:
+        with replacing(target / place, STALE) as folder:
+            if beside is not None and not place:
+                carried.extend(beside(model, folder, target))
+            yield folder
+
+    export(dialect, plan, weights, destination)
+    return carried
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from ..backbones._model import Model
 from .building import construct
 from .checkpoints import dialect_of
 from .checkpoints.engine import plan
+from .companions import companions
 from .files import CONFIG
 from .loading import check, keras_config, keras_files
 from .refusals import naming
@@ -28,6 +29,7 @@ class Verified:
         sizes: their bytes.
         drawn: weights that the files may lack, and lack.
         ignored: tensors that are known to be no part of a backbone.
+        companions: files of tokenizers and the like that are beside it.
     """
 
     model: Model
@@ -35,6 +37,7 @@ class Verified:
     sizes: dict[Path, int]
     drawn: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    companions: list[str] = field(default_factory=list)
 
 
 def verify_preset(preset: str | os.PathLike[str]) -> Verified:
@@ -48,7 +51,9 @@ def verify_preset(preset: str | os.PathLike[str]) -> Verified:
     """
     with naming(str(preset)):
         source = open_preset(preset)
-        return source.consistently(lambda: _verify(source))
+        verified = source.consistently(lambda: _verify(source))
+        verified.companions = companions(source)
+        return verified
 
 
 def _verify(source: PresetSource) -> Verified:

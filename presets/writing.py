@@ -17,10 +17,16 @@ def write_files(folder: Path, contents: Mapping[str, bytes | dict[str, Any]]) ->
         OSError: the folder cannot be written.
     """
     with replacing(folder) as staging:
-        for name, content in contents.items():
-            path = staging / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(content, bytes):
-                path.write_bytes(content)
-            else:
-                path.write_text(json.dumps(content, indent=4))
+        write_into(staging, contents)
+
+
+def write_into(folder: Path, contents: Mapping[str, bytes | dict[str, Any]]) -> list[str]:
+    """As `write_files`, into a folder that nobody reads yet. Gives the names."""
+    for name, content in contents.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(json.dumps(content, indent=4))
+    return list(contents)

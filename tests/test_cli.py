@@ -35,7 +35,17 @@ from . import oracle
 from .conftest import Reference
 from .hub_server import HubServer, Repository
 
-COMMANDS = ("list", "info", "verify", "convert", "download", "generate", "adapter")
+COMMANDS = (
+    "list",
+    "info",
+    "verify",
+    "convert",
+    "download",
+    "tokenize",
+    "embed",
+    "generate",
+    "adapter",
+)
 EXAMPLES = (*COMMANDS[:-1], "adapter merge", "adapter convert")
 
 
@@ -586,14 +596,31 @@ def test_recorded_data_types(
     assert ("Unknown dtype" in result.stderr) is (recorded == "float8_e4m3fn")
 
 
-def test_convert_says_what_it_does_not_carry(preset: Path, tmp_path: Path) -> None:
-    for name in ("tokenizer.json", "task.weights.h5", "assets/tokenizer/vocabulary.txt", ".git/x"):
+@pytest.mark.filterwarnings("always:Only the model is saved:UserWarning")
+def test_convert_carries_what_is_beside(preset: Path, tmp_path: Path) -> None:
+    names = ("tokenizer.json", "task.weights.h5", "assets/tokenizer/vocabulary.txt", "mine.txt")
+    for name in (*names, ".git/x"):
         (preset / name).parent.mkdir(parents=True, exist_ok=True)
         (preset / name).write_text("{}")
     result = run("convert", preset, tmp_path / "new", "--format", "keras")
-    assert result.stderr == "Not carried over: assets/, task.weights.h5, tokenizer.json\n"
+    said, more = "Carried along: assets/, task.weights.h5, tokenizer.json\n", "mine.txt\n"
+    assert result.stdout.startswith(said)
+    assert result.stderr == f"Not carried over: {more}"
+    for name in names[:-1]:
+        assert (tmp_path / "new" / name).read_bytes() == (preset / name).read_bytes()
+    assert "Beside the backbone: assets/, " in succeed("verify", tmp_path / "new")
+    assert json.loads(succeed("info", preset, "--json"))["companions"] == sorted(names[:-1])
+    assert re.search("Beside it +assets/, task", succeed("info", preset))
+    alone = run("convert", preset, tmp_path / "alone", "--format", "keras", "--alone")
+    assert (
+        alone.stderr == f"Not carried over: assets/, {more[:-1]}, task.weights.h5, tokenizer.json\n"
+    )
+    assert len([*(tmp_path / "alone").iterdir()]) == 3
     there = run("convert", preset, preset, "--format", "safetensors", "--overwrite")
     assert (there.exit_code, there.stderr) == (0, "")
+    broken = run("convert", preset, tmp_path / "theirs", "--format", "transformers")
+    assert "warning: Only the model is saved" in broken.stderr
+    assert broken.exit_code == 0
 
 
 def test_convert_spares_what_is_there(bert: Reference, tmp_path: Path) -> None:
@@ -723,6 +750,38 @@ def test_generate(gpt2: Path) -> None:
     drawn = generate(model, [[5, 6, 7]], 3 + 8, "top_p")["token_ids"][0, 3:].tolist()
     said = succeed(*args, "5,6,7", "--sampler", "top_p", "--seed", 3)
     assert said == ",".join(map(str, drawn)) + "\n"
+
+
+@pytest.fixture
+def gpt2_with_text(tmp_path: Path) -> Path:
+    """A preset with a tokenizer, its vocabulary bytes."""
+    from keras_hub_torch import tokenizers
+
+    from .vocabularies import byte_pairs
+
+    vocabulary, merges = byte_pairs("<|endoftext|>")
+    torch.manual_seed(2)
+    sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 9}
+    GPT2Backbone(len(vocabulary), **sizes, max_sequence_length=60).save_to_preset(tmp_path)
+    tokenizers.GPT2Tokenizer(vocabulary, merges).save_to_preset(tmp_path)
+    return tmp_path
+
+
+def test_text(gpt2_with_text: Path) -> None:
+    text = "Größe: 12 €"
+    model = Backbone.from_preset(gpt2_with_text)
+    said = succeed("generate", gpt2_with_text, text, "--max-new-tokens", 9)
+    expected = generate(model, text, max_new_tokens=9, strip_prompt=True)
+    assert said == cli._printable(expected) + "\n"
+    ids = succeed("tokenize", gpt2_with_text, text)
+    assert succeed("generate", gpt2_with_text, "--ids", ids).count(",") == 31
+    lines = succeed("tokenize", gpt2_with_text, text, "--tokens").splitlines()
+    assert ",".join(line.partition("\t")[0] for line in lines) + "\n" == ids
+    special = ("tokenize", gpt2_with_text, "<|endoftext|>")
+    assert succeed(*special).count(",") == 0
+    assert succeed(*special, "--plain").count(",") > 3
+    assert "either a prompt or --ids" in fail("generate", gpt2_with_text, code=2)
+    assert "No text is embedded" in fail_in_one_line("embed", gpt2_with_text, text)
 
 
 def test_generate_refuses(gpt2: Path, bert: Reference) -> None:

@@ -12,6 +12,8 @@ class AlbertTokenizer(SentencePieceTokenizer):
     """See `SentencePieceTokenizer`."""
 
     backbone = "AlbertBackbone"
+    model_file = "spiece.model"
+    templates = ("start $A end", "start $A end $B:1 end:1")
     special = named(
         cls_token="[CLS]",
         sep_token="[SEP]",
@@ -32,6 +34,8 @@ class DebertaV3Tokenizer(SentencePieceTokenizer):
     """See `SentencePieceTokenizer`. A model without `[MASK]` gets it as its last token."""
 
     backbone = "DebertaV3Backbone"
+    model_file = "spm.model"
+    templates = ("start $A end", "start $A end $B:1 end:1")
     special = named(
         cls_token="[CLS]",
         sep_token="[SEP]",

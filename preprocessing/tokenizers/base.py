@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -13,11 +14,18 @@ import torch
 from ...presets import builtin
 from ...presets.files import CONFIG, refuse_pointer, safe_name
 from ...presets.sources import PresetSource
-from .._layer import PreprocessingLayer, backbone_of, class_of, dtype_name
+from .._layer import PreprocessingLayer, backbone_of, class_of, dtype_name, public_classes
+from .._libraries import library
+from .foreign import Foreign
 
 TokenizerType = TypeVar("TokenizerType", bound="Tokenizer")
 MAX_ASSET_BYTES = 64 * 1024**2
 CONFIG_FILE = "tokenizer.json"
+# Names of special tokens, Keras's and transformers'.
+MARKS = (
+    *(("start", "bos"), ("end", "eos"), ("pad", "pad"), ("cls", "cls"), ("sep", "sep")),
+    *(("mask", "mask"), ("bos", "bos"), ("eos", "eos"), ("unk", "unk"), ("oov", "unk")),
+)
 
 
 class Tokenizer(PreprocessingLayer):
@@ -31,15 +39,20 @@ class Tokenizer(PreprocessingLayer):
 
     Attributes:
         backbone: name of the class of the models that it is for.
+        also: others of which some have it.
         special: the special tokens by name; each is an attribute, and its id that of `{name}_id`.
         assets: names of the files that hold the vocabulary.
+        templates: what transformers is to put around a text and a pair of them, in the words of
+            the `tokenizers` library; `start`, `end` and the like stand for special tokens.
         turn_ends: tokens besides the end token with which a model ends its turn, if it has them.
     """
 
     backbone: ClassVar[str | None] = None
+    also: ClassVar[Sequence[str]] = ()
     special: Mapping[str, str] = {}
     assets: ClassVar[Sequence[str]] = ()
     turn_ends: ClassVar[Sequence[str]] = ()
+    templates: ClassVar[tuple[str, str]] = ("$A", "$A $B:1")
     config_file = CONFIG_FILE
     sequence_length: int | None = None
 
@@ -207,6 +220,79 @@ class Tokenizer(PreprocessingLayer):
         raise NotImplementedError
 
     # Files
+
+    @classmethod
+    def load(
+        cls: type[TokenizerType],
+        source: PresetSource,
+        config_file: str,
+        overrides: Mapping[str, Any],
+    ) -> TokenizerType:
+        files = Foreign(source)
+        if not files.is_foreign:
+            return super().load(source, config_file, overrides)
+        for found in cls.candidates(files.backbone):
+            if found.reads(files):
+                return found(**{**found.arguments_of(files), **overrides})
+        raise FileNotFoundError(
+            f"{source.handle} has no tokenizer of a {files.backbone} that can be read here."
+        )
+
+    @classmethod
+    def candidates(cls: type[TokenizerType], backbone: str) -> list[type[TokenizerType]]:
+        """The tokenizers that models of a class can have, those of the family first."""
+        found = [one for one in public_classes().values() if issubclass(one, cls)]
+        return sorted(
+            (one for one in found if backbone in (one.backbone, *vars(one).get("also", ()))),
+            key=lambda one: one.backbone != backbone,
+        )
+
+    @classmethod
+    def reads(cls, files: Foreign) -> bool:
+        """Whether a checkpoint of transformers has a tokenizer of this kind."""
+        return False
+
+    @classmethod
+    def arguments_of(cls, files: Foreign) -> dict[str, Any]:
+        """The constructor's arguments for the tokenizer of a checkpoint of transformers."""
+        raise NotImplementedError
+
+    def to_transformers(self) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
+        """Contents of the files, by their names, of which `AutoTokenizer` makes this tokenizer.
+
+        Raises:
+            NotImplementedError: transformers has no such tokenizer.
+        """
+        self.check_vocabulary()
+        tokenizers = library("tokenizers", "text")
+        found = self.to_library()
+        single, pair = map(self._template, self.templates)
+        tokens = {token: self.token_to_id(token) for token in self.special_tokens}
+        found.post_processor = tokenizers.processors.TemplateProcessing(
+            single=single, pair=pair, special_tokens=list(tokens.items())
+        )
+        yield CONFIG_FILE, found.to_str(pretty=True).encode()
+        marks = ((theirs, getattr(self, f"{ours}_token", None)) for ours, theirs in MARKS)
+        named = {f"{theirs}_token": token for theirs, token in marks if isinstance(token, str)}
+        yield (
+            "tokenizer_config.json",
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "clean_up_tokenization_spaces": False,
+                **named,
+            },
+        )
+
+    def _template(self, template: str) -> str:
+        return re.sub(r"[a-z]+", lambda mark: str(getattr(self, f"{mark[0]}_token")), template)
+
+    def to_library(self) -> Any:
+        """A tokenizer of the `tokenizers` library that gives the same ids.
+
+        Raises:
+            NotImplementedError: it can make none.
+        """
+        raise NotImplementedError(f"transformers has no tokenizer like {type(self).__name__}")
 
     @classmethod
     def found_in(

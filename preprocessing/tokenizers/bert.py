@@ -12,6 +12,7 @@ class BertTokenizer(WordPieceTokenizer):
     """See `WordPieceTokenizer`."""
 
     backbone = "BertBackbone"
+    templates = ("start $A end", "start $A end $B:1 end:1")
     special = named(
         cls_token="[CLS]",
         sep_token="[SEP]",
@@ -47,6 +48,7 @@ class ESMTokenizer(WordPieceTokenizer):
     """Amino acids; see `WordPieceTokenizer`. Each is a word, with spaces between them."""
 
     backbone = "ESMBackbone"
+    templates = ("start $A end", "start $A end $B:1 end:1")
     special = named(
         cls_token="<cls>",
         sep_token="<eos>",

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from .._libraries import library
 from .base import Tokenizer, lines_of, read_asset
+from .foreign import Foreign
 
 
 class BytePairTokenizer(Tokenizer):
@@ -175,6 +176,44 @@ class BytePairTokenizer(Tokenizer):
             if any(not 0 <= id < 2**32 for id in row):
                 raise ValueError(f"No ids of tokens: {min(row)} to {max(row)}.")
         return self.library.decode_batch(list(map(list, rows)), skip_special_tokens=False)
+
+    # Transformers
+
+    @classmethod
+    def reads(cls, files: Foreign) -> bool:
+        steps = (*files.steps("pre_tokenizer"), *files.steps("decoder"))
+        in_bytes = any(step.get("type") == "ByteLevel" for step in steps)
+        return (files.kind == "BPE" and in_bytes) or (
+            not files.kind and files.source.has("vocab.json") and files.source.has("merges.txt")
+        )
+
+    @classmethod
+    def arguments_of(cls, files: Foreign) -> dict[str, Any]:
+        if files.kind:
+            vocabulary = dict(files.model["vocab"])
+            rules = files.model["merges"]
+            merges = [rule if isinstance(rule, str) else " ".join(rule) for rule in rules]
+        else:
+            vocabulary = read_vocabulary(read_asset(files.source.file("vocab.json")))
+            lines = lines_of(read_asset(files.source.file("merges.txt")))
+            merges = [line.rstrip() for line in lines if line and not line.startswith("#version:")]
+        vocabulary |= files.added
+        steps = files.steps("pre_tokenizer")
+        prefix = any(step.get("add_prefix_space") for step in steps)
+        prefix |= any(step["type"] == "Prepend" for step in files.steps("normalizer"))
+        found = {"vocabulary": vocabulary, "merges": merges, "add_prefix_space": prefix}
+        if "unsplittable_tokens" not in cls.unsaved and files.added:
+            found["unsplittable_tokens"] = list(files.added)
+        return found | cls.special_arguments(files, vocabulary)
+
+    @classmethod
+    def special_arguments(cls, files: Foreign, vocabulary: Mapping[str, int]) -> dict[str, Any]:
+        """Those of the family's own arguments that a checkpoint of transformers settles."""
+        return {}
+
+    def to_library(self) -> Any:
+        tokenizers = library("tokenizers", "text")
+        return tokenizers.Tokenizer.from_str(self.library.to_str())
 
     # Files
 

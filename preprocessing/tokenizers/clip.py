@@ -23,6 +23,7 @@ class CLIPTokenizer(BytePairTokenizer):
     """
 
     backbone = "CLIPBackbone"
+    templates = ("start $A end", "start $A end end $B end")
     special = named(start_token="<|startoftext|>", end_token="<|endoftext|>")
     unsaved = (*BytePairTokenizer.unsaved, "unsplittable_tokens")
 

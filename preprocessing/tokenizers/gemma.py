@@ -15,6 +15,7 @@ class GemmaTokenizer(SentencePieceTokenizer):
     """See `SentencePieceTokenizer`."""
 
     backbone = "GemmaBackbone"
+    templates = ("start $A", "start $A start $B:1")
     turn_ends = ("<end_of_turn>",)
     special = TEXT
 
@@ -45,6 +46,7 @@ class Gemma3Tokenizer(SentencePieceTokenizer):
     """
 
     backbone = "Gemma3Backbone"
+    templates = ("start $A", "start $A start $B:1")
     turn_ends = ("<end_of_turn>",)
     vision = named(
         image_placeholder="<img>",
@@ -64,6 +66,7 @@ class Gemma3nTokenizer(SentencePieceTokenizer):
     """See `SentencePieceTokenizer`."""
 
     backbone = "Gemma3nBackbone"
+    templates = ("start $A", "start $A start $B:1")
     turn_ends = ("<end_of_turn>",)
     special = named(
         **TEXT,
@@ -90,6 +93,7 @@ class Gemma4Tokenizer(SentencePieceTokenizer):
     """
 
     backbone = "Gemma4Backbone"
+    templates = ("start $A", "start $A start $B:1")
     turn_ends = ("<turn|>",)
     vision = named(
         start_of_image_token="<|image>",

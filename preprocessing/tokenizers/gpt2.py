@@ -13,6 +13,7 @@ class GPT2Tokenizer(BytePairTokenizer):
     """See `BytePairTokenizer`."""
 
     backbone = "GPT2Backbone"
+    also = ("LlamaBackbone", "Llama3Backbone")  # SmolLM's
     special = named(end_token="<|endoftext|>", start_token="<|endoftext|>")
 
 
@@ -28,6 +29,7 @@ class RobertaTokenizer(BytePairTokenizer):
     """See `BytePairTokenizer`."""
 
     backbone = "RobertaBackbone"
+    templates = ("start $A end", "start $A end end $B end")
     special = named(start_token="<s>", end_token="</s>", pad_token="<pad>", mask_token="<mask>")
 
 
@@ -35,6 +37,7 @@ class BartTokenizer(BytePairTokenizer):
     """See `BytePairTokenizer`."""
 
     backbone = "BartBackbone"
+    templates = ("start $A end", "start $A end end $B end")
     special = named(start_token="<s>", end_token="</s>", pad_token="<pad>")
 
 
@@ -42,6 +45,7 @@ class OPTTokenizer(BytePairTokenizer):
     """See `BytePairTokenizer`."""
 
     backbone = "OPTBackbone"
+    templates = ("start $A", "start $A start $B:1")
     special = named(end_token="</s>", start_token="</s>", pad_token="<pad>")
 
 

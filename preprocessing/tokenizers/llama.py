@@ -10,6 +10,8 @@ class LlamaTokenizer(SentencePieceTokenizer):
     """See `SentencePieceTokenizer`."""
 
     backbone = "LlamaBackbone"
+    also = ("Llama3Backbone",)
+    templates = ("start $A", "start $A start $B:1")
     special = named(start_token="<s>", end_token="</s>")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .base import named
 from .byte_pair import BytePairTokenizer
+from .foreign import Foreign
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -27,6 +28,8 @@ class Llama3Tokenizer(BytePairTokenizer):
     """
 
     backbone = "Llama3Backbone"
+    also = ("LlamaBackbone",)
+    templates = ("start $A", "start $A start $B:1")
     turn_ends = ("<|eot_id|>",)
     split_pattern = LLAMA3
     prefers_words = True
@@ -53,6 +56,11 @@ class Llama3Tokenizer(BytePairTokenizer):
         misc = {f"special_token_{i:03d}": token for i, token in enumerate(others)}
         self.special = {"start_token": bos_token, "end_token": eos_token, **misc, **ends}
         super().__init__(vocabulary, merges, unsplittable_tokens=unsplittable_tokens, **kwargs)
+
+    @classmethod
+    def special_arguments(cls, files: Foreign, vocabulary: Mapping[str, int]) -> dict[str, Any]:
+        names = ("bos_token", "eos_token")
+        return {name: token for name in names if (token := files.token(name)) is not None}
 
 
 class SmolLM3Tokenizer(BytePairTokenizer):

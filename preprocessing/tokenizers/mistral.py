@@ -23,6 +23,7 @@ class MistralTokenizer(SentencePieceTokenizer):
     """See `SentencePieceTokenizer`."""
 
     backbone = "MistralBackbone"
+    templates = ("start $A", "start $A start $B:1")
     special = named(start_token="<s>", end_token="</s>")
 
 

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .._libraries import library
 from .base import Tokenizer, read_asset
+from .foreign import Foreign
+from .model_file import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    ModelFile,
+    Piece,
+    fields,
+    rewritten,
+)
 
-# Of pieces, in a model's file.
-NORMAL, USER_DEFINED, UNUSED = 1, 4, 5
+# What transformers calls the file, in families old and new.
+FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
 # Longer text is no path but the model itself, as Keras puts bytes into JSON.
 LONGEST_PATH = 2048
+# Ids that no token of a checkpoint has.
+MAX_GAP = 1000
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -31,6 +48,9 @@ class SentencePieceTokenizer(Tokenizer):
 
     keras_module = "keras_hub.src.tokenizers.sentence_piece_tokenizer"
     assets = ("vocabulary.spm",)
+    # What transformers calls it, and tokens that it has before the model's own.
+    model_file: ClassVar[str] = "tokenizer.model"
+    first: ClassVar[Sequence[str]] = ()
 
     def __init__(
         self,
@@ -115,6 +135,80 @@ class SentencePieceTokenizer(Tokenizer):
                 raise ValueError(f"ids must be from 0 to {size - 1}, not {min(row)} to {max(row)}.")
         return self.library.decode(list(map(list, rows)))
 
+    # Transformers
+
+    @classmethod
+    def reads(cls, files: Foreign) -> bool:
+        if files.first(*FILES) is not None:
+            return True
+        return files.kind == "Unigram" or (files.kind == "BPE" and is_of_pieces(files))
+
+    @classmethod
+    def arguments_of(cls, files: Foreign) -> dict[str, Any]:
+        path = files.first(*FILES)
+        proto = of_json(files, cls.first) if path is None else read_asset(path)
+        if path is not None and not cls.first:
+            proto = with_added(proto, files.added)
+        return {"proto": proto, **cls.special_arguments(ModelFile.read(proto))}
+
+    @classmethod
+    def special_arguments(cls, model: ModelFile) -> dict[str, Any]:
+        """Those of the family's own arguments that a model settles."""
+        return {}
+
+    def to_transformers(self) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
+        yield from super().to_transformers()
+        assert self.proto is not None
+        yield self.model_file, self.proto
+
+    def to_library(self) -> Any:
+        assert self.proto is not None
+        tokenizers = library("tokenizers", "text")
+        model = ModelFile.read(self.proto)
+        kinds = {piece.text: piece for piece in model.pieces}
+        vocabulary = self.get_vocabulary()
+        unknown = self.token_to_id("")
+        normalizers, decoders = tokenizers.normalizers, tokenizers.decoders
+        steps = []
+        if model.charsmap:  # which is looked up for each grapheme, if that is composed
+            steps += [normalizers.NFC(), normalizers.Precompiled(model.charsmap)]
+        if model.remove_extra_whitespaces:
+            ends = tokenizers.Regex(r"\A +| +\z")
+            steps += [normalizers.Replace(ends, "")]
+            steps += [normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+        if model.is_bpe:
+            built = tokenizers.models.BPE(
+                {token: i for i, token in enumerate(vocabulary)},
+                merges_of(model),
+                unk_token=vocabulary[unknown],
+                fuse_unk=True,
+                byte_fallback=model.byte_fallback,
+            )
+            found = tokenizers.Tokenizer(built)
+            steps += [normalizers.Prepend("▁")] if model.add_dummy_prefix else []
+            steps += [normalizers.Replace(" ", "▁")]
+            parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+            parts += [decoders.Strip(" ", 1, 0)] if model.add_dummy_prefix else []
+            found.decoder = decoders.Sequence(parts)
+        else:
+            scores = [kinds[one].score if one in kinds else 0.0 for one in vocabulary]
+            pairs = list(zip(vocabulary, scores))
+            found = tokenizers.Tokenizer(tokenizers.models.Unigram(pairs, unknown))
+            scheme = "always" if model.add_dummy_prefix else "never"
+            found.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace("▁", scheme)
+            found.decoder = decoders.Metaspace("▁", scheme)
+        if steps:
+            found.normalizer = normalizers.Sequence(steps)
+        found.add_special_tokens(self.special_tokens)
+        found.add_tokens(
+            [
+                tokenizers.AddedToken(piece.text, normalized="▁" in piece.text, special=False)
+                for piece in model.pieces
+                if piece.kind == USER_DEFINED and piece.text not in self.special_tokens
+            ]
+        )
+        return found
+
     # Files
 
     def set_assets(self, contents: Sequence[bytes]) -> None:
@@ -149,62 +243,98 @@ def without_special_pieces(proto: bytes) -> bytes:
     def changed(number: int, value: bytes | int) -> bytes | int:
         if number != 1 or not isinstance(value, bytes):
             return value
-        fields = {number: field for number, field, _ in _fields(value)}
-        kind, piece = fields.get(3, NORMAL), fields.get(1, b"")
+        found = {number: field for number, field, _ in fields(value)}
+        kind, piece = found.get(3, NORMAL), found.get(1, b"")
         if kind != USER_DEFINED or not isinstance(piece, bytes) or piece[:1] not in (b"<", b"["):
             return value
-        return _rewritten(value, lambda number, one: UNUSED if number == 3 else one)
+        return rewritten(value, lambda number, one: UNUSED if number == 3 else one)
 
-    return _rewritten(proto, changed)
-
-
-# The wire format of protocol buffers, as far as a model's file needs it.
+    return rewritten(proto, changed)
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, bytes | int, bytes]]:
-    """Numbers, values and bytes of the fields of a message."""
-    at = 0
-    while at < len(message):
-        start = at
-        key, at = _varint(message, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(message, at)
-            yield key >> 3, value, message[start:at]
-            continue
-        size, at = _varint(message, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
-        yield key >> 3, message[at : at + size], message[start : at + size]
-        at += size
+def merges_of(model: ModelFile) -> list[tuple[str, str]]:
+    """All ways to make a piece of two others, the pieces that are made first in front."""
+    ids = {piece.text: i for i, piece in enumerate(model.pieces) if piece.kind == NORMAL}
+    made = [
+        (-piece.score, ids[piece.text[:at]], ids[piece.text[at:]])
+        for piece in model.pieces
+        if piece.kind == NORMAL
+        for at in range(1, len(piece.text))
+        if piece.text[:at] in ids and piece.text[at:] in ids
+    ]
+    return [(model.pieces[i].text, model.pieces[j].text) for _, i, j in sorted(made)]
 
 
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number and where it ends."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
+def is_of_pieces(files: Foreign) -> bool:
+    """Whether byte pairs are those of SentencePiece: they have their spaces within."""
+    return any("▁" in token for token in files.model["vocab"])
 
 
-def _as_varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    return bytes((*found, value))
+def with_added(proto: bytes, added: Mapping[str, int]) -> bytes:
+    """A model with tokens of higher ids as its own."""
+    model = ModelFile.read(proto)
+    size = len(model.pieces)
+    more = {id: token for token, id in added.items() if id >= size}
+    if not more or max(more) - size > len(more) + MAX_GAP:
+        return proto
+    pieces = [
+        Piece(more[id], 0.0, USER_DEFINED) if id in more else Piece(f"<unused{id}>", 0.0, UNUSED)
+        for id in range(size, max(more) + 1)
+    ]
+    return dataclasses.replace(model, pieces=[*model.pieces, *pieces]).write()
 
 
-def _rewritten(message: bytes, change: Callable[[int, bytes | int], bytes | int]) -> bytes:
-    """A message with other values, of a field's number and its value, in some fields."""
-    parts = []
-    for number, value, field in _fields(message):
-        new = change(number, value)
-        if new is value:
-            parts.append(field)
-        elif isinstance(new, int):
-            parts += [_as_varint(number << 3), _as_varint(new)]
-        else:
-            parts += [_as_varint(number << 3 | 2), _as_varint(len(new)), new]
-    return b"".join(parts)
+def of_json(files: Foreign, first: Sequence[str]) -> bytes:
+    """A model of what `tokenizer.json` describes.
+
+    Args:
+        first: tokens that it has before those of a model, which has the unknown token, begin and
+            end instead.
+    """
+    is_bpe = files.kind == "BPE"
+    vocabulary = files.model["vocab"]
+    scores: dict[str, float]
+    if is_bpe:
+        ids = {**vocabulary, **files.added}
+        tokens = sorted(ids, key=lambda token: int(ids[token]))
+        if [ids[token] for token in tokens] != list(range(len(tokens))):
+            raise ValueError("The ids of tokenizer.json are not all the numbers from 0 on.")
+        scores = {}
+        for rank, rule in enumerate(files.model["merges"]):
+            left, right = rule.split(" ") if isinstance(rule, str) else rule
+            scores.setdefault(left + right, -float(rank))
+    else:
+        tokens, scores = [token for token, _ in vocabulary], dict(vocabulary)
+        size = len(tokens)
+        later = sorted((id, token) for token, id in files.added.items() if id >= size)
+        tokens += [token for _, token in later if not first]
+    marks = {name: files.token(f"{name}_token") for name in ("unk", "bos", "eos", "pad")}
+    unknown = files.model.get("unk_token") if is_bpe else tokens[files.model.get("unk_id") or 0]
+    marks["unk"] = unknown or marks["unk"] or "<unk>"
+    if first:
+        tokens = ["<unk>", "<s>", "</s>", *(one for one in tokens[len(first) :] if one != "<mask>")]
+    control = {files.token(f"{name}_token") for name in ("bos", "eos", "pad", "cls", "sep")}
+
+    def kind(token: str) -> int:
+        if token == marks["unk"]:
+            return UNKNOWN
+        if token in control or (first and token in first):
+            return CONTROL
+        if token in files.added:
+            return USER_DEFINED
+        return BYTE if re.fullmatch(r"<0x[0-9A-F]{2}>", token) else NORMAL
+
+    steps = files.steps("normalizer")
+    schemes = [step.get("prepend_scheme") for step in files.steps("pre_tokenizer")]
+    prepends = any(one in ("always", "first") for one in schemes)
+    charsmaps = [step.get("precompiled_charsmap") for step in steps]
+    lowest = -float(len(tokens)) if is_bpe else 0.0
+    return ModelFile(
+        [Piece(token, float(scores.get(token, lowest)), kind(token)) for token in tokens],
+        is_bpe,
+        bool(files.model.get("byte_fallback")),
+        b"".join(base64.b64decode(one) for one in charsmaps if one),
+        prepends or any(step["type"] == "Prepend" for step in steps),
+        any(" {2,}" in str(step.get("pattern")) for step in steps),
+        {name: mark for name, mark in marks.items() if mark is not None},
+    ).write()

@@ -10,6 +10,8 @@ class T5Tokenizer(SentencePieceTokenizer):
     """See `SentencePieceTokenizer`."""
 
     backbone = "T5Backbone"
+    model_file = "spiece.model"
+    templates = ("$A end", "$A end $B end")
     special = named(end_token="</s>", start_token="</s>", pad_token="<pad>")
 
 
@@ -29,6 +31,8 @@ class SigLIPTokenizer(SentencePieceTokenizer):
     """See `SentencePieceTokenizer`."""
 
     backbone = "SigLIPBackbone"
+    model_file = "spiece.model"
+    templates = ("$A end", "$A end $B end")
     special = named(unknown_token="<unk>", end_token="</s>", pad_token="</s>")
 
 

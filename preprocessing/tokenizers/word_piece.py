@@ -15,6 +15,7 @@ import numpy as np
 
 from .._libraries import library
 from .base import Tokenizer, lines_of, read_asset
+from .foreign import Foreign
 
 MAX_WORD_BYTES = 100
 # Spaces of ASCII, control and format characters go; no other spaces cut.
@@ -38,6 +39,9 @@ IGNORABLE = dict.fromkeys(
     for code in range(first, last + 1)
 )
 CACHED_WORDS = 2**16
+# What case folding makes of letters that stay as they are in lower case.
+FOLDED = {"ß": "ss", "ς": "σ"}
+ONIGURUMA = r"!-/:-@\[-`{-~\p{P}"
 
 
 class WordPieceTokenizer(Tokenizer):
@@ -151,6 +155,64 @@ class WordPieceTokenizer(Tokenizer):
     def padding(self) -> int:
         return 0
 
+    # Transformers
+
+    @classmethod
+    def reads(cls, files: Foreign) -> bool:
+        return files.kind == "WordPiece" or (not files.kind and files.source.has("vocab.txt"))
+
+    @classmethod
+    def arguments_of(cls, files: Foreign) -> dict[str, Any]:
+        path = files.first("vocab.txt")
+        if path is None:
+            ids = {**files.model["vocab"], **files.added}
+            tokens = sorted(ids, key=lambda token: int(ids[token]))
+        else:
+            tokens = [line.rstrip() for line in lines_of(read_asset(path))]
+        config = files.config
+        lowercase, accents = config.get("do_lower_case"), config.get("strip_accents")
+        for step in files.steps("normalizer"):
+            lowercase = step.get("lowercase", step["type"] == "Lowercase" or lowercase)
+            accents = step.get("strip_accents", step["type"] == "StripAccents" or accents)
+        return {
+            "vocabulary": tokens,
+            "lowercase": bool(lowercase),
+            "strip_accents": bool(lowercase if accents is None else accents),
+        }
+
+    def to_library(self) -> Any:
+        """Where it differs, unusual characters are normalized before text is cut."""
+        tokenizers = library("tokenizers", "text")
+        normalizers, cutters = tokenizers.normalizers, tokenizers.pre_tokenizers
+        model = tokenizers.models.WordPiece(
+            self.ids,
+            unk_token=self.oov_token,
+            continuing_subword_prefix=self.suffix_indicator,
+            max_input_chars_per_word=MAX_WORD_BYTES,
+        )
+        found = tokenizers.Tokenizer(model)
+        steps = []
+        if self.strip_accents:
+            marks = normalizers.Replace(tokenizers.Regex(r"\p{Mn}"), "")
+            steps += [normalizers.NFD(), marks]
+        if self.lowercase:
+            ignorable = tokenizers.Regex(r"[\p{Default_Ignorable_Code_Point}&&\P{Cf}]")
+            steps += [normalizers.NFKC(), normalizers.Lowercase(), normalizers.NFKC()]
+            steps += [normalizers.Replace(*pair) for pair in ((ignorable, ""), *FOLDED.items())]
+        if steps:
+            found.normalizer = normalizers.Sequence(steps)
+        mark = ONIGURUMA + (cjk_of_oniguruma() if self.split_on_cjk else "")
+        spaces = tokenizers.Regex(r"[ \t\n\r\f\p{Cc}\p{Cf}]")
+        found.pre_tokenizer = cutters.Sequence(
+            [
+                cutters.Split(spaces, "removed"),
+                cutters.Split(tokenizers.Regex(f"[{mark}]"), "isolated"),
+            ]
+        )
+        found.decoder = tokenizers.decoders.WordPiece(self.suffix_indicator, cleanup=False)
+        found.add_special_tokens(self.special_tokens)
+        return found
+
     # Text
 
     def flatten(self, inputs: Any, texts: list[Any]) -> Any:
@@ -225,6 +287,12 @@ def cutter(split_on_cjk: bool, specials: tuple[str, ...]) -> Callable[[str], lis
         return regex.compile(f"[{mark}]|[^{SPACES}{mark}]+").findall
     whole = "|".join(regex.escape(token) for token in sorted(specials, key=len, reverse=True))
     return regex.compile(f"{whole}|[{mark}]|(?:(?!{whole})[^{SPACES}{mark}])+").findall
+
+
+def cjk_of_oniguruma() -> str:
+    """The ranges with their characters, since that library knows no such escapes."""
+    code = re.compile(r"\\u([0-9A-F]{4})|\\U([0-9A-F]{8})")
+    return code.sub(lambda match: chr(int(match[1] or match[2], 16)), CJK)
 
 
 def without_accents(text: str) -> str:

@@ -17,6 +17,9 @@ class MetaCLIP2Tokenizer(SentencePieceTokenizer):
     """See `SentencePieceTokenizer`. Ids are those of the model and one, but of special tokens."""
 
     backbone = "MetaCLIP2Backbone"
+    model_file = "sentencepiece.bpe.model"
+    first = FIRST
+    templates = ("start $A end", "start $A end end $B end")
     special = named(start_token="<s>", pad_token="<pad>", end_token="</s>", unk_token="<unk>")
 
     def get_vocabulary(self) -> list[str]:
@@ -45,6 +48,7 @@ class XLMRobertaTokenizer(MetaCLIP2Tokenizer):
     """See `MetaCLIP2Tokenizer`; the last token is `<mask>`."""
 
     backbone = "XLMRobertaBackbone"
+    also = ("BertBackbone",)  # multilingual E5's
 
     def update_special_tokens(self) -> None:
         super().update_special_tokens()

@@ -1,0 +1,106 @@
+"""Tokenizers, preprocessors and converters go along with a model that is saved."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..backbones._model import Model
+from ..presets.checkpoints import TRANSFORMERS, dialect_of
+from ..presets.companions import companions, copy_companions
+from ..presets.files import CONFIG
+from ..presets.sources import PresetSource, open_preset
+from ..presets.writing import write_into
+from .seq_2_seq_lm import Seq2SeqLMPreprocessor
+from .tokenizers.base import Tokenizer
+
+# What a stranger's preset, or one that is gone, can cause.
+EXPECTED = (ValueError, TypeError, OSError, NotImplementedError, ImportError)
+
+
+def into_preset(model: Model, folder: Path, target: Path) -> list[str]:
+    """Write what the preset that a model comes from has beside it, as Keras does.
+
+    Where that cannot be had, a warning says so.
+
+    Args:
+        folder: that is written to.
+        target: where it will be.
+    """
+
+    def carry(source: PresetSource) -> list[str]:
+        if is_foreign(source):
+            return write_into(folder, dict(Tokenizer.load(source, "", {}).files()))
+        if is_same(source, target):
+            return []
+        return copy_companions(source, model.serialize(), folder)
+
+    return _carried(model, carry)
+
+
+def into_checkpoint(model: Model, folder: Path, target: Path) -> list[str]:
+    """Write the tokenizer of the preset that a model comes from for transformers, and what text
+    ends with. Arguments and warnings are those of `into_preset`.
+    """
+
+    def carry(source: PresetSource) -> list[str]:
+        if is_foreign(source) and is_same(source, target):
+            return []
+        tokenizer = Tokenizer.load(source, Tokenizer.config_file, {})
+        files = dict(tokenizer.to_transformers())
+        if model.cache_shapes:
+            files["generation_config.json"] = generation_config(model, tokenizer)
+        return write_into(folder, files)
+
+    carried = _carried(model, carry)
+    if not carried and any(spec.kind == "ids" for spec in model.input_specs.values()):
+        warnings.warn(
+            f"No tokenizer goes along with this {model.class_name}, and where there is none "
+            "AutoTokenizer makes one up that knows no words. Copy that of the model's origin.",
+            stacklevel=2,
+        )
+    return carried
+
+
+def generation_config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What transformers begins and ends text with."""
+    ends, start = tokenizer.stop_token_ids, tokenizer.start_token_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token is not None else None
+    config: dict[str, Any] = {
+        "bos_token_id": start,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends,
+        "pad_token_id": ends[0] if pad is None and ends else pad,
+    }
+    if "decoder_token_ids" in model.input_specs:
+        known = Seq2SeqLMPreprocessor.for_class(model.class_name)
+        first = (known or Seq2SeqLMPreprocessor)(tokenizer).decoder_start
+        config["decoder_start_token_id"] = first[0] if isinstance(first, list) else first
+    return {name: value for name, value in config.items() if value not in (None, [])}
+
+
+def is_foreign(source: PresetSource) -> bool:
+    """Whether it is a checkpoint of transformers."""
+    return dialect_of(source.json(CONFIG)) is TRANSFORMERS
+
+
+def is_same(source: PresetSource, folder: Path) -> bool:
+    return isinstance(source.origin, Path) and source.origin.resolve() == folder.resolve()
+
+
+def _carried(model: Model, carry: Callable[[PresetSource], list[str]]) -> list[str]:
+    preset: Any = model.preset
+    if preset is None:
+        return []
+    try:
+        source = open_preset(preset)
+
+        def read() -> list[str]:
+            return carry(source) if companions(source) else []
+
+        return source.consistently(read)
+    except EXPECTED as error:
+        message = f"Only the model is saved, no tokenizer or the like of {preset}: {error}"
+        warnings.warn(message, stacklevel=2)
+        return []

@@ -1,0 +1,105 @@
+"""The tokenizer's files of a checkpoint of transformers."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...presets.checkpoints import TRANSFORMERS, dialect_of
+from ...presets.checkpoints.engine import find_table
+from ...presets.files import CONFIG, refuse_pointer
+from ...presets.sources import PresetSource
+
+MAX_JSON_BYTES = 128 * 1024**2
+
+
+class Foreign:
+    """What they say, whichever of them there are.
+
+    Attributes:
+        source: that has them.
+    """
+
+    def __init__(self, source: PresetSource) -> None:
+        self.source = source
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether they are transformers' at all."""
+        source = self.source
+        return source.has(CONFIG) and dialect_of(source.json(CONFIG)) is TRANSFORMERS
+
+    @property
+    def backbone(self) -> str:
+        """Name of the class of the model."""
+        kind = TRANSFORMERS.kind(self.source.json(CONFIG))
+        return find_table(TRANSFORMERS, kind, self.source.handle).backbone.__name__
+
+    def first(self, *names: str) -> Path | None:
+        """The first of these files that there is."""
+        return next((self.source.file(name) for name in names if self.source.has(name)), None)
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """What `tokenizer_config.json` says."""
+        name = "tokenizer_config.json"
+        return self.source.json(name) if self.source.has(name) else {}
+
+    @functools.cached_property
+    def tokenizer(self) -> dict[str, Any]:
+        """What `tokenizer.json`, of the `tokenizers` library, says."""
+        path = self.first("tokenizer.json")
+        if path is None:
+            return {}
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"{path} is larger than {MAX_JSON_BYTES:,} bytes.")
+        refuse_pointer(path)
+        try:
+            found = json.loads(path.read_bytes())
+        except RecursionError as error:
+            raise ValueError(f"{path} is nested too deeply.") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} is no JSON object.")
+        return found
+
+    @property
+    def model(self) -> dict[str, Any]:
+        found = self.tokenizer.get("model")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def kind(self) -> str:
+        """`BPE`, `Unigram` or `WordPiece`; empty if nothing says so."""
+        return str(self.model.get("type") or "")
+
+    @functools.cached_property
+    def added(self) -> dict[str, int]:
+        """Tokens beside the vocabulary's, and special ones in it, with their ids."""
+        if self.tokenizer:
+            entries = self.tokenizer.get("added_tokens") or []
+            try:
+                return {str(one["content"]): int(one["id"]) for one in entries}
+            except (KeyError, TypeError) as error:
+                raise ValueError("added_tokens of tokenizer.json are no tokens.") from error
+        name = "added_tokens.json"
+        return dict(self.source.json(name)) if self.source.has(name) else {}
+
+    def token(self, name: str) -> str | None:
+        """A special token of `tokenizer_config.json`, as `bos_token`."""
+        value = self.config.get(name)
+        value = value.get("content") if isinstance(value, Mapping) else value
+        return value if isinstance(value, str) else None
+
+    def steps(self, part: str) -> list[dict[str, Any]]:
+        """The steps, one after the other, of a part of `tokenizer.json`, as `normalizer`."""
+        waiting, found = [self.tokenizer.get(part)], []
+        while waiting:
+            step = waiting.pop(0)
+            if isinstance(step, dict):
+                inner = step.get("normalizers") or step.get("pretokenizers") or []
+                waiting = [*inner, *waiting]
+                found.append(step)
+        return found
