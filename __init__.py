@@ -6,12 +6,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["generate", "layers", "models", "samplers", "tokenizers", "upload_preset"]
+__all__ = [
+    "embed",
+    "generate",
+    "generate_images",
+    "layers",
+    "models",
+    "samplers",
+    "tokenizers",
+    "upload_preset",
+]
 
 if TYPE_CHECKING:
     from . import layers as layers
     from . import models as models
+    from .generation import embed as embed
     from .generation import generate as generate
+    from .generation import generate_images as generate_images
     from .generation import samplers as samplers
     from .generation import stream as stream
     from .preprocessing import tokenizers as tokenizers
@@ -25,7 +36,7 @@ else:
             return importlib.import_module(".preprocessing.tokenizers", __name__)
         if name == "samplers":
             return importlib.import_module(".generation.samplers", __name__)
-        if name in ("generate", "stream"):
+        if name in ("embed", "generate", "generate_images", "stream"):
             return getattr(importlib.import_module(".generation", __name__), name)
         if name == "upload_preset":
             from .presets.uploading import upload_preset

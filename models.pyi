@@ -174,12 +174,14 @@ from .backbones.deeplab_v3 import DeepLabV3Backbone as _DeepLabV3Backbone
 from .backbones.deit import DeiTBackbone as _DeiTBackbone
 from .backbones.densenet import DenseNetBackbone as _DenseNetBackbone
 from .backbones.depth_anything import DepthAnythingBackbone as _DepthAnythingBackbone
+from .backbones.diffusion_gemma import DiffusionGemmaBackbone as _DiffusionGemmaBackbone
 from .backbones.dinov2 import DINOV2Backbone as _DINOV2Backbone
 from .backbones.dinov3 import DINOV3Backbone as _DINOV3Backbone
 from .backbones.distil_bert import DistilBertBackbone as _DistilBertBackbone
 from .backbones.ed_rec import EdRecBackbone as _EdRecBackbone
 from .backbones.efficientnet import EfficientNetBackbone as _EfficientNetBackbone
 from .backbones.electra import ElectraBackbone as _ElectraBackbone
+from .backbones.embedding_gemma2 import EmbeddingGemma2Backbone as _EmbeddingGemma2Backbone
 from .backbones.esm import ESMBackbone as _ESMBackbone
 from .backbones.f_net import FNetBackbone as _FNetBackbone
 from .backbones.falcon import FalconBackbone as _FalconBackbone
@@ -204,6 +206,7 @@ from .backbones.mit import MiTBackbone as _MiTBackbone
 from .backbones.mixtral import MixtralBackbone as _MixtralBackbone
 from .backbones.mobilenet import MobileNetBackbone as _MobileNetBackbone
 from .backbones.mobilenetv5.backbone import MobileNetV5Backbone as _MobileNetV5Backbone
+from .backbones.modern_bert import ModernBertBackbone as _ModernBertBackbone
 from .backbones.moonshine import MoonshineBackbone as _MoonshineBackbone
 from .backbones.opt import OPTBackbone as _OPTBackbone
 from .backbones.pali_gemma import PaliGemmaBackbone as _PaliGemmaBackbone
@@ -468,6 +471,38 @@ class DepthAnythingBackbone(_DepthAnythingBackbone):
     head_hidden_dim: int
     head_in_index: int
 
+class DiffusionGemmaBackbone(_DiffusionGemmaBackbone):
+    vocabulary_size: int
+    image_size: int | None
+    num_layers: int
+    num_query_heads: int
+    num_key_value_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    head_dim: int
+    query_head_dim_normalize: bool
+    attention_logit_soft_cap: float | None
+    final_logit_soft_cap: float | None
+    use_sliding_window_attention: bool
+    sliding_window_size: int
+    sliding_window_pattern: int
+    global_head_dim: int | None
+    local_rope_scaling_factor: float
+    global_rope_scaling_factor: float
+    vision_encoder: Gemma4VisionEncoder | None
+    layer_norm_epsilon: float
+    use_bidirectional_attention: bool
+    use_vision_bidirectional_attention: bool
+    dropout: float
+    num_global_key_value_heads: int | None
+    global_rope_wavelength: float | None
+    local_rope_wavelength: float | None
+    global_rope_partial_rotary_factor: float
+    enable_moe_block: bool
+    num_experts: int | None
+    expert_intermediate_dim: int | None
+    num_experts_per_token: int
+
 class DINOV2Backbone(_DINOV2Backbone):
     patch_size: int
     num_layers: int
@@ -561,6 +596,32 @@ class ElectraBackbone(_ElectraBackbone):
     dropout: float
     max_sequence_length: int
     num_segments: int
+
+class EmbeddingGemma2Backbone(_EmbeddingGemma2Backbone):
+    vocabulary_size: int
+    image_size: int | None
+    num_layers: int
+    num_query_heads: int
+    num_key_value_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    head_dim: int
+    use_sliding_window_attention: bool
+    sliding_window_size: int
+    sliding_window_pattern: int
+    global_head_dim: int | None
+    local_rope_scaling_factor: float
+    global_rope_scaling_factor: float
+    vision_encoder: Gemma4VisionEncoder | None
+    audio_encoder: Gemma4AudioEncoder | None
+    layer_norm_epsilon: float
+    dropout: float
+    embedding_dim: int | None
+    num_global_key_value_heads: int | None
+    hidden_size_per_layer_input: int
+    global_rope_wavelength: float | None
+    local_rope_wavelength: float | None
+    global_rope_partial_rotary_factor: float
 
 class ESMBackbone(_ESMBackbone):
     vocabulary_size: int
@@ -975,6 +1036,17 @@ class MobileNetV5Backbone(_MobileNetV5Backbone):
     drop_path_rate: float
     layer_scale_init_value: float | None
     image_shape: Sequence[int | None]
+
+class ModernBertBackbone(_ModernBertBackbone):
+    vocabulary_size: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_layers: int
+    num_heads: int
+    local_attention_window: int
+    global_attn_every_n_layers: int
+    rotary_max_wavelength: float
+    layer_norm_epsilon: float
 
 class MoonshineBackbone(_MoonshineBackbone):
     vocabulary_size: int

@@ -1,4 +1,4 @@
-"""Text from a decoder, token by token; images from a diffusion model."""
+"""Text from a decoder, token by token; images from a diffusion model; vectors of texts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ..backbones.layers.cache import Cache
 from ..preprocessing.prompts import TextPrompts, is_text, text_preprocessor, text_prompts
 from . import samplers
 from .decoding import Decoding, sample
+from .embedding import embed
 from .images import generate_images
 from .inference import without_training
 from .prompts import Prompts, read_prompts
 
-__all__ = ["generate", "generate_images", "samplers", "stream"]
+__all__ = ["embed", "generate", "generate_images", "samplers", "stream"]
 
 
 @overload
