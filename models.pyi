@@ -5,6 +5,166 @@ from typing import Any
 
 from .backbones._backbone import Backbone as Backbone
 from .backbones._backbone import FeaturePyramidBackbone as FeaturePyramidBackbone
+from .preprocessing.audio_to_text import AudioToTextPreprocessor as AudioToTextPreprocessor
+from .preprocessing.audio_to_text import MoonshineAudioToTextPreprocessor as MoonshineAudioToTextPreprocessor
+from .preprocessing.audio_to_text import WhisperPreprocessor as WhisperPreprocessor
+from .preprocessing.causal_lm import BloomCausalLMPreprocessor as BloomCausalLMPreprocessor
+from .preprocessing.causal_lm import CausalLMPreprocessor as CausalLMPreprocessor
+from .preprocessing.causal_lm import FalconCausalLMPreprocessor as FalconCausalLMPreprocessor
+from .preprocessing.causal_lm import GPT2CausalLMPreprocessor as GPT2CausalLMPreprocessor
+from .preprocessing.causal_lm import GPTNeoXCausalLMPreprocessor as GPTNeoXCausalLMPreprocessor
+from .preprocessing.causal_lm import GemmaCausalLMPreprocessor as GemmaCausalLMPreprocessor
+from .preprocessing.causal_lm import GptOssCausalLMPreprocessor as GptOssCausalLMPreprocessor
+from .preprocessing.causal_lm import Llama3CausalLMPreprocessor as Llama3CausalLMPreprocessor
+from .preprocessing.causal_lm import LlamaCausalLMPreprocessor as LlamaCausalLMPreprocessor
+from .preprocessing.causal_lm import MistralCausalLMPreprocessor as MistralCausalLMPreprocessor
+from .preprocessing.causal_lm import MixtralCausalLMPreprocessor as MixtralCausalLMPreprocessor
+from .preprocessing.causal_lm import OPTCausalLMPreprocessor as OPTCausalLMPreprocessor
+from .preprocessing.causal_lm import Phi3CausalLMPreprocessor as Phi3CausalLMPreprocessor
+from .preprocessing.causal_lm import Qwen3CausalLMPreprocessor as Qwen3CausalLMPreprocessor
+from .preprocessing.causal_lm import Qwen3MoeCausalLMPreprocessor as Qwen3MoeCausalLMPreprocessor
+from .preprocessing.causal_lm import QwenCausalLMPreprocessor as Qwen2CausalLMPreprocessor
+from .preprocessing.causal_lm import QwenCausalLMPreprocessor as QwenCausalLMPreprocessor
+from .preprocessing.causal_lm import QwenMoeCausalLMPreprocessor as QwenMoeCausalLMPreprocessor
+from .preprocessing.causal_lm import RWKV7CausalLMPreprocessor as RWKV7CausalLMPreprocessor
+from .preprocessing.causal_lm import SmolLM3CausalLMPreprocessor as SmolLM3CausalLMPreprocessor
+from .preprocessing.causal_lm import SmolLM3CausalLMPreprocessor as SmolLMCausalLMPreprocessor
+from .preprocessing.masked_lm import AlbertMaskedLMPreprocessor as AlbertMaskedLMPreprocessor
+from .preprocessing.masked_lm import BertMaskedLMPreprocessor as BertMaskedLMPreprocessor
+from .preprocessing.masked_lm import DebertaV3MaskedLMPreprocessor as DebertaV3MaskedLMPreprocessor
+from .preprocessing.masked_lm import DistilBertMaskedLMPreprocessor as DistilBertMaskedLMPreprocessor
+from .preprocessing.masked_lm import ESMMaskedPLMPreprocessor as ESMMaskedPLMPreprocessor
+from .preprocessing.masked_lm import FNetMaskedLMPreprocessor as FNetMaskedLMPreprocessor
+from .preprocessing.masked_lm import MaskedLMPreprocessor as MaskedLMPreprocessor
+from .preprocessing.masked_lm import RobertaMaskedLMPreprocessor as RobertaMaskedLMPreprocessor
+from .preprocessing.masked_lm import RoformerV2MaskedLMPreprocessor as RoformerV2MaskedLMPreprocessor
+from .preprocessing.masked_lm import XLMRobertaMaskedLMPreprocessor as XLMRobertaMaskedLMPreprocessor
+from .preprocessing.multimodal.blip2 import BLIP2CausalLMPreprocessor as BLIP2CausalLMPreprocessor
+from .preprocessing.multimodal.blip2 import BLIP2Seq2SeqLMPreprocessor as BLIP2Seq2SeqLMPreprocessor
+from .preprocessing.multimodal.clip import CLIPPreprocessor as CLIPPreprocessor
+from .preprocessing.multimodal.clip import MetaCLIP2CausalLMPreprocessor as MetaCLIP2CausalLMPreprocessor
+from .preprocessing.multimodal.clip import SigLIPPreprocessor as SigLIPPreprocessor
+from .preprocessing.multimodal.gemma3 import Gemma3CausalLMPreprocessor as Gemma3CausalLMPreprocessor
+from .preprocessing.multimodal.gemma3n import Gemma3nCausalLMPreprocessor as Gemma3nCausalLMPreprocessor
+from .preprocessing.multimodal.gemma4 import Gemma4CausalLMPreprocessor as Gemma4CausalLMPreprocessor
+from .preprocessing.multimodal.pali_gemma import PaliGemmaCausalLMPreprocessor as PaliGemmaCausalLMPreprocessor
+from .preprocessing.multimodal.parseq import PARSeqCausalLMPreprocessor as PARSeqCausalLMPreprocessor
+from .preprocessing.multimodal.qwen3_5 import Qwen3_5CausalLMPreprocessor as Qwen3_5CausalLMPreprocessor
+from .preprocessing.multimodal.qwen3_5 import Qwen3_5MoeCausalLMPreprocessor as Qwen3_5MoeCausalLMPreprocessor
+from .preprocessing.multimodal.sam3 import SAM3PromptableConceptImageSegmenterPreprocessor as SAM3PromptableConceptImageSegmenterPreprocessor
+from .preprocessing.multimodal.t5_gemma2 import T5Gemma2Seq2SeqLMPreprocessor as T5Gemma2Seq2SeqLMPreprocessor
+from .preprocessing.multimodal.texts import PromptsPreprocessor as PromptsPreprocessor
+from .preprocessing.preprocessor import Preprocessor as Preprocessor
+from .preprocessing.seq_2_seq_lm import BartSeq2SeqLMPreprocessor as BartSeq2SeqLMPreprocessor
+from .preprocessing.seq_2_seq_lm import Seq2SeqLMPreprocessor as Seq2SeqLMPreprocessor
+from .preprocessing.seq_2_seq_lm import T5GemmaSeq2SeqLMPreprocessor as T5GemmaSeq2SeqLMPreprocessor
+from .preprocessing.seq_2_seq_lm import T5Seq2SeqLMPreprocessor as T5Seq2SeqLMPreprocessor
+from .preprocessing.text_classifier import AlbertTextClassifierPreprocessor as AlbertPreprocessor
+from .preprocessing.text_classifier import AlbertTextClassifierPreprocessor as AlbertTextClassifierPreprocessor
+from .preprocessing.text_classifier import BertTextClassifierPreprocessor as BertPreprocessor
+from .preprocessing.text_classifier import BertTextClassifierPreprocessor as BertTextClassifierPreprocessor
+from .preprocessing.text_classifier import DebertaV3TextClassifierPreprocessor as DebertaV3Preprocessor
+from .preprocessing.text_classifier import DebertaV3TextClassifierPreprocessor as DebertaV3TextClassifierPreprocessor
+from .preprocessing.text_classifier import DistilBertTextClassifierPreprocessor as DistilBertPreprocessor
+from .preprocessing.text_classifier import DistilBertTextClassifierPreprocessor as DistilBertTextClassifierPreprocessor
+from .preprocessing.text_classifier import ESMProteinClassifierPreprocessor as ESMProteinClassifierPreprocessor
+from .preprocessing.text_classifier import FNetTextClassifierPreprocessor as FNetPreprocessor
+from .preprocessing.text_classifier import FNetTextClassifierPreprocessor as FNetTextClassifierPreprocessor
+from .preprocessing.text_classifier import RobertaTextClassifierPreprocessor as RobertaPreprocessor
+from .preprocessing.text_classifier import RobertaTextClassifierPreprocessor as RobertaTextClassifierPreprocessor
+from .preprocessing.text_classifier import RoformerV2TextClassifierPreprocessor as RoformerV2TextClassifierPreprocessor
+from .preprocessing.text_classifier import SegmentsPreprocessor as SegmentsPreprocessor
+from .preprocessing.text_classifier import TextClassifierPreprocessor as TextClassifierPreprocessor
+from .preprocessing.text_classifier import XLMRobertaTextClassifierPreprocessor as XLMRobertaPreprocessor
+from .preprocessing.text_classifier import XLMRobertaTextClassifierPreprocessor as XLMRobertaTextClassifierPreprocessor
+from .preprocessing.text_embedder import BertTextEmbedderPreprocessor as BertTextEmbedderPreprocessor
+from .preprocessing.text_embedder import Gemma3TextEmbedderPreprocessor as Gemma3TextEmbedderPreprocessor
+from .preprocessing.text_embedder import Qwen3TextEmbedderPreprocessor as Qwen3TextEmbedderPreprocessor
+from .preprocessing.text_embedder import TextEmbedderPreprocessor as TextEmbedderPreprocessor
+from .preprocessing.text_embedder import XLMRobertaTextEmbedderPreprocessor as XLMRobertaTextEmbedderPreprocessor
+from .preprocessing.tokenizers.albert import AlbertTokenizer as AlbertTokenizer
+from .preprocessing.tokenizers.albert import DebertaV3Tokenizer as DebertaV3Tokenizer
+from .preprocessing.tokenizers.albert import FNetTokenizer as FNetTokenizer
+from .preprocessing.tokenizers.base import Tokenizer as Tokenizer
+from .preprocessing.tokenizers.bert import BertTokenizer as BertTokenizer
+from .preprocessing.tokenizers.bert import DistilBertTokenizer as DistilBertTokenizer
+from .preprocessing.tokenizers.bert import ESMTokenizer as ESMTokenizer
+from .preprocessing.tokenizers.bert import ElectraTokenizer as ElectraTokenizer
+from .preprocessing.tokenizers.bert import RoformerV2Tokenizer as RoformerV2Tokenizer
+from .preprocessing.tokenizers.bloom import BloomTokenizer as BloomTokenizer
+from .preprocessing.tokenizers.byte_pair import BytePairTokenizer as BytePairTokenizer
+from .preprocessing.tokenizers.characters import ByteTokenizer as ByteTokenizer
+from .preprocessing.tokenizers.characters import CharacterTokenizer as CharacterTokenizer
+from .preprocessing.tokenizers.characters import UnicodeCodepointTokenizer as UnicodeCodepointTokenizer
+from .preprocessing.tokenizers.clip import CLIPTokenizer as CLIPTokenizer
+from .preprocessing.tokenizers.clip import SAM3Tokenizer as SAM3Tokenizer
+from .preprocessing.tokenizers.falcon import FalconTokenizer as FalconTokenizer
+from .preprocessing.tokenizers.gemma import Gemma3Tokenizer as Gemma3Tokenizer
+from .preprocessing.tokenizers.gemma import Gemma3nTokenizer as Gemma3nTokenizer
+from .preprocessing.tokenizers.gemma import Gemma4Tokenizer as Gemma4Tokenizer
+from .preprocessing.tokenizers.gemma import GemmaTokenizer as GemmaTokenizer
+from .preprocessing.tokenizers.gemma import PaliGemmaTokenizer as PaliGemmaTokenizer
+from .preprocessing.tokenizers.gemma import T5Gemma2Tokenizer as T5Gemma2Tokenizer
+from .preprocessing.tokenizers.gemma import T5GemmaTokenizer as T5GemmaTokenizer
+from .preprocessing.tokenizers.gpt2 import BLIP2OPTTokenizer as BLIP2OPTTokenizer
+from .preprocessing.tokenizers.gpt2 import BartTokenizer as BartTokenizer
+from .preprocessing.tokenizers.gpt2 import GPT2Tokenizer as GPT2Tokenizer
+from .preprocessing.tokenizers.gpt2 import GPTNeoXTokenizer as GPTNeoXTokenizer
+from .preprocessing.tokenizers.gpt2 import OPTTokenizer as OPTTokenizer
+from .preprocessing.tokenizers.gpt2 import RobertaTokenizer as RobertaTokenizer
+from .preprocessing.tokenizers.gpt_oss import GptOssTokenizer as GptOssTokenizer
+from .preprocessing.tokenizers.llama import LlamaTokenizer as LlamaTokenizer
+from .preprocessing.tokenizers.llama import MixtralTokenizer as MixtralTokenizer
+from .preprocessing.tokenizers.llama import MoonshineTokenizer as MoonshineTokenizer
+from .preprocessing.tokenizers.llama import Phi3Tokenizer as Phi3Tokenizer
+from .preprocessing.tokenizers.llama3 import Llama3Tokenizer as Llama3Tokenizer
+from .preprocessing.tokenizers.llama3 import SmolLM3Tokenizer as SmolLM3Tokenizer
+from .preprocessing.tokenizers.llama3 import SmolLM3Tokenizer as SmolLMTokenizer
+from .preprocessing.tokenizers.mistral import MistralTekkenTokenizer as MistralTekkenTokenizer
+from .preprocessing.tokenizers.mistral import MistralTokenizer as MistralTokenizer
+from .preprocessing.tokenizers.parseq import PARSeqTokenizer as PARSeqTokenizer
+from .preprocessing.tokenizers.qwen import Qwen3MoeTokenizer as Qwen3MoeTokenizer
+from .preprocessing.tokenizers.qwen import Qwen3Tokenizer as Qwen3Tokenizer
+from .preprocessing.tokenizers.qwen import Qwen3_5MoeTokenizer as Qwen3_5MoeTokenizer
+from .preprocessing.tokenizers.qwen import Qwen3_5Tokenizer as Qwen3_5Tokenizer
+from .preprocessing.tokenizers.qwen import QwenMoeTokenizer as QwenMoeTokenizer
+from .preprocessing.tokenizers.qwen import QwenTokenizer as Qwen2Tokenizer
+from .preprocessing.tokenizers.qwen import QwenTokenizer as QwenTokenizer
+from .preprocessing.tokenizers.rwkv7 import RWKVTokenizer as RWKVTokenizer
+from .preprocessing.tokenizers.sentence_piece import SentencePieceTokenizer as SentencePieceTokenizer
+from .preprocessing.tokenizers.t5 import BLIP2FlanT5Tokenizer as BLIP2FlanT5Tokenizer
+from .preprocessing.tokenizers.t5 import SigLIPTokenizer as SigLIPTokenizer
+from .preprocessing.tokenizers.t5 import T5Tokenizer as T5Tokenizer
+from .preprocessing.tokenizers.t5 import VideoPrismTokenizer as VideoPrismTokenizer
+from .preprocessing.tokenizers.whisper import WhisperTokenizer as WhisperTokenizer
+from .preprocessing.tokenizers.word_piece import WordPieceTokenizer as WordPieceTokenizer
+from .preprocessing.tokenizers.xlm_roberta import MetaCLIP2Tokenizer as MetaCLIP2Tokenizer
+from .preprocessing.tokenizers.xlm_roberta import XLMRobertaTokenizer as XLMRobertaTokenizer
+from .preprocessing.vision import BASNetPreprocessor as BASNetPreprocessor
+from .preprocessing.vision import CSPNetImageClassifierPreprocessor as CSPNetImageClassifierPreprocessor
+from .preprocessing.vision import DFineObjectDetectorPreprocessor as DFineObjectDetectorPreprocessor
+from .preprocessing.vision import DeepLabV3ImageSegmenterPreprocessor as DeepLabV3ImageSegmenterPreprocessor
+from .preprocessing.vision import DeiTImageClassifierPreprocessor as DeiTImageClassifierPreprocessor
+from .preprocessing.vision import DenseNetImageClassifierPreprocessor as DenseNetImageClassifierPreprocessor
+from .preprocessing.vision import DepthAnythingDepthEstimatorPreprocessor as DepthAnythingDepthEstimatorPreprocessor
+from .preprocessing.vision import DepthEstimatorPreprocessor as DepthEstimatorPreprocessor
+from .preprocessing.vision import EfficientNetImageClassifierPreprocessor as EfficientNetImageClassifierPreprocessor
+from .preprocessing.vision import HGNetV2ImageClassifierPreprocessor as HGNetV2ImageClassifierPreprocessor
+from .preprocessing.vision import ImageClassifierPreprocessor as ImageClassifierPreprocessor
+from .preprocessing.vision import ImageSegmenterPreprocessor as ImageSegmenterPreprocessor
+from .preprocessing.vision import MiTImageClassifierPreprocessor as MiTImageClassifierPreprocessor
+from .preprocessing.vision import MobileNetImageClassifierPreprocessor as MobileNetImageClassifierPreprocessor
+from .preprocessing.vision import MobileNetV5ImageClassifierPreprocessor as MobileNetV5ImageClassifierPreprocessor
+from .preprocessing.vision import ObjectDetectorPreprocessor as ImageObjectDetectorPreprocessor
+from .preprocessing.vision import ObjectDetectorPreprocessor as ObjectDetectorPreprocessor
+from .preprocessing.vision import ResNetImageClassifierPreprocessor as ResNetImageClassifierPreprocessor
+from .preprocessing.vision import RetinaNetObjectDetectorPreprocessor as RetinaNetObjectDetectorPreprocessor
+from .preprocessing.vision import SAMImageSegmenterPreprocessor as SAMImageSegmenterPreprocessor
+from .preprocessing.vision import SegFormerImageSegmenterPreprocessor as SegFormerImageSegmenterPreprocessor
+from .preprocessing.vision import SwinTransformerImageClassifierPreprocessor as SwinTransformerImageClassifierPreprocessor
+from .preprocessing.vision import VGGImageClassifierPreprocessor as VGGImageClassifierPreprocessor
+from .preprocessing.vision import ViTImageClassifierPreprocessor as ViTImageClassifierPreprocessor
+from .preprocessing.vision import XceptionImageClassifierPreprocessor as XceptionImageClassifierPreprocessor
 from .backbones._gemma3_vision import Gemma3VisionEncoder as _Gemma3VisionEncoder
 from .backbones.albert import AlbertBackbone as _AlbertBackbone
 from .backbones.bart import BartBackbone as _BartBackbone
@@ -35,6 +195,7 @@ from .backbones.electra import ElectraBackbone as _ElectraBackbone
 from .backbones.esm import ESMBackbone as _ESMBackbone
 from .backbones.f_net import FNetBackbone as _FNetBackbone
 from .backbones.falcon import FalconBackbone as _FalconBackbone
+from .backbones.flux import FluxBackbone as _FluxBackbone
 from .backbones.gemma import GemmaBackbone as _GemmaBackbone
 from .backbones.gemma3 import Gemma3Backbone as _Gemma3Backbone
 from .backbones.gemma3n.backbone import Gemma3nBackbone as _Gemma3nBackbone
@@ -76,11 +237,21 @@ from .backbones.rwkv7 import RWKV7Backbone as _RWKV7Backbone
 from .backbones.sam.backbone import SAMBackbone as _SAMBackbone
 from .backbones.sam.mask_decoder import SAMMaskDecoder as _SAMMaskDecoder
 from .backbones.sam.prompt_encoder import SAMPromptEncoder as _SAMPromptEncoder
+from .backbones.sam3.backbone import SAM3PromptableConceptBackbone as _SAM3PromptableConceptBackbone
+from .backbones.sam3.detr_decoder import SAM3DetrDecoder as _SAM3DetrDecoder
+from .backbones.sam3.detr_encoder import SAM3DetrEncoder as _SAM3DetrEncoder
+from .backbones.sam3.geometry import SAM3GeometryEncoder as _SAM3GeometryEncoder
+from .backbones.sam3.mask_decoder import SAM3MaskDecoder as _SAM3MaskDecoder
+from .backbones.sam3.text import SAM3TextEncoder as _SAM3TextEncoder
+from .backbones.sam3.vision import SAM3VisionEncoder as _SAM3VisionEncoder
 from .backbones.segformer import SegFormerBackbone as _SegFormerBackbone
 from .backbones.siglip import SigLIPBackbone as _SigLIPBackbone
 from .backbones.siglip import SigLIPTextEncoder as _SigLIPTextEncoder
 from .backbones.siglip import SigLIPVisionEncoder as _SigLIPVisionEncoder
 from .backbones.smollm3 import SmolLM3Backbone as _SmolLM3Backbone
+from .backbones.stable_diffusion_3.backbone import StableDiffusion3Backbone as _StableDiffusion3Backbone
+from .backbones.stable_diffusion_3.mmdit import MMDiT as _MMDiT
+from .backbones.stable_diffusion_3.t5_encoder import T5Encoder as _T5Encoder
 from .backbones.swin_transformer import SwinTransformerBackbone as _SwinTransformerBackbone
 from .backbones.t5 import T5Backbone as _T5Backbone
 from .backbones.t5_gemma import T5GemmaBackbone as _T5GemmaBackbone
@@ -435,6 +606,23 @@ class FalconBackbone(_FalconBackbone):
     layer_norm_epsilon: float
     attention_dropout_rate: float
     feedforward_dropout_rate: float
+
+class FluxBackbone(_FluxBackbone):
+    input_channels: int
+    hidden_size: int
+    mlp_ratio: float
+    num_heads: int
+    depth: int
+    depth_single_blocks: int
+    axes_dim: Sequence[int]
+    theta: float
+    use_bias: bool
+    guidance_embed: bool
+    image_shape: Sequence[int | None]
+    text_shape: Sequence[int | None]
+    image_ids_shape: Sequence[int | None]
+    text_ids_shape: Sequence[int | None]
+    y_shape: Sequence[int | None]
 
 class GemmaBackbone(_GemmaBackbone):
     vocabulary_size: int
@@ -1088,6 +1276,81 @@ class SAMPromptEncoder(_SAMPromptEncoder):
     mask_in_channels: int
     activation: str | dict[str, Any]
 
+class SAM3PromptableConceptBackbone(_SAM3PromptableConceptBackbone):
+    vision_encoder: SAM3VisionEncoder
+    text_encoder: SAM3TextEncoder
+    geometry_encoder: SAM3GeometryEncoder
+    detr_encoder: SAM3DetrEncoder
+    detr_decoder: SAM3DetrDecoder
+    mask_decoder: SAM3MaskDecoder
+
+class SAM3DetrDecoder(_SAM3DetrDecoder):
+    image_shape: Sequence[int]
+    patch_size: int
+    num_layers: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_heads: int
+    num_queries: int
+    hidden_activation: str | dict[str, Any]
+    dropout_rate: float
+    layer_norm_epsilon: float
+
+class SAM3DetrEncoder(_SAM3DetrEncoder):
+    num_layers: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_heads: int
+    hidden_activation: str | dict[str, Any]
+    dropout_rate: float
+    layer_norm_epsilon: float
+
+class SAM3GeometryEncoder(_SAM3GeometryEncoder):
+    num_layers: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_heads: int
+    roi_size: int
+    hidden_activation: str | dict[str, Any]
+    dropout_rate: float
+    layer_norm_epsilon: float
+
+class SAM3MaskDecoder(_SAM3MaskDecoder):
+    num_upsampling_stages: int
+    hidden_dim: int
+    num_heads: int
+    dropout_rate: float
+    layer_norm_epsilon: float
+
+class SAM3TextEncoder(_SAM3TextEncoder):
+    vocabulary_size: int
+    embedding_dim: int
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    intermediate_dim: int
+    intermediate_activation: str | dict[str, Any]
+    max_sequence_length: int
+    layer_norm_epsilon: float
+
+class SAM3VisionEncoder(_SAM3VisionEncoder):
+    image_shape: Sequence[int]
+    patch_size: int
+    num_layers: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_heads: int
+    fpn_hidden_dim: int
+    fpn_scale_factors: Sequence[float]
+    pretrain_image_shape: Sequence[int]
+    hidden_activation: str | dict[str, Any]
+    rope_theta: float
+    window_size: int
+    global_attn_indexes: Sequence[int] | None
+    attention_dropout_rate: float
+    hidden_dropout_rate: float
+    layer_norm_epsilon: float
+
 class SegFormerBackbone(_SegFormerBackbone):
     projection_filters: int
 
@@ -1132,6 +1395,48 @@ class SmolLM3Backbone(_SmolLM3Backbone):
     max_position_embeddings: int
     rope_theta: float
     partial_rotary_factor: float
+
+class StableDiffusion3Backbone(_StableDiffusion3Backbone):
+    mmdit_patch_size: int
+    mmdit_hidden_dim: int
+    mmdit_num_layers: int
+    mmdit_num_heads: int
+    mmdit_position_size: int
+    mmdit_qk_norm: str | None
+    mmdit_dual_attention_indices: Sequence[int] | None
+    t5: T5Encoder | None
+    latent_channels: int
+    output_channels: int
+    num_train_timesteps: int
+    shift: float
+    image_shape: Sequence[int]
+    data_format: str | None
+
+class MMDiT(_MMDiT):
+    patch_size: int
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    position_size: int
+    mlp_ratio: float
+    latent_shape: Sequence[int]
+    context_shape: Sequence[int | None]
+    pooled_projection_shape: Sequence[int]
+    qk_norm: str | None
+    data_format: str | None
+
+class T5Encoder(_T5Encoder):
+    vocabulary_size: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    intermediate_dim: int
+    key_value_dim: int | None
+    dropout: float
+    activation: str | dict[str, Any]
+    use_gated_activation: bool
+    layer_norm_epsilon: float
+    tie_embedding_weights: bool
 
 class SwinTransformerBackbone(_SwinTransformerBackbone):
     image_shape: Sequence[int]

@@ -74,7 +74,7 @@ class Backbone(Model):
         Args:
             preset: a built-in id, `kaggle://org/model/keras/variant[/version]`, `hf://org/model`,
                 `modelscope://org/model`, or a folder, in the format of
-                Keras, transformers or timm.
+                Keras, transformers, timm or diffusers.
             load_weights: whether to read the weights; otherwise they are drawn at random.
             device: where the weights go.
             mmap: whether weights that need no conversion stay in the file, mapped into memory and
@@ -181,6 +181,19 @@ class Backbone(Model):
 
         self._refuse_fused()
         export_checkpoint(self, path, TIMM)
+
+    def export_to_diffusers(self, path: str | os.PathLike[str]) -> None:
+        """Save a folder that diffusers loads.
+
+        Raises:
+            NotImplementedError: diffusers has no such family, or it is not supported here.
+            ValueError: diffusers has no model of this configuration.
+        """
+        from ..presets.checkpoints import DIFFUSERS
+        from ..presets.saving import export_checkpoint
+
+        self._refuse_fused()
+        export_checkpoint(self, path, DIFFUSERS)
 
     def load_weights(
         self, filepath: str | os.PathLike[str], *, ignore: Sequence[str] | bool = ()

@@ -114,6 +114,8 @@ def stacks_of(model: nn.Module, kind: type[nn.Module]) -> Iterator[Stack]:
 
 def norm_behind(model: nn.Module, stack: Stack) -> nn.Module | None:
     """The norm that follows the blocks of a stack, if one does."""
+    if stack.norm == "":
+        return None
     if stack.norm is not None:
         (owner,) = (one for one in model.modules() if any(stack is x for x in one.children()))
         return owner.get_submodule(stack.norm)

@@ -1,4 +1,4 @@
-"""Text from a decoder, token by token."""
+"""Text from a decoder, token by token; images from a diffusion model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from ..backbones.layers.cache import Cache
 from ..preprocessing.prompts import TextPrompts, is_text, text_preprocessor, text_prompts
 from . import samplers
 from .decoding import Decoding, sample
+from .images import generate_images
 from .inference import without_training
 from .prompts import Prompts, read_prompts
 
-__all__ = ["generate", "samplers", "stream"]
+__all__ = ["generate", "generate_images", "samplers", "stream"]
 
 
 @overload
@@ -141,6 +142,22 @@ def generate(
             streamer(tokens)
 
 
+@overload
+def stream(backbone: Model, token_ids: str, *args: Any, **kwargs: Any) -> Iterator[str]: ...
+
+
+@overload
+def stream(
+    backbone: Model, token_ids: list[str], *args: Any, **kwargs: Any
+) -> Iterator[list[str]]: ...
+
+
+@overload
+def stream(
+    backbone: Model, token_ids: Any, *args: Any, **kwargs: Any
+) -> Iterator[torch.Tensor]: ...
+
+
 def stream(
     backbone: Model,
     token_ids: Any,
@@ -156,9 +173,9 @@ def stream(
     cache: Cache | None = None,
     compile: bool = False,
     preprocessor: Any = None,
-) -> Iterator[torch.Tensor]:
+) -> Iterator[Any]:
     """Each step's tokens `[batch · num_return_sequences]` as `generate` finds them, of rows that
-    have ended `pad_token_id`.
+    have ended `pad_token_id`; of prompts that are text what they add to each text.
 
     The model runs when the next ones are asked for; leaving the loop ends it. Arguments and errors
     are those of `generate`.
@@ -169,7 +186,7 @@ def stream(
             max_length = text.sequence_length
         token_ids, preprocessor = text.inputs, text.tokenizer
     stop_token_ids, pad_token_id = _marks(preprocessor, stop_token_ids, pad_token_id)
-    return _start(
+    steps = _start(
         backbone,
         token_ids,
         max_length,
@@ -185,6 +202,10 @@ def stream(
         cache=cache,
         compile=compile,
     )
+    if text is None:
+        return steps
+    stops = [] if stop_token_ids is None else torch.as_tensor(stop_token_ids).flatten().tolist()
+    return text.spoken(steps, stops, max_length)
 
 
 def _read_text(backbone: Model, prompts: Any, preprocessor: Any) -> TextPrompts | None:

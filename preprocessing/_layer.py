@@ -85,7 +85,7 @@ class PreprocessingLayer(metaclass=Checked):
         parts = self.parts()
         config |= {name: part.serialize() for name, part in parts.items()}
         for name, parameter in _arguments(type(self)).items():
-            if name in (*COMMON, *self.unsaved, *parts):
+            if name in (*COMMON, *self.unsaved, *PARTS):
                 continue
             value = getattr(self, name)
             if name not in self.lost or value != parameter.default:

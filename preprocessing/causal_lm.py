@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,10 +89,13 @@ class CausalLMPreprocessor(Preprocessor):
         return detokenized(self.tokenizer, x["token_ids"], x["padding_mask"])
 
 
-def detokenized(tokenizer: Tokenizer, token_ids: Any, padding_mask: Any) -> Any:
-    """Text of ids `[..., length]` where the mask is true, without special tokens."""
+def detokenized(
+    tokenizer: Tokenizer, token_ids: Any, padding_mask: Any, but: Sequence[int] = ()
+) -> Any:
+    """Text of ids `[..., length]` where the mask is true, without special tokens `but` these."""
     ids = torch.as_tensor(token_ids)
-    special = torch.tensor(tokenizer.special_token_ids, dtype=ids.dtype, device=ids.device)
+    dropped = [id for id in tokenizer.special_token_ids if id not in but]
+    special = torch.tensor(dropped, dtype=ids.dtype, device=ids.device)
     kept = torch.as_tensor(padding_mask).bool() & ~torch.isin(ids, special)
     if ids.ndim == 1:
         return tokenizer.detokenize(ids[kept].tolist())

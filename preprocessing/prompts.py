@@ -13,10 +13,8 @@ from .causal_lm import CausalLMPreprocessor, detokenized
 from .seq_2_seq_lm import Seq2SeqLMPreprocessor
 from .tokenizers.base import Tokenizer
 
-# How many tokens before a text decide about its first space, at most.
-CONTEXT = 8
-# What stands for a part of a character.
-PART = "\ufffd"
+# How text ends that stops within a character.
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
@@ -43,28 +41,48 @@ class TextPrompts:
         if strip_prompt:
             given = self.mask.to(mask.device).repeat_interleave(len(mask) // len(self.mask), 0)
             mask[:, : given.shape[1]] &= ~given
-        texts = detokenized(self.tokenizer, found["token_ids"], mask)
+        return self._given(detokenized(self.tokenizer, found["token_ids"], mask))
+
+    def spoken(
+        self,
+        steps: Iterable[torch.Tensor],
+        stop_token_ids: Sequence[int],
+        max_length: int | None,
+    ) -> Iterator[Any]:
+        """What each step's tokens `[rows]` add to the texts; what is no character yet waits.
+
+        Args:
+            stop_token_ids: behind these a row has but padding.
+            max_length: as behind this.
+        """
+        name = "decoder_token_ids" if "decoder_token_ids" in self.inputs else "token_ids"
+        prompts = [ids[one].tolist() for ids, one in zip(self.inputs[name], self.mask)]
+        rows: list[list[int]] = []
+        open_: list[bool] = []
+        said: list[str] = []
+        for tokens in steps:
+            if not rows:
+                copies = len(tokens) // len(prompts)
+                rows = [list(row) for row in prompts for _ in range(copies)]
+                said, open_ = self._texts(rows), [True] * len(rows)
+            for i, token in enumerate(tokens.tolist()):
+                open_[i] &= token not in stop_token_ids and len(rows[i]) != max_length
+                if open_[i]:
+                    rows[i].append(token)
+            texts = self._texts(rows)
+            done = [old if text.endswith(UNFINISHED) else text for text, old in zip(texts, said)]
+            yield self._given([text[len(old) :] for text, old in zip(done, said)])
+            said = done
+        rest = [text[len(old) :] for text, old in zip(self._texts(rows), said)] if rows else []
+        if any(rest):
+            yield self._given(rest)
+
+    def _texts(self, rows: list[list[int]]) -> list[str]:
+        special = set(self.tokenizer.special_token_ids)
+        return self.tokenizer.detokenize([[id for id in row if id not in special] for row in rows])
+
+    def _given(self, texts: list[str]) -> Any:
         return texts[0] if self.single and len(texts) == 1 else texts
-
-
-def text_of(tokenizer: Tokenizer, prompt: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
-    """Text of ids as they come, behind those of a prompt; characters when they are whole.
-
-    Ends and special tokens have no text.
-    """
-    silent = {*tokenizer.special_token_ids, *tokenizer.stop_token_ids}
-    kept = [id for id in prompt if id not in silent][-CONTEXT:]
-    said = len(tokenizer.detokenize(kept)) if kept else 0
-    for id in ids:
-        if id in silent:
-            continue
-        kept.append(id)
-        text = tokenizer.detokenize(kept)
-        if not text.endswith(PART):
-            yield text[said:]
-            said = len(text)
-    if kept and said < len(text := tokenizer.detokenize(kept)):
-        yield text[said:]
 
 
 def is_text(prompts: Any) -> bool:
@@ -87,8 +105,9 @@ def text_preprocessor(backbone: Model, given: Any = None) -> Any:
     """
     is_decoder_alone = "decoder_token_ids" not in backbone.input_specs
     base: Any = CausalLMPreprocessor if is_decoder_alone else Seq2SeqLMPreprocessor
+    own = base.for_class(backbone.class_name)
     if isinstance(given, Tokenizer):
-        return (base.for_class(backbone.class_name) or base)(given)
+        return (own or base)(given)
     if given is not None:
         return given
     preset = getattr(backbone, "preset", None)
@@ -98,8 +117,9 @@ def text_preprocessor(backbone: Model, given: Any = None) -> Any:
             "one: give preprocessor=, a tokenizer or a preprocessor."
         )
     found = vars(backbone).get("preset_preprocessor")
-    if found is None:
-        found = vars(backbone)["preset_preprocessor"] = base.from_preset(preset)
+    if found is None:  # a family without one of its own has text alone
+        found = base(Tokenizer.from_preset(preset)) if own is None else own.from_preset(preset)
+        vars(backbone)["preset_preprocessor"] = found
     return found
 
 

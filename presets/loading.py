@@ -88,6 +88,7 @@ def _load(
     overrides: dict[str, Any],
 ) -> ModelType:
     from .checkpoints import TRANSFORMERS, dialect_of
+    from .checkpoints.diffusers import pipeline
     from .checkpoints.engine import load
 
     try:
@@ -95,10 +96,13 @@ def _load(
     except FileNotFoundError as error:
         if source.has(ADAPTER):
             raise ValueError(_adapter_message(source)) from error
-        raise
+        found_pipeline = pipeline(source)
+        if found_pipeline is None:
+            raise
+        config = found_pipeline
     dialect = dialect_of(config)
     if overrides.get("dtype") == "auto":
-        overrides = {**overrides, "dtype": stored_dtype(source, dialect)}
+        overrides = {**overrides, "dtype": stored_dtype(source, dialect, config)}
     if dialect is not None:
         model = load(dialect, source, config, cls, load_weights, device, mmap, ignore, overrides)
         if dialect is TRANSFORMERS:
@@ -186,14 +190,14 @@ def keras_files(source: PresetSource) -> list[Path]:
         ) from error
 
 
-def stored_dtype(source: PresetSource, dialect: Dialect | None) -> str:
+def stored_dtype(source: PresetSource, dialect: Dialect | None, config: Mapping[str, Any]) -> str:
     """The floating dtype that most bytes of a preset's weights have."""
-    from .checkpoints.files import open_weights, weight_files
+    from .checkpoints.engine import files_of
+    from .checkpoints.files import open_weights
 
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
-        names = None if dialect is None else dialect.files
-        paths = keras_files(source) if names is None else weight_files(names, source)
+        paths = keras_files(source) if dialect is None else files_of(dialect, source, config)
         if paths[0].suffix in (".h5", ".json"):
             for dataset in stack.enter_context(WeightFile(*paths)).datasets.values():
                 counts[str(dataset.dtype).removeprefix("torch.")] += dataset.nbytes

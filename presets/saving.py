@@ -35,6 +35,7 @@ KERAS_HUB_VERSION = "0.32.0"
 STALE = (
     *(WEIGHTS, SHARD_INDEX, "model_[0-9][0-9][0-9][0-9][0-9].weights.h5"),
     *(f"{SAFETENSORS}*", "model-*-of-*.safetensors"),
+    "diffusion_pytorch_model*.safetensors*",
 )
 
 
@@ -173,9 +174,9 @@ def export_checkpoint(
     carried: list[str] = []
 
     @contextlib.contextmanager
-    def destination() -> Iterator[Path]:
-        with replacing(target, STALE) as folder:
-            if beside is not None:
+    def destination(place: str) -> Iterator[Path]:
+        with replacing(target / place, STALE) as folder:
+            if beside is not None and not place:
                 carried.extend(beside(model, folder, target))
             yield folder
 

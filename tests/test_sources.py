@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from keras_hub_torch.preprocessing.text_classifier import BertTextClassifierPreprocessor
+from keras_hub_torch.preprocessing.tokenizers.bert import BertTokenizer
 from keras_hub_torch.presets import builtin, sources
 from keras_hub_torch.presets.sources import open_preset
 from keras_hub_torch.presets.uploading import upload_preset
@@ -373,6 +375,26 @@ def test_built_in_id(hub: HubServer, client: Client) -> None:
     assert client(call("bert_tiny_en_uncased", "json('config.json')")) == CONFIG
     with pytest.raises(FileNotFoundError, match="'bert_tiny_en_uncased' has no file 'x'"):
         client(call("bert_tiny_en_uncased", "file('x')"))
+
+
+def test_tokenizers_of_hubs(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    """Through the same loader as backbones; their own files alone are downloaded."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "fox"]
+    BertTextClassifierPreprocessor(BertTokenizer(tokens), sequence_length=6).save_to_preset(
+        tmp_path
+    )
+    files = PRESET | read(tmp_path)
+    hub.repositories["org/tiny"] = Repository({"main": files})
+    handle = builtin.handle_of("bert_tiny_en_uncased") or ""
+    variation, version = handle.removeprefix("kaggle://").rsplit("/", 1)
+    hub.models[variation] = [NEWER] * (int(version) - 1) + [files]
+    imported = "__import__('keras_hub_torch')"
+    for preset in ("hf://org/tiny", handle, "bert_tiny_en_uncased"):
+        made = f"{imported}.tokenizers.Tokenizer.from_preset({preset!r})"
+        assert client(f"{made}('the fox')") == [5, 6]
+        made = f"{imported}.models.TextClassifierPreprocessor.from_preset({preset!r})"
+        assert client(f"{made}('the fox')['token_ids'].tolist()") == [2, 5, 6, 3, 0, 0]
+    assert not any("weights" in request for request in map(str, hub.requests))
 
 
 def test_kaggle_files_are_of_one_version(hub: HubServer, client: Client) -> None:

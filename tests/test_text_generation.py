@@ -11,8 +11,10 @@ import torch
 
 from keras_hub_torch import generate, models, stream
 from keras_hub_torch import tokenizers as ours
+from keras_hub_torch.preprocessing.causal_lm import detokenized
 
 from .test_text_preprocessors import built
+from .test_tokenizers import pairs
 from .text_corpus import PHRASES
 
 SMALL = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 12}
@@ -55,8 +57,11 @@ def test_causal(tmp_path: Path) -> None:
     ids = [[1, *row] for row in tokenizer(TEXTS)]
     rows = generate(backbone, ids, 60, preprocessor=tokenizer)
     assert tokenizer.detokenize([row[one].tolist() for row, one in zip(*rows.values())]) == found
-    steps = torch.stack(list(stream(backbone, TEXTS, max_new_tokens=4)), 1)
-    assert torch.equal(steps[0], rows["token_ids"][0, len(ids[0]) :][:4])
+    pieces = list(stream(backbone, TEXTS, 60))
+    assert ["".join(one) for one in zip(*pieces)] == [
+        text.removeprefix(prompt) for text, prompt in zip(expected, TEXTS)
+    ]
+    assert TEXTS[0] + "".join(stream(backbone, TEXTS[0], 60)) == expected[0]
     two = generate(backbone, TEXTS, 60, "top_k", num_return_sequences=2)
     assert len(two) == 6
     backbone.preset = None
@@ -78,10 +83,26 @@ def test_seq_2_seq(tmp_path: Path) -> None:
     assert generate(backbone, both, 20) == task.generate(both, max_length=20)
 
 
+def test_text_alone(tmp_path: Path) -> None:
+    """Of a family whose preprocessor is not here, or has images besides."""
+    tokenizer = ours.Gemma3Tokenizer(*pairs()["Gemma3Tokenizer"][0])
+    config = {**LLAMA, "num_key_value_heads": 1, "head_dim": 4, "image_size": 16}
+    size = tokenizer.vocabulary_size()
+    torch.manual_seed(5)
+    backbone = models.Gemma3Backbone(vocabulary_size=size, **config).eval()
+    prompts = [[tokenizer.start_token_id, *row] for row in tokenizer(TEXTS)]
+    stops = tokenizer.stop_token_ids
+    rows = generate(backbone, prompts, max_new_tokens=5, stop_token_ids=stops, pad_token_id=0)
+    expected = detokenized(tokenizer, *rows.values())
+    assert generate(backbone, TEXTS, max_new_tokens=5, preprocessor=tokenizer) == expected
+    backbone.save_to_preset(tmp_path)
+    tokenizer.save_to_preset(tmp_path)
+    backbone = models.Backbone.from_preset(tmp_path)
+    assert generate(backbone, TEXTS, max_new_tokens=5) == expected
+
+
 def test_stops() -> None:
     """Rows end with the end of a turn, too."""
-    from .test_tokenizers import pairs
-
     for name, tokens in {
         "GemmaTokenizer": ("<eos>", "<end_of_turn>"),
         "Phi3Tokenizer": ("<|endoftext|>", "<|end|>"),

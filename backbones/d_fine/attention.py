@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from ..layers.attention import merge_heads, split_heads
+from ..layers.boxes import widened
 from ..layers.core import EinsumDense
 from ..layers.initializers import random_normal, zeros
 from ..layers.layer import Layer
@@ -19,11 +20,6 @@ NORMAL = random_normal(0.01)
 # A map `[n, dim, height, width]` and places `[n, queries, points, 2]`, x and y from 0 to 1 → what
 # is there, `[n, dim, queries, points]`.
 Sampler: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def widened(x: torch.Tensor) -> torch.Tensor:
-    """In float32 at least, as places need it."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class DFineMultiheadAttention(Layer):

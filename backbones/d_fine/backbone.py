@@ -23,7 +23,7 @@ from ..layers.convolution import (
 from ..layers.core import Dense, Embedding, LayerNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.initializers import constant, glorot_uniform, zeros
-from ..layers.layout import Layout, Stack
+from ..layers.layout import Layout, Parts
 from ..layers.pyramid import own_dtype
 from ..layers.vision import check_images, image_channels
 from .attention import NORMAL, SAMPLERS
@@ -225,7 +225,7 @@ class DFineBackbone(Backbone):
             self.initial_query_reference_generator = DFineInitialQueryAndReferenceGenerator(
                 num_queries, hidden_dim
             )
-        self.encoder_input_proj = Stack(
+        self.encoder_input_proj = Parts(
             "{}",
             (
                 project("encoder_input_proj_{}_{}", i, widths[place], encoder_hidden_dim)
@@ -236,7 +236,7 @@ class DFineBackbone(Backbone):
         self.enc_output_ln = LayerNormalization(hidden_dim, 1e-5)
         self.enc_score_head = Dense(hidden_dim, num_labels, bias_initializer=scores)
         self.enc_bbox_head = DFineMLPPredictionHead(hidden_dim, hidden_dim, 4, 3, NORMAL, zeros)
-        self.decoder_input_proj = Stack("{}", self.decoder_projections(num_maps))
+        self.decoder_input_proj = Parts("{}", self.decoder_projections(num_maps))
         self.backbone = own_dtype(network)
 
     def count_params(self) -> int:

@@ -8,25 +8,20 @@ from itertools import pairwise
 import torch
 from torch.nn import functional as F
 
+from ..layers.boxes import inverse_sigmoid, widened
 from ..layers.core import Dense, LayerNormalization
 from ..layers.initializers import Initializer, glorot_uniform, zeros
 from ..layers.layer import Layer
-from ..layers.layout import Stack
+from ..layers.layout import Parts, Stack
 from .attention import (
     NORMAL,
     DFineMultiheadAttention,
     DFineMultiscaleDeformableAttention,
     Sampler,
-    widened,
 )
 
 # Of an edge's distribution, and how many of its probabilities tell its quality.
 BINS, TOP = 33, 4
-
-
-def inverse_sigmoid(x: torch.Tensor) -> torch.Tensor:
-    x = x.clamp(0, 1)
-    return (x.clamp(min=1e-5) / (1 - x).clamp(min=1e-5)).log()
 
 
 class DFineMLP(Layer):
@@ -50,7 +45,7 @@ class DFineMLP(Layer):
         super().__init__()
         widths = [inputs, *[hidden_dim] * (num_layers - 1), outputs]
         kernels = [kernel_initializer] * (num_layers - 1) + [last_initializer or kernel_initializer]
-        self.dense_layers = Stack(
+        self.dense_layers = Parts(
             self.block_name,
             (
                 Dense(first, second, kernel_initializer=kernel)
@@ -168,11 +163,11 @@ class DFineDecoder(Layer):
             ),
         )
         self.query_pos_head = DFineMLPPredictionHead(4, 2 * hidden_dim, hidden_dim, 2)
-        self.class_embed = Stack(
+        self.class_embed = Parts(
             "class_embed_{}",
             (Dense(hidden_dim, num_labels, bias_initializer=score_initializer) for _ in layers),
         )
-        self.bbox_embed = Stack(
+        self.bbox_embed = Parts(
             "bbox_embed_{}",
             (
                 DFineMLPPredictionHead(hidden_dim, hidden_dim, 4 * BINS, 3, NORMAL, zeros)
@@ -180,7 +175,7 @@ class DFineDecoder(Layer):
             ),
         )
         self.pre_bbox_head = DFineMLP(hidden_dim, hidden_dim, 4, 3)
-        self.lqe_layers = Stack(
+        self.lqe_layers = Parts(
             "lqe_layer_{}", (DFineLQE(lqe_hidden_dim, num_lqe_layers) for _ in layers)
         )
         self.register_buffer("reg_scale", torch.tensor([4.0]))

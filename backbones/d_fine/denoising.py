@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from .decoder import inverse_sigmoid
+from ..layers.boxes import inverse_sigmoid
 
 MOST_QUERIES = 10**7
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..layers.convolution import BatchNormalization, Conv2D
 from ..layers.core import Dense, LayerNormalization
 from ..layers.layer import Layer
-from ..layers.layout import Layout, Stack
+from ..layers.layout import Layout, Parts, Stack
 from .attention import NORMAL, DFineMultiheadAttention
 
 
@@ -194,7 +194,7 @@ class DFineHybridEncoder(Layer):
     ) -> None:
         super().__init__()
         self.attentive = attentive if num_layers else ()
-        self.encoder = Stack(
+        self.encoder = Parts(
             "d_fine_encoder_{}",
             (DFineEncoder(hidden_dim, num_heads, ffn_dim, num_layers) for _ in attentive),
         )
@@ -205,17 +205,17 @@ class DFineHybridEncoder(Layer):
             int(expansion * hidden_dim / 2),
             round(3 * depth),
         )
-        self.lateral_convs = Stack(
+        self.lateral_convs = Parts(
             functools.partial(_downwards, "lateral_conv", num_maps),
             (DFineConvNormLayer(hidden_dim, hidden_dim) for _ in steps),
         )
-        self.fpn_blocks = Stack(
+        self.fpn_blocks = Parts(
             functools.partial(_downwards, "fpn_block", num_maps), (aggregate() for _ in steps)
         )
-        self.downsample_convs = Stack(
+        self.downsample_convs = Parts(
             "downsample_conv_{}", (DFineSCDown(hidden_dim) for _ in steps)
         )
-        self.pan_blocks = Stack("pan_block_{}", (aggregate() for _ in steps))
+        self.pan_blocks = Parts("pan_block_{}", (aggregate() for _ in steps))
 
     @property
     def layout(self) -> Layout:

@@ -35,6 +35,12 @@ def split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
+def split_qkv(x: torch.Tensor, num_heads: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`[batch, length, 3 · heads · dim]` → queries, keys, values `[batch, heads, length, dim]`."""
+    q, k, v = x.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
+
+
 def merge_heads(x: torch.Tensor) -> torch.Tensor:
     """`[batch, heads, length, dim]` → `[batch, length, heads · dim]`."""
     return x.transpose(1, 2).flatten(-2)
@@ -222,6 +228,7 @@ class MultiHeadAttention(Layer):
         self.attention_output = project("abcd,cde->abe", heads, hidden_dim)
 
     def keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = for_projections(x)
         key = split_heads(self.key(x), self.num_heads)
         return key, split_heads(self.value(x), self.num_heads)
 
@@ -233,11 +240,11 @@ class MultiHeadAttention(Layer):
         past: Past | Crossing | None = None,
     ) -> torch.Tensor:
         """Queries from `query` `[batch, length, dim]`, keys and values from `value` and before."""
-        narrowed = for_projections(value)
-        query = narrowed if query is value else query
+        if query is value:
+            query = value = for_projections(query)
         q = split_heads(self.query(query), self.num_heads)
         project = self.keys_values
-        k, v = project(narrowed) if past is None else past.keys_values(narrowed, project)
+        k, v = project(value) if past is None else past.keys_values(value, project)
         if isinstance(mask, torch.Tensor) and self.dropout == 0:
             x = attend_evenly(q, k, v, mask)
         else:

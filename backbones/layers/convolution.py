@@ -460,7 +460,8 @@ class GroupNormalization(Layer, nn.GroupNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight, bias = self.weight.float(), self.bias.float()
-        x = F.group_norm(x.float(), self.num_groups, weight, bias, self.eps)
+        # `F.group_norm` is the same, but refuses groups of a single value.
+        x = torch.group_norm(x.float(), self.num_groups, weight, bias, self.eps)
         return x.to(self.compute_dtype or self.weight.dtype)
 
 

@@ -27,8 +27,11 @@ def in_float32(function: Function) -> Function:
 
     @functools.wraps(function)
     def computed(first: torch.Tensor, *rest: Any) -> Any:
+        wide = [_wide(argument) for argument in (first, *rest)]
+        if first.is_meta:  # which autocast does not know
+            return function(*wide)
         with torch.autocast(first.device.type, enabled=False):
-            return function(*(_wide(argument) for argument in (first, *rest)))
+            return function(*wide)
 
     return cast(Function, computed)
 

@@ -22,6 +22,11 @@ def ones(tensor: torch.Tensor, fan_in: int = 1, fan_out: int = 1) -> None:
     nn.init.ones_(tensor)
 
 
+def identity(tensor: torch.Tensor, fan_in: int = 1, fan_out: int = 1) -> None:
+    """Of a square matrix."""
+    nn.init.eye_(tensor)
+
+
 def uniform(tensor: torch.Tensor, fan_in: int = 1, fan_out: int = 1) -> None:
     """±0.05, Keras's default for embeddings."""
     nn.init.uniform_(tensor, -0.05, 0.05)

@@ -118,7 +118,7 @@ class Stack(Layer, nn.ModuleList):
         start: what i counts from.
         repeats: how often a model goes through it.
         norm: name beside it of the norm that its last block's output goes through, where it is not
-            the next child.
+            the next child; empty where the next child takes something else.
     """
 
     def __init__(

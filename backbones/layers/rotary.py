@@ -163,6 +163,26 @@ def pair_tables(
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+def axis_pair_tables(positions: torch.Tensor, dims: Sequence[int], max_wavelength: float) -> Tables:
+    """Of positions in several axes, each of which has some of the dimensions, for `rotate_pairs`.
+
+    Args:
+        positions: `[rows, length, axes]`.
+        dims: how many dimensions each axis turns, even numbers.
+
+    Returns:
+        Tables `[rows, 1, length, pairs]`, float32.
+    """
+    angles = torch.cat(
+        [
+            position[..., None].float() * rotary_frequencies(dim, max_wavelength, position.device)
+            for position, dim in zip(positions.unbind(-1), dims)
+        ],
+        dim=-1,
+    )[:, None]
+    return angles.cos(), angles.sin()
+
+
 def _halves(angles: torch.Tensor, dtype: torch.dtype, magnitude: float = 1.0) -> Tables:
     angles = torch.cat((angles, angles), dim=-1)
     return (angles.cos() * magnitude).to(dtype), (angles.sin() * magnitude).to(dtype)
@@ -190,3 +210,10 @@ def rotate_pairs(x: torch.Tensor, tables: Tables) -> torch.Tensor:
     even, odd = turned.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
     return torch.cat((turned, rest), dim=-1)
+
+
+def rotate_pairs_wide(x: torch.Tensor, tables: Tables) -> torch.Tensor:
+    """As `rotate_pairs`, with a cosine and a sine for each dimension, not for each pair."""
+    cos, sin = tables
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return x * cos + torch.stack((-odd, even), dim=-1).flatten(-2) * sin

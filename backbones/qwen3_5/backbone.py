@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import nn
@@ -249,6 +249,16 @@ class HybridDecoder(Backbone):
                 "vision_encoder",
             ),
         )
+
+    def tensors(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs as checked tensors; those of images may lack the first axis, as KerasHub's
+        preprocessor gives them.
+        """
+        if getattr(given.get("image_grid_thw"), "ndim", 0) == 2:
+            names = ("pixel_values", "image_grid_thw", "vision_indices")
+            batched = {name: given[name][None] for name in names if given.get(name) is not None}
+            given = {**given, **batched}
+        return super().tensors(given)
 
     def forward(
         self,

@@ -216,9 +216,11 @@ class WordPieceTokenizer(Tokenizer):
     # Text
 
     def flatten(self, inputs: Any, texts: list[Any]) -> Any:
-        nested = isinstance(inputs, (list, tuple, np.ndarray)) and len(inputs) > 0
-        if self.split or (nested and not isinstance(inputs[0], str)):
+        if self.split:
             return super().flatten(inputs, texts)
+        nested = isinstance(inputs, (list, tuple, np.ndarray)) and len(inputs) > 0
+        if nested and not isinstance(inputs[0], str):
+            return [self.flatten(one, texts) for one in inputs]
         words: list[str] = []
         super().flatten(inputs, words)
         texts.append(words)

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .diffusers import DIFFUSERS
 from .engine import Dialect
 from .timm import TIMM
 from .transformers import TRANSFORMERS
 
-__all__ = ("DIALECTS", "TIMM", "TRANSFORMERS", "dialect_of")
+__all__ = ("DIALECTS", "DIFFUSERS", "TIMM", "TRANSFORMERS", "dialect_of")
 
-DIALECTS: tuple[Dialect, ...] = (TRANSFORMERS, TIMM)
+DIALECTS: tuple[Dialect, ...] = (TRANSFORMERS, TIMM, DIFFUSERS)
 
 
 def dialect_of(config: Mapping[str, Any]) -> Dialect | None:

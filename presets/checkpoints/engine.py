@@ -35,7 +35,7 @@ from ..refusals import shortened
 from ..safetensors import write_safetensors
 from ..surplus import Ignore, superfluous
 from ..weights import Weight, together, writes
-from .files import BYTES, FLOATS, Stored, index_of, open_weights, weight_files
+from .files import BYTES, FLOATS, Stored, Within, index_of, open_weights, weight_files
 from .table import REQUIRED, Operation, Table, Tensors, matches, parts
 
 if TYPE_CHECKING:
@@ -81,6 +81,13 @@ class Dialect(ABC):
         self, config: Mapping[str, Any], unknown: Sequence[str], table: Table
     ) -> list[str]:
         """Why a config.json cannot be read; `unknown` are keys of which nothing is known."""
+
+    # Folders of a checkpoint in several that have documents alone.
+    further: ClassVar[tuple[str, ...]] = ()
+
+    def documents(self, plan: Plan, place: str) -> dict[str, Any]:
+        """The JSON files of a folder."""
+        return {CONFIG: plan.config}
 
     @abstractmethod
     def heading(self, table: Table, kind: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -487,10 +494,10 @@ def plan(
     stored: dict[str, Stored] = {}
     problems = []
     with ExitStack() as stack:
-        for path in weight_files(dialect.files, source):
+        for prefix, path in _held_in(dialect, table, source):
             for tensor in open_weights(path, stack):
                 files[path] += 1
-                name = table.renamed(tensor.name)
+                name = table.renamed(prefix + tensor.name)
                 if name in stored:
                     problems.append(f"twice: {stored[name].name} and {tensor.name} in {path.name}")
                 stored[name] = tensor
@@ -498,6 +505,21 @@ def plan(
         bindings = bind(table.for_names(stored), arguments_of(model), model.state_dict())
         absent = account(table, bindings, stored, problems, source.handle, ignore)
         yield Plan(table, config, model, bindings, stored, absent, files)
+
+
+def files_of(dialect: Dialect, source: PresetSource, config: Mapping[str, Any]) -> list[Path]:
+    """The weight files of a checkpoint, fetched if need be."""
+    table = find_table(dialect, dialect.kind(config), source.handle)
+    return [path for _, path in _held_in(dialect, table, source)]
+
+
+def _held_in(dialect: Dialect, table: Table, source: PresetSource) -> Iterator[tuple[str, Path]]:
+    """The weight files, and what is put before the names in each."""
+    if not table.folders:
+        yield from (("", path) for path in weight_files(dialect.files, source))
+    for folder, names in table.folders.items():
+        inner = Within(source, folder)
+        yield from ((f"{folder}.", path) for path in weight_files(names, inner))
 
 
 def load(
@@ -683,19 +705,41 @@ def export(
     dialect: Dialect,
     plan: Plan,
     weights: Mapping[str, Weight],
-    destination: Callable[[], AbstractContextManager[Path]],
+    destination: Callable[[str], AbstractContextManager[Path]],
 ) -> None:
     """Write config.json and safetensors, in shards where they are large.
 
     Args:
-        destination: opens the folder, in the process that writes.
+        destination: opens the folder, or one within it, in the process that writes.
     """
+    for name, files in (plan.table.folders or {"": dialect.files}).items():
+        _export(plan, name, files[0], weights, dialect.documents(plan, name), destination)
+    if plan.table.folders and writes(weights.values()):
+        for name in (*dialect.further, ""):  # what makes one of them comes last
+            documents = dialect.documents(plan, name)
+            with destination(name) as folder:
+                for document, content in documents.items():
+                    (folder / document).write_text(json.dumps(content, indent=2))
+
+
+def _export(
+    plan: Plan,
+    within: str,
+    file_name: str,
+    weights: Mapping[str, Weight],
+    documents: Mapping[str, Any],
+    destination: Callable[[str], AbstractContextManager[Path]],
+) -> None:
+    """What one folder holds."""
     from huggingface_hub import split_torch_state_dict_into_shards
 
-    expected = _expected(plan.bindings)
+    prefix = within and f"{within}."
+    expected = {
+        name: found for name, found in _expected(plan.bindings).items() if name.startswith(prefix)
+    }
     split = split_torch_state_dict_into_shards(
         {name: tensor for name, (tensor, _) in expected.items()},
-        filename_pattern=dialect.files[0].replace(".safetensors", "{suffix}.safetensors"),
+        filename_pattern=file_name.replace(".safetensors", "{suffix}.safetensors"),
     )
     shards = []
     for file, names in split.filename_to_tensors.items():
@@ -707,19 +751,24 @@ def export(
     with together(weights, order) as values:
         if not writes(weights.values()):
             return
-        with destination() as folder:
-            (folder / CONFIG).write_text(json.dumps(plan.config, indent=2))
+        with destination(within) as folder:
+            for name, content in documents.items():
+                (folder / name).write_text(json.dumps(content, indent=2))
             for file, held, bindings in shards:
                 headers = {
-                    name: (tensor.dtype, tuple(tensor.shape))
+                    name.removeprefix(prefix): (tensor.dtype, tuple(tensor.shape))
                     for one in bindings
                     for name, tensor in one.expected().items()
                     if name in held
                 }
                 write_safetensors(folder / file, headers, _made(bindings, held, values))
             if split.is_sharded:
-                index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-                (folder / index_of(dialect.files[0])).write_text(json.dumps(index, indent=2))
+                places = {
+                    name.removeprefix(prefix): file
+                    for name, file in split.tensor_to_filename.items()
+                }
+                index = {"metadata": split.metadata, "weight_map": places}
+                (folder / index_of(file_name)).write_text(json.dumps(index, indent=2))
 
 
 def _made(

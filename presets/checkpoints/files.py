@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -47,7 +47,28 @@ class Stored:
         return replace(self, get=lambda: self.get().clone())
 
 
-def weight_files(names: Sequence[str], source: PresetSource) -> list[Path]:
+class Within:
+    """A folder of a preset as a preset."""
+
+    def __init__(self, source: PresetSource, folder: str) -> None:
+        self.source = source
+        self.folder = folder
+        self.handle = f"{source.handle}/{folder}"
+
+    def has(self, name: str) -> bool:
+        return self.source.has(f"{self.folder}/{name}")
+
+    def file(self, name: str) -> Path:
+        return self.source.file(f"{self.folder}/{name}")
+
+    def json(self, name: str) -> dict[str, Any]:
+        return self.source.json(f"{self.folder}/{name}")
+
+    def download(self, names: Iterable[str]) -> list[Path]:
+        return self.source.download(f"{self.folder}/{name}" for name in names)
+
+
+def weight_files(names: Sequence[str], source: PresetSource | Within) -> list[Path]:
     """The first of these files that a preset has, or its shards, fetched if need be.
 
     Raises:

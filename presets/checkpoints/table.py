@@ -316,6 +316,7 @@ class Rule:
         count: the argument for how many `[]` are.
         where: of which number in the place of the first `{}` the rule holds, in a model of these
             arguments; by default of all.
+        numbers: those there for those here, where blocks are counted in another way.
     """
 
     theirs: tuple[str, ...]
@@ -324,6 +325,7 @@ class Rule:
     when: Mapping[str, Any] = field(default_factory=dict)
     count: str = ""
     where: Callable[[int, Arguments], bool] | None = None
+    numbers: Callable[[Sequence[str], Arguments], Sequence[str]] | None = None
 
     def holds(self, arguments: Arguments) -> bool:
         """For a model of these arguments."""
@@ -336,7 +338,8 @@ class Rule:
         self, numbers: Sequence[str], arguments: Arguments
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Theirs and ours for these `{}`."""
-        theirs = [filled(template, numbers) for template in self.theirs]
+        there = numbers if self.numbers is None else self.numbers(numbers, arguments)
+        theirs = [filled(template, there) for template in self.theirs]
         if self.count:
             every = range(arguments[self.count])
             theirs = [name.replace("[]", str(i)) for name in theirs for i in every]
@@ -378,18 +381,22 @@ def under(theirs: str, ours: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
 def of(part: str, theirs: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
     """The rules of the model that the argument `part` is, under a prefix there."""
 
+    def own(arguments: Arguments) -> dict[str, Any]:
+        return {
+            name.removeprefix(owner): value
+            for name, value in arguments.items()
+            if name.startswith(owner)
+        }
+
     def inner(
         operation: Operation | Callable[[Arguments], Operation],
     ) -> Operation | Callable[[Arguments], Operation]:
         if isinstance(operation, Operation):
             return operation
-        return lambda arguments: operation(
-            {
-                name.removeprefix(owner): value
-                for name, value in arguments.items()
-                if name.startswith(owner)
-            }
-        )
+        return lambda arguments: operation(own(arguments))
+
+    def numbered(function: Callable[[Any, Arguments], Any] | None) -> Any:
+        return function and (lambda number, arguments: function(number, own(arguments)))
 
     owner = f"{part}."
     return tuple(
@@ -398,6 +405,8 @@ def of(part: str, theirs: str, rules: Iterable[Rule]) -> tuple[Rule, ...]:
             operations=tuple(map(inner, rule.operations)),
             when={owner + name: wanted for name, wanted in rule.when.items()},
             count=rule.count and owner + rule.count,
+            where=numbered(rule.where),
+            numbers=numbered(rule.numbers),
         )
         for rule in under(theirs, owner, rules)
     )
@@ -423,6 +432,8 @@ class Table:
         optional: our weights that some checkpoints lack, all of one template together; they are
             then drawn at random.
         extra: what else is written into config.json.
+        folders: of a checkpoint in several, each with weights in the first of some files. Keys and
+            weights have a folder's name and a dot before their own.
         check: refuses arguments, by a ValueError, of which the library computes something else.
     """
 
@@ -442,6 +453,7 @@ class Table:
     tied: Mapping[str, str] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    folders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     check: Callable[[Arguments], None] = lambda arguments: None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -94,8 +94,9 @@ def keras_tree(model: Model, layout: Layout | None = None) -> Layer:
     root = Layer("", model.name, class_name_of(model), layout)
     _fill(root, model, "")
     names = Counter(layout.numbered)
-    _number(root, names, called=False)
-    _number(root, names, called=True)
+    made = {path: i for i, (path, _) in enumerate(model.named_modules())}
+    _number(root, names, made, called=False)
+    _number(root, names, made, called=True)
     return root
 
 
@@ -195,6 +196,8 @@ def _fill(layer: Layer, module: nn.Module, key: str) -> None:
             count = taken[container, number]
             taken[container, number] += 1
             path = f"{container}/{number}_{count}" if count else f"{container}/{number}"
+        elif kind is Kind.MODEL:  # it is counted in `layers`, too
+            taken[f"{layer.path}/layers", snake_case(child.class_name)] += 1
         if not ours:
             continue
         name = "" if child.unnamed else child.name
@@ -211,17 +214,25 @@ def _fill(layer: Layer, module: nn.Module, key: str) -> None:
             layer.children.append(inner)
 
 
-def _number(layer: Layer, names: Counter[str], called: bool, on_call: bool = False) -> None:
+def _number(
+    layer: Layer, names: Counter[str], made: Mapping[str, int], called: bool, on_call: bool = False
+) -> None:
     """Name the unnamed (`dense`, `dense_1`), those made in constructors before those made in a
     layer's first call.
+
+    Args:
+        made: path of a module → its place among those of the model as they were made.
     """
     on_call = on_call or layer.layout.built_on_call
-    for child in layer.children:
+    children = layer.children
+    if layer.layout.kind is Kind.GRAPH:
+        children = sorted(children, key=lambda child: made[child.key])
+    for child in children:
         if not child.name and on_call == called:
             prefix = snake_case(child.class_name)
             child.name = f"{prefix}_{names[prefix]}" if names[prefix] else prefix
             names[prefix] += 1
-        _number(child, names, called, on_call)
+        _number(child, names, made, called, on_call)
 
 
 def _same(tensor: torch.Tensor) -> torch.Tensor:

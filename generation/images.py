@@ -1,0 +1,212 @@
+"""Images from a diffusion model, step by step."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from ..backbones._model import Model
+from .inference import without_training
+from .tiles import decode_in_tiles
+
+PARTS = ("encode_text_step", "encode_image_step", "add_noise_step", "denoise_step", "decode_step")
+TEXT_PARTS = ("clip_l", "clip_l_projection", "clip_g", "clip_g_projection", "t5")
+
+
+def generate_images(
+    backbone: Model,
+    token_ids: Mapping[str, Any],
+    negative_token_ids: Mapping[str, Any] | None = None,
+    *,
+    num_steps: int = 28,
+    guidance_scale: float | None = 7.0,
+    images: Any = None,
+    strength: float = 0.8,
+    noises: Any = None,
+    seed: int | None = None,
+    progress: bool = False,
+    offload: bool = False,
+    device: str | torch.device | None = None,
+    tile: int | None = None,
+    compile: bool = False,
+) -> torch.Tensor:
+    """Images of what texts say, with a model such as `StableDiffusion3Backbone`.
+
+    Nothing is dropped in whatever mode the model is, and no mode is changed.
+
+    Args:
+        token_ids: by the names of the text encoders, `clip_l`, `clip_g` and with a T5 `t5`,
+            `[batch, length]` each.
+        negative_token_ids: what the images are led away from, of the same shapes; those of an
+            empty text, say.
+        num_steps: how many steps there are from noise to images.
+        guidance_scale: how far they are led away; `None` for not at all, without negative ids.
+        images: to begin with, `[batch, height, width, channels]` from -1 to 1; none for noise.
+        strength: how much of `images` becomes noise, 0 to 1: the share of steps that are made.
+        noises: to begin with, of the latents' shape; by default they are drawn.
+        seed: of what is drawn; the same one gives the same images on any device.
+        progress: whether to show a bar of the steps.
+        offload: whether the parts wait in the CPU's memory, where the model is, and are on
+            `device` in their turn only: text encoders, transformer, autoencoder.
+        device: where to compute with `offload`; by default the first GPU.
+        tile: side of the tiles in which the autoencoder decodes, in pixels; it takes less memory
+            then, and gives the same up to rounding. By default it decodes whole images.
+        compile: whether to compile the step; the first one for a model then takes long.
+
+    Returns:
+        Images `[batch, height, width, channels]` from -1 to 1.
+
+    Raises:
+        NotImplementedError: a model without these steps.
+        ValueError: a guidance scale without negative ids, no steps, a strength beyond 0 and 1,
+            token ids that are not the model's, or noises of another shape.
+    """
+    missing = [part for part in PARTS if not hasattr(backbone, part)]
+    if missing:
+        raise NotImplementedError(
+            f"{type(backbone).__name__} makes no images: it has no {', '.join(missing)}."
+        )
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
+        raise ValueError(f"num_steps={num_steps!r} must be a number of at least 1.")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength={strength} must be from 0 to 1.")
+    if tile is not None and tile < 1:
+        raise ValueError(f"tile={tile} must be at least 1.")
+    if guidance_scale is None:
+        negative_token_ids = None
+    elif negative_token_ids is None:
+        raise ValueError(
+            f"guidance_scale={guidance_scale} needs negative_token_ids, those of an empty "
+            "text say; None does without."
+        )
+    where = torch.device(device or "cuda") if offload else backbone.device
+    steps = _steps(
+        backbone,
+        _tensors(token_ids, where),
+        None if negative_token_ids is None else _tensors(negative_token_ids, where),
+        num_steps,
+        guidance_scale,
+        None if images is None else torch.as_tensor(images, device=where),
+        strength,
+        None if noises is None else torch.as_tensor(noises, device=where),
+        seed,
+        offload,
+        where,
+        tile,
+        compile,
+    )
+    running = without_training(backbone, steps)
+    first = 0 if images is None else int(num_steps * (1 - strength))
+    with tqdm(total=num_steps - first, disable=not progress, unit="step") as bar:
+        while True:
+            try:
+                next(running)
+            except StopIteration as end:
+                return end.value
+            bar.update()
+
+
+def _steps(
+    backbone: Any,
+    token_ids: dict[str, torch.Tensor],
+    negative_token_ids: dict[str, torch.Tensor] | None,
+    num_steps: int,
+    guidance_scale: float | None,
+    images: torch.Tensor | None,
+    strength: float,
+    noises: torch.Tensor | None,
+    seed: int | None,
+    offload: bool,
+    device: torch.device,
+    tile: int | None,
+    compile: bool,
+) -> Generator[None, None, torch.Tensor]:
+    """It yields behind every step, and returns the images."""
+    turn = functools.partial(_turn, device if offload else None)
+    with turn(*(getattr(backbone, name) for name in TEXT_PARTS)):
+        embeddings = backbone.encode_text_step(token_ids, negative_token_ids)
+    batch = len(embeddings[0])
+    first, encoded = 0, None
+    shape: tuple[int, ...] = (batch, *backbone.latent_shape[1:])
+    if images is not None:
+        with turn(backbone.vae):
+            encoded = backbone.encode_image_step(images)
+        first, shape = int(num_steps * (1 - strength)), tuple(encoded.shape)
+    if noises is None:
+        generator = torch.Generator()
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        noises = torch.randn(shape, generator=generator).to(device)
+    if tuple(noises.shape) != shape or len(noises) != batch:
+        raise ValueError(
+            f"Of {batch} texts, noises and images must be of shape {(batch, *shape[1:])}, "
+            f"not {tuple(noises.shape)}."
+        )
+    # Tensors, so that one compilation serves all steps.
+    count = torch.tensor(num_steps, device=device)
+    guidance = None if guidance_scale is None else torch.tensor(guidance_scale, device=device)
+    step = _compiled_step() if compile else _step
+    latents = noises.float()
+    if encoded is not None:
+        start = torch.tensor(first, device=device)
+        latents = backbone.add_noise_step(encoded, latents, start, count)
+    with turn(backbone.diffuser):
+        for i in range(first, num_steps):
+            number = torch.tensor(i, device=device)
+            latents = step(backbone, latents, embeddings, number, count, guidance)
+            yield
+    with turn(backbone.vae):
+        if tile is None:
+            decoded = backbone.decode_step(latents)
+        else:
+            store = backbone.device if offload else device
+            scaled = latents / backbone.vae.scale + backbone.vae.shift
+            decoded = decode_in_tiles(backbone.vae.decoder, scaled.permute(0, 3, 1, 2), tile, store)
+            decoded = decoded.permute(0, 2, 3, 1)
+    return decoded.float().clamp(-1, 1)
+
+
+def _step(backbone: Any, *args: Any) -> torch.Tensor:
+    latents: torch.Tensor = backbone.denoise_step(*args)
+    return latents
+
+
+@functools.cache
+def _compiled_step() -> Callable[..., torch.Tensor]:
+    return torch.compile(_step, fullgraph=True, dynamic=False)
+
+
+def _tensors(token_ids: Mapping[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
+    if not isinstance(token_ids, Mapping):
+        raise TypeError(
+            "Token ids are given by the names of the text encoders, clip_l and so on, not as "
+            f"{type(token_ids).__name__}."
+        )
+    return {name: torch.as_tensor(ids, device=device) for name, ids in token_ids.items()}
+
+
+@contextlib.contextmanager
+def _turn(device: torch.device | None, *parts: nn.Module | None) -> Iterator[None]:
+    """Parts on a device, and afterwards where they were: nothing is copied back."""
+    if device is None:
+        yield
+        return
+    tensors = [
+        tensor
+        for part in parts
+        if part is not None
+        for tensor in (*part.parameters(), *part.buffers())
+    ]
+    waiting = [tensor.data for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.data = tensor.data.to(device)
+        yield
+    finally:
+        for tensor, data in zip(tensors, waiting):
+            tensor.data = data

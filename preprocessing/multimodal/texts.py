@@ -1,0 +1,88 @@
+"""Prompts and responses, alone or in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..causal_lm import CausalLMPreprocessor
+from ..packers import MultiSegmentPacker
+from ..preprocessor import samples
+
+
+def each_text(texts: Any, change: Callable[[str], str]) -> Any:
+    """A text, or every one of a list, changed."""
+    if isinstance(texts, str):
+        return change(texts)
+    if isinstance(texts, np.ndarray):
+        texts = texts.tolist()
+    return [each_text(one, change) for one in texts] if isinstance(texts, (list, tuple)) else texts
+
+
+class PromptsPreprocessor(CausalLMPreprocessor):
+    """Prompts and the responses to them; a subclass puts images and sound between."""
+
+    @property
+    def packer(self) -> Any:
+        return MultiSegmentPacker(
+            sequence_length=self.sequence_length,
+            start_value=self.tokenizer.start_token_id,
+            end_value=self.tokenizer.end_token_id,
+            sep_value=[],
+            pad_value=self.tokenizer.pad_token_id,
+        )
+
+    def pack(
+        self, texts: Mapping[str, Any], length: int, ends: bool = True, starts: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Ids `[batch, length]`, which of them belong to responses, and which are no padding.
+
+        Args:
+            texts: `prompts`, and `responses` if there are some, each a list.
+            ends: whether the end token is behind them.
+            starts: whether the start token is before them.
+        """
+        names = [name for name in ("prompts", "responses") if texts.get(name) is not None]
+        segments = tuple(self.tokenizer.tokenize(texts[name]) for name in names)
+        ids, numbers = self.packer(
+            segments, sequence_length=length, add_start_value=starts, add_end_value=ends
+        )
+        return ids, numbers == 1, ids != self.tokenizer.pad_token_id
+
+
+def batched(x: Any, needed: tuple[str, ...] = ("prompts",)) -> tuple[dict[str, Any], bool]:
+    """A mapping of lists, and whether it was one of several samples.
+
+    Args:
+        x: a text, a list of texts, a mapping of one or several samples, or a list of mappings.
+        needed: entries that there must be.
+
+    Raises:
+        ValueError: one is missing, or they are not as many.
+    """
+    x = samples(x)[0]
+    found = dict(x) if isinstance(x, Mapping) else {"prompts": x}
+    missing = [name for name in needed if found.get(name) is None]
+    if missing:
+        raise ValueError(f"The input has no {' and no '.join(map(repr, missing))}.")
+    several = not isinstance(found["prompts"], str)
+    if not several:
+        found = {name: None if value is None else [value] for name, value in found.items()}
+    texts = [found[name] for name in ("prompts", "responses") if found.get(name) is not None]
+    if len({len(one) for one in texts}) > 1:
+        raise ValueError(f"There are {len(texts[0])} prompts and {len(texts[1])} responses.")
+    return found, several
+
+
+def unbatched(values: Any, several: bool) -> Any:
+    """Tensors of a batch, or of its only sample."""
+    if several:
+        return values
+    if isinstance(values, Mapping):
+        return {key: unbatched(value, several) for key, value in values.items()}
+    if isinstance(values, tuple):
+        return tuple(unbatched(value, several) for value in values)
+    return values[0]

@@ -1,0 +1,1 @@
+"""Tables of diffusers, a module for each family."""
