@@ -690,42 +690,28 @@ def generate(
 
     with _working():
         model = _load(preset, dtype).to(device)
-        tokenizer = None if text is None else _tokenizer(model)
     size = getattr(model.token_embedding, "num_embeddings", None)
     if size is not None and max(row, default=0) >= size:
         raise ValueError(f"{max(row)} is no id of {preset}, which has {size:,}.")
     if seed is not None:
         torch.manual_seed(seed)
-    steps = stream(
+    steps: Iterator[Any] = stream(
         model,
         [row] if text is None else text,
         max_new_tokens=max_new_tokens,
         sampler=sampler.value,
         stop_token_ids=stops or "auto",
     )
-    new = (int(tokens) for tokens in steps)
-    if tokenizer is None:
-        pieces: Iterator[str] = (f"{',' * (i > 0)}{id}" for i, id in enumerate(new))
-    else:
-        from .preprocessing.prompts import text_of
-
-        alone = "decoder_token_ids" not in model.input_specs
-        pieces = map(_printable, text_of(tokenizer, tokenizer.tokenize(text) if alone else [], new))
-    for piece in pieces:
-        sys.stdout.write(piece)
+    if text is None:
+        steps = (f"{',' * (i > 0)}{tokens.item()}" for i, tokens in enumerate(steps))
+    for piece in steps:
+        sys.stdout.write(_printable(piece))
         sys.stdout.flush()
     typer.echo()
 
 
 def _given(text: str) -> str:
     return sys.stdin.read() if text == "-" else text
-
-
-def _tokenizer(model: Any) -> Any:
-    """That of the preset that a model comes from."""
-    from .preprocessing.prompts import text_preprocessor
-
-    return text_preprocessor(model).tokenizer
 
 
 def _ids(text: str, option: str) -> list[int]:

@@ -15,8 +15,6 @@ from .tokenizers.base import Tokenizer
 
 # How text ends that stops within a character.
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-# How many tokens before a text decide about its first space, at most.
-CONTEXT = 8
 
 
 @dataclass(frozen=True)
@@ -85,26 +83,6 @@ class TextPrompts:
 
     def _given(self, texts: list[str]) -> Any:
         return texts[0] if self.single and len(texts) == 1 else texts
-
-
-def text_of(tokenizer: Tokenizer, prompt: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
-    """Text of ids as they come, behind those of a prompt; characters when they are whole.
-
-    Ends and special tokens have no text.
-    """
-    silent = {*tokenizer.special_token_ids, *tokenizer.stop_token_ids}
-    kept = [id for id in prompt if id not in silent][-CONTEXT:]
-    said = len(tokenizer.detokenize(kept)) if kept else 0
-    for id in ids:
-        if id in silent:
-            continue
-        kept.append(id)
-        text = tokenizer.detokenize(kept)
-        if not text.endswith(UNFINISHED):
-            yield text[said:]
-            said = len(text)
-    if kept and said < len(text := tokenizer.detokenize(kept)):
-        yield text[said:]
 
 
 def is_text(prompts: Any) -> bool:

@@ -12,7 +12,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from keras_hub_torch import cli
+from keras_hub_torch import cli, tokenizers
 from keras_hub_torch.backbones._backbone import Backbone
 from keras_hub_torch.backbones._registry import public_classes
 from keras_hub_torch.models import BertBackbone, GPT2Backbone, ResNetBackbone, ViTBackbone
@@ -20,6 +20,8 @@ from keras_hub_torch.presets import sources, uploading
 from keras_hub_torch.presets.builtin import presets_of
 from keras_hub_torch.presets.checkpoints import TIMM, TRANSFORMERS
 from keras_hub_torch.presets.checkpoints.engine import known_kinds
+
+from .vocabularies import byte_pairs
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -126,6 +128,11 @@ def test_python(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_commands(stand_ins: None) -> None:
     """One after the other, with a preset and an adapter in the working folder."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "sentence"]
+    bert = sources.open_preset("bert_base_en_uncased").download_all()
+    tokenizers.BertTokenizer(words, lowercase=True).save_to_preset(bert)
+    gpt2 = sources.open_preset("gpt2_base_en").download_all()
+    tokenizers.GPT2Tokenizer(*byte_pairs("<|endoftext|>")).save_to_preset(gpt2)
     model = BertBackbone.from_preset("bert_base_en_uncased")
     model.save_to_preset("my_preset")
     model.enable_lora(2)

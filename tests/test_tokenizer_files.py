@@ -135,6 +135,32 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     assert_same(tokenizer, ours.Tokenizer.from_preset(tmp_path / "again"), ids)
 
 
+WRITTEN = {
+    "Albert": ("AlbertTokenizer", "albert"),
+    "Gemma": ("GemmaTokenizer", "gemma"),
+    "Llama": ("LlamaTokenizer", "llama"),
+    "T5": ("T5Tokenizer", "t5"),
+    "XLMRoberta": ("XLMRobertaTokenizer", "xlm-roberta"),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_models_of_one_file(name: str, tmp_path: Path) -> None:
+    """Of the `tokenizer.json` that transformers makes of a model, the model's ids."""
+    kind, family = WRITTEN[name]
+    model = sentence_piece(f"{name}Tokenizer")
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    theirs = getattr(transformers, kind).from_pretrained(tmp_path)
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert not [*(tmp_path / "theirs").glob("*.model")]
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps({"model_type": family}))
+    found = ours.Tokenizer.from_preset(tmp_path / "theirs")
+    expected = getattr(ours, f"{name}Tokenizer")(model)
+    assert type(found) is type(expected)
+    assert found.special_token_ids == expected.special_token_ids
+    assert found.tokenize(TEXTS) == expected.tokenize(TEXTS)
+
+
 @pytest.mark.parametrize(("pooling", "normalize"), [("mean", True), ("cls", False), ("max", True)])
 def test_embed(pooling: str, normalize: bool, tmp_path: Path) -> None:
     """A task goes along, and texts are embedded as it says."""

@@ -58,6 +58,12 @@ class Llama3Tokenizer(BytePairTokenizer):
         super().__init__(vocabulary, merges, unsplittable_tokens=unsplittable_tokens, **kwargs)
 
     @classmethod
+    def reads(cls, files: Foreign) -> bool:
+        """Others of that architecture, SmolLM say, cut text as GPT-2 does."""
+        cut = any(step["type"] == "Split" for step in files.steps("pre_tokenizer"))
+        return super().reads(files) and (cut or not files.kind)
+
+    @classmethod
     def special_arguments(cls, files: Foreign, vocabulary: Mapping[str, int]) -> dict[str, Any]:
         names = ("bos_token", "eos_token")
         return {name: token for name in names if (token := files.token(name)) is not None}

@@ -325,6 +325,7 @@ def of_json(files: Foreign, first: Sequence[str]) -> bytes:
         return BYTE if re.fullmatch(r"<0x[0-9A-F]{2}>", token) else NORMAL
 
     steps = files.steps("normalizer")
+    cutters = [step["type"] for step in files.steps("pre_tokenizer")]
     schemes = [step.get("prepend_scheme") for step in files.steps("pre_tokenizer")]
     prepends = any(one in ("always", "first") for one in schemes)
     charsmaps = [step.get("precompiled_charsmap") for step in steps]
@@ -335,6 +336,6 @@ def of_json(files: Foreign, first: Sequence[str]) -> bytes:
         bool(files.model.get("byte_fallback")),
         b"".join(base64.b64decode(one) for one in charsmaps if one),
         prepends or any(step["type"] == "Prepend" for step in steps),
-        any(" {2,}" in str(step.get("pattern")) for step in steps),
+        any(" {2,}" in str(step.get("pattern")) for step in steps) or "WhitespaceSplit" in cutters,
         {name: mark for name, mark in marks.items() if mark is not None},
     ).write()
