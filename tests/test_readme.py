@@ -7,20 +7,28 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
 from typer.testing import CliRunner
 
-from keras_hub_torch import cli, tokenizers
+from keras_hub_torch import cli, layers, tokenizers
 from keras_hub_torch.backbones._backbone import Backbone
 from keras_hub_torch.backbones._registry import public_classes
-from keras_hub_torch.models import BertBackbone, GPT2Backbone, ResNetBackbone, ViTBackbone
+from keras_hub_torch.models import (
+    BertBackbone,
+    GPT2Backbone,
+    ResNetBackbone,
+    StableDiffusion3Backbone,
+    ViTBackbone,
+)
 from keras_hub_torch.presets import sources, uploading
 from keras_hub_torch.presets.builtin import presets_of
 from keras_hub_torch.presets.checkpoints import TIMM, TRANSFORMERS
 from keras_hub_torch.presets.checkpoints.engine import known_kinds
 
+from .cases import stable_diffusion_3
 from .vocabularies import byte_pairs
 
 README = Path(__file__).parents[1] / "README.md"
@@ -75,6 +83,10 @@ def stand_ins(
         [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
     ).save_to_preset(folder / "resnet")
     ViTBackbone((16, 16, 3), 8, 6, 2, 8, 12).save_to_preset(folder / "vit")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "sentence"]
+    tokenizers.BertTokenizer(words, lowercase=True).save_to_preset(folder / "bert")
+    tokenizers.GPT2Tokenizer(*byte_pairs("<|endoftext|>")).save_to_preset(folder / "gpt2")
+    layers.ResNetImageConverter((32, 32)).save_to_preset(folder / "resnet")
 
     def source(handle: str, rest: str) -> sources.PresetSource:
         family = next((one for one in ("gpt2", "resnet", "vit") if one in rest), "bert")
@@ -115,6 +127,10 @@ def test_python(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
         "prompt": tokens["token_ids"],
         "token": torch.ones(2, 1, dtype=torch.int64),
         "images": torch.rand(2, 16, 16, 3),
+        "photos": [np.zeros((20, 30, 3), "uint8"), np.zeros((40, 30, 3), "uint8")],
+        "sd3": StableDiffusion3Backbone.from_config(stable_diffusion_3.config()).eval(),
+        "prompt_ids": {"clip_l": tokens["token_ids"][:, :5], "clip_g": tokens["token_ids"][:, :5]},
+        "empty_ids": {"clip_l": torch.ones(2, 5).long(), "clip_g": torch.ones(2, 5).long()},
     }
     shown = blocks("python")
     assert len(shown) >= 7
@@ -122,17 +138,12 @@ def test_python(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(block, str(README), "exec"), variables)
     assert variables["found"]["token_ids"].shape == (2, 64)
     assert variables["loss"].isfinite()
-    names = ["config.json", "metadata.json", "model.safetensors"]
+    names = ["assets", "config.json", "metadata.json", "model.safetensors", "tokenizer.json"]
     assert uploaded == [("hf://me/my_preset", names)]
 
 
 def test_commands(stand_ins: None) -> None:
     """One after the other, with a preset and an adapter in the working folder."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "sentence"]
-    bert = sources.open_preset("bert_base_en_uncased").download_all()
-    tokenizers.BertTokenizer(words, lowercase=True).save_to_preset(bert)
-    gpt2 = sources.open_preset("gpt2_base_en").download_all()
-    tokenizers.GPT2Tokenizer(*byte_pairs("<|endoftext|>")).save_to_preset(gpt2)
     model = BertBackbone.from_preset("bert_base_en_uncased")
     model.save_to_preset("my_preset")
     model.enable_lora(2)
