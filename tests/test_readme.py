@@ -21,8 +21,6 @@ from keras_hub_torch.presets.builtin import presets_of
 from keras_hub_torch.presets.checkpoints import TIMM, TRANSFORMERS
 from keras_hub_torch.presets.checkpoints.engine import known_kinds
 
-from .vocabularies import byte_pairs
-
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -128,6 +126,8 @@ def test_python(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_commands(stand_ins: None) -> None:
     """One after the other, with a preset and an adapter in the working folder."""
+    from .vocabularies import byte_pairs
+
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "sentence"]
     bert = sources.open_preset("bert_base_en_uncased").download_all()
     tokenizers.BertTokenizer(words, lowercase=True).save_to_preset(bert)
