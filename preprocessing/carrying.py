@@ -9,7 +9,7 @@ from typing import Any
 
 from ..backbones._model import Model
 from ..presets.checkpoints import TRANSFORMERS, dialect_of
-from ..presets.companions import companions, copy_companions
+from ..presets.companions import VOCABULARIES, companions, copy_companions, has_tokenizer
 from ..presets.files import CONFIG
 from ..presets.sources import PresetSource, open_preset
 from ..presets.writing import write_into
@@ -32,6 +32,8 @@ def into_preset(model: Model, folder: Path, target: Path) -> list[str]:
 
     def carry(source: PresetSource) -> list[str]:
         if is_foreign(source):
+            if not has_tokenizer(companions(source)):
+                return []
             return write_into(folder, dict(Tokenizer.load(source, "", {}).files()))
         if is_same(source, target):
             return []
@@ -46,7 +48,8 @@ def into_checkpoint(model: Model, folder: Path, target: Path) -> list[str]:
     """
 
     def carry(source: PresetSource) -> list[str]:
-        if is_foreign(source) and is_same(source, target):
+        is_there = is_foreign(source) and is_same(source, target)
+        if is_there or not has_tokenizer(companions(source)):
             return []
         tokenizer = Tokenizer.load(source, Tokenizer.config_file, {})
         files = dict(tokenizer.to_transformers())
@@ -55,7 +58,9 @@ def into_checkpoint(model: Model, folder: Path, target: Path) -> list[str]:
         return write_into(folder, files)
 
     carried = _carried(model, carry)
-    if not carried and any(spec.kind == "ids" for spec in model.input_specs.values()):
+    reads_text = any(spec.kind == "ids" for spec in model.input_specs.values())
+    there = any((target / name).exists() for name in VOCABULARIES)
+    if reads_text and not carried and not there:
         warnings.warn(
             f"No tokenizer goes along with this {model.class_name}, and where there is none "
             "AutoTokenizer makes one up that knows no words. Copy that of the model's origin.",
@@ -95,11 +100,7 @@ def _carried(model: Model, carry: Callable[[PresetSource], list[str]]) -> list[s
         return []
     try:
         source = open_preset(preset)
-
-        def read() -> list[str]:
-            return carry(source) if companions(source) else []
-
-        return source.consistently(read)
+        return source.consistently(lambda: carry(source))
     except EXPECTED as error:
         message = f"Only the model is saved, no tokenizer or the like of {preset}: {error}"
         warnings.warn(message, stacklevel=2)

@@ -25,10 +25,14 @@ OF_KERAS = re.compile(
     r"(\w+_)?(tokenizer|preprocessor|(image|audio|video)_converter)\.json"
     r"|task\.json|task\.weights\.h5|assets/.+"
 )
+VOCABULARIES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model"),
+    *("spm.model", "sentencepiece.bpe.model", "tekken.json"),
+)
 FOREIGN = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model"),
-    *("sentencepiece.bpe.model", "tekken.json", "chat_template.jinja", "generation_config.json"),
+    *VOCABULARIES,
+    *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "generation_config.json"),
     *("preprocessor_config.json", "processor_config.json"),
 )
 
@@ -47,6 +51,11 @@ def companions(source: PresetSource) -> list[str]:
         if not name.startswith("assets/") or "tokenizer.json" in found:
             found += [name] if source.has(name) else []
     return sorted(found)
+
+
+def has_tokenizer(names: list[str]) -> bool:
+    """Whether there is a vocabulary among a preset's companions."""
+    return any(name in VOCABULARIES for name in names)
 
 
 def copy_companions(source: PresetSource, backbone: Mapping[str, Any], folder: Path) -> list[str]:

@@ -28,9 +28,12 @@ from keras_hub_torch.presets.builtin import presets_of
 from keras_hub_torch.presets.checkpoints import TIMM, TRANSFORMERS
 from keras_hub_torch.presets.checkpoints.engine import known_kinds
 
+<<<<<<< HEAD
 from .cases import stable_diffusion_3
 from .vocabularies import byte_pairs
 
+=======
+>>>>>>> cargo
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -144,6 +147,16 @@ def test_python(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_commands(stand_ins: None) -> None:
     """One after the other, with a preset and an adapter in the working folder."""
+<<<<<<< HEAD
+=======
+    from .vocabularies import byte_pairs
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "sentence"]
+    bert = sources.open_preset("bert_base_en_uncased").download_all()
+    tokenizers.BertTokenizer(words, lowercase=True).save_to_preset(bert)
+    gpt2 = sources.open_preset("gpt2_base_en").download_all()
+    tokenizers.GPT2Tokenizer(*byte_pairs("<|endoftext|>")).save_to_preset(gpt2)
+>>>>>>> cargo
     model = BertBackbone.from_preset("bert_base_en_uncased")
     model.save_to_preset("my_preset")
     model.enable_lora(2)
