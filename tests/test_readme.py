@@ -28,12 +28,6 @@ from keras_hub_torch.presets.builtin import presets_of
 from keras_hub_torch.presets.checkpoints import TIMM, TRANSFORMERS
 from keras_hub_torch.presets.checkpoints.engine import known_kinds
 
-<<<<<<< HEAD
-from .cases import stable_diffusion_3
-from .vocabularies import byte_pairs
-
-=======
->>>>>>> cargo
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -78,6 +72,8 @@ def stand_ins(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small models take the place of those on the hubs; the working folder is empty."""
+    from .vocabularies import byte_pairs  # not where this file prints the table
+
     folder = tmp_path_factory.mktemp("hub")
     # As wide as the head in the README expects, and with the ids of its prompts.
     BertBackbone(99, 1, 2, 768, 16, max_sequence_length=64).save_to_preset(folder / "bert")
@@ -102,6 +98,8 @@ def stand_ins(
 
 def test_python(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks, one after the other, given but a user's data."""
+    from .cases import stable_diffusion_3
+
     uploaded = []
 
     def upload(uri: str, preset: str) -> None:
@@ -147,16 +145,6 @@ def test_python(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_commands(stand_ins: None) -> None:
     """One after the other, with a preset and an adapter in the working folder."""
-<<<<<<< HEAD
-=======
-    from .vocabularies import byte_pairs
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "sentence"]
-    bert = sources.open_preset("bert_base_en_uncased").download_all()
-    tokenizers.BertTokenizer(words, lowercase=True).save_to_preset(bert)
-    gpt2 = sources.open_preset("gpt2_base_en").download_all()
-    tokenizers.GPT2Tokenizer(*byte_pairs("<|endoftext|>")).save_to_preset(gpt2)
->>>>>>> cargo
     model = BertBackbone.from_preset("bert_base_en_uncased")
     model.save_to_preset("my_preset")
     model.enable_lora(2)
