@@ -26,11 +26,15 @@ class NotYet(NotImplementedError, AttributeError):
 
 
 def __getattr__(name: str) -> Any:
-    from . import preprocessing
     from .presets import builtin
 
-    is_step = name.endswith(("Tokenizer", "Preprocessor"))
-    found = preprocessing.steps().get(name) if is_step else find_class(name, Model)
+    found: Any
+    if name.endswith(("Tokenizer", "Preprocessor")):
+        from . import preprocessing
+
+        found = preprocessing.steps().get(name)
+    else:
+        found = find_class(name, Model)
     if found is not None:
         return found
     if builtin.keras_module(name) is not None:

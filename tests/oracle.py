@@ -166,10 +166,10 @@ def save_gradients(model: Any, path: Path) -> None:
 
 
 def text_inputs(model: Any, token_ids: Any) -> dict[str, Any]:
-    """What a decoder in KerasHub is called with for these tokens, none of them padding."""
+    """What a decoder, KerasHub's or ours, is called with for these tokens, none of them padding."""
     ids = torch.as_tensor(token_ids)
     inputs = {"token_ids": ids, "padding_mask": torch.ones_like(ids)}
-    if "position_ids" in model.input:
+    if "position_ids" in (getattr(model, "input_specs", None) or model.input):
         inputs["position_ids"] = torch.arange(ids.shape[1]).expand_as(ids)
     return inputs
 

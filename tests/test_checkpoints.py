@@ -29,6 +29,7 @@ from .toy_tables.toynet import TOYNET, ToyNetBackbone
 Tensors = dict[str, torch.Tensor]
 # Arguments that no library has a key for, and that change no number of a loaded model.
 WITHOUT_EFFECT = {
+    ("DiffusionGemmaBackbone", "query_head_dim_normalize"),
     ("Gemma4Backbone", "num_audio_tokens_per_clip"),
     ("Gemma4Backbone", "query_head_dim_normalize"),
     ("GemmaBackbone", "sliding_window_size"),  # of Gemma 1, which has no windows
