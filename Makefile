@@ -40,6 +40,10 @@ benchmarks: .venv/test
 	$(BIN)/python benchmarks/rwkv7.py
 	$(BIN)/python benchmarks/experts.py
 	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/images.py
+	$(BIN)/python benchmarks/text.py
+	$(BIN)/python benchmarks/diffusion.py
+	$(BIN)/python benchmarks/multimodal.py
 
 .venv/python: constraints.txt
 	$(PYTHON) -m venv .venv
