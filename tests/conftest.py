@@ -18,7 +18,7 @@ from . import oracle
 from .cases import all_cases
 
 # What inductor, which takes its time, compiles by default, and of which few blocks are compiled.
-COMPILED = ("resnet-basic",)
+COMPILED = ("resnet-basic", "vgg", "deit")
 FEW = ("bert", "gemma3-images", "t5", "vit", "swin", "resnet-basic")
 IMAGES = ("first_image", "compiled_image")
 
