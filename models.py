@@ -14,9 +14,10 @@ __all__ = ["Backbone", "FeaturePyramidBackbone"]
 
 # How names of KerasHub's other classes end, and what there is in their place.
 OTHERS = {
-    "Preprocessor": "there is nothing in its place yet",
+    "Preprocessor": "a tokenizer or a converter of the preset does its work",
     "CausalLM": "`keras_hub_torch.generate` continues text and token ids with a decoder",
-    "TextToImage": "there is nothing in its place yet",
+    "TextToImage": "`keras_hub_torch.generate_images` draws with a StableDiffusion3Backbone",
+    "Seq2SeqLM": "`keras_hub_torch.generate` writes text with an encoder-decoder",
     "": "a backbone and a head of your own, a `torch.nn.Linear` on its outputs, do its work",
 }
 

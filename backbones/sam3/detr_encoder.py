@@ -6,34 +6,14 @@ import torch
 
 from .._model import Component
 from ..layers.activations import ActivationLike
-from ..layers.core import Dropout, LayerNormalization
 from ..layers.dtypes import DTypeLike
-from ..layers.layer import Layer
 from ..layers.layout import Layout, Stack
 from ..layers.masks import padding_mask_of
 from .checks import check_heads
-from .parts import SAM3MLP, Pixels, Positions, PromptMask, Prompts, SAM3Attention
+from .parts import Pixels, Positions, PromptMask, Prompts, SAM3CrossLayer
 
 
-class SAM3DetrEncoderLayer(Layer):
-    def __init__(
-        self,
-        hidden_dim: int,
-        intermediate_dim: int,
-        num_heads: int,
-        activation: ActivationLike,
-        dropout: float,
-        epsilon: float,
-    ) -> None:
-        super().__init__()
-        self.layer_norm1 = LayerNormalization(hidden_dim, epsilon)
-        self.self_attn = SAM3Attention(hidden_dim, num_heads)
-        self.dropout = Dropout(dropout)
-        self.cross_attn = SAM3Attention(hidden_dim, num_heads)
-        self.layer_norm2 = LayerNormalization(hidden_dim, epsilon)
-        self.mlp = SAM3MLP(hidden_dim, intermediate_dim, activation, dropout)
-        self.layer_norm3 = LayerNormalization(hidden_dim, epsilon)
-
+class SAM3DetrEncoderLayer(SAM3CrossLayer):
     def forward(
         self,
         x: torch.Tensor,

@@ -9,38 +9,19 @@ from .._model import Component
 from ..layers.activations import ActivationLike
 from ..layers.boxes import corners_of, roi_align, widened
 from ..layers.convolution import Conv2D
-from ..layers.core import Dense, Dropout, Embedding, LayerNormalization
+from ..layers.core import Dense, Embedding, LayerNormalization
 from ..layers.dtypes import DTypeLike
-from ..layers.layer import Layer
 from ..layers.layout import Layout, Stack
 from ..layers.masks import padding_mask_of
 from ..layers.vision import check_at_least
 from .checks import check_heads
-from .parts import SAM3MLP, Boxes, BoxLabels, Map, Positions, SAM3Attention, sines
+from .parts import Boxes, BoxLabels, Map, Positions, SAM3CrossLayer, sines
 
 # The label of what is no box.
 PADDING = -10
 
 
-class SAM3GeometryEncoderLayer(Layer):
-    def __init__(
-        self,
-        hidden_dim: int,
-        intermediate_dim: int,
-        num_heads: int,
-        activation: ActivationLike,
-        dropout: float,
-        epsilon: float,
-    ) -> None:
-        super().__init__()
-        self.layer_norm1 = LayerNormalization(hidden_dim, epsilon)
-        self.self_attn = SAM3Attention(hidden_dim, num_heads)
-        self.dropout = Dropout(dropout)
-        self.cross_attn = SAM3Attention(hidden_dim, num_heads)
-        self.layer_norm2 = LayerNormalization(hidden_dim, epsilon)
-        self.mlp = SAM3MLP(hidden_dim, intermediate_dim, activation, dropout)
-        self.layer_norm3 = LayerNormalization(hidden_dim, epsilon)
-
+class SAM3GeometryEncoderLayer(SAM3CrossLayer):
     def forward(
         self,
         x: torch.Tensor,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from .._inputs import Input
 from ..layers.activations import Activation, ActivationLike
 from ..layers.attention import attend, merge_heads, split_heads
-from ..layers.core import Dense, Dropout
+from ..layers.core import Dense, Dropout, LayerNormalization
 from ..layers.layer import Layer
 
 # A map, and the same row by row; prompts, of text and of boxes; and the boxes.
@@ -93,3 +93,25 @@ def plane_sines(rows: int, columns: int, dim: int, device: torch.device) -> torc
     )
     both = (y[:, None].expand(-1, columns, -1), x.expand(rows, -1, -1))
     return torch.cat(both, dim=-1).flatten(0, 1)
+
+
+class SAM3CrossLayer(Layer):
+    """What holds self-attention, attention to others, and an MLP, each behind a norm."""
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        intermediate_dim: int,
+        num_heads: int,
+        activation: ActivationLike,
+        dropout: float,
+        epsilon: float,
+    ) -> None:
+        super().__init__()
+        self.layer_norm1 = LayerNormalization(hidden_dim, epsilon)
+        self.self_attn = SAM3Attention(hidden_dim, num_heads)
+        self.dropout = Dropout(dropout)
+        self.cross_attn = SAM3Attention(hidden_dim, num_heads)
+        self.layer_norm2 = LayerNormalization(hidden_dim, epsilon)
+        self.mlp = SAM3MLP(hidden_dim, intermediate_dim, activation, dropout)
+        self.layer_norm3 = LayerNormalization(hidden_dim, epsilon)
