@@ -60,6 +60,7 @@ def load_backbone(
     device: str | torch.device | None,
     mmap: bool | None,
     ignore: Ignore,
+    dequantize: bool,
     overrides: dict[str, Any],
 ) -> ModelType:
     """See `Backbone.from_preset`."""
@@ -72,7 +73,7 @@ def load_backbone(
             raise NotImplementedError(f"{preset} is a {known}: {NOT_YET}")
         source = open_preset(preset)
         model = source.consistently(
-            lambda: _load(cls, source, load_weights, device, mmap, ignore, overrides)
+            lambda: _load(cls, source, load_weights, device, mmap, ignore, dequantize, overrides)
         )
     vars(model)["preset"] = source.origin
     return model
@@ -85,6 +86,7 @@ def _load(
     device: str | torch.device | None,
     mmap: bool | None,
     ignore: Ignore,
+    dequantize: bool,
     overrides: dict[str, Any],
 ) -> ModelType:
     from .checkpoints import TRANSFORMERS, dialect_of
@@ -104,7 +106,9 @@ def _load(
     if overrides.get("dtype") == "auto":
         overrides = {**overrides, "dtype": stored_dtype(source, dialect, config)}
     if dialect is not None:
-        model = load(dialect, source, config, cls, load_weights, device, mmap, ignore, overrides)
+        model = load(
+            dialect, source, config, cls, load_weights, device, mmap, ignore, dequantize, overrides
+        )
         if dialect is TRANSFORMERS:
             vars(model)["checkpoint"] = source.checkpoint
         return model

@@ -36,6 +36,7 @@ from ..safetensors import write_safetensors
 from ..surplus import Ignore, superfluous
 from ..weights import Weight, together, writes
 from .files import BYTES, FLOATS, Stored, Within, index_of, open_weights, weight_files
+from .quantized import Dequantized, Format, dequantized, format_of
 from .table import REQUIRED, Operation, Table, Tensors, matches, parts
 
 if TYPE_CHECKING:
@@ -88,6 +89,10 @@ class Dialect(ABC):
     def documents(self, plan: Plan, place: str) -> dict[str, Any]:
         """The JSON files of a folder."""
         return {CONFIG: plan.config}
+
+    def quantization(self, config: Mapping[str, Any]) -> Any:
+        """How the weights are quantized; `None` if they are not."""
+        return None
 
     @abstractmethod
     def heading(self, table: Table, kind: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -480,8 +485,12 @@ def plan(
     cls: type[Model] = Model,
     overrides: Mapping[str, Any] | None = None,
     ignore: Ignore = (),
+    dequantize: bool = False,
 ) -> Iterator[Plan]:
     """How a checkpoint is read. Its files are open meanwhile.
+
+    Args:
+        dequantize: whether quantized weights may be read as floats.
 
     Raises:
         ValueError: as `configured`; and broken files, or weights that are not the model's.
@@ -489,22 +498,65 @@ def plan(
         FileNotFoundError: no weights.
     """
     table, arguments = configured(dialect, source, config, cls, overrides)
+    settings = dialect.quantization(config)
+    format = None if settings is None else _format(table, settings, source.handle, dequantize)
     model = construct(table.backbone, arguments, "meta")
     files: Counter[Path] = Counter()
+    held: list[tuple[str, Stored]] = []
     stored: dict[str, Stored] = {}
-    problems = []
+    problems: list[str] = []
     with ExitStack() as stack:
         for prefix, path in _held_in(dialect, table, source):
-            for tensor in open_weights(path, stack):
-                files[path] += 1
-                name = table.renamed(prefix + tensor.name)
-                if name in stored:
-                    problems.append(f"twice: {stored[name].name} and {tensor.name} in {path.name}")
-                stored[name] = tensor
+            tensors = open_weights(path, stack)
+            files[path] = len(tensors)
+            held += [(prefix + tensor.name, tensor) for tensor in tensors]
+        if format is not None:
+            held = _dequantized(table, format, settings, held, problems)
+        for full_name, tensor in held:
+            name = table.renamed(full_name)
+            if name in stored:
+                problems.append(f"twice: {stored[name].name} and {tensor.name}")
+            stored[name] = tensor
         model.build_parts(stored)
         bindings = bind(table.for_names(stored), arguments_of(model), model.state_dict())
         absent = account(table, bindings, stored, problems, source.handle, ignore)
         yield Plan(table, config, model, bindings, stored, absent, files)
+
+
+def _format(table: Table, settings: Any, where: str, dequantize: bool) -> Format:
+    """The format of quantized weights.
+
+    Raises:
+        ValueError: it cannot be read, or only if asked for.
+    """
+    try:
+        format = format_of(settings)
+    except ValueError as error:
+        raise ValueError(f"The config.json of {where}: {error}") from error
+    if not dequantize and format.method not in table.quantized:
+        raise ValueError(
+            f"{where} has quantized weights ({format.method}). dequantize=True reads them as "
+            "floats, in the dtype that is given."
+        )
+    return format
+
+
+def _dequantized(
+    table: Table,
+    format: Format,
+    settings: Any,
+    held: list[tuple[str, Stored]],
+    problems: list[str],
+) -> list[tuple[str, Stored]]:
+    """The tensors by their names, weights in place of what they are packed in."""
+    found = []
+    for tensor in dequantized(format, settings, (tensor for _, tensor in held), problems):
+        if isinstance(tensor, Dequantized) and matches(
+            table.input_first, table.renamed(tensor.name)
+        ):
+            tensor = tensor.turned()
+        found.append((tensor.name, tensor))
+    return found
 
 
 def files_of(dialect: Dialect, source: PresetSource, config: Mapping[str, Any]) -> list[Path]:
@@ -531,6 +583,7 @@ def load(
     device: str | torch.device | None,
     mmap: bool | None,
     ignore: Ignore,
+    dequantize: bool,
     overrides: Mapping[str, Any],
 ) -> ModelType:
     """The model of a checkpoint. See `Backbone.from_preset`."""
@@ -543,7 +596,7 @@ def load(
         model = construct(table.backbone, sized(table.backbone, arguments, sizes), where)
         if not load_weights:
             return model.eval()  # type: ignore[return-value]
-    with plan(dialect, source, config, cls, others, ignore) as found:
+    with plan(dialect, source, config, cls, others, ignore, dequantize) as found:
         source.settle()
         if device.type != "meta":
             _fill(found, torch.device(device), mmap is not False, source.handle)
@@ -559,7 +612,8 @@ def _fill(plan: Plan, device: torch.device, keep: bool, where: str) -> None:
         _draw(plan.model, plan.drawn, device)
     present = [binding for binding in plan.bindings if binding not in plan.absent]
     for binding in track(present, "Reading weights", lambda binding: binding.nbytes):
-        values = binding.load([plan.stored[name].read() for name in binding.theirs])
+        dtype = functools.reduce(torch.promote_types, (t.dtype for t in binding.ours.values()))
+        values = binding.load([plan.stored[name].read(dtype) for name in binding.theirs])
         for name, value in values.items():
             owner, _, leaf = name.rpartition(".")
             assign(plan.model.get_submodule(owner), leaf, value, device, keep)
