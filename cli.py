@@ -112,6 +112,12 @@ Preset = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Dequantize = Annotated[
+    bool,
+    typer.Option(
+        "--dequantize", help="Read quantized weights of a transformers checkpoint as floats."
+    ),
+]
 
 
 def main() -> None:
@@ -258,6 +264,7 @@ def info(preset: Preset, as_json: AsJson = False) -> None:
                 "class": type(model).__name__,
                 **totals(model),
                 "saved_dtype": _dtype_name(_saved_dtype(config)),
+                "quantization": _quantization(config),
                 "files": sizes,
                 "companions": beside,
                 "config": model.get_config(),
@@ -286,6 +293,7 @@ def _print_info(
     if sizes is not None:
         width = max(map(len, sizes), default=0)
         files = "\n".join(f"{_printable(name):{width}}  {decimal(sizes[name])}" for name in sizes)
+    method = _quantization(config)
     arguments = model.get_config()
     del arguments["dtype"]
     grid = Table.grid(padding=(0, 2))
@@ -295,6 +303,7 @@ def _print_info(
         ("Preset", preset),
         ("Class", type(model).__name__),
         ("Saved dtype", _dtype_name(_saved_dtype(config)) or "not recorded"),
+        *([("Quantized", method)] if method else []),
         ("Files", files),
         *([("Beside it", _printable(summary(beside)))] if beside else []),
         ("Config", "\n".join(_lines(arguments))),
@@ -330,6 +339,15 @@ def _saved_dtype(config: dict[str, Any]) -> Any:
     return arguments.get("dtype") or arguments.get("torch_dtype")
 
 
+def _quantization(config: dict[str, Any]) -> str | None:
+    """The method by which a checkpoint of transformers is quantized, if it is."""
+    from .presets.checkpoints import TRANSFORMERS
+
+    settings = TRANSFORMERS.quantization(config)
+    method = settings.get("quant_method") if isinstance(settings, dict) else settings
+    return None if method is None else _printable(str(method))
+
+
 def _dtype_name(dtype: Any) -> str | None:
     if isinstance(dtype, dict):
         inner = dtype.get("config")
@@ -339,7 +357,7 @@ def _dtype_name(dtype: Any) -> str | None:
 
 
 @app.command()
-def verify(preset: Preset) -> None:
+def verify(preset: Preset, dequantize: Dequantize = False) -> None:
     """Check that the weights are exactly the model's: none missing, none left over, equal shapes.
 
     Only headers are read, so it takes no memory and little time; a remote preset is downloaded.
@@ -352,7 +370,7 @@ def verify(preset: Preset) -> None:
     from .presets.verifying import verify_preset
 
     with _working():
-        verified = verify_preset(preset)
+        verified = verify_preset(preset, dequantize)
     model = verified.model
     typer.echo(
         f"config.json: {type(model).__name__} with {len(model.state_dict()):,} weights, "
@@ -426,6 +444,7 @@ def convert(
     carry: Annotated[
         bool, typer.Option("--carry/--alone", help="Whether tokenizer and the like go along.")
     ] = True,
+    dequantize: Dequantize = False,
 ) -> None:
     """Convert a preset to another format or data type.
 
@@ -439,7 +458,7 @@ def convert(
     from .presets.sources import open_preset
 
     with _working():
-        model = _load(src, dtype)
+        model = _load(src, dtype, dequantize)
         left = _not_carried(open_preset(src), dst)
         carried = _save(model, dst, format, max_shard_size, carry)
     if carried:
@@ -481,7 +500,7 @@ def _check_dtype(dtype: str | None) -> None:
             raise typer.BadParameter(str(error)) from None
 
 
-def _load(preset: str, dtype: str | None) -> Any:
+def _load(preset: str, dtype: str | None, dequantize: bool = False) -> Any:
     """The model, in the data type asked for or else in the recorded one."""
     from .backbones.layers.dtypes import DTypePolicy
     from .models import Backbone
@@ -499,7 +518,7 @@ def _load(preset: str, dtype: str | None) -> Any:
                 except ValueError as error:
                     warnings.warn(f"config.json: {error} It becomes float32.", stacklevel=1)
                     wanted = None
-        return Backbone.from_preset(preset, dtype=wanted)
+        return Backbone.from_preset(preset, dtype=wanted, dequantize=dequantize)
 
     source = open_preset(preset)
     return source.consistently(read)

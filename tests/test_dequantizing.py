@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
+from typer.testing import CliRunner
 
+from keras_hub_torch.cli import app
 from keras_hub_torch.models import Backbone
+from keras_hub_torch.presets.checkpoints.quantized import Dequantized
 from keras_hub_torch.presets.verifying import verify_preset
 
 from . import quantizing
@@ -181,3 +186,153 @@ def test_weights_are_those_of_the_format(name: str, tmp_path: Path) -> None:
     for weight, value in expected.state_dict().items():
         assert torch.equal(found.state_dict()[weight], value), weight
     assert verify_preset(folder, dequantize=True).files
+
+
+@pytest.mark.parametrize("mmap", [None, False])
+def test_one_at_a_time(mmap: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = quantized("bitsandbytes-int8", tmp_path)
+    made: list[weakref.ref[torch.Tensor]] = []
+    read = Dequantized.read
+
+    def watched(self: Dequantized, dtype: torch.dtype | None = None) -> torch.Tensor:
+        assert not [one for one in made if one() is not None]
+        value = read(self, dtype)
+        assert value.dtype == dtype == torch.bfloat16
+        made.append(weakref.ref(value))
+        return value
+
+    monkeypatch.setattr(Dequantized, "read", watched)
+    Backbone.from_preset(folder, dtype="bfloat16", dequantize=True, mmap=mmap)
+    assert len(made) == 2
+
+
+@pytest.mark.filterwarnings("ignore")  # transformers says that it does the same
+def test_equals_transformers(tmp_path: Path) -> None:
+    settings = {"quant_method": "fp8", "weight_block_size": [16, 32], "fmt": "e4m3"}
+    QUANTIZED["fp8"] = ("llama", settings, quantizing.fp8((16, 32)))
+    folder, floats = quantized("fp8", tmp_path)
+    theirs = LlamaForCausalLM.from_pretrained(folder, dtype="float32").state_dict()
+    for name, value in load_file(floats / "model.safetensors").items():
+        assert torch.equal(theirs[name], value), name
+
+
+def test_command_line(tmp_path: Path) -> None:
+    folder, floats = quantized("awq-gemv", tmp_path)
+    run = CliRunner().invoke
+    assert "Quantized    awq" in run(app, ["info", str(folder)]).output
+    for command in (["verify", str(folder)], ["convert", str(folder), str(tmp_path / "out")]):
+        further = ["--format", "keras"] if command[0] == "convert" else []
+        found = run(app, [*command, *further])
+        assert found.exit_code == 1
+        assert "dequantize" in found.output
+        assert run(app, [*command, *further, "--dequantize"]).exit_code == 0
+    expected = Backbone.from_preset(floats).state_dict()
+    for weight, value in Backbone.from_preset(tmp_path / "out").state_dict().items():
+        assert torch.equal(value, expected[weight]), weight
+
+
+Q = "model.layers.0.self_attn.q_proj"
+GROUP = {**INT, "num_bits": 4, "strategy": "group", "group_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("gptq", {"bits": 5}, "bits is 5; only 2 or 3 or 4 or 8 can be read"),
+        ("gptq", {"bits": True}, "bits is True; only"),
+        ("gptq", {"bits": 8}, r"self_attn\.q_proj\.weight: .*qzeros is \(2, 8\), not \(1, 16\)"),
+        ("gptq", {"group_size": 0}, "group_size is 0; it must be positive, or -1"),
+        ("gptq", {"group_size": 24}, r"qzeros is \(2, 8\), not \(3, 8\)"),
+        ("gptq", {"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'; only 'gptq'"),
+        ("gptq", {"dynamic": {"+:.*": {"bits": 8}}}, "dynamic gives layers settings of their own"),
+        ("gptq", {"dynamic": 3}, "dynamic gives"),
+        ("gptq", {"quant_method": "hqq"}, r"\(quant_method 'hqq'\) cannot be read; known are gptq"),
+        ("gptq", {"quant_method": ["gptq"]}, r"\(quant_method 'list'\) cannot be read"),
+        ("gptq", {"quant_method": "awq"}, r"superfluous: .*g_idx"),
+        ("awq", {"group_size": 48}, "64 inputs are not divisible by 48"),
+        ("awq", {"version": "gemv_fast"}, "version is 'gemv_fast'; only 'gemm' or 'gemv'"),
+        ("awq", {"version": 3}, "version is 3; only"),
+        ("bitsandbytes-nf4", {"quant_method": "fp8"}, r"q_proj.weight is \(2048, 1\), not"),
+        ("fp8-blocks", {"weight_block_size": [48]}, r"weight_block_size is \[48\]; it must be two"),
+        ("fp8-blocks", {"weight_block_size": [16, 40]}, r"scale_inv is \(2, 2\), not \(4, 2\)"),
+        ("fp8-blocks", {"weight_block_size": None}, r"scale_inv is \(2, 2\), not \(2, 1\)"),
+        ("fp8-blocks", {"fmt": "e5m2"}, "fmt is 'e5m2'; only 'e4m3'"),
+        ("compressed-tensors", {"format": "marlin-24"}, "format is 'marlin-24'; only"),
+        ("compressed-tensors", {"config_groups": 4}, "config_groups does not say"),
+        ("compressed-tensors", {"sparsity_config": {"format": "sparse"}}, "format is 'sparse'"),
+        (
+            "compressed-tensors",
+            groups({**GROUP, "group_size": 32}),
+            r"weight_scale is \(64, 4\): groups of 16, not of \{32\}",
+        ),
+        ("compressed-tensors", groups({**GROUP, "num_bits": 9}), "num_bits is 9; only"),
+        ("compressed-tensors", groups({**GROUP, "num_bits": 8}), "64 columns of 8 bits are not"),
+        (
+            "compressed-tensors",
+            groups({**GROUP, "group_size": [4]}),
+            "group_size is .*, no number",
+        ),
+        (
+            "compressed-tensors",
+            groups({**GROUP, "strategy": "block", "block_structure": "16x16"}),
+            "block_structure is '16x16'; it must be two positive numbers",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit(
+    name: str, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder, _ = quantized(name, tmp_path)
+    edit(folder, {**QUANTIZED[name][1], **settings})
+    with pytest.raises(ValueError, match=message) as caught:
+        Backbone.from_preset(folder, dequantize=True)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("gptq", {".scales": ...}, rf"{Q}\.weight: {Q}\.scales missing"),
+        ("gptq", {".qweight": ...}, rf"missing: {Q}\.weight.*\n.*superfluous"),
+        ("gptq", {".qweight": torch.zeros(8, 64)}, r"qweight is F32, not I32 or int32"),
+        ("gptq", {".qweight": torch.zeros(8).int()}, r"qweight is \(8,\), no matrix"),
+        ("gptq", {".g_idx": torch.full((64,), 2).int()}, "g_idx has groups outside of 0 to 1"),
+        ("gptq", {".g_idx": torch.zeros(63).int()}, r"g_idx is \(63,\), not \(64,\)"),
+        ("gptq", {".weight": torch.zeros(64, 64)}, rf"twice: {Q}\.weight"),
+        (
+            "gptq-3-bits",
+            {".qweight": torch.zeros(7, 64).int()},
+            "224 packed bits are not",
+        ),
+        ("bitsandbytes-nf4", {".weight.absmax": torch.zeros(64)}, "are needed where absmax is"),
+        ("bitsandbytes-nf4", {".weight.quant_map": torch.zeros(15)}, r"quant_map is \(15,\), not"),
+        ("bitsandbytes-nf4", {".weight": torch.zeros(9, 1).byte()}, "not half a byte for each of"),
+        ("bitsandbytes-nf4", {"STATE": torch.zeros(9).byte()}, "quant_state is none"),
+        ("bitsandbytes-nf4", {"STATE": torch.zeros(99_999).byte()}, "no bytes of a few settings"),
+        ("bitsandbytes-nf4", {"STATE": ...}, "one of .* is needed, not 0"),
+        ("fp8-tensor", {".weight_scale_inv": torch.zeros(3)}, r"\(3,\), not \(\) or \(1,\)"),
+        ("fp8-tensor", {".weight_scale_inv": ...}, "q_proj.weight is F8_E4M3, not a float"),
+        ("compressed-tensors", {".weight_shape": torch.tensor([64, 10**9])}, "not a packed"),
+        (
+            "compressed-tensors",
+            {".weight_scale": torch.zeros(64, 3)},
+            "64 columns are not",
+        ),
+        ("compressed-tensors", {".weight_scale": torch.zeros(3, 4)}, r"\(3, 4\), not \(64, 4\)"),
+    ],
+)
+def test_tensors_that_do_not_fit(
+    name: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder, _ = quantized(name, tmp_path)
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    for suffix, value in changes.items():
+        full_name = Q + suffix.replace("STATE", ".weight.quant_state.bitsandbytes__nf4")
+        state.pop(full_name, None)
+        if value is not ...:
+            state[full_name] = value
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"(?s){message}") as caught:
+        Backbone.from_preset(folder, dequantize=True)
+    assert str(folder) in str(caught.value)

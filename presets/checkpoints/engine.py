@@ -612,11 +612,16 @@ def _fill(plan: Plan, device: torch.device, keep: bool, where: str) -> None:
         _draw(plan.model, plan.drawn, device)
     present = [binding for binding in plan.bindings if binding not in plan.absent]
     for binding in track(present, "Reading weights", lambda binding: binding.nbytes):
-        dtype = functools.reduce(torch.promote_types, (t.dtype for t in binding.ours.values()))
-        values = binding.load([plan.stored[name].read(dtype) for name in binding.theirs])
-        for name, value in values.items():
-            owner, _, leaf = name.rpartition(".")
-            assign(plan.model.get_submodule(owner), leaf, value, device, keep)
+        _read(plan, binding, device, keep)
+
+
+def _read(plan: Plan, binding: Binding, device: torch.device, keep: bool) -> None:
+    """Fill the weights of one rule; nothing else of them is left in memory."""
+    dtype = functools.reduce(torch.promote_types, (t.dtype for t in binding.ours.values()))
+    values = binding.load([plan.stored[name].read(dtype) for name in binding.theirs])
+    for name, value in values.items():
+        owner, _, leaf = name.rpartition(".")
+        assign(plan.model.get_submodule(owner), leaf, value, device, keep)
 
 
 def _draw(model: Model, names: list[str], device: torch.device) -> None:

@@ -67,11 +67,11 @@ def grid(weight: Stored, scale: Stored, blocks: tuple[int, int] | None) -> tuple
     if blocks is not None:
         counts = (math.ceil(size / each) for size, each in zip((rows, columns), blocks))
         check_shape(scale, (*outer, *counts))
-    elif scale.shape == (*outer, *scale.shape[-2:]) and len(scale.shape) > 1:
+    elif len(scale.shape) < 2:
+        check_shape(scale, (), (1,))
+    else:  # of the whole, of each row, or of several matrices in one
+        check_shape(scale, (*outer, scale.shape[-2], 1))
         check_divisible(rows, max(scale.shape[-2], 1), "rows")
-        check_divisible(columns, max(scale.shape[-1], 1), "columns")
-    else:
-        check_shape(scale, (), (1,), (*outer, rows, 1))
     return weight.shape
 
 
