@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -257,13 +258,35 @@ def to_theirs(
             problems.append(str(error))
         else:
             for name, value in zip(key.theirs, values):
-                *outer, last = name.split(".")
-                functools.reduce(lambda inner, part: inner.setdefault(part, {}), outer, config)[
-                    last
-                ] = value
+                _put(config, name, value)
     if problems:
         raise ValueError(f"as {kind}: " + "; ".join(problems))
     return {**config, **table.extra}
+
+
+def with_keys(
+    dialect: Dialect, config: Mapping[str, Any], further: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A config.json with further keys, but for those that would make another model of it."""
+    table = find_table(dialect, dialect.kind(config), CONFIG)
+    result = deepcopy(dict(config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        arguments = to_ours(dialect, table, config, CONFIG)
+        for name, value in further.items():
+            changed = deepcopy(result)
+            _put(changed, name, value)
+            try:
+                if to_ours(dialect, table, changed, CONFIG) == arguments:
+                    result = changed
+            except ValueError:
+                pass
+    return result
+
+
+def _put(config: dict[str, Any], name: str, value: Any) -> None:
+    *outer, last = name.split(".")
+    functools.reduce(lambda inner, part: inner.setdefault(part, {}), outer, config)[last] = value
 
 
 def _look_up_kind(table: Table, arguments: Mapping[str, Any]) -> tuple[str, set[str], list[str]]:
