@@ -116,6 +116,11 @@ def _load(
     found, arguments = keras_config(config, source.handle, cls)
     check_class(found, cls)
     sizes, overrides = split_sizes(found, overrides)
+    if dequantize and arguments["dtype"] is not None:
+        raise ValueError(
+            f"{source.handle} is quantized by Keras and stays so: dequantize=True is for checkpoints "
+            "of transformers."
+        )
     if arguments["dtype"] is not None and overrides.get("dtype") is not None:
         # What is quantized stays so; the rest, and the computation, take the dtype given.
         dtype = arguments["dtype"]
