@@ -162,6 +162,7 @@ def merge_adapter(
     dtype: Dtype = None,
     max_shard_size: Shards = None,
     overwrite: Overwrite = False,
+    dequantize: Dequantize = False,
 ) -> None:
     """Add an adapter into the weights of its preset, and write the sum as a preset.
 
@@ -169,7 +170,7 @@ def merge_adapter(
     """
     _check_target(dst, format, dtype, max_shard_size, overwrite)
     with working():
-        model = load(preset, dtype)
+        model = load(preset, dtype, dequantize)
         model.load_lora_weights(adapter)
         model.merge_lora()
         _save(model, dst, format, max_shard_size)

@@ -118,8 +118,8 @@ def _load(
     sizes, overrides = split_sizes(found, overrides)
     if dequantize and arguments["dtype"] is not None:
         raise ValueError(
-            f"{source.handle} is quantized by Keras and stays so: dequantize=True is for checkpoints "
-            "of transformers."
+            f"{source.handle} is quantized by Keras and stays so: dequantize=True is for "
+            "checkpoints of transformers."
         )
     if arguments["dtype"] is not None and overrides.get("dtype") is not None:
         # What is quantized stays so; the rest, and the computation, take the dtype given.

@@ -109,6 +109,11 @@ QUANTIZED: dict[str, tuple[str, dict[str, Any], Any]] = {
         {"quant_method": "fp8", "weight_block_size": None, "activation_scheme": "static"},
         quantizing.fp8(dtype=torch.bfloat16, **{".activation_scale": SCALE}),
     ),
+    "fp8-named-otherwise": (
+        "llama",
+        {"quant_method": "fp8", "activation_scheme": "static"},
+        quantizing.fp8(scale=".weight_scale", **{".input_scale": SCALE, ".k_scale": SCALE}),
+    ),
     "fp8-rows": (
         "llama",
         {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0},
@@ -186,6 +191,28 @@ def test_weights_are_those_of_the_format(name: str, tmp_path: Path) -> None:
     for weight, value in expected.state_dict().items():
         assert torch.equal(found.state_dict()[weight], value), weight
     assert verify_preset(folder, dequantize=True).files
+
+
+def test_shards_and_empty_biases(tmp_path: Path) -> None:
+    folder, floats = quantized("gptq", tmp_path)
+    state = load_file(folder / "model.safetensors")
+    state |= {f"model.layers.{i}.self_attn.q_proj.bias": torch.zeros(64) for i in range(2)}
+    names = sorted(state, key=lambda name: name[::-1])  # parts of one weight are in several
+    shards = {f"model-{i}.safetensors": names[i::3] for i in range(3)}
+    for file, held in shards.items():
+        save_file({name: state[name] for name in held}, folder / file, {"format": "pt"})
+    index = {name: file for file, held in shards.items() for name in held}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "model.safetensors").unlink()
+    expected = Backbone.from_preset(floats).state_dict()
+    for weight, value in Backbone.from_preset(folder, dequantize=True).state_dict().items():
+        assert torch.equal(value, expected[weight]), weight
+    file = folder / index["model.layers.0.self_attn.q_proj.bias"]
+    state = load_file(file)
+    state["model.layers.0.self_attn.q_proj.bias"][3] = 1
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"superfluous: model\.layers\.0\.self_attn\.q_proj\.bias"):
+        Backbone.from_preset(folder, dequantize=True)
 
 
 @pytest.mark.parametrize("mmap", [None, False])

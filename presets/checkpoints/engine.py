@@ -543,6 +543,8 @@ def plan(
             stored[name] = tensor
         model.build_parts(stored)
         bindings = bind(table.for_names(stored), arguments_of(model), model.state_dict())
+        if format is not None:
+            _drop_zeros(stored, bindings)
         absent = account(table, bindings, stored, problems, source.handle, ignore)
         yield Plan(table, config, model, bindings, stored, absent, files)
 
@@ -581,6 +583,16 @@ def _dequantized(
             tensor = tensor.turned()
         found.append((tensor.name, tensor))
     return found
+
+
+def _drop_zeros(stored: dict[str, Stored], bindings: list[Binding]) -> None:
+    """Take biases of zeros out, that AutoGPTQ gives to layers without any."""
+    used = {name for binding in bindings for name in binding.theirs}
+    for name, tensor in list(stored.items()):
+        layer, _, leaf = name.rpartition(".")
+        packed = isinstance(stored.get(f"{layer}.weight"), Dequantized)
+        if leaf == "bias" and packed and name not in used and not tensor.read().any():
+            del stored[name]
 
 
 def files_of(dialect: Dialect, source: PresetSource, config: Mapping[str, Any]) -> list[Path]:

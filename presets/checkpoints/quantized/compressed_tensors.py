@@ -11,6 +11,7 @@ import torch
 from ..files import FLOATS, Stored
 from .fp8 import grid, on_grid, pair
 from .packing import (
+    ACTIVATIONS,
     FLOAT8,
     INT8,
     INT32,
@@ -193,11 +194,5 @@ PLAIN = Packing(
     plain_shape,
     plain_values,
     {".weight_zero_point": INT8 | FLOAT8, ".weight_g_idx": INT32},
-)
-# Scales of what layers are given and give, and of the keys and values in a cache.
-ACTIVATIONS = tuple(
-    f".{owner}{name}"
-    for owner in ("input_", "output_", "q_", "k_", "v_")
-    for name in ("scale", "zero_point", "global_scale")
 )
 FORMATS = (Format("compressed-tensors", check, (PACKED, PLAIN), ACTIVATIONS),)

@@ -9,6 +9,7 @@ import torch
 
 from ..files import FLOATS, Stored
 from .packing import (
+    ACTIVATIONS,
     EXPONENTS,
     FLOAT8,
     Format,
@@ -88,25 +89,25 @@ def on_grid(
     return scaled(weight, scales, blocks=blocks)
 
 
-def packing(weight: str, scale: str, *activation: str) -> Packing:
+def packing(weight: str, scale: str) -> Packing:
     def shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
         return grid(parts[weight], parts[scale], _blocks(settings))
 
     def values(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
         return on_grid(found[weight], found[scale], _blocks(settings))
 
-    optional = dict.fromkeys(activation, FLOATS)
-    return Packing({weight: FLOAT8, scale: MULTIPLIERS}, shape, values, optional, weight)
+    return Packing({weight: FLOAT8, scale: MULTIPLIERS}, shape, values, weight=weight)
 
 
-FP8 = Format(
-    "fp8",
-    check,
-    (
-        packing(".weight", ".weight_scale_inv", ".activation_scale", ".input_scale"),
-        # Matrices of all experts in one.
-        packing("", "_scale_inv", "_activation_scale"),
+OF_LAYERS = packing(".weight", ".weight_scale_inv")
+OF_EXPERTS = packing("", "_scale_inv")  # of all in one
+AS_OTHERS = packing(".weight", ".weight_scale")  # AutoFP8, FBGEMM
+FORMATS = (
+    Format(
+        "fp8",
+        check,
+        (OF_LAYERS, OF_EXPERTS, AS_OTHERS),
+        (*ACTIVATIONS, "_activation_scale"),
     ),
+    Format("fbgemm_fp8", check_rows, (AS_OTHERS,)),
 )
-FBGEMM = Format("fbgemm_fp8", check_rows, (packing(".weight", ".weight_scale"),))
-FORMATS = (FP8, FBGEMM)

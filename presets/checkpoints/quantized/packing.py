@@ -20,6 +20,12 @@ INT8 = frozenset(("I8", "int8"))
 UINT8 = frozenset(("U8", "uint8"))
 FLOAT8 = frozenset(("F8_E4M3", "float8_e4m3fn"))
 EXPONENTS = frozenset(("F8_E8M0", "float8_e8m0fnu", "U8", "uint8"))
+# Suffixes of scales of what layers are given and give, and of the keys and values in a cache.
+ACTIVATIONS = tuple(
+    f".{owner}_{name}"
+    for owner in ("input", "output", "activation", "q", "k", "v")
+    for name in ("scale", "zero_point", "global_scale")
+)
 ANY = FLOATS | INT32 | INT8 | UINT8 | FLOAT8
 
 
