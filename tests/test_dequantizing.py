@@ -31,7 +31,9 @@ LLAMA = {
 }
 MIXTRAL = {**LLAMA, "num_local_experts": 3, "num_hidden_layers": 1}
 GPT2 = {"vocab_size": 41, "n_layer": 1, "n_head": 2, "n_embd": 32, "n_inner": 64, "n_positions": 9}
+PHI3 = {**LLAMA, "pad_token_id": 0}
 ARCHITECTURES = {
+    "phi3": ("Phi3ForCausalLM", PHI3),
     "llama": ("LlamaForCausalLM", LLAMA),
     "mixtral": ("MixtralForCausalLM", MIXTRAL),
     "gpt2": ("GPT2LMHeadModel", GPT2),
@@ -63,7 +65,7 @@ QUANTIZED: dict[str, tuple[str, dict[str, Any], Any]] = {
         quantizing.gptq(4, 32, act_order=True),
     ),
     "gptq-3-bits": (
-        "llama",
+        "phi3",
         {"quant_method": "gptq", "bits": 3, "group_size": -1, "checkpoint_format": "gptq"},
         quantizing.gptq(3, index=False),
     ),

@@ -76,7 +76,7 @@ def one_of(settings: Settings, name: str, default: Any, *known: Any) -> Any:
     """
     value = settings.get(name)
     value = default if value is None else value
-    if isinstance(value, bool) or value not in known:
+    if not any(value == one and type(value) is type(one) for one in known):
         raise ValueError(f"{name} is {value!r}; only {' or '.join(map(repr, known))} can be read")
     return value
 
