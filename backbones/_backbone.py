@@ -65,6 +65,7 @@ class Backbone(Model):
         device: str | torch.device | None = None,
         mmap: bool | None = None,
         ignore: Sequence[str] | bool = (),
+        dequantize: bool = False,
         **kwargs: Any,
     ) -> BackboneType:
         """Build the model of a preset, in `eval()` mode.
@@ -84,6 +85,9 @@ class Backbone(Model):
                 `.weights.h5` are transposed views; all others are contiguous.
             ignore: patterns of weights in the files that are no part of the model and are left
                 out (`["v_head.*"]`), or True for all such; they are named in a warning.
+            dequantize: whether the quantized weights of a transformers checkpoint (GPTQ, AWQ,
+                bitsandbytes, fp8, compressed-tensors) are read as floats, in the dtype asked
+                for; otherwise they are refused, but for gpt-oss in MXFP4.
             kwargs: constructor arguments that replace those of the preset, `dtype` and
                 `trainable` among them. As in Keras the dtype is float32 if not given, whatever
                 the file holds; `"auto"` takes the file's.
@@ -96,7 +100,7 @@ class Backbone(Model):
         """
         from ..presets.loading import load_backbone
 
-        return load_backbone(cls, preset, load_weights, device, mmap, ignore, kwargs)
+        return load_backbone(cls, preset, load_weights, device, mmap, ignore, dequantize, kwargs)
 
     def save_to_preset(
         self,

@@ -39,7 +39,8 @@ class Stored:
     dtype: str
     get: Callable[[], torch.Tensor]
 
-    def read(self) -> torch.Tensor:
+    def read(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The values; those that are computed in this dtype, if one is given."""
         return self.get()
 
     def again(self) -> Stored:

@@ -423,7 +423,8 @@ class Table:
         parts: arguments that are models themselves → their classes.
         architecture: in transformers the class whose checkpoints are written.
         instead: rules for weights that some files hold in another form; read, never written.
-        quantized: values of `quant_method` whose weights `instead` reads.
+        quantized: values of `quant_method` whose weights are read as floats without being asked.
+        input_first: matrices `[in, out]` there, which are `[out, in]` where they are quantized.
         also: classes that are written in the same way, and read again as `backbone`.
         ignored: keys of config.json that do not matter to a backbone.
         renames: other names of weights → those that the rules use.
@@ -446,6 +447,7 @@ class Table:
     weights: tuple[Rule, ...]
     instead: tuple[Rule, ...] = ()
     quantized: tuple[str, ...] = ()
+    input_first: tuple[str, ...] = ()
     also: tuple[type[Model], ...] = ()
     ignored: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,8 +26,8 @@ GENERIC = frozenset(
     bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping
     encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id
     forced_eos_token_id length_penalty max_length min_length no_repeat_ngram_size num_beam_groups
-    num_beams num_return_sequences output_scores prefix remove_invalid_values repetition_penalty
-    return_dict_in_generate suppress_tokens temperature top_k top_p typical_p
+    num_beams num_return_sequences output_scores prefix quantization_config remove_invalid_values
+    repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p
     """.split()  # noqa: SIM905 (sixty lines otherwise)
 )
 
@@ -54,13 +53,13 @@ class Transformers(Dialect):
     def problems(
         self, config: Mapping[str, Any], unknown: Sequence[str], table: Table
     ) -> list[str]:
-        settings = config.get("quantization_config")
-        if not settings:
-            return []
-        method = settings.get("quant_method") if isinstance(settings, Mapping) else None
-        if method in table.quantized:
-            return []
-        return [f"quantization_config: quantized weights ({reprlib.repr(method)}) cannot be read"]
+        return []
+
+    def quantization(self, config: Mapping[str, Any]) -> Any:
+        for inner in (config, config.get("text_config")):
+            if isinstance(inner, Mapping) and inner.get("quantization_config"):
+                return inner["quantization_config"]
+        return None
 
     def heading(self, table: Table, kind: str, dtype: torch.dtype) -> dict[str, Any]:
         return {
