@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..backbones._model import Model
-from ..presets.checkpoints import TRANSFORMERS, dialect_of
 from ..presets.companions import VOCABULARIES, companions, copy_companions, has_tokenizer
 from ..presets.files import CONFIG
 from ..presets.sources import PresetSource, open_preset
 from ..presets.writing import write_into
+from ._checkpoint import PLACES, PREPROCESSOR, PROCESSOR, Checkpoint
+from ._converter import Converter
+from ._layer import PARTS, PreprocessingLayer, public_classes
+from .preprocessor import Preprocessor, base_of
 from .seq_2_seq_lm import Seq2SeqLMPreprocessor
 from .tokenizers.base import Tokenizer
 
 # What a stranger's preset, or one that is gone, can cause.
 EXPECTED = (ValueError, TypeError, OSError, NotImplementedError, ImportError)
+# Files in which transformers says how pixels and sound are made.
+PROCESSORS = (PROCESSOR, *dict.fromkeys(file for _, file in PLACES.values()))
+# What timm says of pixels.
+PIXELS = (
+    *("input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"),
+    *("test_input_size", "test_crop_pct"),
+)
+# Tokens that a tokenizer here has → attributes that transformers' processors look for.
+MARKS = {
+    "image_placeholder": "image_token",
+    "image_token": "image_token",
+    "start_of_image_token": "boi_token",
+    "end_of_image_token": "eoi_token",
+    "audio_placeholder": "audio_token",
+    "start_of_audio_token": "boa_token",
+    "end_of_audio_token": "eoa_token",
+    "video_token": "video_token",
+    "vision_start_token": "vision_bos_token",
+    "vision_end_token": "vision_eos_token",
+}
 
 
 def into_preset(model: Model, folder: Path, target: Path) -> list[str]:
@@ -31,10 +56,11 @@ def into_preset(model: Model, folder: Path, target: Path) -> list[str]:
     """
 
     def carry(source: PresetSource) -> list[str]:
-        if is_foreign(source):
-            if not has_tokenizer(companions(source)):
-                return []
-            return write_into(folder, dict(Tokenizer.load(source, "", {}).files()))
+        if Checkpoint(source).is_foreign:
+            names = [name for name in PARTS if name != "tokenizer" or has_tokenizer_of(source)]
+            parts = each_part(source, names)
+            files = {name: content for part in parts.values() for name, content in part.files()}
+            return write_into(folder, files)
         if is_same(source, target):
             return []
         return copy_companions(source, model.serialize(), folder)
@@ -43,30 +69,144 @@ def into_preset(model: Model, folder: Path, target: Path) -> list[str]:
 
 
 def into_checkpoint(model: Model, folder: Path, target: Path) -> list[str]:
-    """Write the tokenizer of the preset that a model comes from for transformers, and what text
-    ends with. Arguments and warnings are those of `into_preset`.
+    """Write the tokenizer and the converters of the preset that a model comes from for
+    transformers, and what text ends with. Arguments and warnings are those of `into_preset`.
     """
 
     def carry(source: PresetSource) -> list[str]:
-        is_there = is_foreign(source) and is_same(source, target)
-        if is_there or not has_tokenizer(companions(source)):
+        is_foreign = Checkpoint(source).is_foreign
+        if is_foreign and is_same(source, target):
             return []
-        tokenizer = Tokenizer.load(source, Tokenizer.config_file, {})
-        files = dict(tokenizer.to_transformers())
-        if model.cache_shapes:
-            files["generation_config.json"] = generation_config(model, tokenizer)
-        return write_into(folder, files)
+        files: dict[str, bytes | dict[str, Any]] = {}
+        tokenizer = None
+        if has_tokenizer_of(source):
+            tokenizer = Tokenizer.load(source, Tokenizer.config_file, {})
+            files |= dict(tokenizer.to_transformers())
+            if model.cache_shapes:
+                files["generation_config.json"] = generation_config(model, tokenizer)
+        if is_foreign:
+            names = [name for name in companions(source) if name in PROCESSORS]
+            return write_into(folder, files) + copied(source, names, folder)
+        return write_into(folder, {**files, **processors(model, source, tokenizer, files)})
 
     carried = _carried(model, carry)
     reads_text = any(spec.kind == "ids" for spec in model.input_specs.values())
     there = any((target / name).exists() for name in VOCABULARIES)
-    if reads_text and not carried and not there:
+    if reads_text and not has_tokenizer(carried) and not there:
         warnings.warn(
             f"No tokenizer goes along with this {model.class_name}, and where there is none "
             "AutoTokenizer makes one up that knows no words. Copy that of the model's origin.",
             stacklevel=2,
         )
     return carried
+
+
+def into_timm(model: Model, folder: Path, target: Path) -> list[str]:
+    """Write into config.json how the pixels are made that a model takes.
+
+    Arguments and warnings are those of `into_preset`.
+    """
+
+    def carry(source: PresetSource) -> list[str]:
+        checkpoint = Checkpoint(source)
+        if checkpoint.is_timm:
+            settings = checkpoint.config.get("pretrained_cfg") or {}
+            settings = {name: value for name, value in settings.items() if name in PIXELS}
+        else:
+            converter: Any = each_part(source, ["image_converter"]).get("image_converter")
+            settings = {} if converter is None else converter.to_timm()
+        path = folder / CONFIG
+        config = json.loads(path.read_text())
+        config["pretrained_cfg"] |= settings
+        path.write_text(json.dumps(config, indent=2))
+        return []
+
+    return _carried(model, carry)
+
+
+def has_tokenizer_of(source: PresetSource) -> bool:
+    return has_tokenizer(companions(source))
+
+
+def each_part(source: PresetSource, names: Sequence[str]) -> dict[str, PreprocessingLayer]:
+    """Those of `parts_of` that can be had, each by itself; warnings name the others.
+
+    Converters within a preprocessor are found, too.
+    """
+    found: dict[str, PreprocessingLayer] = {}
+    for name in names:
+        try:
+            base: Any = base_of(name)
+            found[name] = base.load(source, base.config_file, {})
+        except FileNotFoundError:
+            continue
+        except EXPECTED as error:
+            warnings.warn(f"{source.handle}'s {name} stays behind: {error}", stacklevel=2)
+    return found
+
+
+def processors(
+    model: Model,
+    source: PresetSource,
+    tokenizer: Tokenizer | None,
+    files: dict[str, bytes | dict[str, Any]],
+) -> dict[str, bytes | dict[str, Any]]:
+    """What transformers reads the converters of a Keras preset from.
+
+    Args:
+        files: of the tokenizer, which is told what else there is.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    for name, part in each_part(source, [*PLACES]).items():
+        assert isinstance(part, Converter)
+        try:
+            parts[PLACES[name][0]] = part.to_transformers()
+        except (NotImplementedError, ValueError) as error:
+            warnings.warn(f"{source.handle}'s {name} stays behind: {error}", stacklevel=2)
+    if not parts:
+        return {}
+    one = next((c for c in public_classes().values() if _is_processor(c, model.class_name)), None)
+    name = one.processor if one is not None else ""  # type: ignore[attr-defined]
+    settings = _settings(model, {} if one is None else one.settings)  # type: ignore[attr-defined]
+    if "image_processor" in parts and "image_seq_length" in settings:
+        parts["image_processor"]["image_seq_length"] = settings["image_seq_length"]
+    flat = {**parts.get("feature_extractor", {}), **parts.get("image_processor", {})}
+    said = {"processor_class": name} if name else {}
+    found: dict[str, bytes | dict[str, Any]] = {PREPROCESSOR: {**flat, **said}} if flat else {}
+    if "video_processor" in parts:
+        found[PLACES["video_converter"][1]] = {**parts["video_processor"], **said}
+    if not name:
+        return found
+    about = files.get("tokenizer_config.json")
+    if tokenizer is not None and isinstance(about, dict):
+        marks = {theirs: getattr(tokenizer, ours, None) for ours, theirs in MARKS.items()}
+        marks = {theirs: token for theirs, token in marks.items() if token is not None}
+        more = {"extra_special_tokens": marks} if marks else {}
+        found["tokenizer_config.json"] = {**about, **said, **more}
+    return {**found, PROCESSOR: {**parts, **settings, **said}}
+
+
+def _is_processor(cls: type[PreprocessingLayer], backbone: str) -> bool:
+    return issubclass(cls, Preprocessor) and cls.backbone == backbone and bool(cls.processor)
+
+
+def _settings(model: Model, attributes: Mapping[str, str]) -> dict[str, Any]:
+    """Of transformers' processor, where the model has them."""
+    found = {}
+    for name, path in attributes.items():
+        value: Any = model
+        for attribute in path.split("."):
+            value = getattr(value, attribute, None)
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def copied(source: PresetSource, names: Sequence[str], folder: Path) -> list[str]:
+    """Copy files of a checkpoint as they are."""
+    for name, path in zip(names, source.download(names) if names else []):
+        shutil.copyfile(path, folder / name)
+    return list(names)
 
 
 def generation_config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -83,11 +223,6 @@ def generation_config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
         first = (known or Seq2SeqLMPreprocessor)(tokenizer).decoder_start
         config["decoder_start_token_id"] = first[0] if isinstance(first, list) else first
     return {name: value for name, value in config.items() if value not in (None, [])}
-
-
-def is_foreign(source: PresetSource) -> bool:
-    """Whether it is a checkpoint of transformers."""
-    return dialect_of(source.json(CONFIG)) is TRANSFORMERS
 
 
 def is_same(source: PresetSource, folder: Path) -> bool:

@@ -53,6 +53,7 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
     """
 
     backbone = "Gemma4Backbone"
+    processor = "Gemma4Processor"
     tokenizer: Any
     image_converter: Gemma4ImageConverter | None
     audio_converter: Gemma4AudioConverter | None

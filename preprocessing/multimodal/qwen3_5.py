@@ -43,6 +43,7 @@ class Qwen3_5CausalLMPreprocessor(CausalLMPreprocessor):
     """
 
     backbone = "Qwen3_5Backbone"
+    processor = "Qwen3VLProcessor"
     tokenizer: Any
     image_converter: Qwen3_5ImageConverter | None
     video_converter: Qwen3_5VideoConverter | None
