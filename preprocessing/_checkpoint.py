@@ -21,6 +21,11 @@ PLACES = {
     "audio_converter": ("feature_extractor", PREPROCESSOR),
     "video_converter": ("video_processor", "video_preprocessor_config.json"),
 }
+# What one of these says there, if the file is of its kind.
+SAYS = {
+    "image_converter": {"image_processor_type", "image_mean", "do_resize", "do_rescale"},
+    "audio_converter": {"sampling_rate"},
+}
 
 
 class Checkpoint:
@@ -64,7 +69,9 @@ class Checkpoint:
             if isinstance(found, dict):
                 return found
         if self.source.has(file):
-            return self.source.json(file)
+            found = self.source.json(file)
+            if kind not in SAYS or SAYS[kind] & found.keys():
+                return found
         raise FileNotFoundError(f"{self.source.handle} has neither {file} nor a {part}.")
 
 

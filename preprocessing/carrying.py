@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..backbones._model import Model
+from ..backbones._model import Model, constructor_arguments
 from ..presets.companions import VOCABULARIES, companions, copy_companions, has_tokenizer
 from ..presets.files import CONFIG
 from ..presets.sources import PresetSource, open_preset
@@ -138,9 +138,9 @@ def each_part(source: PresetSource, names: Sequence[str]) -> dict[str, Preproces
         try:
             base: Any = base_of(name)
             found[name] = base.load(source, base.config_file, {})
-        except FileNotFoundError:
-            continue
         except EXPECTED as error:
+            if isinstance(error, FileNotFoundError) and name != "tokenizer":
+                continue  # there is none
             warnings.warn(f"{source.handle}'s {name} stays behind: {error}", stacklevel=2)
     return found
 
@@ -165,9 +165,10 @@ def processors(
             warnings.warn(f"{source.handle}'s {name} stays behind: {error}", stacklevel=2)
     if not parts:
         return {}
-    one = next((c for c in public_classes().values() if _is_processor(c, model.class_name)), None)
-    name = one.processor if one is not None else ""  # type: ignore[attr-defined]
-    settings = _settings(model, {} if one is None else one.settings)  # type: ignore[attr-defined]
+    classes = (one for one in public_classes().values() if issubclass(one, Preprocessor))
+    known = (one for one in classes if one.processor and one.backbone == model.class_name)
+    one = next(known, Preprocessor)
+    name, settings = one.processor, _settings(model, one.settings)
     if "image_processor" in parts and "image_seq_length" in settings:
         parts["image_processor"]["image_seq_length"] = settings["image_seq_length"]
     flat = {**parts.get("feature_extractor", {}), **parts.get("image_processor", {})}
@@ -179,15 +180,10 @@ def processors(
         return found
     about = files.get("tokenizer_config.json")
     if tokenizer is not None and isinstance(about, dict):
-        marks = {theirs: getattr(tokenizer, ours, None) for ours, theirs in MARKS.items()}
-        marks = {theirs: token for theirs, token in marks.items() if token is not None}
+        marks = {MARKS[name]: token for name, token in tokenizer.special.items() if name in MARKS}
         more = {"extra_special_tokens": marks} if marks else {}
         found["tokenizer_config.json"] = {**about, **said, **more}
-    return {**found, PROCESSOR: {**parts, **settings, **said}}
-
-
-def _is_processor(cls: type[PreprocessingLayer], backbone: str) -> bool:
-    return issubclass(cls, Preprocessor) and cls.backbone == backbone and bool(cls.processor)
+    return {**found, PROCESSOR: {**one.needs, **parts, **settings, **said}}
 
 
 def _settings(model: Model, attributes: Mapping[str, str]) -> dict[str, Any]:
@@ -220,7 +216,9 @@ def generation_config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
     }
     if "decoder_token_ids" in model.input_specs:
         known = Seq2SeqLMPreprocessor.for_class(model.class_name)
-        first = (known or Seq2SeqLMPreprocessor)(tokenizer).decoder_start
+        if known is None or "audio_converter" in constructor_arguments(known):
+            known = Seq2SeqLMPreprocessor
+        first = known(tokenizer).decoder_start
         config["decoder_start_token_id"] = first[0] if isinstance(first, list) else first
     return {name: value for name, value in config.items() if value not in (None, [])}
 

@@ -31,12 +31,14 @@ class Preprocessor(PreprocessingLayer):
         task: as in the name of KerasHub's module, `causal_lm`.
         processor: what transformers calls the class that does the same, if it has one.
         settings: its settings → the attributes of the model that they are.
+        needs: parts that it has to have, as they are where there are none here.
     """
 
     backbone: ClassVar[str | None] = None
     task: ClassVar[str] = ""
     processor: ClassVar[str] = ""
     settings: ClassVar[Mapping[str, str]] = {}
+    needs: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     config_file = CONFIG_FILE
     tokenizer: Tokenizer | None = None
     audio_converter: PreprocessingLayer | None = None
@@ -71,9 +73,7 @@ class Preprocessor(PreprocessingLayer):
                 return super().load(source, config_file, overrides)
         known = cls.for_backbone(source)
         wanted = [
-            name
-            for name in PARTS
-            if name in constructor_arguments(known) and name not in overrides
+            name for name in PARTS if name in constructor_arguments(known) and name not in overrides
         ]
         return known(**parts_of(source, wanted), **overrides)
 
@@ -100,7 +100,7 @@ class Preprocessor(PreprocessingLayer):
         return next((one for one in others if one.backbone == backbone), None)
 
 
-def parts_of(source: PresetSource, names: Sequence[str]) -> dict[str, PreprocessingLayer]:
+def parts_of(source: PresetSource, names: Sequence[str]) -> dict[str, Any]:
     """The tokenizer and converters that a preset, or a checkpoint of transformers, has.
 
     Args:

@@ -127,6 +127,8 @@ class Gemma3nAudioConverter(AudioConverter):
 
     @classmethod
     def arguments_of(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        if not checkpoint.config.get("audio_config"):  # the processor is there all the same
+            raise FileNotFoundError(f"{checkpoint.source.handle} does not hear.")
         settings = checkpoint.settings(cls.kind)
         found: dict[str, Any] = {}
         for name, default in DEFAULTS.items():

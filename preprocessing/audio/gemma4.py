@@ -92,6 +92,8 @@ class Gemma4AudioConverter(AudioConverter):
 
     @classmethod
     def arguments_of(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        if not checkpoint.config.get("audio_config"):  # the processor is there all the same
+            raise FileNotFoundError(f"{checkpoint.source.handle} does not hear.")
         settings = checkpoint.settings(cls.kind)
         found: dict[str, Any] = {}
         for name, (key, default) in SETTINGS.items():

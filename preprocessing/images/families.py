@@ -38,7 +38,7 @@ class DINOV2ImageConverter(ImageConverter):
 class DINOV3ImageConverter(ImageConverter):
     """Of `DINOV3Backbone`."""
 
-    processor = "ViTImageProcessor"
+    processor = "DINOv3ViTImageProcessor"
 
 
 class DeepLabV3ImageConverter(ImageConverter):
@@ -99,6 +99,8 @@ class PaliGemmaImageConverter(ImageConverter):
 
 class ResNetImageConverter(ImageConverter):
     """Of `ResNetBackbone`."""
+
+    processor = "ConvNextImageProcessor"
 
 
 class RetinaNetImageConverter(ImageConverter):

@@ -43,6 +43,8 @@ GENERIC = "CLIPImageProcessor"
 CROPS = (GENERIC, "BitImageProcessor")
 # What the model's `Processor` needs, or that does more than to resize: no other one will do.
 FIXED = ("Gemma3ImageProcessor", "SamImageProcessor", "Sam3ImageProcessor")
+# Written instead of those that cut as they like, or that need torchvision.
+INSTEAD = {"ConvNextImageProcessor": GENERIC, "DINOv3ViTImageProcessor": "ViTImageProcessor"}
 # What they do where a file does not say.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "BitImageProcessor": {**cut(224), "resample": 3, **CLIP},
@@ -67,7 +69,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 ALL = {"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": BYTE}
 KNOWN = (
     *("do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_pad", "do_convert_rgb"),
-    "do_sample_frames",  # by whoever reads the video
+    *("do_sample_frames", "do_convert_annotations"),  # by whoever reads the video, and of boxes
 )
 
 
@@ -258,6 +260,7 @@ def processor_of(converter: ImageConverter, name: str) -> dict[str, Any]:
         name: of its class, if that can.
     """
     notes: list[str] = []
+    name = INSTEAD.get(name, name)
     fit, size = converter.fit, converter.image_size
     found: dict[str, Any] = {
         "do_convert_rgb": True,

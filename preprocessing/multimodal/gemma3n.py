@@ -47,6 +47,9 @@ class Gemma3nCausalLMPreprocessor(PromptsPreprocessor):
         "image_seq_length": "vision_soft_tokens_per_image",
         "audio_seq_length": "audio_soft_tokens_per_image",
     }
+    needs: ClassVar = {
+        "feature_extractor": {"feature_extractor_type": "Gemma3nAudioFeatureExtractor"}
+    }
     tokenizer: Any
     image_converter: ImageConverter | None
     audio_converter: Gemma3nAudioConverter | None
