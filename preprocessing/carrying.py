@@ -17,6 +17,7 @@ from ..presets.writing import write_into
 from ._checkpoint import PLACES, PREPROCESSOR, PROCESSOR, Checkpoint
 from ._converter import Converter
 from ._layer import PARTS, PreprocessingLayer, public_classes
+from .images.converter import ImageConverter
 from .preprocessor import Preprocessor, base_of
 from .seq_2_seq_lm import Seq2SeqLMPreprocessor
 from .tokenizers.base import Tokenizer
@@ -109,15 +110,16 @@ def into_timm(model: Model, folder: Path, target: Path) -> list[str]:
 
     def carry(source: PresetSource) -> list[str]:
         checkpoint = Checkpoint(source)
-        if checkpoint.is_timm:
-            settings = checkpoint.config.get("pretrained_cfg") or {}
-            settings = {name: value for name, value in settings.items() if name in PIXELS}
-        else:
-            converter: Any = each_part(source, ["image_converter"]).get("image_converter")
-            settings = {} if converter is None else converter.to_timm()
         path = folder / CONFIG
         config = json.loads(path.read_text())
-        config["pretrained_cfg"] |= settings
+        about = config["pretrained_cfg"]
+        if checkpoint.is_timm:
+            given = checkpoint.config.get("pretrained_cfg") or {}
+            about |= {name: value for name, value in given.items() if name in PIXELS}
+        else:
+            converter = each_part(source, ["image_converter"]).get("image_converter")
+            if isinstance(converter, ImageConverter):
+                about |= converter.to_timm(about.get("input_size", [3])[0])
         path.write_text(json.dumps(config, indent=2))
         return []
 

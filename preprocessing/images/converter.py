@@ -141,9 +141,9 @@ class ImageConverter(Converter):
     def to_transformers(self) -> dict[str, Any]:
         return foreign.processor_of(self, self.processor)
 
-    def to_timm(self) -> dict[str, Any]:
+    def to_timm(self, channels: int = 3) -> dict[str, Any]:
         """What timm's `pretrained_cfg` says of the same pixels."""
-        return foreign.timm_settings(self)
+        return foreign.timm_settings(self, channels)
 
     def __call__(self, inputs: Any) -> Any:
         """Images, or a dictionary of what belongs to them, converted."""

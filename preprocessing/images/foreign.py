@@ -9,12 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .._checkpoint import Checkpoint, differs, setting
 
-if TYPE_CHECKING:
-    from .converter import ImageConverter
+
+class Pixels(Protocol):
+    """What an `ImageConverter` is set to."""
+
+    image_size: Any
+    scale: Any
+    offset: Any
+    interpolation: str
+    antialias: bool
+
+    @property
+    def fit(self) -> str: ...
+
 
 # Filters as Pillow numbers them.
 FILTERS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
@@ -253,7 +264,7 @@ def _sides(size: Any, name: str, squares: bool = True) -> dict[str, int]:
 # To transformers
 
 
-def processor_of(converter: ImageConverter, name: str) -> dict[str, Any]:
+def processor_of(converter: Pixels, name: str) -> dict[str, Any]:
     """The configuration of an image processor that makes the same pixels.
 
     Args:
@@ -287,7 +298,7 @@ def processor_of(converter: ImageConverter, name: str) -> dict[str, Any]:
     return {"image_processor_type": name, **found}
 
 
-def note_aliasing(converter: Any, notes: list[str]) -> None:
+def note_aliasing(converter: Pixels, notes: list[str]) -> None:
     if converter.interpolation != "nearest" and not converter.antialias:
         notes.append("antialias=False: there all pixels are looked at when an image shrinks")
 
@@ -353,7 +364,7 @@ def _of_timm(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def timm_settings(converter: ImageConverter, channels: int = 3) -> dict[str, Any]:
+def timm_settings(converter: Pixels, channels: int = 3) -> dict[str, Any]:
     """What `pretrained_cfg` says for the same pixels."""
     notes: list[str] = []
     note_aliasing(converter, notes)
