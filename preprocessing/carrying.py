@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..backbones._model import Model, constructor_arguments
+from ..backbones._configuration import constructor_arguments
+from ..backbones._model import Model
 from ..presets.companions import VOCABULARIES, companions, copy_companions, has_tokenizer
 from ..presets.files import CONFIG
 from ..presets.sources import PresetSource, open_preset

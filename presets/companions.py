@@ -15,10 +15,11 @@ from .sources import PresetSource
 
 TASK = "task.json"
 ASSETS = ("vocabulary.txt", "vocabulary.json", "merges.txt", "vocabulary.spm")
+CHAT = ("chat_template.jinja", "chat_template.json")
 KERAS = (
     *("tokenizer.json", "preprocessor.json", TASK, "task.weights.h5"),
     *("image_converter.json", "audio_converter.json", "video_converter.json"),
-    *(f"assets/tokenizer/{name}" for name in ASSETS),
+    *(f"assets/tokenizer/{name}" for name in (*ASSETS, *CHAT)),
 )
 # Those of several encoders have their names before these.
 OF_KERAS = re.compile(
@@ -32,7 +33,7 @@ VOCABULARIES = (
 FOREIGN = (
     *VOCABULARIES,
     *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("chat_template.jinja", "generation_config.json"),
+    *(*CHAT, "generation_config.json"),
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
 )
 

@@ -146,4 +146,6 @@ def shapes(folder: Path, architectures: list[str]) -> None:
 
 if __name__ == "__main__":
     command, place, given = sys.argv[1:]
-    {"make": make, "look": look, "read": read, "shapes": shapes}[command](Path(place), json.loads(given))
+    {"make": make, "look": look, "read": read, "shapes": shapes}[command](
+        Path(place), json.loads(given)
+    )

@@ -128,6 +128,14 @@ class SentencePieceTokenizer(Tokenizer):
         flags = {"add_bos": self.add_bos, "add_eos": self.add_eos}
         return found.encode(list(texts), out_type=kind, **flags)
 
+    def chat_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        # sentencepiece itself finds no control tokens in text.
+        proto, found = vars(self).get("chat_library", (None, None))
+        if proto is not self.proto:
+            found = self.to_library()
+            vars(self)["chat_library"] = (self.proto, found)
+        return [one.ids for one in found.encode_batch_fast(texts, add_special_tokens=False)]
+
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         size = len(self.pieces)
         for row in rows:
