@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import oracle  # isort: skip  # noqa: F401  # before Keras
+from . import oracle  # isort: skip  # before Keras
 
 import json
 import sys
@@ -216,6 +216,26 @@ def test_ids_and_files(name: str, tmp_path: Path) -> None:
     assert back.apply_chat_template(conversation, add_generation_prompt=True) == ids
     assert kept in Backbone.from_preset(tmp_path / "theirs").save_to_preset(tmp_path / "back")
     assert (tmp_path / "back" / kept).read_text() == tokenizer.chat_template
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_spaces_behind_special_tokens(legacy: bool, tmp_path: Path) -> None:
+    """transformers' own tokenizer of a model has some, or none."""
+    (tmp_path / "tokenizer.model").write_bytes(pairs()["LlamaTokenizer"][0][0])
+    folder = tmp_path / "theirs"
+    theirs = transformers.LlamaTokenizer.from_pretrained(tmp_path, chat_template=MISTRAL)
+    theirs.save_pretrained(folder)
+    about = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**about, "legacy": legacy}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    found = ours.Tokenizer.from_preset(tmp_path / "theirs")
+    found.save_to_preset(tmp_path / "ours")
+    kept = ours.Tokenizer.from_preset(tmp_path / "ours")
+    for name in ("one", "more"):
+        ids = theirs.apply_chat_template(CONVERSATIONS[name], return_dict=False)
+        assert found.apply_chat_template(CONVERSATIONS[name]) == ids
+        assert kept.apply_chat_template(CONVERSATIONS[name]) == ids
 
 
 def test_places(tmp_path: Path) -> None:

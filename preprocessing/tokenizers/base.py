@@ -292,7 +292,7 @@ class Tokenizer(PreprocessingLayer):
         for found in cls.candidates(files.backbone):
             if found.reads(files):
                 tokenizer = found(**{**found.arguments_of(files), **overrides})
-                tokenizer.chat_template = chat.of_checkpoint(source, files.config)
+                tokenizer.read_checkpoint(files)
                 return tokenizer
         raise FileNotFoundError(
             f"{source.handle} has no tokenizer of a {files.backbone} that can be read here."
@@ -316,6 +316,10 @@ class Tokenizer(PreprocessingLayer):
     def arguments_of(cls, files: Foreign) -> dict[str, Any]:
         """The constructor's arguments for the tokenizer of a checkpoint of transformers."""
         raise NotImplementedError
+
+    def read_checkpoint(self, files: Foreign) -> None:
+        """Take what is no argument from a checkpoint of transformers."""
+        self.chat_template = chat.of_checkpoint(files.source, files.config)
 
     def to_transformers(self) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
         """Contents of the files, by their names, of which `AutoTokenizer` makes this tokenizer.
