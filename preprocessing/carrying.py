@@ -11,7 +11,13 @@ from typing import Any
 
 from ..backbones._configuration import constructor_arguments
 from ..backbones._model import Model
-from ..presets.companions import VOCABULARIES, companions, copy_companions, has_tokenizer
+from ..presets.companions import (
+    GENERATION,
+    VOCABULARIES,
+    companions,
+    copy_companions,
+    has_tokenizer,
+)
 from ..presets.files import CONFIG
 from ..presets.sources import PresetSource, open_preset
 from ..presets.writing import write_into
@@ -62,6 +68,8 @@ def into_preset(model: Model, folder: Path, target: Path) -> list[str]:
             names = [name for name in PARTS if name != "tokenizer" or has_tokenizer_of(source)]
             parts = each_part(source, names)
             files = {name: content for part in parts.values() for name, content in part.files()}
+            if GENERATION in companions(source):
+                files[GENERATION] = source.json(GENERATION)
             return write_into(folder, files)
         if is_same(source, target):
             return []
@@ -85,7 +93,8 @@ def into_checkpoint(model: Model, folder: Path, target: Path) -> list[str]:
             tokenizer = Tokenizer.load(source, Tokenizer.config_file, {})
             files |= dict(tokenizer.to_transformers())
             if model.cache_shapes:
-                files["generation_config.json"] = generation_config(model, tokenizer)
+                kept = source.json(GENERATION) if GENERATION in companions(source) else {}
+                files[GENERATION] = {**generation_config(model, tokenizer), **kept}
         if is_foreign:
             names = [name for name in companions(source) if name in PROCESSORS]
             return write_into(folder, files) + copied(source, names, folder)
@@ -222,6 +231,8 @@ def generation_config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
         if known is None or "audio_converter" in constructor_arguments(known):
             known = Seq2SeqLMPreprocessor
         first = known(tokenizer).decoder_start
+        if first is None:  # Whisper's is no start of a text
+            first = getattr(tokenizer, "bos_token_id", None)
         config["decoder_start_token_id"] = first[0] if isinstance(first, list) else first
     return {name: value for name, value in config.items() if value not in (None, [])}
 

@@ -303,6 +303,35 @@ def test_places(tmp_path: Path) -> None:
         generate(model, [USER], max_new_tokens=1, preprocessor=tokenizer)
 
 
+def test_what_text_ends_with(tmp_path: Path) -> None:
+    """A checkpoint's own ids, and how it wants to be sampled, are kept."""
+    tokenizer = ours.GemmaTokenizer(*pairs()["GemmaTokenizer"][0])
+    tokenizer.chat_template = GEMMA
+    config = {"num_layers": 1, "num_query_heads": 2, "num_key_value_heads": 1, "hidden_dim": 8}
+    config |= {"intermediate_dim": 12, "head_dim": 4}
+    models.GemmaBackbone(tokenizer.vocabulary_size(), **config).save_to_preset(tmp_path / "a")
+    tokenizer.save_to_preset(tmp_path / "a")
+    Backbone.from_preset(tmp_path / "a").export_to_transformers(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "generation_config.json"
+    said = json.loads(file.read_text())
+    said |= {"eos_token_id": [1, 77], "do_sample": True, "top_k": 64, "temperature": 0.7}
+    file.write_text(json.dumps(said))
+    ends = [*tokenizer.stop_token_ids, 77]
+    assert ours.Tokenizer.from_preset(tmp_path / "theirs").stop_token_ids == ends
+    names = Backbone.from_preset(tmp_path / "theirs").save_to_preset(tmp_path / "ours")
+    assert file.name in names
+    assert ours.Tokenizer.from_preset(tmp_path / "ours").stop_token_ids == ends
+    Backbone.from_preset(tmp_path / "ours").save_to_preset(tmp_path / "copy")
+    Backbone.from_preset(tmp_path / "copy").export_to_transformers(tmp_path / "back")
+    again = transformers.GenerationConfig.from_pretrained(tmp_path / "back")
+    expected = transformers.GenerationConfig.from_pretrained(tmp_path / "theirs")
+    assert again.to_dict() == expected.to_dict()
+    assert again.eos_token_id == [1, 77]
+    file.write_text(json.dumps({"eos_token_id": ["a", -1, True, None, 2**40]}))
+    found = ours.Tokenizer.from_preset(tmp_path / "theirs").stop_token_ids
+    assert found == tokenizer.stop_token_ids
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ...presets import builtin
+from ...presets.companions import GENERATION
 from ...presets.files import CONFIG, refuse_pointer, safe_name
 from ...presets.sources import PresetSource
 from .. import chat
@@ -58,6 +59,8 @@ class Tokenizer(PreprocessingLayer):
     config_file = CONFIG_FILE
     sequence_length: int | None = None
     chat_template: chat.Templates | None = None
+    # Ids of a checkpoint's own.
+    further_ends: Sequence[int] = ()
 
     start_token: str | None = None
     end_token: str | None = None
@@ -121,10 +124,11 @@ class Tokenizer(PreprocessingLayer):
     @property
     def stop_token_ids(self) -> list[int]:
         """What a generated text ends with: the end tokens, and those of a turn."""
-        ends = [getattr(self, f"{name}_id", None) for name in ("end_token", "end_token2")]
+        names = ("end_token", "end_token2", "eos_token")
+        ends = [getattr(self, f"{name}_id", None) for name in names]
         known = self.get_vocabulary()
         ends += [self.token_to_id(token) for token in self.turn_ends if token in known]
-        return [id for id in dict.fromkeys(ends) if id is not None]
+        return [id for id in dict.fromkeys((*ends, *self.further_ends)) if id is not None]
 
     def update_special_tokens(self) -> None:
         """Look the special tokens up in a new vocabulary.
@@ -320,6 +324,7 @@ class Tokenizer(PreprocessingLayer):
     def read_checkpoint(self, files: Foreign) -> None:
         """Take what is no argument from a checkpoint of transformers."""
         self.chat_template = chat.of_checkpoint(files.source, files.config)
+        self.further_ends = ends_of(files.source)
 
     def to_transformers(self) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
         """Contents of the files, by their names, of which `AutoTokenizer` makes this tokenizer.
@@ -374,6 +379,8 @@ class Tokenizer(PreprocessingLayer):
             paths = source.download(f"{folder}/{name}" for name in self.assets)
             self.set_assets([read_asset(path) for path in paths])
         self.chat_template = chat.of_preset(source, folder)
+        if self.chat_template is not None:  # one that comes from transformers
+            self.further_ends = ends_of(source)
 
     def load_assets(self, dir_path: str | os.PathLike[str]) -> None:
         """Read the vocabulary from the files of a folder.
@@ -409,6 +416,15 @@ class Tokenizer(PreprocessingLayer):
 def named(**tokens: str) -> Mapping[str, str]:
     """Special tokens by their names."""
     return tokens
+
+
+def ends_of(source: PresetSource) -> list[int]:
+    """What text ends with by the `generation_config.json` of transformers, if there is one."""
+    if not source.has(GENERATION):
+        return []
+    value = source.json(GENERATION).get("eos_token_id")
+    ids = value if isinstance(value, list) else [value]
+    return [id for id in ids if type(id) is int and 0 <= id < 2**31]
 
 
 def read_asset(path: Path) -> bytes:
