@@ -127,7 +127,7 @@ class Backbone(Model):
             state_dict: the weights, if they have been gathered elsewhere.
             carry: whether what else the preset has that this model comes from goes along:
                 tokenizer, preprocessor, converters, and the head of a task; of a checkpoint of
-                transformers the tokenizer becomes KerasHub's.
+                transformers or timm tokenizer and converters become KerasHub's.
 
         Returns:
             Names of the files that went along.
@@ -154,8 +154,9 @@ class Backbone(Model):
         """Save a folder that transformers loads; wrappers and `state_dict` as in `save_to_preset`.
 
         Args:
-            carry: whether the tokenizer of the preset that this model comes from goes along, for
-                `AutoTokenizer`, with what a decoder's text ends with (`generation_config.json`).
+            carry: whether tokenizer and converters of the preset that this model comes from go
+                along, for `AutoTokenizer` and `AutoProcessor`, with what a decoder's text ends with
+                (`generation_config.json`).
 
         Returns:
             Names of the files that went along.
@@ -173,18 +174,23 @@ class Backbone(Model):
         beside = into_checkpoint if carry else None
         return export_checkpoint(self, path, TRANSFORMERS, state_dict, beside)
 
-    def export_to_timm(self, path: str | os.PathLike[str]) -> None:
+    def export_to_timm(self, path: str | os.PathLike[str], *, carry: bool = True) -> None:
         """Save a folder that `timm.create_model("local-dir:…")` loads, without a classifier.
+
+        Args:
+            carry: whether timm is told how the pixels are made, if the preset that this model comes
+                from has an image converter.
 
         Raises:
             NotImplementedError: timm has no such family, or it is not supported here.
             ValueError: timm has no architecture of this configuration.
         """
+        from ..preprocessing.carrying import into_timm
         from ..presets.checkpoints import TIMM
         from ..presets.saving import export_checkpoint
 
         self._refuse_fused()
-        export_checkpoint(self, path, TIMM)
+        export_checkpoint(self, path, TIMM, beside=into_timm if carry else None)
 
     def export_to_diffusers(self, path: str | os.PathLike[str]) -> None:
         """Save a folder that diffusers loads.

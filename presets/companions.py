@@ -15,15 +15,17 @@ from .sources import PresetSource
 
 TASK = "task.json"
 ASSETS = ("vocabulary.txt", "vocabulary.json", "merges.txt", "vocabulary.spm")
+GENERATION = "generation_config.json"
+CHAT = ("chat_template.jinja", "chat_template.json")
 KERAS = (
-    *("tokenizer.json", "preprocessor.json", TASK, "task.weights.h5"),
+    *("tokenizer.json", "preprocessor.json", TASK, "task.weights.h5", GENERATION),
     *("image_converter.json", "audio_converter.json", "video_converter.json"),
-    *(f"assets/tokenizer/{name}" for name in ASSETS),
+    *(f"assets/tokenizer/{name}" for name in (*ASSETS, *CHAT)),
 )
 # Those of several encoders have their names before these.
 OF_KERAS = re.compile(
     r"(\w+_)?(tokenizer|preprocessor|(image|audio|video)_converter)\.json"
-    r"|task\.json|task\.weights\.h5|assets/.+"
+    r"|task\.json|task\.weights\.h5|generation_config\.json|assets/.+"
 )
 VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model"),
@@ -32,8 +34,8 @@ VOCABULARIES = (
 FOREIGN = (
     *VOCABULARIES,
     *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("chat_template.jinja", "generation_config.json"),
-    *("preprocessor_config.json", "processor_config.json"),
+    *(*CHAT, GENERATION),
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
 )
 
 
