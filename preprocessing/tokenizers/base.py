@@ -284,7 +284,7 @@ class Tokenizer(PreprocessingLayer):
         )
 
     def _template(self, template: str) -> str:
-        return re.sub(r"[a-z]+", lambda mark: str(getattr(self, f"{mark[0]}_token")), template)
+        return re.sub(r"[a-z_]+", lambda mark: str(getattr(self, f"{mark[0]}_token")), template)
 
     def to_library(self) -> Any:
         """A tokenizer of the `tokenizers` library that gives the same ids.
