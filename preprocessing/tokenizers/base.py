@@ -272,16 +272,19 @@ class Tokenizer(PreprocessingLayer):
             single=single, pair=pair, special_tokens=list(tokens.items())
         )
         yield CONFIG_FILE, found.to_str(pretty=True).encode()
-        marks = ((theirs, getattr(self, f"{ours}_token", None)) for ours, theirs in MARKS)
-        named = {f"{theirs}_token": token for theirs, token in marks if isinstance(token, str)}
         yield (
             "tokenizer_config.json",
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 "clean_up_tokenization_spaces": False,
-                **named,
+                **self.marks(),
             },
         )
+
+    def marks(self) -> dict[str, Any]:
+        """More of `tokenizer_config.json`: special tokens by transformers' names."""
+        marks = ((theirs, getattr(self, f"{ours}_token", None)) for ours, theirs in MARKS)
+        return {f"{theirs}_token": token for theirs, token in marks if isinstance(token, str)}
 
     def _template(self, template: str) -> str:
         return re.sub(r"[a-z_]+", lambda mark: str(getattr(self, f"{mark[0]}_token")), template)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,20 +35,23 @@ class BytePairTokenizer(Tokenizer):
             a model that was trained with others than its family.
         pre_tokenizer: likewise what cuts text into words. A regular expression that no family has
             gets five seconds for a text.
+        ignore_merges: likewise whether a word in the vocabulary is a token, whatever the rules say.
 
     Attributes:
         split_pattern: what words are, a regular expression; GPT-2's if it is None.
         known_patterns: more of those that cut any text at once.
         normalizes: whether text is composed first (NFC).
         prefers_words: whether words in the vocabulary are tokens, whatever the rules say.
+        is_rebuilt: whether transformers cuts text as it knows the family to, no file asked.
     """
 
     keras_module = "keras_hub.src.tokenizers.byte_pair_tokenizer"
     assets = ("vocabulary.json", "merges.txt")
     unsaved: ClassVar[Sequence[str]] = ("vocabulary", "merges")
-    own: ClassVar[Sequence[str]] = ("normalizer", "pre_tokenizer")
+    own: ClassVar[Sequence[str]] = ("normalizer", "pre_tokenizer", "ignore_merges")
     split_pattern: str | None = None
     known_patterns: ClassVar[Sequence[str]] = ()
+    is_rebuilt: ClassVar[bool] = False
     normalizes: ClassVar[bool] = False
     prefers_words: ClassVar[bool] = False
 
@@ -61,12 +65,14 @@ class BytePairTokenizer(Tokenizer):
         *,
         normalizer: Sequence[Mapping[str, Any]] | None = None,
         pre_tokenizer: Sequence[Mapping[str, Any]] | None = None,
+        ignore_merges: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.sequence_length = sequence_length
         self.add_prefix_space = add_prefix_space
         self.normalizer, self.pre_tokenizer = normalizer, pre_tokenizer
+        self.ignore_merges = ignore_merges
         cutting.check_steps(normalizer or (), pre_tokenizer or ())
         if unsplittable_tokens is None:
             unsplittable_tokens = self.special_tokens
@@ -121,8 +127,8 @@ class BytePairTokenizer(Tokenizer):
         for rule, pair in zip(rules, pairs):
             if len(pair) != 2:
                 raise ValueError(f"{rule!r} is no rule of two pieces with a space between them")
-        options = {"ignore_merges": self.prefers_words, **options}
-        return models.BPE(vocab=self.pieces(), merges=pairs, **options)
+        ignores = self.prefers_words if self.ignore_merges is None else self.ignore_merges
+        return models.BPE(vocab=self.pieces(), merges=pairs, ignore_merges=ignores, **options)
 
     def pieces(self) -> dict[str, int]:
         """The vocabulary with what else has an id in text."""
@@ -279,6 +285,8 @@ class BytePairTokenizer(Tokenizer):
         try:
             theirs = cutting.complete(steps, cuts)
             found |= {name: b for name, a, b in zip(cls.own, own, theirs) if a != b}
+            ignores = bool(files.model.get("ignore_merges"))
+            found |= {} if ignores == cls.prefers_words else {"ignore_merges": ignores}
             cls(**{**others, **found, "vocabulary": None, "merges": None}).made_cutter()
         except ValueError as error:
             files.warn(f"{error} Text is cut as {cls.__name__} does it.")
@@ -290,7 +298,19 @@ class BytePairTokenizer(Tokenizer):
         """Those of the family's own arguments that a checkpoint of transformers settles."""
         return {}
 
+    def marks(self) -> dict[str, Any]:
+        """A byte is no special token, as it would be in text; BLIP-2's texts end with such."""
+        found = {k: v for k, v in super().marks().items() if v not in byte_characters()}
+        return found | ({"add_prefix_space": True} if self.add_prefix_space else {})
+
     def to_library(self) -> Any:
+        own = any(getattr(self, name) is not None for name in self.own)
+        if self.is_rebuilt and (own or self.add_prefix_space):
+            warnings.warn(
+                "AutoTokenizer cuts text as the family does, whatever tokenizer.json says; "
+                "PreTrainedTokenizerFast reads what this tokenizer does.",
+                stacklevel=2,
+            )
         tokenizers = library("tokenizers", "text")
         found = tokenizers.Tokenizer.from_str(self.library.to_str())
         found.normalizer, found.pre_tokenizer = cutting.in_library(*self.steps())
