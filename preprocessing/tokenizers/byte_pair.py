@@ -104,15 +104,14 @@ class BytePairTokenizer(Tokenizer):
         self.library = self.built(self.unsplittable_tokens)
         self.update_special_tokens()
 
-    def built(self, whole: Sequence[str]) -> Any:
+    def built(self, whole: Sequence[str], **options: Any) -> Any:
         """The tokenizer of the library, for which these tokens are whole in text."""
         tokenizers = library("tokenizers", "text")
         try:
-            found = tokenizers.Tokenizer(self.model(tokenizers.models))
+            found = tokenizers.Tokenizer(self.model(tokenizers.models, **options))
         except Exception as error:  # the library's own kind is no other
             raise ValueError(f"Vocabulary and merges do not fit: {error}.") from error
-        if whole:
-            found.add_special_tokens(list(whole))
+        found.add_special_tokens(list(whole))
         steps, cuts = self.steps()
         if self.cutter is not None:
             steps, cuts = [], cuts[-1:]
@@ -128,7 +127,8 @@ class BytePairTokenizer(Tokenizer):
             if len(pair) != 2:
                 raise ValueError(f"{rule!r} is no rule of two pieces with a space between them")
         ignores = self.prefers_words if self.ignore_merges is None else self.ignore_merges
-        return models.BPE(vocab=self.pieces(), merges=pairs, ignore_merges=ignores, **options)
+        options = {"vocab": self.pieces(), "ignore_merges": ignores, **options}
+        return models.BPE(merges=pairs, **options)
 
     def pieces(self) -> dict[str, int]:
         """The vocabulary with what else has an id in text."""
@@ -179,7 +179,14 @@ class BytePairTokenizer(Tokenizer):
 
     @functools.cached_property
     def plain_library(self) -> Any:
-        return self.built(())
+        """As `library`, but what looks like a special token in text is none."""
+        if not (self.prefers_words or self.ignore_merges):
+            return self.built(())
+        assert self.merges is not None
+        made = {rule.replace(" ", "") for rule in self.merges}
+        hidden = {token for token in self.unsplittable_tokens if len(token) > 1} - made
+        pieces = {token: id for token, id in self.pieces().items() if token not in hidden}
+        return self.built((), vocab=pieces)
 
     # Tokens
 

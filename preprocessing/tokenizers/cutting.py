@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -17,6 +18,8 @@ CUTTERS = ("ByteLevel", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit"
 MOST_STEPS = 20
 # A word's own pattern has so many seconds for a text.
 SECONDS = 5.0
+# What `\w` is to the library.
+WORD = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}²³¹¼½¾"
 
 
 def byte_level(use_regex: bool = True, add_prefix_space: bool = False) -> Step:
@@ -49,7 +52,7 @@ def in_library(normalizer: Sequence[Step], cutters: Sequence[Step]) -> tuple[Any
     Raises:
         ValueError: it has no such step, or not with these arguments.
     """
-    content = {
+    content: dict[str, Any] = {
         "version": "1.0",
         "added_tokens": [],
         "normalizer": _one("normalizers", normalizer),
@@ -138,7 +141,7 @@ class Cutter:
                 raise ValueError(f"{step['behavior']} of a pattern of its own cannot be done here.")
             regex = library("regex", "text")
             try:
-                self.steps.append((regex.compile(pattern), step))
+                self.steps.append((regex.compile(as_regex(pattern)), step))
             except regex.error as error:
                 raise ValueError(f"{pattern!r:.300} is no regular expression: {error}.") from error
 
@@ -168,6 +171,20 @@ def _pieces(pattern: Any, word: str, step: Step) -> Iterator[str]:
     for i, (begin, end) in enumerate(pairwise(edges)):
         if i % 2 in kept and begin < end:
             yield word[begin:end]
+
+
+def as_regex(pattern: str) -> str:
+    """An expression of the library's as one of `regex`, in which joiners are parts of words."""
+    pieces, inside = [], False
+    for piece in re.findall(r"\\.|\[\^?\]?|.", pattern, re.DOTALL):
+        if piece[0] == "[" or piece == "]":
+            inside = piece != "]"
+        elif piece == r"\w":
+            piece = WORD if inside else f"[{WORD}]"
+        elif piece == r"\W" and not inside:
+            piece = f"[^{WORD}]"
+        pieces.append(piece)
+    return "".join(pieces)
 
 
 def pattern_of(step: Step) -> str | None:

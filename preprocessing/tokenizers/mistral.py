@@ -47,8 +47,9 @@ class MistralTekkenTokenizer(BytePairTokenizer):
     backbone = "MistralBackbone"
     templates = ("start $A", "start $A start $B:1")
     special = named(start_token="<s>", end_token="</s>")
-    unsaved = (*BytePairTokenizer.unsaved, "unsplittable_tokens")
+    own = (*BytePairTokenizer.own, "unsplittable_tokens")
     known_patterns = KNOWN
+    prefers_words = True
     split_pattern: str | None
 
     def __init__(
@@ -60,6 +61,12 @@ class MistralTekkenTokenizer(BytePairTokenizer):
     ) -> None:
         self.split_pattern = split_pattern
         super().__init__(vocabulary, merges, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        if self.unsplittable_tokens == self.special_tokens:
+            del config["unsplittable_tokens"]
+        return config
 
     @classmethod
     def is_known(cls, pattern: str) -> bool:
@@ -118,11 +125,13 @@ def of_tekken(content: dict[str, Any]) -> dict[str, Any]:
     def shown(piece: bytes) -> str:
         return "".join(map(characters.__getitem__, piece))
 
-    vocabulary = {token: i for i, token in enumerate(special)}
+    tokens = {token: i for i, token in enumerate(special)}
+    vocabulary = dict(tokens)
     for piece, rank in ranks.items():
         vocabulary.setdefault(shown(piece), rank + count)
     return {
         "vocabulary": vocabulary,
         "merges": [f"{shown(left)} {shown(right)}" for left, right in merges],
+        "unsplittable_tokens": list(tokens),
         "split_pattern": pattern,
     }

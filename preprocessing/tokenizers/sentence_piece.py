@@ -303,7 +303,7 @@ def is_of_model(step: Step) -> bool:
         return True
     pattern = step.get("pattern")
     spaces = pattern if isinstance(pattern, Mapping) else {}
-    return step["type"] == "Replace" and set(str([*spaces.values()])) <= set(SPACES)
+    return step["type"] in ("Replace", "Split") and set(str([*spaces.values()])) <= set(SPACES)
 
 
 def of_json(files: Foreign, first: Sequence[str], adds: Sequence[str] = ()) -> bytes:
@@ -338,8 +338,8 @@ def of_json(files: Foreign, first: Sequence[str], adds: Sequence[str] = ()) -> b
         tokens = ["<unk>", "<s>", "</s>", *(one for one in tokens[len(first) :] if one != "<mask>")]
     while tokens and tokens[-1] in adds:
         tokens.pop()
-    control = {files.token(f"{name}_token") for name in ("bos", "eos", "pad", "cls", "sep")}
-    control = {token for token in control if token and not token.startswith("<|")} | {*NO_TEXT}
+    named = [files.token(f"{name}_token") for name in ("bos", "eos", "pad", "cls", "sep")]
+    control = {*NO_TEXT, *(token for token in named if token and not token.startswith("<|"))}
 
     def kind(token: str) -> int:
         if token == marks["unk"]:

@@ -104,7 +104,7 @@ class WhisperTokenizer(BytePairTokenizer):
         content = files["tokenizer.json"]
         assert isinstance(content, bytes)
         described = json.loads(content)
-        first = self.no_timestamps_token_id + 1
+        first = self.numbered["<|notimestamps|>"] + 1
         times = {f"<|{i * 0.02:.2f}|>": first + i for i in range(TIMES)}
         marks = {**self.numbered, **(self.language_tokens or {})}
         taken = {*self.pieces().values()}
@@ -125,7 +125,7 @@ class WhisperTokenizer(BytePairTokenizer):
         yield "tokenizer.json", json.dumps(described, indent=2).encode()
         config = files["tokenizer_config.json"]
         assert isinstance(config, dict)
-        end = {f"{name}_token": self.eos_token for name in ("bos", "eos", "unk", "pad")}
+        end = {f"{name}_token": "<|endoftext|>" for name in ("bos", "eos", "unk", "pad")}
         yield "tokenizer_config.json", {**config, **end, "tokenizer_class": "WhisperTokenizer"}
 
     def asset_contents(self) -> Sequence[bytes]:
