@@ -183,7 +183,10 @@ class PreprocessingLayer(metaclass=Checked):
 
 
 # Layers within layers, in the order in which Keras writes them.
-PARTS = ("tokenizer", "audio_converter", "image_converter", "video_converter")
+PARTS = (
+    *("tokenizer", "audio_converter", "image_converter", "video_converter"),
+    *("clip_l_preprocessor", "clip_g_preprocessor", "t5_preprocessor"),
+)
 
 
 def dtype_name(dtype: Any) -> str | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .base import named
 from .byte_pair import BytePairTokenizer
 from .cutting import Step, byte_level, replace, split
+from .foreign import Foreign
 
 WORD_END = "</w>"
 WORDS = (
@@ -38,6 +39,16 @@ class CLIPTokenizer(BytePairTokenizer):
     ) -> None:
         self.pad_with_end_token = pad_with_end_token
         super().__init__(vocabulary, merges, **kwargs)
+
+    @classmethod
+    def special_arguments(cls, files: Foreign, vocabulary: Mapping[str, int]) -> dict[str, Any]:
+        if "pad_with_end_token" in cls.unsaved:
+            return {}
+        return {"pad_with_end_token": files.token("pad_token") == cls.special["end_token"]}
+
+    def marks(self) -> dict[str, Any]:
+        pad = {"pad_token": self.end_token} if self.pad_with_end_token else {}
+        return {**super().marks(), **pad}
 
     def update_special_tokens(self) -> None:
         super().update_special_tokens()

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...presets.checkpoints import TRANSFORMERS, dialect_of
 from ...presets.checkpoints.engine import find_table
+from ...presets.checkpoints.files import Within
 from ...presets.files import CONFIG, refuse_pointer
 from ...presets.sources import PresetSource
 from .cutting import Step, flat
@@ -25,7 +26,7 @@ class Foreign:
         source: that has them.
     """
 
-    def __init__(self, source: PresetSource) -> None:
+    def __init__(self, source: PresetSource | Within) -> None:
         self.source = source
 
     @property
