@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..backbones._model import Model
+from ..preprocessing.prompts import is_text
+from ..preprocessing.text_to_image import TextToImagePreprocessor
 from .inference import without_training
 from .tiles import decode_in_tiles
 
@@ -21,9 +23,11 @@ TEXT_PARTS = ("clip_l", "clip_l_projection", "clip_g", "clip_g_projection", "t5"
 
 def generate_images(
     backbone: Model,
-    token_ids: Mapping[str, Any],
+    token_ids: Mapping[str, Any] | str | Sequence[str],
     negative_token_ids: Mapping[str, Any] | None = None,
     *,
+    negative: str | Sequence[str] = "",
+    preprocessor: Any = None,
     num_steps: int = 28,
     guidance_scale: float | None = 7.0,
     images: Any = None,
@@ -41,10 +45,12 @@ def generate_images(
     Nothing is dropped in whatever mode the model is, and no mode is changed.
 
     Args:
-        token_ids: by the names of the text encoders, `clip_l`, `clip_g` and with a T5 `t5`,
-            `[batch, length]` each.
+        token_ids: a text or a list of them; or ids by the names of the text encoders, `clip_l`,
+            `clip_g` and with a T5 `t5`, `[batch, length]` each.
         negative_token_ids: what the images are led away from, of the same shapes; those of an
             empty text, say.
+        negative: of texts, what their images are led away from, one text or as many.
+        preprocessor: makes ids of texts; by default that of the backbone's preset.
         num_steps: how many steps there are from noise to images.
         guidance_scale: how far they are led away; `None` for not at all, without negative ids.
         images: to begin with, `[batch, height, width, channels]` from -1 to 1; none for noise.
@@ -78,6 +84,17 @@ def generate_images(
         raise ValueError(f"strength={strength} must be from 0 to 1.")
     if tile is not None and tile < 1:
         raise ValueError(f"tile={tile} must be at least 1.")
+    if not isinstance(token_ids, Mapping) and is_text(token_ids):
+        preprocessor = preprocessor or _preprocessor(backbone)
+        texts = [token_ids] if isinstance(token_ids, str) else list(token_ids)
+        against = [negative] * len(texts) if isinstance(negative, str) else list(negative)
+        if len(against) != len(texts):
+            raise ValueError(f"There are {len(texts)} texts, but {len(against)} of negative.")
+        token_ids = _of_model(backbone, preprocessor.generate_preprocess(texts))
+        if negative_token_ids is None:
+            negative_token_ids = _of_model(backbone, preprocessor.generate_preprocess(against))
+    elif negative:
+        raise TypeError("negative goes with texts; of token ids there are negative_token_ids.")
     if guidance_scale is None:
         negative_token_ids = None
     elif negative_token_ids is None:
@@ -181,7 +198,21 @@ def _compiled_step() -> Callable[..., torch.Tensor]:
     return torch.compile(_step, fullgraph=True, dynamic=False)
 
 
-def _tensors(token_ids: Mapping[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
+def _preprocessor(backbone: Model) -> TextToImagePreprocessor:
+    if backbone.preset is None:
+        raise TypeError(
+            f"This {backbone.class_name} comes from no preset that has tokenizers: give token ids, "
+            "or preprocessor=."
+        )
+    return TextToImagePreprocessor.from_preset(backbone.preset)
+
+
+def _of_model(backbone: Any, token_ids: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without those for encoders that a model leaves out."""
+    return {name: ids for name, ids in token_ids.items() if getattr(backbone, name, None)}
+
+
+def _tensors(token_ids: Any, device: torch.device) -> dict[str, torch.Tensor]:
     if not isinstance(token_ids, Mapping):
         raise TypeError(
             "Token ids are given by the names of the text encoders, clip_l and so on, not as "

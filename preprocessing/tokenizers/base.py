@@ -352,8 +352,13 @@ class Tokenizer(PreprocessingLayer):
         if self.chat_template is not None:
             yield from chat.transformers_files(self.chat_template)
 
+    def marks(self) -> dict[str, Any]:
+        """More of `tokenizer_config.json`: special tokens by transformers' names."""
+        marks = ((theirs, getattr(self, f"{ours}_token", None)) for ours, theirs in MARKS)
+        return {f"{theirs}_token": token for theirs, token in marks if isinstance(token, str)}
+
     def _template(self, template: str) -> str:
-        return re.sub(r"[a-z]+", lambda mark: str(getattr(self, f"{mark[0]}_token")), template)
+        return re.sub(r"[a-z_]+", lambda mark: str(getattr(self, f"{mark[0]}_token")), template)
 
     def to_library(self) -> Any:
         """A tokenizer of the `tokenizers` library that gives the same ids.
