@@ -238,12 +238,13 @@ def info(preset: Preset, as_json: AsJson = False) -> None:
     Example: keras-hub-torch info bert_tiny_en_uncased
     """
     from .models import Backbone
+    from .presets.checkpoints import configuration
     from .presets.companions import companions
     from .presets.sources import open_preset
     from .presets.summary import layer_tree, totals
 
     def read() -> tuple[dict[str, Any], Any, dict[str, int] | None, list[str] | None]:
-        config = source.json("config.json")
+        config = configuration(source)[1]
         model = Backbone.from_preset(preset, load_weights=False, device="meta")
         sizes = source.sizes()
         return config, model, sizes, None if sizes is None else companions(source)
@@ -485,13 +486,13 @@ def _load(preset: str, dtype: str | None) -> Any:
     """The model, in the data type asked for or else in the recorded one."""
     from .backbones.layers.dtypes import DTypePolicy
     from .models import Backbone
-    from .presets.checkpoints import dialect_of
+    from .presets.checkpoints import configuration, dialect_of
     from .presets.sources import open_preset
 
     def read() -> Any:
         wanted = dtype
         if wanted is None:
-            config = source.json("config.json")
+            config = configuration(source)[1]
             wanted = _saved_dtype(config)
             if wanted not in (None, "auto") and dialect_of(config) is not None:
                 try:

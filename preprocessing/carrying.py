@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones._model import Model
-from ..presets.checkpoints import TRANSFORMERS, dialect_of
+from ..presets.checkpoints import TRANSFORMERS, dialect_in
 from ..presets.companions import VOCABULARIES, companions, copy_companions, has_tokenizer
-from ..presets.files import CONFIG
 from ..presets.sources import PresetSource, open_preset
 from ..presets.writing import write_into
 from .seq_2_seq_lm import Seq2SeqLMPreprocessor
@@ -87,7 +86,7 @@ def generation_config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def is_foreign(source: PresetSource) -> bool:
     """Whether it is a checkpoint of transformers."""
-    return dialect_of(source.json(CONFIG)) is TRANSFORMERS
+    return dialect_in(source) is TRANSFORMERS
 
 
 def is_same(source: PresetSource, folder: Path) -> bool:

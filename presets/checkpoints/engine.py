@@ -51,12 +51,14 @@ class Dialect(ABC):
 
     Attributes:
         name: the library's.
+        document: what the configuration is in.
         packages: where its tables are; every module there has a tuple `TABLES`.
         files: of the weights. The first that a checkpoint has is read, whole or in shards; the
             first of all is written.
     """
 
     name: ClassVar[str]
+    document: ClassVar[str] = CONFIG
     packages: tuple[ModuleType, ...]
     files: ClassVar[tuple[str, ...]] = (SAFETENSORS, "pytorch_model.bin")
 
@@ -81,6 +83,10 @@ class Dialect(ABC):
         self, config: Mapping[str, Any], unknown: Sequence[str], table: Table
     ) -> list[str]:
         """Why a config.json cannot be read; `unknown` are keys of which nothing is known."""
+
+    def weights(self, source: PresetSource) -> list[Path]:
+        """The weight files of a checkpoint in one folder, fetched if need be."""
+        return weight_files(self.files, source)
 
     # Folders of a checkpoint in several that have documents alone.
     further: ClassVar[tuple[str, ...]] = ()
@@ -193,7 +199,7 @@ def to_ours(
         problems = _refused(table, arguments)
     if problems:
         raise ValueError(
-            f"The config.json of {where} is none for {table.backbone.__name__}:\n  "
+            f"The {dialect.document} of {where} is none for {table.backbone.__name__}:\n  "
             + "\n  ".join(problems)
         )
     if unknown:
@@ -516,7 +522,7 @@ def files_of(dialect: Dialect, source: PresetSource, config: Mapping[str, Any]) 
 def _held_in(dialect: Dialect, table: Table, source: PresetSource) -> Iterator[tuple[str, Path]]:
     """The weight files, and what is put before the names in each."""
     if not table.folders:
-        yield from (("", path) for path in weight_files(dialect.files, source))
+        yield from (("", path) for path in dialect.weights(source))
     for folder, names in table.folders.items():
         inner = Within(source, folder)
         yield from ((f"{folder}.", path) for path in weight_files(names, inner))
