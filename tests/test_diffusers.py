@@ -13,7 +13,14 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from keras_hub_torch.models import Backbone, FluxBackbone, MMDiT, VAEBackbone
+from keras_hub_torch.models import (
+    Backbone,
+    CLIPTextEncoder,
+    FluxBackbone,
+    MMDiT,
+    T5Encoder,
+    VAEBackbone,
+)
 
 from . import oracle
 
@@ -338,6 +345,62 @@ def test_pipelines(third: bool, tmp_path: Path) -> None:
     )
     assert (whole.text_encoder_3 is not None) is third
     assert torch.equal(whole.vae.decoder.conv_in.weight, pipe.vae.decoder.conv_in.weight)
+
+
+@torch.no_grad()
+def test_parts_of_a_pipeline(tmp_path: Path) -> None:
+    """Each one alone, by its folder, or by its class where there is one of that."""
+    pipe = pipeline(True)
+    pipe.save_pretrained(tmp_path)
+    whole = Backbone.from_preset(tmp_path)
+    parts = {
+        "transformer": ("diffuser", MMDiT),
+        "vae": ("vae", VAEBackbone),
+        "text_encoder": ("clip_l", CLIPTextEncoder),
+        "text_encoder_2": ("clip_g", CLIPTextEncoder),
+        "text_encoder_3": ("t5", T5Encoder),
+    }
+    for folder, (part, cls) in parts.items():
+        places = [tmp_path / folder] + [tmp_path] * (cls is not CLIPTextEncoder)
+        for place in places:
+            found = cls.from_preset(place)
+            assert type(found) is cls
+            state = getattr(whole, part).state_dict()
+            assert found.state_dict().keys() == state.keys()
+            assert all(torch.equal(one, state[key]) for key, one in found.state_dict().items())
+    with pytest.raises(ValueError, match=r"several .*: give the folder of one of text_encoder, "):
+        CLIPTextEncoder.from_preset(tmp_path)
+    with pytest.raises(ValueError, match="of class StableDiffusion3Backbone, which is not a Flux"):
+        FluxBackbone.from_preset(tmp_path)
+
+    encoder: Any = T5Encoder.from_preset(tmp_path)
+    ids, mask = torch.randint(19, (2, 5)), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    theirs = pipe.text_encoder_3(ids, mask)[0]
+    mine = encoder({"token_ids": ids, "padding_mask": mask})
+    oracle.assert_close(mine[mask > 0], oracle.named(theirs[mask > 0]))
+    encoder.export_to_transformers(tmp_path / "t5", carry=False)
+    again = transformers.T5EncoderModel.from_pretrained(tmp_path / "t5")
+    for key, value in pipe.text_encoder_3.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+def test_the_transformer_of_another_pipeline(tmp_path: Path) -> None:
+    """Flux's pipeline has no class of its own."""
+    cls, config, _ = MODELS["flux"]
+    parts: dict[str, Any] = dict.fromkeys(("tokenizer", "tokenizer_2", "text_encoder_2"))
+    diffusers.FluxPipeline(
+        transformer=randomised(cls(**config)),
+        vae=randomised(diffusers.AutoencoderKL(**VAE)),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        text_encoder=text_model(6, "quick_gelu").text_model,
+        **parts,
+    ).save_pretrained(tmp_path)
+    for found in (Backbone, FluxBackbone, VAEBackbone):
+        model = found.from_preset(tmp_path)
+        assert type(model) is (FluxBackbone if found is Backbone else found)
+    (tmp_path / "transformer" / "config.json").write_text('{"_class_name": "Unknown"}')
+    with pytest.raises(ValueError, match="'FluxPipeline', which cannot be read"):
+        Backbone.from_preset(tmp_path)
 
 
 def test_accounting(tmp_path: Path) -> None:

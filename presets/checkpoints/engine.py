@@ -123,7 +123,10 @@ def find_table(dialect: Dialect, kind: str, where: str) -> Table:
 def known_kinds(dialect: Dialect, cls: type[Model]) -> list[str]:
     """The models whose checkpoints this class reads."""
     return [
-        kind for table in _all(modules(dialect)) if table.backbone is cls for kind in table.kinds
+        kind.partition("+")[0]
+        for table in _all(modules(dialect))
+        if table.backbone is cls
+        for kind in table.kinds
     ]
 
 
