@@ -182,18 +182,27 @@ class Backbone(Model):
         self._refuse_fused()
         export_checkpoint(self, path, TIMM)
 
-    def export_to_diffusers(self, path: str | os.PathLike[str]) -> None:
-        """Save a folder that diffusers loads.
+    def export_to_diffusers(self, path: str | os.PathLike[str], *, carry: bool = True) -> list[str]:
+        """Save a folder that diffusers loads: of a model of several parts a whole pipeline.
+
+        Args:
+            carry: whether the tokenizers of the preset that this model comes from go along.
+
+        Returns:
+            Names of the files that went along. Without them, and without a third encoder of text, a
+            pipeline is loaded with `tokenizer=None, …, text_encoder_3=None`.
 
         Raises:
             NotImplementedError: diffusers has no such family, or it is not supported here.
             ValueError: diffusers has no model of this configuration.
         """
+        from ..preprocessing.carrying import into_pipeline
         from ..presets.checkpoints import DIFFUSERS
         from ..presets.saving import export_checkpoint
 
         self._refuse_fused()
-        export_checkpoint(self, path, DIFFUSERS)
+        beside = into_pipeline if carry else None
+        return export_checkpoint(self, path, DIFFUSERS, beside=beside)
 
     def load_weights(
         self, filepath: str | os.PathLike[str], *, ignore: Sequence[str] | bool = ()

@@ -13,16 +13,19 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from keras_hub_torch.generation import generate_images
 from keras_hub_torch.models import (
     Backbone,
     CLIPTextEncoder,
+    CLIPTokenizer,
     FluxBackbone,
     MMDiT,
     T5Encoder,
+    T5Tokenizer,
     VAEBackbone,
 )
 
-from . import oracle
+from . import oracle, vocabularies
 
 SD3: dict[str, Any] = {
     "sample_size": 8,
@@ -84,6 +87,8 @@ MODELS: dict[str, tuple[type[Any], dict[str, Any], type[Any]]] = {
         VAEBackbone,
     ),
 }
+
+CLIP_ENDS = ("<|startoftext|>", "<|endoftext|>")
 
 
 def randomised(model: nn.Module) -> Any:
@@ -204,9 +209,9 @@ def test_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def text_model(dim: int, activation: str) -> Any:
+def text_model(dim: int, activation: str, words: int = 23) -> Any:
     config = transformers.CLIPTextConfig(
-        vocab_size=23,
+        vocab_size=words,
         hidden_size=dim,
         num_hidden_layers=3,
         num_attention_heads=2,
@@ -214,18 +219,18 @@ def text_model(dim: int, activation: str) -> Any:
         max_position_embeddings=9,
         projection_dim=dim,
         hidden_act=activation,
-        eos_token_id=22,
+        eos_token_id=words - 1,
     )
     return randomised(transformers.CLIPTextModelWithProjection(config))
 
 
-def pipeline(third: bool) -> Any:
+def pipeline(third: bool, words: int = 23, pieces: int = 19) -> Any:
     parts: dict[str, Any] = dict.fromkeys(
         ("tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder_3")
     )
     if third:
         config = transformers.T5Config(
-            vocab_size=19,
+            vocab_size=pieces,
             d_model=20,
             d_kv=5,
             d_ff=11,
@@ -255,8 +260,8 @@ def pipeline(third: bool) -> Any:
         transformer=randomised(diffusers.SD3Transformer2DModel(**transformer)),
         vae=randomised(diffusers.AutoencoderKL(**autoencoder)),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=2.5),
-        text_encoder=text_model(6, "quick_gelu"),
-        text_encoder_2=text_model(8, "gelu"),
+        text_encoder=text_model(6, "quick_gelu", words),
+        text_encoder_2=text_model(8, "gelu", words),
         **parts,
     )
 
@@ -418,3 +423,60 @@ def test_accounting(tmp_path: Path) -> None:
     (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"use_karras_sigmas": true}')
     with pytest.raises(ValueError, match="use_karras_sigmas is True"):
         Backbone.from_preset(tmp_path)
+
+
+@torch.no_grad()
+def test_tokenizers_go_along(tmp_path: Path) -> None:
+    """What is written runs as it is, from strings; and what is read from it is written again."""
+    vocabulary, merges = vocabularies.byte_pairs(*CLIP_ENDS, end_of_word="</w>")
+    cut = {
+        "clip_l": CLIPTokenizer(
+            vocabulary, merges, pad_with_end_token=True, config_file="clip_l_tokenizer.json"
+        ),
+        "clip_g": CLIPTokenizer(vocabulary, merges, config_file="clip_g_tokenizer.json"),
+        "t5": T5Tokenizer(
+            vocabularies.sentence_pieces("nmt_nfkc", pad_id=0, eos_id=1, unk_id=2, bos_id=-1),
+            config_file="t5_tokenizer.json",
+        ),
+    }
+    pipe = pipeline(True, cut["clip_l"].vocabulary_size(), cut["t5"].vocabulary_size())
+    pipe.save_pretrained(tmp_path / "pipeline")
+    preset = tmp_path / "preset"
+    Backbone.from_preset(tmp_path / "pipeline").save_to_preset(preset)
+    for tokenizer in cut.values():
+        tokenizer.save_to_preset(preset)
+    ours: Any = Backbone.from_preset(preset)
+    carried = ours.export_to_diffusers(tmp_path / "out")
+    assert {name.partition("/")[0] for name in carried} == {
+        "tokenizer",
+        "tokenizer_2",
+        "tokenizer_3",
+    }
+    whole = diffusers.StableDiffusion3Pipeline.from_pretrained(tmp_path / "out")
+    whole.set_progress_bar_config(disable=True)
+    text, latents = "A small prompt, twice", torch.randn(1, 3, 4, 4)
+    images = whole(
+        text,
+        latents=latents,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+        max_sequence_length=6,
+        output_type="pt",
+    ).images
+    ids = {}
+    for tower, length in (("clip_l", 9), ("clip_g", 9), ("t5", 6)):
+        tokenizer = cut[tower]
+        begin = [] if tower == "t5" else [tokenizer.start_token_id]
+        row = [*begin, *tokenizer(text)[: length - len(begin) - 1], tokenizer.end_token_id]
+        row += [tokenizer.pad_token_id] * (length - len(row))
+        ids[tower] = torch.tensor([row])
+    mine = generate_images(
+        ours, ids, num_steps=2, guidance_scale=None, noises=latents.permute(0, 2, 3, 1)
+    )
+    oracle.assert_close(mine / 2 + 0.5, oracle.named(images.permute(0, 2, 3, 1)), 1e-3)
+
+    again = Backbone.from_preset(tmp_path / "out")
+    assert set(again.export_to_diffusers(tmp_path / "again")) >= set(carried)
+    for name in (*carried, "model_index.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert not again.export_to_diffusers(tmp_path / "bare", carry=False)

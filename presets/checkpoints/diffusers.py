@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...backbones._model import Model
 from .. import diffusers
-from ..files import CONFIG
+from ..files import CONFIG, read_json
 from ..sources import PresetSource
 from .engine import Dialect, Plan, find_table
 from .files import Within
@@ -20,6 +21,11 @@ from .transformers import TRANSFORMERS
 INDEX = "model_index.json"
 # The document of a folder, if it is not config.json.
 SCHEDULER = {"scheduler": "scheduler_config.json"}
+# A text encoder → the folder of its tokenizer.
+TOKENIZERS = {"clip_l": "tokenizer", "clip_g": "tokenizer_2", "t5": "tokenizer_3"}
+# As the pipelines' signatures have it.
+FAST = {"T5Tokenizer": "T5TokenizerFast"}
+TOKENIZER_CONFIG = "tokenizer_config.json"
 # A pipeline's kind is its class, and this where it has a third encoder of text.
 THIRD, WITH_THIRD = "text_encoder_3", "+text_encoder_3"
 
@@ -56,19 +62,23 @@ class Diffusers(Dialect):
     def heading(self, table: Table, kind: str, dtype: torch.dtype) -> dict[str, Any]:
         return {"_class_name": kind.removesuffix(WITH_THIRD)}
 
-    def documents(self, plan: Plan, place: str) -> dict[str, Any]:
+    def documents(self, plan: Plan, place: str, folder: Path) -> dict[str, Any]:
         if not plan.table.folders:
-            return super().documents(plan, place)
+            return super().documents(plan, place, folder)
         if place:
             return {SCHEDULER.get(place, CONFIG): plan.config[place]}
         index: dict[str, Any] = {"_class_name": plan.config["_class_name"]}
-        for folder in (*plan.table.folders, *self.further):
-            config = plan.config[folder]
+        for part in (*plan.table.folders, *self.further):
+            config = plan.config[part]
             cls = config.get("_class_name") or config["architectures"][0]
             library = "diffusers" if "_class_name" in config else "transformers"
-            index[folder] = [library, cls]
-        absent = {name: parts for name, parts in plan.config.items() if isinstance(parts, list)}
-        return {INDEX: {**index, **absent}}
+            index[part] = [library, cls]
+        for part, absent in plan.config.items():
+            if isinstance(absent, list):
+                path = folder / part / TOKENIZER_CONFIG
+                cls = read_json(path).get("tokenizer_class") if path.exists() else None
+                index[part] = [cls and "transformers", FAST.get(cls, cls)]
+        return {INDEX: index}
 
 
 def in_pipeline(

@@ -91,8 +91,8 @@ class Dialect(ABC):
     # Folders of a checkpoint in several that have documents alone.
     further: ClassVar[tuple[str, ...]] = ()
 
-    def documents(self, plan: Plan, place: str) -> dict[str, Any]:
-        """The JSON files of a folder."""
+    def documents(self, plan: Plan, place: str, folder: Path) -> dict[str, Any]:
+        """The JSON files of a folder, which is being written."""
         return {CONFIG: plan.config}
 
     @abstractmethod
@@ -722,21 +722,24 @@ def export(
         destination: opens the folder, or one within it, in the process that writes.
     """
     for name, files in (plan.table.folders or {"": dialect.files}).items():
-        _export(plan, name, files[0], weights, dialect.documents(plan, name), destination)
+        _export(dialect, plan, name, files[0], weights, destination)
     if plan.table.folders and writes(weights.values()):
         for name in (*dialect.further, ""):  # what makes one of them comes last
-            documents = dialect.documents(plan, name)
             with destination(name) as folder:
-                for document, content in documents.items():
-                    (folder / document).write_text(json.dumps(content, indent=2))
+                _describe(dialect, plan, name, folder)
+
+
+def _describe(dialect: Dialect, plan: Plan, place: str, folder: Path) -> None:
+    for name, content in dialect.documents(plan, place, folder).items():
+        (folder / name).write_text(json.dumps(content, indent=2))
 
 
 def _export(
+    dialect: Dialect,
     plan: Plan,
     within: str,
     file_name: str,
     weights: Mapping[str, Weight],
-    documents: Mapping[str, Any],
     destination: Callable[[str], AbstractContextManager[Path]],
 ) -> None:
     """What one folder holds."""
@@ -761,8 +764,7 @@ def _export(
         if not writes(weights.values()):
             return
         with destination(within) as folder:
-            for name, content in documents.items():
-                (folder / name).write_text(json.dumps(content, indent=2))
+            _describe(dialect, plan, within, folder)
             for file, held, bindings in shards:
                 headers = {
                     name.removeprefix(prefix): (tensor.dtype, tuple(tensor.shape))
