@@ -77,7 +77,8 @@ class Diffusers(Dialect):
             if isinstance(absent, list):
                 path = folder / part / TOKENIZER_CONFIG
                 cls = read_json(path).get("tokenizer_class") if path.exists() else None
-                index[part] = [cls and "transformers", FAST.get(cls, cls)]
+                there = isinstance(cls, str)
+                index[part] = ["transformers", FAST.get(cls, cls)] if there else absent
         return {INDEX: index}
 
 
