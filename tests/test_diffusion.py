@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 
 from keras_hub_torch.backbones.stable_diffusion_3.scheduler import FlowMatchEulerDiscreteScheduler
 from keras_hub_torch.generation import generate_images
-from keras_hub_torch.generation.tiles import decode_in_tiles
+from keras_hub_torch.generation.tiles import decode_in_tiles, encode_in_tiles
 from keras_hub_torch.models import (
     BertBackbone,
     FluxBackbone,
@@ -127,6 +127,19 @@ def test_images_from_images(small: Any) -> None:
         again = small.decode_step(small.encode_image_step(images))
     oracle.assert_close(untouched, oracle.named(again.clamp(-1, 1)))
     assert not torch.equal(found, untouched)
+    tiled = generate_images(small, text, negative, strength=0.5, tile=5, **given)
+    oracle.assert_close(tiled, oracle.named(found))
+
+
+def test_a_seed_draws_latents_of_images(small: Any) -> None:
+    small.vae.sampler_method = "sample"
+    given = {"num_steps": 2, "guidance_scale": None, "images": torch.rand(2, 16, 32, 3)}
+    text = prompts()
+    first = generate_images(small, text, seed=3, **given)
+    assert torch.equal(generate_images(small, text, seed=3, **given), first)
+    assert not torch.equal(generate_images(small, text, seed=4, **given), first)
+    tiled = generate_images(small, text, seed=3, tile=5, **given)
+    oracle.assert_close(tiled, oracle.named(first))
 
 
 def test_reproducible(small: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,11 +172,15 @@ def test_tiles(tile: int) -> None:
     )
     for name, parameter in model.named_parameters():
         parameter.normal_(1 if name.endswith("norm.weight") else 0, 0.1)
-    latents = torch.randn(2, 16, 7, 9)
-    whole = model.decoder(latents)
-    assert whole.std() > 0.01
-    tiled = decode_in_tiles(model.decoder, latents, tile, torch.device("cpu"))
-    oracle.assert_close(tiled, oracle.named(whole), 1e-5)
+    halves = (
+        (model.decoder, decode_in_tiles, torch.randn(2, 16, 7, 9)),
+        (model.encoder, encode_in_tiles, torch.rand(2, 3, 27, 38)),
+    )
+    for half, in_tiles, x in halves:
+        whole = half(x)
+        assert whole.std() > 0.01
+        tiled = in_tiles(half, x, tile, torch.device("cpu"))
+        oracle.assert_close(tiled, oracle.named(whole), 1e-5)
 
 
 @torch.no_grad()
@@ -256,7 +273,7 @@ def test_refused_parts() -> None:
 def test_refused_inputs(small: Any) -> None:
     text, negative = prompts(), prompts()
     embeddings = small.encode_text_step(text)
-    latents = torch.randn(2, 2, 4, 4)
+    latents, images = torch.randn(2, 2, 4, 4), torch.rand(2, 4, 6, 3)
     refused: list[tuple[Any, str]] = [
         (lambda: small.encode_text_step(text, prompts(length=4)), "of one shape"),
         (lambda: small.encode_text_step({**text, "t5": text["clip_l"]}), "takes token ids for"),
@@ -270,6 +287,10 @@ def test_refused_inputs(small: Any) -> None:
         (lambda: generate_images(small, text), "needs negative_token_ids"),
         (lambda: generate_images(small, text, negative, num_steps=0), "num_steps=0"),
         (lambda: generate_images(small, text, negative, strength=1.5), "strength=1.5"),
+        (lambda: generate_images(small, text, prompts(1)), "of one shape"),
+        (lambda: generate_images(small, text, negative, images=images[:, 1:]), "divisible by 2"),
+        (lambda: generate_images(small, text, negative, images=images[..., :1]), "channels"),
+        (lambda: generate_images(small, text, negative, images=images[:1]), "must be of shape"),
         (lambda: generate_images(small, text, negative, tile=0), "tile=0"),
         (lambda: generate_images(small, text, negative, noises=latents[:1]), "must be of shape"),
     ]

@@ -77,8 +77,9 @@ class Diffusers(Dialect):
             if isinstance(absent, list):
                 path = folder / part / TOKENIZER_CONFIG
                 cls = read_json(path).get("tokenizer_class") if path.exists() else None
-                there = isinstance(cls, str)
-                index[part] = ["transformers", FAST.get(cls, cls)] if there else absent
+                index[part] = absent
+                if isinstance(cls, str):
+                    index[part] = ["transformers", FAST.get(cls, cls)]
         return {INDEX: index}
 
 
