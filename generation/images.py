@@ -59,7 +59,8 @@ def generate_images(
         device: where to compute with `offload`; by default the first GPU.
         tile: side of the tiles in which the autoencoder encodes and decodes, in pixels; it takes
             less memory then, and gives the same up to rounding. By default it takes whole images.
-        compile: whether to compile the step; the first one for a model then takes long.
+        compile: whether to compile a step, and the decoding of whole images. The first images of a
+            model then take long; with and without guidance, and sizes that change, once more.
 
     Returns:
         Images `[batch, height, width, channels]` from -1 to 1.
@@ -67,7 +68,8 @@ def generate_images(
     Raises:
         NotImplementedError: a model without these steps.
         ValueError: a guidance scale without negative ids, no steps, a strength beyond 0 and 1,
-            token ids that are not the model's, images of other sizes, or noises of another shape.
+            token ids that are not the model's, images of other sizes, noises of another shape, or
+            `compile` while in training.
     """
     missing = [part for part in PARTS if not hasattr(backbone, part)]
     if missing:
@@ -78,6 +80,8 @@ def generate_images(
         raise ValueError(f"num_steps={num_steps!r} must be a number of at least 1.")
     if not 0 <= strength <= 1:
         raise ValueError(f"strength={strength} must be from 0 to 1.")
+    if compile and any(module.training for module in backbone.modules()):
+        raise ValueError("compile=True needs the model in evaluation mode: call eval() first.")
     if tile is not None and tile < 1:
         raise ValueError(f"tile={tile} must be at least 1.")
     if guidance_scale is None:
@@ -157,7 +161,7 @@ def _steps(
     # Tensors, so that one compilation serves all steps.
     count = torch.tensor(num_steps, device=device)
     guidance = None if guidance_scale is None else torch.tensor(guidance_scale, device=device)
-    step = _compiled_step() if compile else _step
+    step, decode = (_compiled(one) if compile else one for one in (_step, _decode))
     latents = noises.float()
     if encoded is not None:
         start = torch.tensor(first, device=device)
@@ -169,7 +173,7 @@ def _steps(
             yield
     with turn(backbone.vae):
         if tile is None:
-            decoded = backbone.decode_step(latents)
+            decoded = decode(backbone, latents)
         else:
             scaled = latents / backbone.vae.scale + backbone.vae.shift
             decoded = decode_in_tiles(backbone.vae.decoder, scaled.permute(0, 3, 1, 2), tile, store)
@@ -198,9 +202,14 @@ def _step(backbone: Any, *args: Any) -> torch.Tensor:
     return latents
 
 
+def _decode(backbone: Any, latents: torch.Tensor) -> torch.Tensor:
+    images: torch.Tensor = backbone.decode_step(latents)
+    return images
+
+
 @functools.cache
-def _compiled_step() -> Callable[..., torch.Tensor]:
-    return torch.compile(_step, fullgraph=True, dynamic=False)
+def _compiled(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return torch.compile(function, fullgraph=True)
 
 
 def _tensors(token_ids: Mapping[str, Any], device: torch.device) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from keras_hub_torch.backbones.stable_diffusion_3.scheduler import FlowMatchEulerDiscreteScheduler
-from keras_hub_torch.generation import generate_images
+from keras_hub_torch.generation import generate_images, images
 from keras_hub_torch.generation.tiles import decode_in_tiles, encode_in_tiles
 from keras_hub_torch.models import (
     BertBackbone,
@@ -184,20 +184,43 @@ def test_tiles(tile: int) -> None:
 
 
 @torch.no_grad()
-def test_one_graph_for_all_steps(small: Any) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_statistics_of_norms_are_float32(dtype: torch.dtype) -> None:
+    """Where squares overflow, and sums of many numbers lose what they have in common."""
+    norm = VAEBackbone(**vae_config(), dtype=dtype).encoder.output_norm
+    x = (1000 + 50 * torch.randn(2, norm.num_channels, 9, 9)).to(dtype)
+    expected = torch.nn.functional.group_norm(x.double(), norm.num_groups, eps=norm.eps)
+    found = norm(x)
+    assert found.dtype == dtype
+    oracle.assert_close(found.double(), oracle.named(expected), 4 * torch.finfo(dtype).eps)
+
+
+def test_compiled(
+    small: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """One graph of a step and one of decoding for all prompts, scales and numbers of steps; with
+    `--all-cases` by inductor.
+    """
+    backend = "inductor" if request.config.getoption("--all-cases") else "eager"
+
+    def compile_with(function: Any, **options: Any) -> Any:
+        return compiled(function, backend=backend, **options)
+
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_with)
+    images._compiled.cache_clear()
     torch._dynamo.reset()
     counters.clear()
-    step = torch.compile(small.denoise_step, fullgraph=True, backend="eager")
-    count = torch.tensor(3)
-    for scale in (2.0, 3.0):
-        embeddings = small.encode_text_step(prompts(), prompts())
-        latents = torch.randn(2, 2, 4, 4)
-        for i in range(3):
-            given = (latents, embeddings, torch.tensor(i), count, torch.tensor(scale))
-            expected = small.denoise_step(latents, embeddings, i, 3, scale)
-            latents = step(*given)
-            oracle.assert_close(latents, oracle.named(expected))
-    assert counters["stats"]["unique_graphs"] == 1
+    for count, scale, graphs in ((2, 2.0, 2), (3, 4.0, 2), (2, None, 3), (3, None, 3)):
+        given = {"num_steps": count, "guidance_scale": scale, "seed": count}
+        text, negative = prompts(), prompts()
+        found = generate_images(small, text, negative, compile=True, **given)
+        assert counters["stats"]["unique_graphs"] == graphs
+        expected = generate_images(small, text, negative, **given)
+        oracle.assert_close(found, oracle.named(expected))
+    images._compiled.cache_clear()
+    with pytest.raises(ValueError, match="evaluation mode"):
+        generate_images(small.train(), text, negative, compile=True)
 
 
 @torch.no_grad()
