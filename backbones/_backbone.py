@@ -69,12 +69,14 @@ class Backbone(Model):
     ) -> BackboneType:
         """Build the model of a preset, in `eval()` mode.
 
-        On `Backbone` itself the subclass is taken from the preset.
+        On `Backbone` itself the subclass is taken from the preset. Of a pipeline of diffusers, and
+        of a file with several models, a class other than the whole's reads its part.
 
         Args:
             preset: a built-in id, `kaggle://org/model/keras/variant[/version]`, `hf://org/model`,
                 `modelscope://org/model`, or a folder, in the format of
-                Keras, transformers, timm or diffusers.
+                Keras, transformers, timm or diffusers; or a file of Stable Diffusion 3 or FLUX.1
+                (`sd3_medium_incl_clips.safetensors`, `flux1-dev.safetensors`).
             load_weights: whether to read the weights; otherwise they are drawn at random.
             device: where the weights go.
             mmap: whether weights that need no conversion stay in the file, mapped into memory and
