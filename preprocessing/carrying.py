@@ -11,9 +11,12 @@ from typing import Any
 
 from ..backbones._configuration import constructor_arguments
 from ..backbones._model import Model
-from ..presets.checkpoints import TRANSFORMERS
+from ..presets.checkpoints import DIFFUSERS, TRANSFORMERS, dialect_in
+from ..presets.checkpoints.diffusers import TOKENIZERS
 from ..presets.checkpoints.engine import with_keys
+from ..presets.checkpoints.files import Within
 from ..presets.companions import (
+    FOREIGN,
     GENERATION,
     VOCABULARIES,
     companions,
@@ -33,6 +36,8 @@ from .tokenizers.base import Tokenizer
 
 # The longest text that a model was made for, where it has no table of positions.
 LENGTH = "max_position_embeddings"
+# The longest text that T5 was trained with; its encoder has no limit.
+T5_LENGTH = 512
 # What a stranger's preset, or one that is gone, can cause.
 EXPECTED = (ValueError, TypeError, OSError, NotImplementedError, ImportError)
 # Files in which transformers says how pixels and sound are made.
@@ -147,6 +152,29 @@ def into_timm(model: Model, folder: Path, target: Path) -> list[str]:
     return _carried(model, carry)
 
 
+def into_pipeline(model: Model, folder: Path, target: Path) -> list[str]:
+    """Write the tokenizers of the preset that a pipeline of several encoders comes from, each into
+    a folder of its own. Arguments and warnings are those of `into_preset`.
+    """
+    encoders = {place: getattr(model, tower, None) for tower, place in TOKENIZERS.items()}
+    if not any(encoders.values()):
+        return []
+
+    def carry(source: PresetSource) -> list[str]:
+        is_pipeline = dialect_in(source) is DIFFUSERS
+        names = []
+        for tower, place in TOKENIZERS.items():
+            if encoders[place] is None:
+                continue
+            files = (
+                _tokenizer_of(Within(source, place)) if is_pipeline else _made(source, tower, model)
+            )
+            names += write_into(folder, {f"{place}/{name}": one for name, one in files.items()})
+        return names
+
+    return _carried(model, carry)
+
+
 def has_tokenizer_of(source: PresetSource) -> bool:
     return has_tokenizer(companions(source))
 
@@ -226,6 +254,25 @@ def copied(source: PresetSource, names: Sequence[str], folder: Path) -> list[str
     for name, path in zip(names, source.download(names) if names else []):
         shutil.copyfile(path, folder / name)
     return list(names)
+
+
+def _tokenizer_of(source: PresetSource) -> dict[str, bytes]:
+    names = [name for name in FOREIGN if source.has(name)]
+    return {name: path.read_bytes() for name, path in zip(names, source.download(names))}
+
+
+def _made(source: PresetSource, tower: str, model: Model) -> dict[str, Any]:
+    """The files of one of several tokenizers of a Keras preset."""
+    name = f"{tower}_tokenizer.json"
+    if not source.has(name):
+        return {}
+    tokenizer = Tokenizer.load(source, name, {})
+    files: dict[str, Any] = dict(tokenizer.to_transformers())
+    files["tokenizer_config.json"] |= {
+        "model_max_length": getattr(getattr(model, tower), "max_sequence_length", T5_LENGTH),
+        "pad_token": tokenizer.id_to_token(tokenizer.pad_token_id),
+    }
+    return files
 
 
 def generation_config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -257,11 +257,6 @@ class Tokenizer(PreprocessingLayer):
         """Ids of text that a template has made, in which special tokens are what they look like."""
         return self.encode(texts, True)
 
-    def marks(self) -> dict[str, str]:
-        """Special tokens by the names that transformers gives them."""
-        marks = ((theirs, getattr(self, f"{ours}_token", None)) for ours, theirs in MARKS)
-        return {f"{theirs}_token": token for theirs, token in marks if isinstance(token, str)}
-
     def detokenize(self, inputs: Any) -> Any:
         """Text of ids: a string of a row, lists of strings of more.
 
