@@ -28,7 +28,7 @@ from ..presets.sources import PresetSource, open_preset
 from ..presets.writing import write_into
 from ._checkpoint import PLACES, PREPROCESSOR, PROCESSOR, Checkpoint
 from ._converter import Converter
-from ._layer import PARTS, PreprocessingLayer, public_classes
+from ._layer import PreprocessingLayer, public_classes
 from .images.converter import ImageConverter
 from .preprocessor import Preprocessor, base_of
 from .seq_2_seq_lm import Seq2SeqLMPreprocessor
@@ -74,7 +74,7 @@ def into_preset(model: Model, folder: Path, target: Path) -> list[str]:
 
     def carry(source: PresetSource) -> list[str]:
         if Checkpoint(source).is_foreign:
-            names = [name for name in PARTS if name != "tokenizer" or has_tokenizer_of(source)]
+            names = [*(["tokenizer"] if has_tokenizer_of(source) else []), *PLACES]
             parts = each_part(source, names)
             files = {name: content for part in parts.values() for name, content in part.files()}
             if GENERATION in companions(source):
