@@ -12,7 +12,7 @@ from typing import Any
 from ..backbones._configuration import constructor_arguments
 from ..backbones._model import Model
 from ..presets.checkpoints import DIFFUSERS, TRANSFORMERS, dialect_in
-from ..presets.checkpoints.diffusers import TOKENIZERS
+from ..presets.checkpoints.diffusers import INDEX, TOKENIZERS
 from ..presets.checkpoints.engine import with_keys
 from ..presets.checkpoints.files import Within
 from ..presets.companions import (
@@ -38,6 +38,9 @@ from .tokenizers.base import Tokenizer
 LENGTH = "max_position_embeddings"
 # The longest text that T5 was trained with; its encoder has no limit.
 T5_LENGTH = 512
+# As the pipelines' signatures have it.
+FAST = {"T5Tokenizer": "T5TokenizerFast"}
+TOKENIZER_CONFIG = "tokenizer_config.json"
 # What a stranger's preset, or one that is gone, can cause.
 EXPECTED = (ValueError, TypeError, OSError, NotImplementedError, ImportError)
 # Files in which transformers says how pixels and sound are made.
@@ -154,7 +157,9 @@ def into_timm(model: Model, folder: Path, target: Path) -> list[str]:
 
 def into_pipeline(model: Model, folder: Path, target: Path) -> list[str]:
     """Write the tokenizers of the preset that a pipeline of several encoders comes from, each into
-    a folder of its own. Arguments and warnings are those of `into_preset`.
+    a folder of its own, and their classes into the pipeline's index.
+
+    Arguments and warnings are those of `into_preset`.
     """
     encoders = {place: getattr(model, tower, None) for tower, place in TOKENIZERS.items()}
     if not any(encoders.values()):
@@ -162,7 +167,8 @@ def into_pipeline(model: Model, folder: Path, target: Path) -> list[str]:
 
     def carry(source: PresetSource) -> list[str]:
         is_pipeline = dialect_in(source) is DIFFUSERS
-        names = []
+        path = folder / INDEX
+        index, names = json.loads(path.read_text()), []
         for tower, place in TOKENIZERS.items():
             if encoders[place] is None:
                 continue
@@ -170,6 +176,11 @@ def into_pipeline(model: Model, folder: Path, target: Path) -> list[str]:
                 _tokenizer_of(Within(source, place)) if is_pipeline else _made(source, tower, model)
             )
             names += write_into(folder, {f"{place}/{name}": one for name, one in files.items()})
+            about = folder / place / TOKENIZER_CONFIG
+            kind = json.loads(about.read_text()).get("tokenizer_class") if about.exists() else None
+            if isinstance(kind, str):
+                index[place] = ["transformers", FAST.get(kind, kind)]
+        path.write_text(json.dumps(index, indent=2))
         return names
 
     return _carried(model, carry)
@@ -229,11 +240,11 @@ def processors(
         found[PLACES["video_converter"][1]] = {**parts["video_processor"], **said}
     if not name:
         return found
-    about = files.get("tokenizer_config.json")
+    about = files.get(TOKENIZER_CONFIG)
     if tokenizer is not None and isinstance(about, dict):
         marks = {MARKS[name]: token for name, token in tokenizer.special.items() if name in MARKS}
         more = {"extra_special_tokens": marks} if marks else {}
-        found["tokenizer_config.json"] = {**about, **said, **more}
+        found[TOKENIZER_CONFIG] = {**about, **said, **more}
     return {**found, PROCESSOR: {**one.needs, **parts, **settings, **said}}
 
 
@@ -268,7 +279,7 @@ def _made(source: PresetSource, tower: str, model: Model) -> dict[str, Any]:
         return {}
     tokenizer = Tokenizer.load(source, name, {})
     files: dict[str, Any] = dict(tokenizer.to_transformers())
-    files["tokenizer_config.json"] |= {
+    files[TOKENIZER_CONFIG] |= {
         "model_max_length": getattr(getattr(model, tower), "max_sequence_length", T5_LENGTH),
         "pad_token": tokenizer.id_to_token(tokenizer.pad_token_id),
     }

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...backbones._model import Model
 from .. import diffusers
-from ..files import CONFIG, read_json
+from ..files import CONFIG
 from ..sources import PresetSource
 from .engine import Dialect, Plan, find_table
 from .files import Within
@@ -23,9 +22,6 @@ INDEX = "model_index.json"
 SCHEDULER = {"scheduler": "scheduler_config.json"}
 # A text encoder → the folder of its tokenizer.
 TOKENIZERS = {"clip_l": "tokenizer", "clip_g": "tokenizer_2", "t5": "tokenizer_3"}
-# As the pipelines' signatures have it.
-FAST = {"T5Tokenizer": "T5TokenizerFast"}
-TOKENIZER_CONFIG = "tokenizer_config.json"
 # A pipeline's kind is its class, and this where it has a third encoder of text.
 THIRD, WITH_THIRD = "text_encoder_3", "+text_encoder_3"
 
@@ -62,9 +58,9 @@ class Diffusers(Dialect):
     def heading(self, table: Table, kind: str, dtype: torch.dtype) -> dict[str, Any]:
         return {"_class_name": kind.removesuffix(WITH_THIRD)}
 
-    def documents(self, plan: Plan, place: str, folder: Path) -> dict[str, Any]:
+    def documents(self, plan: Plan, place: str) -> dict[str, Any]:
         if not plan.table.folders:
-            return super().documents(plan, place, folder)
+            return super().documents(plan, place)
         if place:
             return {SCHEDULER.get(place, CONFIG): plan.config[place]}
         index: dict[str, Any] = {"_class_name": plan.config["_class_name"]}
@@ -73,14 +69,8 @@ class Diffusers(Dialect):
             cls = config.get("_class_name") or config["architectures"][0]
             library = "diffusers" if "_class_name" in config else "transformers"
             index[part] = [library, cls]
-        for part, absent in plan.config.items():
-            if isinstance(absent, list):
-                path = folder / part / TOKENIZER_CONFIG
-                cls = read_json(path).get("tokenizer_class") if path.exists() else None
-                index[part] = absent
-                if isinstance(cls, str):
-                    index[part] = ["transformers", FAST.get(cls, cls)]
-        return {INDEX: index}
+        absent = {part: entry for part, entry in plan.config.items() if isinstance(entry, list)}
+        return {INDEX: {**index, **absent}}
 
 
 def in_pipeline(

@@ -94,8 +94,8 @@ class Dialect(ABC):
     # Folders of a checkpoint in several that have documents alone.
     further: ClassVar[tuple[str, ...]] = ()
 
-    def documents(self, plan: Plan, place: str, folder: Path) -> dict[str, Any]:
-        """The JSON files of a folder, which is being written."""
+    def documents(self, plan: Plan, place: str) -> dict[str, Any]:
+        """The JSON files of a folder."""
         return {CONFIG: plan.config}
 
     def quantization(self, config: Mapping[str, Any]) -> Any:
@@ -825,7 +825,7 @@ def export(
 
 
 def _describe(dialect: Dialect, plan: Plan, place: str, folder: Path) -> None:
-    for name, content in dialect.documents(plan, place, folder).items():
+    for name, content in dialect.documents(plan, place).items():
         (folder / name).write_text(json.dumps(content, indent=2))
 
 
