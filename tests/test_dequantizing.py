@@ -269,6 +269,7 @@ GROUP = {**INT, "num_bits": 4, "strategy": "group", "group_size": 16}
     [
         ("gptq", {"bits": 5}, "bits is 5; only 2 or 3 or 4 or 8 can be read"),
         ("gptq", {"bits": True}, "bits is True; only"),
+        ("gptq", {"bits": 3}, "256 packed bits are not divisible by 3"),
         ("gptq", {"bits": 8}, r"self_attn\.q_proj\.weight: .*qzeros is \(2, 8\), not \(1, 16\)"),
         ("gptq", {"group_size": 0}, "group_size is 0; it must be positive, or -1"),
         ("gptq", {"group_size": 24}, r"qzeros is \(2, 8\), not \(3, 8\)"),
