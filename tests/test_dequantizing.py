@@ -269,6 +269,7 @@ GROUP = {**INT, "num_bits": 4, "strategy": "group", "group_size": 16}
     [
         ("gptq", {"bits": 5}, "bits is 5; only 2 or 3 or 4 or 8 can be read"),
         ("gptq", {"bits": True}, "bits is True; only"),
+        ("gptq", {"bits": 3}, "256 packed bits are not divisible by 3"),
         ("gptq", {"bits": 8}, r"self_attn\.q_proj\.weight: .*qzeros is \(2, 8\), not \(1, 16\)"),
         ("gptq", {"group_size": 0}, "group_size is 0; it must be positive, or -1"),
         ("gptq", {"group_size": 24}, r"qzeros is \(2, 8\), not \(3, 8\)"),
@@ -328,11 +329,6 @@ def test_settings_that_do_not_fit(
         ("gptq", {".g_idx": torch.full((64,), 2).int()}, "g_idx has groups outside of 0 to 1"),
         ("gptq", {".g_idx": torch.zeros(63).int()}, r"g_idx is \(63,\), not \(64,\)"),
         ("gptq", {".weight": torch.zeros(64, 64)}, rf"twice: {Q}\.weight"),
-        (
-            "gptq-3-bits",
-            {".qweight": torch.zeros(7, 64).int()},
-            "224 packed bits are not",
-        ),
         ("bitsandbytes-nf4", {".weight.absmax": torch.zeros(64)}, "are needed where absmax is"),
         ("bitsandbytes-nf4", {".weight.quant_map": torch.zeros(15)}, r"quant_map is \(15,\), not"),
         ("bitsandbytes-nf4", {".weight": torch.zeros(9, 1).byte()}, "not half a byte for each of"),

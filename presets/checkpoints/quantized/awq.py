@@ -70,13 +70,13 @@ def shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
 
 def values(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
     inputs = shape[1]
-    blocks = (1, size_of_groups(settings) or inputs)
+    size = size_of_groups(settings) or inputs
     qweight, qzeros, scales = found[".qweight"], found[".qzeros"], found[".scales"]
     if _version(settings) == "gemm":
-        return scaled(_ordered(qweight).T, scales.T, _ordered(qzeros).T, None, blocks)
-    groups = inputs // blocks[1]
+        return scaled(_ordered(qweight), scales, _ordered(qzeros), blocks=(size, 1)).T
+    groups = inputs // size
     zeros = unpack(qzeros, BITS, groups)
-    return scaled(unpack(qweight, BITS, inputs), scales[:, :groups], zeros, None, blocks)
+    return scaled(unpack(qweight, BITS, inputs), scales[:, :groups], zeros, blocks=(1, size))
 
 
 def _ordered(packed: torch.Tensor) -> torch.Tensor:

@@ -19,12 +19,15 @@ from .packing import (
     Settings,
     Values,
     check_shape,
+    is_size,
     matrix,
 )
 
 # The largest code stands for the row's largest weight.
 STEP = 1 / 127
 MAX_STATE = 10_000
+# Numbers that are computed together; even, as there are two in a byte.
+AT_ONCE = 2**20
 
 
 def check(settings: Settings) -> None:
@@ -58,7 +61,7 @@ def _state(state: torch.Tensor) -> dict[str, Any]:
         inner = found.get("nested_blocksize", 1)
         fits = (
             isinstance(shape, list)
-            and all(type(n) is int and n > 0 for n in (*shape, size, inner))
+            and all(map(is_size, (*shape, size, inner)))
             and isinstance(found.get("nested_offset", 0.0), (int, float))
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -102,17 +105,23 @@ def _itemsize(dtype: str) -> int:
 
 
 def values_of_blocks(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
+    """Two numbers a byte, high half first."""
     state = _state(next(found[suffix] for suffix in STATES if suffix in found))
-    scales = found[".weight.absmax"]
+    size, scales = state["blocksize"], found[".weight.absmax"]
     if ".weight.nested_absmax" in found:
-        outer = found[".weight.nested_absmax"].float()
+        outer = torch.arange(len(scales)) // state.get("nested_blocksize", 256)
         scales = found[".weight.nested_quant_map"].float()[scales.int()]
-        scales *= outer.repeat_interleave(state.get("nested_blocksize", 256))[: len(scales)]
+        scales *= found[".weight.nested_absmax"].float()[outer]
         scales += state.get("nested_offset", 0.0)
+    table, scales = found[".weight.quant_map"].float(), scales.float()
     packed = found[".weight"].contiguous().view(torch.uint8).flatten()
-    codes = torch.stack((packed >> 4, packed & 15), dim=-1).flatten()[: math.prod(shape)]
-    result = found[".weight.quant_map"].float()[codes.int()]
-    result *= scales.float().repeat_interleave(state["blocksize"])[: len(result)]
+    result = torch.empty(math.prod(shape))
+    for begin in range(0, len(result), AT_ONCE):
+        part = result[begin : begin + AT_ONCE]
+        pairs = packed[begin // 2 : (begin + AT_ONCE) // 2]
+        codes = torch.stack((pairs >> 4, pairs & 15), dim=-1).flatten()[: len(part)]
+        blocks = torch.arange(begin, begin + len(part)) // size
+        torch.mul(table[codes.int()], scales[blocks], out=part)
     return result.view(shape)
 
 

@@ -19,6 +19,7 @@ from .packing import (
     Values,
     check_divisible,
     check_shape,
+    is_size,
     one_of,
     scaled,
 )
@@ -47,11 +48,7 @@ def pair(sizes: Any, name: str) -> tuple[int, int]:
     Raises:
         ValueError: these are none.
     """
-    if not (
-        isinstance(sizes, (list, tuple))
-        and len(sizes) == 2
-        and all(type(size) is int and size > 0 for size in sizes)
-    ):
+    if not (isinstance(sizes, (list, tuple)) and len(sizes) == 2 and all(map(is_size, sizes))):
         raise ValueError(f"{name} is {sizes!r}; it must be two positive numbers")
     return sizes[0], sizes[1]
 

@@ -26,6 +26,8 @@ ACTIVATIONS = tuple(
     for owner in ("input", "output", "activation", "q", "k", "v")
     for name in ("scale", "zero_point", "global_scale")
 )
+# That are computed at once: enough for speed, and nothing beside the whole.
+ROWS = 256
 ANY = FLOATS | INT32 | INT8 | UINT8 | FLOAT8
 
 
@@ -81,6 +83,11 @@ def one_of(settings: Settings, name: str, default: Any, *known: Any) -> Any:
     return value
 
 
+def is_size(value: Any) -> bool:
+    """Whether it is a number of numbers."""
+    return type(value) is int and 0 < value < 2**31
+
+
 def size_of_groups(settings: Settings, default: int = 128) -> int | None:
     """How many inputs have a scale together; `None` for all.
 
@@ -90,7 +97,7 @@ def size_of_groups(settings: Settings, default: int = 128) -> int | None:
     size = settings.get("group_size", default)
     if size in (-1, None):
         return None
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+    if not is_size(size):
         raise ValueError(f"group_size is {size!r}; it must be positive, or -1")
     return size
 
@@ -172,19 +179,22 @@ def scaled(
         index: the group of each column.
         blocks: how many rows and columns have one.
     """
-    rows, columns = weight.shape[-2:]
+    count = weight.shape[-2]
+    row = torch.arange(count) // blocks[0]
+    column = torch.arange(weight.shape[-1]) // blocks[1] if index is None else index
+    result = torch.empty(weight.shape)
 
-    def spread(table: torch.Tensor) -> torch.Tensor:
-        table = table.float()
-        if index is not None:
-            return table[..., index]
-        tall, wide = blocks
-        for axis, size, count in ((-2, tall, rows), (-1, wide, columns)):
-            if size > 1 and table.shape[axis] > 1:
-                table = table.repeat_interleave(size, axis).narrow(axis, 0, count)
-        return table
+    def spread(table: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        for axis, which in ((-2, rows), (-1, column)):
+            if table.shape[axis] > 1:
+                table = table.index_select(axis, which)
+        return table.float()
 
-    result = weight.float()
-    if zeros is not None:
-        result -= spread(zeros) if isinstance(zeros, torch.Tensor) else zeros
-    return result.mul_(spread(scales))
+    for begin in range(0, count, ROWS):
+        rows = row[begin : begin + ROWS]
+        part = result.narrow(-2, begin, len(rows))
+        part.copy_(weight.narrow(-2, begin, len(rows)))
+        if zeros is not None:
+            part -= spread(zeros, rows) if isinstance(zeros, torch.Tensor) else zeros
+        part *= spread(scales, rows)
+    return result
