@@ -331,3 +331,7 @@ def test_refused_inputs(small: Any) -> None:
         MMDiT(**PLAIN)(flows(1, 10, 8, 5, 3, 7, 9)(np.random.default_rng(0)))
     with pytest.raises(ValueError, match="context must be 7 wide"):
         MMDiT(**PLAIN)(flows(1, 6, 8, 5, 3, 6, 9)(np.random.default_rng(0)))
+    given = oracle.tensors(flux_inputs(2, FLUX)(np.random.default_rng(0)))
+    for name in ("image", "text", "y"):
+        with pytest.raises(ValueError, match=f"^{name} must be .* wide, not"):
+            FluxBackbone(**FLUX)({**given, name: torch.cat([given[name]] * 2, dim=-1)})
