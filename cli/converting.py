@@ -19,6 +19,10 @@ class Format(str, Enum):
     safetensors = "safetensors"
     transformers = "transformers"
     timm = "timm"
+    diffusers = "diffusers"
+
+
+OWN = (Format.keras, Format.safetensors)
 
 
 Destination = Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)]
@@ -36,7 +40,7 @@ Overwrite = Annotated[
 ]
 FORMATS = (
     "keras: .weights.h5, for KerasHub and this package. safetensors: for this package only. "
-    "transformers, timm: for these."
+    "transformers, timm, diffusers: for these."
 )
 
 
@@ -70,8 +74,10 @@ def convert(
         carried = _save(model, dst, format, max_shard_size, carry)
     if carried:
         typer.echo(f"Carried along: {printable(summary(carried))}")
-    same = format in (Format.keras, Format.safetensors)
+    same = format in OWN
     left = [name for name in left if not same or name not in summary(carried).split(", ")]
+    if carried:  # of a pipeline under other names
+        left = [name for name in left if not re.fullmatch(r"tokenizer(_\d)?/", name)]
     if left:
         typer.echo(f"Not carried over: {printable(', '.join(left))}", err=True)
     _report(model, dst)
@@ -84,7 +90,7 @@ def _check_target(
     if max_shard_size is not None and format is not Format.keras:
         raise typer.BadParameter("--max-shard-size needs --format keras.")
     check_dtype(dtype)
-    if dtype and dtype.startswith("mixed_") and format in (Format.transformers, Format.timm):
+    if dtype and dtype.startswith("mixed_") and format not in OWN:
         raise typer.BadParameter(
             f"{format.value} has no {dtype}: it stores float32 and computes in another type by "
             "autocast. Choose float32, or the type that the weights shall have."
@@ -106,6 +112,8 @@ def _save(
     if format is Format.timm:
         model.export_to_timm(dst, carry=carry)
         return []
+    if format is Format.diffusers:
+        return list(model.export_to_diffusers(dst, carry=carry))
     size = 10 if max_shard_size is None else max_shard_size
     return list(model.save_to_preset(dst, size, format=format.value, carry=carry))
 
@@ -116,9 +124,10 @@ def _report(model: Any, dst: Path) -> None:
     typer.echo(f"{dst}: {type(model).__name__}, {totals_line(model)}")
 
 
-# What a backbone is read from.
+# What a backbone, or each part of a pipeline, is read from.
 CARRIED = re.compile(
-    r"(config|metadata)\.json|model[^/]*\.(weights\.h5|weights\.json|safetensors(\.index\.json)?)"
+    r"(config|metadata|model_index)\.json|(transformer|vae|scheduler|text_encoder(_\d)?)/.*"
+    r"|model[^/]*\.(weights\.h5|weights\.json|safetensors(\.index\.json)?)"
     r"|pytorch_model[^/]*\.bin(\.index\.json)?"
 )
 # Where a hub gives no list; task.weights.h5 would be a large download.

@@ -12,7 +12,7 @@ from typing import Any
 from ..backbones._configuration import constructor_arguments
 from ..backbones._model import Model
 from ..presets.checkpoints import DIFFUSERS, TRANSFORMERS, dialect_in
-from ..presets.checkpoints.diffusers import INDEX, TOKENIZERS
+from ..presets.checkpoints.diffusers import INDEX
 from ..presets.checkpoints.engine import with_keys
 from ..presets.checkpoints.files import Within
 from ..presets.companions import (
@@ -32,6 +32,7 @@ from ._layer import PreprocessingLayer, public_classes
 from .images.converter import ImageConverter
 from .preprocessor import Preprocessor, base_of
 from .seq_2_seq_lm import Seq2SeqLMPreprocessor
+from .text_to_image import TextToImagePreprocessor
 from .tokenizers.base import Tokenizer
 
 # The longest text that a model was made for, where it has no table of positions.
@@ -85,6 +86,12 @@ def into_preset(model: Model, folder: Path, target: Path) -> list[str]:
             return write_into(folder, files)
         if is_same(source, target):
             return []
+        if dialect_in(source) is DIFFUSERS:
+            found = TextToImagePreprocessor.for_class(model.class_name)
+            places = found.places.values() if found else ()
+            if not found or not any(source.has(f"{one}/{TOKENIZER_CONFIG}") for one in places):
+                return []
+            return write_into(folder, dict(found.load(source, CONFIG, {}).files()))
         return copy_companions(source, model.serialize(), folder)
 
     return _carried(model, carry)
@@ -161,16 +168,16 @@ def into_pipeline(model: Model, folder: Path, target: Path) -> list[str]:
 
     Arguments and warnings are those of `into_preset`.
     """
-    encoders = {place: getattr(model, tower, None) for tower, place in TOKENIZERS.items()}
-    if not any(encoders.values()):
+    preprocessor = TextToImagePreprocessor.for_class(model.class_name)
+    if preprocessor is None:
         return []
 
     def carry(source: PresetSource) -> list[str]:
         is_pipeline = dialect_in(source) is DIFFUSERS
         path = folder / INDEX
         index, names = json.loads(path.read_text()), []
-        for tower, place in TOKENIZERS.items():
-            if encoders[place] is None:
+        for tower, place in preprocessor.places.items():
+            if getattr(model, tower, None) is None:
                 continue
             files = (
                 _tokenizer_of(Within(source, place)) if is_pipeline else _made(source, tower, model)

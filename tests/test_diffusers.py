@@ -26,6 +26,7 @@ from keras_hub_torch.models import (
 )
 
 from . import oracle, vocabularies
+from .test_cli import run, succeed
 
 SD3: dict[str, Any] = {
     "sample_size": 8,
@@ -480,3 +481,10 @@ def test_tokenizers_go_along(tmp_path: Path) -> None:
     for name in (*carried, "model_index.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
     assert not again.export_to_diffusers(tmp_path / "bare", carry=False)
+    succeed("convert", tmp_path / "out", tmp_path / "keras", "--format", "keras")
+    succeed("convert", tmp_path / "keras", tmp_path / "back", "--format", "diffusers")
+    for name in carried:
+        if not name.endswith("special_tokens_map.json"):
+            assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    said = run("convert", tmp_path / "out", tmp_path / "x", "--format", "keras", "--alone").stderr
+    assert said == "Not carried over: tokenizer/, tokenizer_2/, tokenizer_3/\n"

@@ -20,8 +20,6 @@ from .transformers import TRANSFORMERS
 INDEX = "model_index.json"
 # The document of a folder, if it is not config.json.
 SCHEDULER = {"scheduler": "scheduler_config.json"}
-# A text encoder → the folder of its tokenizer.
-TOKENIZERS = {"clip_l": "tokenizer", "clip_g": "tokenizer_2", "t5": "tokenizer_3"}
 # A pipeline's kind is its class, and this where it has a third encoder of text.
 THIRD, WITH_THIRD = "text_encoder_3", "+text_encoder_3"
 
