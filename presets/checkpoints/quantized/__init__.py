@@ -93,7 +93,8 @@ def _weight(packing: Packing, stem: str, parts: Parts, settings: Settings) -> De
     def get() -> torch.Tensor:
         try:
             values = {suffix: part.read() for suffix, part in parts.items()}
-            return packing.values(values, settings, shape)
+            with torch.device("cpu"):  # whatever the default is
+                return packing.values(values, settings, shape)
         except ValueError as error:
             raise ValueError(f"{stem}{packing.weight}: {error}") from error
 
