@@ -37,13 +37,13 @@ def load(preset: str, dtype: str | None, dequantize: bool = False) -> Any:
     """The model, in the data type asked for or else in the recorded one."""
     from ..backbones.layers.dtypes import DTypePolicy
     from ..models import Backbone
-    from ..presets.checkpoints import dialect_of
+    from ..presets.checkpoints import configuration, dialect_of
     from ..presets.sources import open_preset
 
     def read() -> Any:
         wanted = dtype
         if wanted is None:
-            config = source.json("config.json")
+            config = configuration(source)[1]
             wanted = saved_dtype(config)
             if wanted not in (None, "auto") and dialect_of(config) is not None:
                 try:

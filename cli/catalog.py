@@ -122,12 +122,13 @@ def info(preset: Preset, as_json: AsJson = False) -> None:
     Example: keras-hub-torch info bert_tiny_en_uncased
     """
     from ..models import Backbone
+    from ..presets.checkpoints import configuration
     from ..presets.companions import companions
     from ..presets.sources import open_preset
     from ..presets.summary import layer_tree, totals
 
     def read() -> tuple[dict[str, Any], Any, dict[str, int] | None, list[str] | None]:
-        config = source.json("config.json")
+        config = configuration(source)[1]
         model = Backbone.from_preset(preset, load_weights=False, device="meta")
         sizes = source.sizes()
         return config, model, sizes, None if sizes is None else companions(source)

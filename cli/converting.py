@@ -104,7 +104,7 @@ def _save(
     if format is Format.transformers:
         return list(model.export_to_transformers(dst, carry=carry))
     if format is Format.timm:
-        model.export_to_timm(dst)
+        model.export_to_timm(dst, carry=carry)
         return []
     size = 10 if max_shard_size is None else max_shard_size
     return list(model.save_to_preset(dst, size, format=format.value, carry=carry))

@@ -33,7 +33,7 @@ from .building import (
     sized,
     split_sizes,
 )
-from .files import ADAPTER, CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
+from .files import ADAPTER, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .keras.archive import unpack
 from .keras.h5 import Dataset, WeightFile, shard_names
 from .keras.tree import Variable, keras_variables
@@ -90,19 +90,15 @@ def _load(
     dequantize: bool,
     overrides: dict[str, Any],
 ) -> ModelType:
-    from .checkpoints import TRANSFORMERS, dialect_of
-    from .checkpoints.diffusers import pipeline
+    from .checkpoints import TRANSFORMERS, configuration, dialect_of
     from .checkpoints.engine import load
 
     try:
-        config = source.json(CONFIG)
+        source, config = configuration(source, cls)
     except FileNotFoundError as error:
         if source.has(ADAPTER):
             raise ValueError(_adapter_message(source)) from error
-        found_pipeline = pipeline(source)
-        if found_pipeline is None:
-            raise
-        config = found_pipeline
+        raise
     dialect = dialect_of(config)
     if overrides.get("dtype") == "auto":
         overrides = {**overrides, "dtype": stored_dtype(source, dialect, config)}

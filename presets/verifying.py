@@ -10,10 +10,9 @@ from pathlib import Path
 
 from ..backbones._model import Model
 from .building import construct
-from .checkpoints import dialect_of
+from .checkpoints import configuration, dialect_of
 from .checkpoints.engine import plan
 from .companions import companions
-from .files import CONFIG
 from .loading import check, keras_config, keras_files
 from .refusals import naming
 from .sources import PresetSource, open_preset
@@ -60,7 +59,7 @@ def verify_preset(preset: str | os.PathLike[str], dequantize: bool = False) -> V
 
 
 def _verify(source: PresetSource, dequantize: bool) -> Verified:
-    config = source.json(CONFIG)
+    source, config = configuration(source)
     dialect = dialect_of(config)
     if dialect is not None:
         with plan(dialect, source, config, dequantize=dequantize) as planned:

@@ -54,12 +54,14 @@ class Dialect(ABC):
 
     Attributes:
         name: the library's.
+        document: what the configuration is in.
         packages: where its tables are; every module there has a tuple `TABLES`.
         files: of the weights. The first that a checkpoint has is read, whole or in shards; the
             first of all is written.
     """
 
     name: ClassVar[str]
+    document: ClassVar[str] = CONFIG
     packages: tuple[ModuleType, ...]
     files: ClassVar[tuple[str, ...]] = (SAFETENSORS, "pytorch_model.bin")
 
@@ -84,6 +86,10 @@ class Dialect(ABC):
         self, config: Mapping[str, Any], unknown: Sequence[str], table: Table
     ) -> list[str]:
         """Why a config.json cannot be read; `unknown` are keys of which nothing is known."""
+
+    def weights(self, source: PresetSource) -> list[Path]:
+        """The weight files of a checkpoint in one folder, fetched if need be."""
+        return weight_files(self.files, source)
 
     # Folders of a checkpoint in several that have documents alone.
     further: ClassVar[tuple[str, ...]] = ()
@@ -124,7 +130,10 @@ def find_table(dialect: Dialect, kind: str, where: str) -> Table:
 def known_kinds(dialect: Dialect, cls: type[Model]) -> list[str]:
     """The models whose checkpoints this class reads."""
     return [
-        kind for table in _all(modules(dialect)) if table.backbone is cls for kind in table.kinds
+        kind.partition("+")[0]
+        for table in _all(modules(dialect))
+        if table.backbone is cls
+        for kind in table.kinds
     ]
 
 
@@ -200,7 +209,7 @@ def to_ours(
         problems = _refused(table, arguments)
     if problems:
         raise ValueError(
-            f"The config.json of {where} is none for {table.backbone.__name__}:\n  "
+            f"The {dialect.document} of {where} is none for {table.backbone.__name__}:\n  "
             + "\n  ".join(problems)
         )
     if unknown:
@@ -604,7 +613,7 @@ def files_of(dialect: Dialect, source: PresetSource, config: Mapping[str, Any]) 
 def _held_in(dialect: Dialect, table: Table, source: PresetSource) -> Iterator[tuple[str, Path]]:
     """The weight files, and what is put before the names in each."""
     if not table.folders:
-        yield from (("", path) for path in weight_files(dialect.files, source))
+        yield from (("", path) for path in dialect.weights(source))
     for folder, names in table.folders.items():
         inner = Within(source, folder)
         yield from ((f"{folder}.", path) for path in weight_files(names, inner))
@@ -808,21 +817,24 @@ def export(
         destination: opens the folder, or one within it, in the process that writes.
     """
     for name, files in (plan.table.folders or {"": dialect.files}).items():
-        _export(plan, name, files[0], weights, dialect.documents(plan, name), destination)
+        _export(dialect, plan, name, files[0], weights, destination)
     if plan.table.folders and writes(weights.values()):
         for name in (*dialect.further, ""):  # what makes one of them comes last
-            documents = dialect.documents(plan, name)
             with destination(name) as folder:
-                for document, content in documents.items():
-                    (folder / document).write_text(json.dumps(content, indent=2))
+                _describe(dialect, plan, name, folder)
+
+
+def _describe(dialect: Dialect, plan: Plan, place: str, folder: Path) -> None:
+    for name, content in dialect.documents(plan, place).items():
+        (folder / name).write_text(json.dumps(content, indent=2))
 
 
 def _export(
+    dialect: Dialect,
     plan: Plan,
     within: str,
     file_name: str,
     weights: Mapping[str, Weight],
-    documents: Mapping[str, Any],
     destination: Callable[[str], AbstractContextManager[Path]],
 ) -> None:
     """What one folder holds."""
@@ -847,8 +859,7 @@ def _export(
         if not writes(weights.values()):
             return
         with destination(within) as folder:
-            for name, content in documents.items():
-                (folder / name).write_text(json.dumps(content, indent=2))
+            _describe(dialect, plan, within, folder)
             for file, held, bindings in shards:
                 headers = {
                     name.removeprefix(prefix): (tensor.dtype, tuple(tensor.shape))

@@ -465,11 +465,7 @@ class Table:
 
     def renamed(self, name: str) -> str:
         """The name that the rules use for a weight of a checkpoint."""
-        for theirs, ours in self.renames:
-            found = parts(theirs, name)
-            if found is not None:
-                name = ours.replace("*", "{}").format(*found)
-        return name
+        return renamed(self.renames, name)
 
     def for_names(self, names: Iterable[str]) -> Table:
         """The table for a file with these weights."""
@@ -487,6 +483,15 @@ def filled(template: str, numbers: Sequence[str]) -> str:
     """A template with numbers in its places, each shifted as it says there."""
     rest = iter(numbers)
     return _NUMBER.sub(lambda match: str(int(next(rest)) + int(match[0][1:-1] or 0)), template)
+
+
+def renamed(renames: Iterable[tuple[str, str]], name: str) -> str:
+    """A name after all changes that apply to it, one after the other."""
+    for theirs, ours in renames:
+        found = parts(theirs, name)
+        if found is not None:
+            name = ours.replace("*", "{}").format(*found)
+    return name
 
 
 def parts(template: str, name: str) -> tuple[str, ...] | None:

@@ -31,6 +31,9 @@ GENERIC = frozenset(
     """.split()  # noqa: SIM905 (sixty lines otherwise)
 )
 
+# Encoders of models that have a decoder, too, under the same `model_type`.
+ENCODERS, ENCODER = (["T5EncoderModel"],), "+encoder"
+
 
 class Transformers(Dialect):
     """config.json has a `model_type`, and a key for every argument."""
@@ -42,7 +45,8 @@ class Transformers(Dialect):
         return "model_type" in config and "registered_name" not in config
 
     def kind(self, config: Mapping[str, Any]) -> str:
-        return str(config["model_type"])
+        encoder = config.get("architectures") in ENCODERS
+        return str(config["model_type"]) + ENCODER * encoder
 
     def title(self, config: Mapping[str, Any]) -> str:
         return str((config.get("architectures") or ["Model"])[0])
@@ -64,7 +68,7 @@ class Transformers(Dialect):
     def heading(self, table: Table, kind: str, dtype: torch.dtype) -> dict[str, Any]:
         return {
             "architectures": [table.architecture],
-            "model_type": kind,
+            "model_type": kind.removesuffix(ENCODER),
             "torch_dtype": str(dtype).removeprefix("torch."),
         }
 
