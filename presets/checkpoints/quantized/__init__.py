@@ -14,7 +14,7 @@ import torch
 
 from ..files import Stored
 from . import awq, bitsandbytes, compressed_tensors, fp8, gptq, mxfp4
-from .packing import Format, Packing, Parts, Settings
+from .packing import FLOAT8, Format, Packing, Parts, Settings
 
 __all__ = ("FORMATS", "Dequantized", "Format", "dequantized", "format_of")
 
@@ -77,6 +77,11 @@ def dequantized(
             except ValueError as error:
                 problems.append(f"quantized: {stem}{packing.weight}: {error}")
     kept = [one for name, one in left.items() if not name.endswith(format.dropped or ("\0",))]
+    problems += [
+        f"quantized: {one.name} is {one.dtype}, without scales"
+        for one in kept
+        if one.dtype in FLOAT8
+    ]
     return kept + found
 
 
@@ -93,7 +98,8 @@ def _weight(packing: Packing, stem: str, parts: Parts, settings: Settings) -> De
     def get() -> torch.Tensor:
         try:
             values = {suffix: part.read() for suffix, part in parts.items()}
-            return packing.values(values, settings, shape)
+            with torch.device("cpu"):  # whatever the default is
+                return packing.values(values, settings, shape)
         except ValueError as error:
             raise ValueError(f"{stem}{packing.weight}: {error}") from error
 

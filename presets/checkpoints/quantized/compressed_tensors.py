@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..files import FLOATS, Stored
+from ..files import FLOATS
 from .fp8 import grid, on_grid, pair
 from .packing import (
     ACTIVATIONS,
@@ -98,13 +98,28 @@ def _bits(settings: Settings, columns: int, packed: int) -> int:
     return fitting[0]
 
 
-def _size(parts: Parts, scale: Stored, columns: int) -> int:
-    """How many columns have one scale."""
-    groups = scale.shape[-1] if scale.shape else 1
+def _count(parts: Parts, settings: Settings, columns: int) -> int:
+    """How many groups of columns have one scale each."""
+    scale = parts[".weight_scale"]
+    count = max(scale.shape[-1] if scale.shape else 1, 1)
+    check_divisible(columns, count, "columns")
+    sizes = {one.get("group_size") for one in _weights(settings)}
+    if count > 1 and columns // count not in sizes:
+        known = " or ".join(map(str, sizes))
+        raise ValueError(
+            f"{scale.name} is {scale.shape}: groups of {columns // count}, not {known}"
+        )
     if ".weight_g_idx" in parts:
         check_shape(parts[".weight_g_idx"], (columns,))
-    check_divisible(columns, max(groups, 1), "columns")
-    return columns // max(groups, 1)
+    return count
+
+
+def _check_zeros(parts: Parts, settings: Settings, *shapes: tuple[int, ...]) -> None:
+    zeros = parts.get(".weight_zero_point")
+    if zeros is not None:
+        check_shape(zeros, *shapes)
+    elif all(one.get("symmetric") is False for one in _weights(settings)):
+        raise ValueError("weight_zero_point missing, and symmetric is False")
 
 
 def packed_shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
@@ -115,16 +130,11 @@ def packed_shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
     if shape[0] != rows or not 0 < shape[1] <= packed.shape[1] * 32:
         raise ValueError(f"{packed.name} is {packed.shape}, not a packed {shape}")
     bits = _bits(settings, shape[1], packed.shape[1])
-    sizes = {w.get("group_size") for w in _weights(settings) if w.get("strategy") == "group"}
-    size = _size(parts, scale, shape[1])
-    if size != shape[1] and size not in sizes:
-        raise ValueError(f"{scale.name} is {scale.shape}: groups of {size}, not of {sizes}")
-    groups = shape[1] // size
+    groups = _count(parts, settings, shape[1])
     check_shape(scale, (rows, groups), *([(), (1,)] if groups == 1 else []))
     zeros = parts.get(".weight_zero_point")
-    if zeros is not None:
-        plain = zeros.dtype not in INT32
-        check_shape(zeros, scale.shape if plain else (words(rows, bits), groups))
+    packed_too = zeros is not None and zeros.dtype in INT32
+    _check_zeros(parts, settings, (words(rows, bits), groups) if packed_too else scale.shape)
     return shape
 
 
@@ -164,12 +174,10 @@ def plain_shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
     weight, scale = parts[".weight"], parts[".weight_scale"]
     rows, columns = matrix(weight)
     if len(scale.shape) == 2 and scale.shape[0] == rows:
-        size = _size(parts, scale, columns)
-        check_shape(scale, (rows, columns // size))
+        _count(parts, settings, columns)
     else:
         grid(weight, scale, None if math.prod(scale.shape) == 1 else _blocks(settings))
-    if ".weight_zero_point" in parts:
-        check_shape(parts[".weight_zero_point"], scale.shape)
+    _check_zeros(parts, settings, scale.shape)
     return rows, columns
 
 
