@@ -20,6 +20,7 @@ from keras_hub_torch.preprocessing.images.foreign import timm_settings
 
 from .cases import all_cases
 from .checkpoints import all_inexpressible
+from .test_cli import run, succeed
 from .test_tokenizers import pairs
 
 RNG = np.random.default_rng(3)
@@ -300,6 +301,23 @@ def test_what_transformers_cannot_say(tmp_path: Path) -> None:
         timm_settings(
             layers.ImageConverter((3, 4), crop_to_aspect_ratio=False, pad_to_aspect_ratio=True)
         )
+
+
+def test_command_line(tmp_path: Path) -> None:
+    """What was carried in another form is not said to be left."""
+    case = next(case for case in all_cases() if case.cls == "ViTBackbone")
+    models.ViTBackbone.from_config(case.config).save_to_preset(tmp_path / "a")
+    layers.ViTImageConverter(**PLAIN).save_to_preset(tmp_path / "a")
+    (tmp_path / "a" / "mine.txt").write_text("")
+    for folders, format, name in (
+        ("ab", "transformers", "preprocessor_config.json"),
+        ("bc", "keras", "image_converter.json"),
+    ):
+        source, target = (tmp_path / folder for folder in folders)
+        result = run("convert", source, target, "--format", format)
+        assert result.stdout.startswith(f"Carried along: {name}\n")
+        assert result.stderr == ("Not carried over: mine.txt\n" if folders == "ab" else "")
+        assert f"Beside the backbone: {name}\n" in succeed("verify", target)
 
 
 def test_several_converters(tmp_path: Path) -> None:
