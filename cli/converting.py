@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ._app import Preset, app, printable, working
-from ._loading import Dtype, check_dtype, load
+from ._loading import Dequantize, Dtype, check_dtype, load
 
 
 class Format(str, Enum):
@@ -51,6 +51,7 @@ def convert(
     carry: Annotated[
         bool, typer.Option("--carry/--alone", help="Whether tokenizer and the like go along.")
     ] = True,
+    dequantize: Dequantize = False,
 ) -> None:
     """Convert a preset to another format or data type.
 
@@ -64,7 +65,7 @@ def convert(
     from ..presets.sources import open_preset
 
     with working():
-        model = load(src, dtype)
+        model = load(src, dtype, dequantize)
         left = _not_carried(open_preset(src), dst)
         carried = _save(model, dst, format, max_shard_size, carry)
     if carried:
@@ -160,6 +161,7 @@ def merge_adapter(
     dtype: Dtype = None,
     max_shard_size: Shards = None,
     overwrite: Overwrite = False,
+    dequantize: Dequantize = False,
 ) -> None:
     """Add an adapter into the weights of its preset, and write the sum as a preset.
 
@@ -167,7 +169,7 @@ def merge_adapter(
     """
     _check_target(dst, format, dtype, max_shard_size, overwrite)
     with working():
-        model = load(preset, dtype)
+        model = load(preset, dtype, dequantize)
         model.load_lora_weights(adapter)
         model.merge_lora()
         _save(model, dst, format, max_shard_size)

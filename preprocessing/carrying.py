@@ -11,7 +11,12 @@ from typing import Any
 
 from ..backbones._configuration import constructor_arguments
 from ..backbones._model import Model
+from ..presets.checkpoints import DIFFUSERS, TRANSFORMERS, dialect_in
+from ..presets.checkpoints.diffusers import INDEX, TOKENIZERS
+from ..presets.checkpoints.engine import with_keys
+from ..presets.checkpoints.files import Within
 from ..presets.companions import (
+    FOREIGN,
     GENERATION,
     VOCABULARIES,
     companions,
@@ -23,12 +28,19 @@ from ..presets.sources import PresetSource, open_preset
 from ..presets.writing import write_into
 from ._checkpoint import PLACES, PREPROCESSOR, PROCESSOR, Checkpoint
 from ._converter import Converter
-from ._layer import PARTS, PreprocessingLayer, public_classes
+from ._layer import PreprocessingLayer, public_classes
 from .images.converter import ImageConverter
 from .preprocessor import Preprocessor, base_of
 from .seq_2_seq_lm import Seq2SeqLMPreprocessor
 from .tokenizers.base import Tokenizer
 
+# The longest text that a model was made for, where it has no table of positions.
+LENGTH = "max_position_embeddings"
+# The longest text that T5 was trained with; its encoder has no limit.
+T5_LENGTH = 512
+# As the pipelines' signatures have it.
+FAST = {"T5Tokenizer": "T5TokenizerFast"}
+TOKENIZER_CONFIG = "tokenizer_config.json"
 # What a stranger's preset, or one that is gone, can cause.
 EXPECTED = (ValueError, TypeError, OSError, NotImplementedError, ImportError)
 # Files in which transformers says how pixels and sound are made.
@@ -65,7 +77,7 @@ def into_preset(model: Model, folder: Path, target: Path) -> list[str]:
 
     def carry(source: PresetSource) -> list[str]:
         if Checkpoint(source).is_foreign:
-            names = [name for name in PARTS if name != "tokenizer" or has_tokenizer_of(source)]
+            names = [*(["tokenizer"] if has_tokenizer_of(source) else []), *PLACES]
             parts = each_part(source, names)
             files = {name: content for part in parts.values() for name, content in part.files()}
             if GENERATION in companions(source):
@@ -80,21 +92,28 @@ def into_preset(model: Model, folder: Path, target: Path) -> list[str]:
 
 def into_checkpoint(model: Model, folder: Path, target: Path) -> list[str]:
     """Write the tokenizer and the converters of the preset that a model comes from for
-    transformers, and what text ends with. Arguments and warnings are those of `into_preset`.
+    transformers, and what text begins and ends with, also into config.json: engines take it from
+    there, too, and where it says nothing they take that of some other model.
+
+    Arguments and warnings are those of `into_preset`.
     """
 
     def carry(source: PresetSource) -> list[str]:
         is_foreign = Checkpoint(source).is_foreign
-        if is_foreign and is_same(source, target):
-            return []
+        is_there = is_foreign and is_same(source, target)
         files: dict[str, bytes | dict[str, Any]] = {}
+        marks: dict[str, Any] = {}
         tokenizer = None
-        if has_tokenizer_of(source):
+        if not is_there and has_tokenizer_of(source):
             tokenizer = Tokenizer.load(source, Tokenizer.config_file, {})
             files |= dict(tokenizer.to_transformers())
             if model.cache_shapes:
-                kept = source.json(GENERATION) if GENERATION in companions(source) else {}
-                files[GENERATION] = {**generation_config(model, tokenizer), **kept}
+                marks = generation_config(model, tokenizer)
+                theirs = source.json(GENERATION) if GENERATION in companions(source) else {}
+                files[GENERATION] = {**marks, **theirs}
+        complete(folder / CONFIG, marks | (kept(source.json(CONFIG)) if is_foreign else {}))
+        if is_there:
+            return []
         if is_foreign:
             names = [name for name in companions(source) if name in PROCESSORS]
             return write_into(folder, files) + copied(source, names, folder)
@@ -132,6 +151,37 @@ def into_timm(model: Model, folder: Path, target: Path) -> list[str]:
                 about |= converter.to_timm(about.get("input_size", [3])[0])
         path.write_text(json.dumps(config, indent=2))
         return []
+
+    return _carried(model, carry)
+
+
+def into_pipeline(model: Model, folder: Path, target: Path) -> list[str]:
+    """Write the tokenizers of the preset that a pipeline of several encoders comes from, each into
+    a folder of its own, and their classes into the pipeline's index.
+
+    Arguments and warnings are those of `into_preset`.
+    """
+    encoders = {place: getattr(model, tower, None) for tower, place in TOKENIZERS.items()}
+    if not any(encoders.values()):
+        return []
+
+    def carry(source: PresetSource) -> list[str]:
+        is_pipeline = dialect_in(source) is DIFFUSERS
+        path = folder / INDEX
+        index, names = json.loads(path.read_text()), []
+        for tower, place in TOKENIZERS.items():
+            if encoders[place] is None:
+                continue
+            files = (
+                _tokenizer_of(Within(source, place)) if is_pipeline else _made(source, tower, model)
+            )
+            names += write_into(folder, {f"{place}/{name}": one for name, one in files.items()})
+            about = folder / place / TOKENIZER_CONFIG
+            kind = json.loads(about.read_text()).get("tokenizer_class") if about.exists() else None
+            if isinstance(kind, str):
+                index[place] = ["transformers", FAST.get(kind, kind)]
+        path.write_text(json.dumps(index, indent=2))
+        return names
 
     return _carried(model, carry)
 
@@ -190,11 +240,11 @@ def processors(
         found[PLACES["video_converter"][1]] = {**parts["video_processor"], **said}
     if not name:
         return found
-    about = files.get("tokenizer_config.json")
+    about = files.get(TOKENIZER_CONFIG)
     if tokenizer is not None and isinstance(about, dict):
         marks = {MARKS[name]: token for name, token in tokenizer.special.items() if name in MARKS}
         more = {"extra_special_tokens": marks} if marks else {}
-        found["tokenizer_config.json"] = {**about, **said, **more}
+        found[TOKENIZER_CONFIG] = {**about, **said, **more}
     return {**found, PROCESSOR: {**one.needs, **parts, **settings, **said}}
 
 
@@ -217,6 +267,25 @@ def copied(source: PresetSource, names: Sequence[str], folder: Path) -> list[str
     return list(names)
 
 
+def _tokenizer_of(source: PresetSource) -> dict[str, bytes]:
+    names = [name for name in FOREIGN if source.has(name)]
+    return {name: path.read_bytes() for name, path in zip(names, source.download(names))}
+
+
+def _made(source: PresetSource, tower: str, model: Model) -> dict[str, Any]:
+    """The files of one of several tokenizers of a Keras preset."""
+    name = f"{tower}_tokenizer.json"
+    if not source.has(name):
+        return {}
+    tokenizer = Tokenizer.load(source, name, {})
+    files: dict[str, Any] = dict(tokenizer.to_transformers())
+    files[TOKENIZER_CONFIG] |= {
+        "model_max_length": getattr(getattr(model, tower), "max_sequence_length", T5_LENGTH),
+        "pad_token": tokenizer.id_to_token(tokenizer.pad_token_id),
+    }
+    return files
+
+
 def generation_config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
     """What transformers begins and ends text with."""
     ends, start = tokenizer.stop_token_ids, tokenizer.start_token_id
@@ -235,6 +304,33 @@ def generation_config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
             first = getattr(tokenizer, "bos_token_id", None)
         config["decoder_start_token_id"] = first[0] if isinstance(first, list) else first
     return {name: value for name, value in config.items() if value not in (None, [])}
+
+
+def complete(path: Path, marks: Mapping[str, Any]) -> None:
+    """Say in config.json what it does not say yet; the length of texts is that of the origin."""
+    config = json.loads(path.read_text())
+    # Where there is a token for padding alone transformers never trains it.
+    further = {k: v for k, v in marks.items() if k != "pad_token_id" and k not in config}
+    further |= {
+        k: v
+        for k, v in marks.items()
+        if k == LENGTH or ("." in k and k.partition(".")[0] in config)
+    }
+    path.write_text(json.dumps(with_keys(TRANSFORMERS, config, further), indent=2))
+
+
+def kept(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the config.json that a model comes from, what it says to those who run the model."""
+    inner = config.get("text_config")
+    lengths = {LENGTH: config.get(LENGTH)}
+    if isinstance(inner, Mapping):
+        lengths[f"text_config.{LENGTH}"] = inner.get(LENGTH)
+    marks = {f"{mark}_token_id": config.get(f"{mark}_token_id") for mark in ("bos", "eos")}
+    return {
+        name: value
+        for name, value in (marks | lengths).items()
+        if all(type(one) is int for one in (value if isinstance(value, list) else [value]))
+    }
 
 
 def is_same(source: PresetSource, folder: Path) -> bool:

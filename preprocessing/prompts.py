@@ -155,7 +155,8 @@ def text_prompts(
     options = {"sequence_length": room}
     if isinstance(preprocessor, Seq2SeqLMPreprocessor):
         options["encoder_sequence_length"] = min(room, preprocessor.encoder_sequence_length)
-    inputs = preprocessor.generate_preprocess(prompts, **options)
+    make = getattr(preprocessor, "prompt_inputs", preprocessor.generate_preprocess)
+    inputs = make(prompts, **options)
     for prefix in ("", "encoder_", "decoder_"):
         mask = inputs.get(f"{prefix}padding_mask")
         if mask is not None:

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .checkpoints import dialect_of
-from .files import CONFIG
+from .checkpoints import dialect_in
 from .sources import PresetSource
 
 TASK = "task.json"
@@ -52,7 +51,7 @@ def companions(source: PresetSource) -> list[str]:
 
     Hubs that give no list are asked for the usual ones.
     """
-    foreign = dialect_of(source.json(CONFIG)) is not None
+    foreign = dialect_in(source) is not None
     known = source.sizes()
     if known is not None:
         return sorted(n for n in known if (n in FOREIGN if foreign else OF_KERAS.fullmatch(n)))
@@ -74,7 +73,7 @@ def copy_companions(source: PresetSource, backbone: Mapping[str, Any], folder: P
     Returns:
         Their names; empty of a checkpoint of another library.
     """
-    if dialect_of(source.json(CONFIG)) is not None:
+    if dialect_in(source) is not None:
         return []
     names = companions(source)
     for name, path in zip(names, source.download(names)):

@@ -257,11 +257,6 @@ class Tokenizer(PreprocessingLayer):
         """Ids of text that a template has made, in which special tokens are what they look like."""
         return self.encode(texts, True)
 
-    def marks(self) -> dict[str, str]:
-        """Special tokens by the names that transformers gives them."""
-        marks = ((theirs, getattr(self, f"{ours}_token", None)) for ours, theirs in MARKS)
-        return {f"{theirs}_token": token for theirs, token in marks if isinstance(token, str)}
-
     def detokenize(self, inputs: Any) -> Any:
         """Text of ids: a string of a row, lists of strings of more.
 
@@ -352,8 +347,13 @@ class Tokenizer(PreprocessingLayer):
         if self.chat_template is not None:
             yield from chat.transformers_files(self.chat_template)
 
+    def marks(self) -> dict[str, Any]:
+        """More of `tokenizer_config.json`: special tokens by transformers' names."""
+        marks = ((theirs, getattr(self, f"{ours}_token", None)) for ours, theirs in MARKS)
+        return {f"{theirs}_token": token for theirs, token in marks if isinstance(token, str)}
+
     def _template(self, template: str) -> str:
-        return re.sub(r"[a-z]+", lambda mark: str(getattr(self, f"{mark[0]}_token")), template)
+        return re.sub(r"[a-z_]+", lambda mark: str(getattr(self, f"{mark[0]}_token")), template)
 
     def to_library(self) -> Any:
         """A tokenizer of the `tokenizers` library that gives the same ids.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import dataclasses
 import functools
 import os
 import re
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 from ...presets.sources import PresetSource
 from .._libraries import library
 from .base import Tokenizer, read_asset
+from .cutting import Step
 from .foreign import Foreign
 from .model_file import (
     BYTE,
@@ -34,6 +34,10 @@ FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.mode
 SCHEME = "prepend_scheme.json"
 # Longer text is no path but the model itself, as Keras puts bytes into JSON.
 LONGEST_PATH = 2048
+# Pieces that stand for no text, with no score; those of other names are a family's own.
+NO_TEXT = ("<pad>", "<s>", "</s>", "[CLS]", "[SEP]", "[MASK]", "[PAD]")
+# What steps of `tokenizer.json` are made of that a model of SentencePiece does by itself.
+SPACES = r"[]'\AzZs \u2581▁{2,}|+$^nrt(?=)"
 # Ids that no token of a checkpoint has.
 MAX_GAP = 1000
 
@@ -53,6 +57,8 @@ class SentencePieceTokenizer(Tokenizer):
     # What transformers calls it, and tokens that it has before the model's own.
     model_file: ClassVar[str] = "tokenizer.model"
     first: ClassVar[Sequence[str]] = ()
+    # Those that it has behind them whatever the model.
+    adds: ClassVar[Sequence[str]] = ()
 
     # Where a conversation has spaces that no text has, as of a checkpoint of transformers.
     prepend_scheme: str | None = None
@@ -159,9 +165,17 @@ class SentencePieceTokenizer(Tokenizer):
     @classmethod
     def arguments_of(cls, files: Foreign) -> dict[str, Any]:
         path = files.first(*FILES)
-        proto = of_json(files, cls.first) if path is None else read_asset(path)
-        if path is not None and not cls.first:
-            proto = with_added(proto, files.added)
+        added = {token: id for token, id in files.added.items() if token not in cls.adds}
+        if path is None:
+            proto = of_json(files, cls.first, cls.adds)
+        else:
+            proto = read_asset(path)
+            proto = proto if cls.first else with_added(proto, added)
+        steps = (*files.steps("normalizer"), *files.steps("pre_tokenizer"))
+        unknown = [step["type"] for step in steps if not is_of_model(step)]
+        if unknown:
+            names = ", ".join(dict.fromkeys(unknown))
+            files.warn(f"{cls.__name__} knows no {names}: text is cut without it.")
         return {"proto": proto, **cls.special_arguments(ModelFile.read(proto))}
 
     @classmethod
@@ -319,8 +333,7 @@ def is_of_pieces(files: Foreign) -> bool:
 
 def with_added(proto: bytes, added: Mapping[str, int]) -> bytes:
     """A model with tokens of higher ids as its own."""
-    model = ModelFile.read(proto)
-    size = len(model.pieces)
+    size = len(ModelFile.read(proto).pieces)
     more = {id: token for token, id in added.items() if id >= size}
     if not more or max(more) - size > len(more) + MAX_GAP:
         return proto
@@ -328,15 +341,25 @@ def with_added(proto: bytes, added: Mapping[str, int]) -> bytes:
         Piece(more[id], 0.0, USER_DEFINED) if id in more else Piece(f"<unused{id}>", 0.0, UNUSED)
         for id in range(size, max(more) + 1)
     ]
-    return dataclasses.replace(model, pieces=[*model.pieces, *pieces]).write()
+    return proto + b"".join(piece.write() for piece in pieces)
 
 
-def of_json(files: Foreign, first: Sequence[str]) -> bytes:
+def is_of_model(step: Step) -> bool:
+    """Whether a model of SentencePiece does what a step of `tokenizer.json` does."""
+    if step["type"] in ("Precompiled", "Prepend", "Metaspace", "WhitespaceSplit", "NFC"):
+        return True
+    pattern = step.get("pattern")
+    spaces = pattern if isinstance(pattern, Mapping) else {}
+    return step["type"] in ("Replace", "Split") and set(str([*spaces.values()])) <= set(SPACES)
+
+
+def of_json(files: Foreign, first: Sequence[str], adds: Sequence[str] = ()) -> bytes:
     """A model of what `tokenizer.json` describes.
 
     Args:
         first: tokens that it has before those of a model, which has the unknown token, begin and
             end instead.
+        adds: tokens that it has behind them and a model has not.
     """
     is_bpe = files.kind == "BPE"
     vocabulary = files.model["vocab"]
@@ -360,12 +383,15 @@ def of_json(files: Foreign, first: Sequence[str]) -> bytes:
     marks["unk"] = unknown or marks["unk"] or "<unk>"
     if first:
         tokens = ["<unk>", "<s>", "</s>", *(one for one in tokens[len(first) :] if one != "<mask>")]
-    control = {files.token(f"{name}_token") for name in ("bos", "eos", "pad", "cls", "sep")}
+    while tokens and tokens[-1] in adds:
+        tokens.pop()
+    named = [files.token(f"{name}_token") for name in ("bos", "eos", "pad", "cls", "sep")]
+    control = {*NO_TEXT, *(token for token in named if token and not token.startswith("<|"))}
 
     def kind(token: str) -> int:
         if token == marks["unk"]:
             return UNKNOWN
-        if token in control or (first and token in first):
+        if (token in control and not scores.get(token)) or (first and token in first):
             return CONTROL
         if token in files.added:
             return USER_DEFINED
