@@ -183,6 +183,36 @@ def test_patches(tmp_path: Path) -> None:
     assert torch.equal(again(image, return_tensors="pt")["pixel_values"], theirs["pixel_values"])
 
 
+VIDEOS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "gemma4": (
+        "gemma4",
+        {"video_processor_type": "Gemma4VideoProcessor", "max_soft_tokens": 140, "num_frames": 5},
+        {"max_soft_tokens": 140, "num_frames": 5, "patch_size": 16, "scale": 1 / 255},
+    ),
+    "qwen3_5": (
+        "qwen3_5",
+        {"size": {"shortest_edge": 4096, "longest_edge": 10**6}, "merge_size": 3},
+        {"min_pixels": 4096, "max_pixels": 10**6, "spatial_merge_size": 3, "offset": [-1.0] * 3},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VIDEOS)
+def test_videos(case: str, tmp_path: Path) -> None:
+    """Settings alone: transformers' classes need torchvision."""
+    family, settings, expected = VIDEOS[case]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(settings))
+    found = layers.VideoConverter.from_preset(tmp_path)
+    assert {name: getattr(found, name) for name in expected} == expected
+    given = found.to_transformers()
+    assert {**given, **settings, "video_processor_type": 0} == {**given, "video_processor_type": 0}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"video_processor": given}))
+    assert layers.VideoConverter.from_preset(tmp_path).get_config() == found.get_config()
+    with pytest.raises(FileNotFoundError, match="neither preprocessor_config"):
+        layers.ImageConverter.from_preset(tmp_path)
+
+
 MELS = {"feature_size": 20, "per_bin_mean": [0.5] * 20, "per_bin_stddev": [2.0] * 20}
 SOUNDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "whisper": ("whisper", "Whisper", {"feature_size": 20, "chunk_length": 2}),
