@@ -140,6 +140,11 @@ def test_what_differs(family: str, settings: dict[str, Any], message: str, tmp_p
         ({"do_resize": True, "image_mean": "a"}, ValueError, "image_mean"),
         ({"do_resize": True, "image_mean": [0.5] * 20_000}, ValueError, "image_"),
         ({"do_resize": True, "resample": "a"}, ValueError, "resample"),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": 28, "crop_pct": 0},
+            ValueError,
+            "ZeroDivision",
+        ),
         ({"a": 1}, FileNotFoundError, "neither"),
     ],
 )
@@ -356,9 +361,13 @@ def test_several_converters(tmp_path: Path) -> None:
     models.ViTBackbone.from_config(case.config).save_to_preset(tmp_path / "a")
     layers.WhisperAudioConverter(max_audio_length=1).save_to_preset(tmp_path / "a")
     layers.ViTImageConverter((30, 20)).save_to_preset(tmp_path / "a")
-    for name in ("clip_l_image_converter", "t5_preprocessor", "video_converter"):
+    for name in ("clip_l_image_converter", "t5_preprocessor", "t5_video_converter"):
         (tmp_path / "a" / f"{name}.json").write_text("{}")
     names = Backbone.from_preset(tmp_path / "a").save_to_preset(tmp_path / "b")
     assert len(names) == 5
+    # What cannot be read does not keep the others.
+    (tmp_path / "b" / "image_converter.json").write_text('{"config": {"scale": {}}}')
+    with pytest.warns(UserWarning, match="image_converter stays behind: .*image_converter.json"):
+        Backbone.from_preset(tmp_path / "b").export_to_transformers(tmp_path / "c")
     assert set(names) > IN_ALL
     assert {path.name for path in (tmp_path / "b").iterdir()} >= set(names)
