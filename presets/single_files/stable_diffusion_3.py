@@ -49,7 +49,7 @@ def load_sizes(tensors: Mapping[str, Any]) -> tuple[Any, ...]:
     dual = sorted(int(i) for i, block in blocks.items() if "attn2" in block["x_block"])
     return (
         *(patch, hidden, len(blocks), hidden // head_dim, math.isqrt(tensors["pos_embed"][1])),
-        *("rms_norm" if has_norms else None, dual),
+        *("rms_norm" if has_norms else None, dual or None),
     )
 
 
