@@ -65,7 +65,7 @@ def convert(
     Example: keras-hub-torch convert bert_tiny_en_uncased ./bert --format transformers
     """
     _check_target(dst, format, dtype, max_shard_size, overwrite)
-    from ..presets.companions import summary
+    from ..presets.companions import left_behind, summary
     from ..presets.sources import open_preset
 
     with working():
@@ -74,10 +74,7 @@ def convert(
         carried = _save(model, dst, format, max_shard_size, carry)
     if carried:
         typer.echo(f"Carried along: {printable(summary(carried))}")
-    same = format in OWN
-    left = [name for name in left if not same or name not in summary(carried).split(", ")]
-    if carried:  # of a pipeline under other names
-        left = [name for name in left if not re.fullmatch(r"tokenizer(_\d)?/", name)]
+    left = left_behind(left, carried)
     if left:
         typer.echo(f"Not carried over: {printable(', '.join(left))}", err=True)
     _report(model, dst)

@@ -72,7 +72,7 @@ class Checkpoint:
             found = self.source.json(file)
             if kind not in SAYS or SAYS[kind] & found.keys():
                 return found
-        raise FileNotFoundError(f"{self.source.handle} has neither {file} nor a {part}.")
+        raise FileNotFoundError(f"{self.source.handle} has neither {file} nor {part}.")
 
 
 def setting(settings: Mapping[str, Any], name: str, *types: type) -> Any:

@@ -24,6 +24,7 @@ from ..presets.companions import (
     has_tokenizer,
 )
 from ..presets.files import CONFIG
+from ..presets.refusals import naming
 from ..presets.sources import PresetSource, open_preset
 from ..presets.writing import write_into
 from ._checkpoint import PLACES, PREPROCESSOR, PROCESSOR, Checkpoint
@@ -206,7 +207,8 @@ def each_part(source: PresetSource, names: Sequence[str]) -> dict[str, Preproces
     for name in names:
         try:
             base: Any = base_of(name)
-            found[name] = base.load(source, base.config_file, {})
+            with naming(source.handle):
+                found[name] = base.load(source, base.config_file, {})
         except EXPECTED as error:
             if isinstance(error, FileNotFoundError) and name != "tokenizer":
                 continue  # there is none

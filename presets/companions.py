@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,16 @@ FOREIGN = (
     *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *(*CHAT, GENERATION),
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+)
+
+# Files of the libraries that say the same, folders with a `/`.
+SAME = (
+    {*VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", *CHAT}
+    | {"added_tokens.json", "additional_chat_templates/", "assets/"}
+    | {"tokenizer/", "tokenizer_2/", "tokenizer_3/"}
+    | {f"{name}_tokenizer.json" for name in ("clip_l", "clip_g", "t5")},
+    {"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"}
+    | {"image_converter.json", "audio_converter.json", "video_converter.json"},
 )
 
 
@@ -84,3 +94,14 @@ def copy_companions(source: PresetSource, backbone: Mapping[str, Any], folder: P
 def summary(names: list[str]) -> str:
     """Names with those in a folder as that folder."""
     return ", ".join(dict.fromkeys(re.sub("/.*", "/", name) for name in names))
+
+
+def left_behind(names: Sequence[str], carried: list[str]) -> list[str]:
+    """Those of a preset's files, folders with a `/`, of which nothing has gone along.
+
+    Args:
+        carried: names of what has, in the form in which it was written.
+    """
+    there = set(summary(carried).split(", "))
+    gone = there.union(*(group for group in SAME if group & there))
+    return [name for name in names if name not in gone]

@@ -20,6 +20,7 @@ from keras_hub_torch.preprocessing.images.foreign import timm_settings
 
 from .cases import all_cases
 from .checkpoints import all_inexpressible
+from .test_cli import run, succeed
 from .test_tokenizers import pairs
 
 RNG = np.random.default_rng(3)
@@ -139,6 +140,11 @@ def test_what_differs(family: str, settings: dict[str, Any], message: str, tmp_p
         ({"do_resize": True, "image_mean": "a"}, ValueError, "image_mean"),
         ({"do_resize": True, "image_mean": [0.5] * 20_000}, ValueError, "image_"),
         ({"do_resize": True, "resample": "a"}, ValueError, "resample"),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": 28, "crop_pct": 0},
+            ValueError,
+            "ZeroDivision",
+        ),
         ({"a": 1}, FileNotFoundError, "neither"),
     ],
 )
@@ -180,6 +186,36 @@ def test_patches(tmp_path: Path) -> None:
     torch.testing.assert_close(patches, theirs["pixel_values"], rtol=0, atol=2.01 * max(ours.scale))
     again = transformers.Qwen2VLImageProcessorPil(**ours.to_transformers())
     assert torch.equal(again(image, return_tensors="pt")["pixel_values"], theirs["pixel_values"])
+
+
+VIDEOS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "gemma4": (
+        "gemma4",
+        {"video_processor_type": "Gemma4VideoProcessor", "max_soft_tokens": 140, "num_frames": 5},
+        {"max_soft_tokens": 140, "num_frames": 5, "patch_size": 16, "scale": 1 / 255},
+    ),
+    "qwen3_5": (
+        "qwen3_5",
+        {"size": {"shortest_edge": 4096, "longest_edge": 10**6}, "merge_size": 3},
+        {"min_pixels": 4096, "max_pixels": 10**6, "spatial_merge_size": 3, "offset": [-1.0] * 3},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VIDEOS)
+def test_videos(case: str, tmp_path: Path) -> None:
+    """Settings alone: transformers' classes need torchvision."""
+    family, settings, expected = VIDEOS[case]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(settings))
+    found = layers.VideoConverter.from_preset(tmp_path)
+    assert {name: getattr(found, name) for name in expected} == expected
+    given = found.to_transformers()
+    assert {**given, **settings, "video_processor_type": 0} == {**given, "video_processor_type": 0}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"video_processor": given}))
+    assert layers.VideoConverter.from_preset(tmp_path).get_config() == found.get_config()
+    with pytest.raises(FileNotFoundError, match="neither preprocessor_config"):
+        layers.ImageConverter.from_preset(tmp_path)
 
 
 MELS = {"feature_size": 20, "per_bin_mean": [0.5] * 20, "per_bin_stddev": [2.0] * 20}
@@ -302,15 +338,36 @@ def test_what_transformers_cannot_say(tmp_path: Path) -> None:
         )
 
 
+def test_command_line(tmp_path: Path) -> None:
+    """What was carried in another form is not said to be left."""
+    case = next(case for case in all_cases() if case.cls == "ViTBackbone")
+    models.ViTBackbone.from_config(case.config).save_to_preset(tmp_path / "a")
+    layers.ViTImageConverter(**PLAIN).save_to_preset(tmp_path / "a")
+    (tmp_path / "a" / "mine.txt").write_text("")
+    for folders, format, name in (
+        ("ab", "transformers", "preprocessor_config.json"),
+        ("bc", "keras", "image_converter.json"),
+    ):
+        source, target = (tmp_path / folder for folder in folders)
+        result = run("convert", source, target, "--format", format)
+        assert result.stdout.startswith(f"Carried along: {name}\n")
+        assert result.stderr == ("Not carried over: mine.txt\n" if folders == "ab" else "")
+        assert f"Beside the backbone: {name}\n" in succeed("verify", target)
+
+
 def test_several_converters(tmp_path: Path) -> None:
     """Of a Keras preset all go along, whatever encoder's they are."""
     case = next(case for case in all_cases() if case.cls == "ViTBackbone")
     models.ViTBackbone.from_config(case.config).save_to_preset(tmp_path / "a")
     layers.WhisperAudioConverter(max_audio_length=1).save_to_preset(tmp_path / "a")
     layers.ViTImageConverter((30, 20)).save_to_preset(tmp_path / "a")
-    for name in ("clip_l_image_converter", "t5_preprocessor", "video_converter"):
+    for name in ("clip_l_image_converter", "t5_preprocessor", "t5_video_converter"):
         (tmp_path / "a" / f"{name}.json").write_text("{}")
     names = Backbone.from_preset(tmp_path / "a").save_to_preset(tmp_path / "b")
     assert len(names) == 5
+    # What cannot be read does not keep the others.
+    (tmp_path / "b" / "image_converter.json").write_text('{"config": {"scale": {}}}')
+    with pytest.warns(UserWarning, match="image_converter stays behind: .*image_converter.json"):
+        Backbone.from_preset(tmp_path / "b").export_to_transformers(tmp_path / "c")
     assert set(names) > IN_ALL
     assert {path.name for path in (tmp_path / "b").iterdir()} >= set(names)

@@ -135,7 +135,7 @@ def settings_of(
     notes = [
         f"{key}=True has no meaning here"
         for key, value in given.items()
-        if value is True and key.startswith("do_") and key not in KNOWN
+        if value is True and key.startswith(("do_", "reduce_")) and key not in KNOWN
     ]
     return name, {**ALL, **known[name], **said}, notes
 

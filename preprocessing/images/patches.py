@@ -112,7 +112,8 @@ class Qwen3_5ImageConverter(ImageConverter):
 
     An image → `patches` `[n, temporal_patch_size, patch_size, patch_size, channels]`, row by row,
     and `grid_thw` `[3]`: 1, rows and columns of patches. Of several images, a batch or a list, the
-    patches follow one another, and `grid_thw` is `[images, 3]`.
+    patches follow one another, and `grid_thw` is `[images, 3]`. Sides are those of transformers
+    where an image is within the bounds; where it is not, KerasHub rounds otherwise.
 
     Args:
         patch_size: side of a patch.
