@@ -13,7 +13,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..backbones._model import Model
 from ..backbones.layers.vision import check_images
-from ..preprocessing.prompts import is_text
+from ..preprocessing.prompts import texts_of
 from ..preprocessing.text_to_image import TextToImagePreprocessor
 from .inference import without_training
 from .tiles import decode_in_tiles, encode_in_tiles
@@ -90,12 +90,12 @@ def generate_images(
         raise ValueError("compile=True needs the model in evaluation mode: call eval() first.")
     if tile is not None and tile < 1:
         raise ValueError(f"tile={tile} must be at least 1.")
-    if not isinstance(token_ids, Mapping) and is_text(token_ids):
-        preprocessor = preprocessor or _preprocessor(backbone)
-        texts = [token_ids] if isinstance(token_ids, str) else list(token_ids)
-        against = [negative] * len(texts) if isinstance(negative, str) else list(negative)
+    if not isinstance(token_ids, Mapping):
+        texts = texts_of(token_ids)
+        against = [negative] * len(texts) if isinstance(negative, str) else texts_of(negative)
         if len(against) != len(texts):
             raise ValueError(f"There are {len(texts)} texts, but {len(against)} of negative.")
+        preprocessor = preprocessor or _preprocessor(backbone)
         token_ids = _of_model(backbone, preprocessor.generate_preprocess(texts))
         if negative_token_ids is None:
             negative_token_ids = _of_model(backbone, preprocessor.generate_preprocess(against))
@@ -245,7 +245,7 @@ def _of_model(backbone: Any, token_ids: dict[str, torch.Tensor]) -> dict[str, to
     return {name: ids for name, ids in token_ids.items() if getattr(backbone, name, None)}
 
 
-def _tensors(token_ids: Any, device: torch.device) -> dict[str, torch.Tensor]:
+def _tensors(token_ids: Mapping[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
     if not isinstance(token_ids, Mapping):
         raise TypeError(
             "Token ids are given by the names of the text encoders, clip_l and so on, not as "

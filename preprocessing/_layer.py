@@ -9,6 +9,8 @@ import importlib
 import inspect
 import os
 import pkgutil
+import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -29,6 +31,11 @@ from ..presets.writing import write_files
 
 LayerType = TypeVar("LayerType", bound="PreprocessingLayer")
 MAX_CONFIG_BYTES = 16 * 1024**2  # RWKV's has its vocabulary
+# No row is longer than this, and none is made.
+LENGTHS, LONGEST = (
+    re.compile(r"(sequence|selection)_length$|_tokens_per_|_per_prompt$|_per_video$"),
+    2**24,
+)
 OWN = "keras_hub_torch"  # beside Keras's `config`, which has no place for it
 
 
@@ -37,11 +44,33 @@ class Checked(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         names = [name for name, p in constructor_arguments(cls).items() if p.kind is not KEYWORD]
-        check_arguments(cls, {**dict(zip(names, args)), **kwargs})
+        given = {**dict(zip(names, args)), **kwargs}
+        check_arguments(cls, given)
+        check_given(cls, given)
         return super().__call__(*args, **kwargs)
 
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def check_given(cls: type, given: Mapping[str, Any]) -> None:
+    """Compare arguments with what is possible at all: a file may say anything.
+
+    Raises:
+        TypeError: nothing where something must be.
+        ValueError: a length beyond all texts.
+    """
+    known = constructor_arguments(cls)
+    for name, value in given.items():
+        parameter = known[name]
+        needed = parameter.default is inspect.Parameter.empty
+        if value is None and needed and "None" not in str(parameter.annotation):
+            raise TypeError(f"{cls.__name__}'s {name} must be given, not None.")
+        counted = isinstance(value, (int, float)) and LENGTHS.search(name)
+        if counted and not 0 <= value <= LONGEST:
+            raise ValueError(
+                f"{cls.__name__}'s {name} must be from 0 to {LONGEST:,}, not {reprlib.repr(value)}."
+            )
 
 
 class PreprocessingLayer(metaclass=Checked):

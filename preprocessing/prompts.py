@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..backbones._model import Model
@@ -98,8 +99,26 @@ def is_text(prompts: Any) -> bool:
         return True
     if isinstance(prompts, Mapping):
         return "encoder_text" in prompts
-    some = isinstance(prompts, (list, tuple)) and len(prompts) > 0
-    return isinstance(prompts, str) or (some and isinstance(prompts[0], str))
+    several = isinstance(prompts, (list, tuple)) and len(prompts) > 0
+    return isinstance(prompts[0] if several else prompts, (str, bytes))
+
+
+def texts_of(texts: Any) -> list[str]:
+    """A text, or several, as a list.
+
+    Raises:
+        TypeError: something other than text.
+        ValueError: no text at all.
+    """
+    one = isinstance(texts, (str, bytes)) or not np.iterable(texts)
+    rows: list[str] = [texts] if one else list(texts)
+    for row in rows:
+        if not isinstance(row, str):
+            hint = "; decode it first: .decode('utf-8')" if isinstance(row, bytes) else ""
+            raise TypeError(f"Texts must be str, or a list of it, not {type(row).__name__}{hint}.")
+    if not rows:
+        raise ValueError("There is no text: the list is empty.")
+    return rows
 
 
 def text_preprocessor(backbone: Model, given: Any = None) -> Any:
@@ -145,7 +164,7 @@ def text_prompts(
     if chat_options is not None:
         raise ValueError("chat_options are for conversations, not for text.")
     texts = prompts.values() if isinstance(prompts, Mapping) else [prompts]
-    rows = [[text] if isinstance(text, str) else list(text) for text in texts]
+    rows = [texts_of(text) for text in texts]
     # No text has more tokens than bytes, special ones aside.
     room = 16 + max(len(str(text).encode(errors="replace")) for row in rows for text in row)
     single = isinstance(next(iter(texts)), str)

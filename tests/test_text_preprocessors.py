@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import oracle  # isort: skip  # before Keras
 
 import functools
+import json
 import pickle
 import random
 from pathlib import Path
@@ -306,3 +307,22 @@ def test_every_backbone_takes_them(name: str) -> None:
     outputs = model(inputs)
     first = next(iter(outputs.values())) if isinstance(outputs, dict) else outputs
     assert first.shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("GPT2CausalLMPreprocessor", {"sequence_length": 10**12}, "from 0 to 16,777,216"),
+        ("BertMaskedLMPreprocessor", {"mask_selection_length": 10**9}, "from 0 to 16,777,216"),
+        ("GPT2CausalLMPreprocessor", {"tokenizer": None}, "tokenizer must be given, not None"),
+    ],
+)
+def test_files_of_strangers(
+    name: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    built(name)[0].save_to_preset(tmp_path)
+    config = json.loads((tmp_path / "preprocessor.json").read_text())
+    config["config"] |= changes
+    (tmp_path / "preprocessor.json").write_text(json.dumps(config))
+    with pytest.raises((ValueError, TypeError), match=message):
+        models.Preprocessor.from_preset(tmp_path)
