@@ -73,6 +73,10 @@ from .preprocessing.text_embedder import Gemma3TextEmbedderPreprocessor as Gemma
 from .preprocessing.text_embedder import Qwen3TextEmbedderPreprocessor as Qwen3TextEmbedderPreprocessor
 from .preprocessing.text_embedder import TextEmbedderPreprocessor as TextEmbedderPreprocessor
 from .preprocessing.text_embedder import XLMRobertaTextEmbedderPreprocessor as XLMRobertaTextEmbedderPreprocessor
+from .preprocessing.text_to_image import FluxTextToImagePreprocessor as FluxTextToImagePreprocessor
+from .preprocessing.text_to_image import StableDiffusion3TextToImagePreprocessor as StableDiffusion3TextToImagePreprocessor
+from .preprocessing.text_to_image import T5Preprocessor as T5Preprocessor
+from .preprocessing.text_to_image import TextToImagePreprocessor as TextToImagePreprocessor
 from .preprocessing.tokenizers.albert import AlbertTokenizer as AlbertTokenizer
 from .preprocessing.tokenizers.albert import DebertaV3Tokenizer as DebertaV3Tokenizer
 from .preprocessing.tokenizers.albert import FNetTokenizer as FNetTokenizer
