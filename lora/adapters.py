@@ -118,6 +118,12 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.lora_kernel_b)
         self.merged = False
 
+    def merged_from(self, name: str) -> tuple[str, ...]:
+        """The parameters that `merged_tensor` looks at."""
+        if name == "weight" and self.is_added:
+            return "weight", "lora_kernel_a", "lora_kernel_b"
+        return (name,)
+
     def merged_tensor(self, name: str) -> torch.Tensor:
         """A parameter as the layer computes with it: with an active adapter merged."""
         tensor: torch.Tensor = getattr(self, name)

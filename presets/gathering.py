@@ -1,0 +1,208 @@
+"""Whole tensors in one process, of a model that is sharded over several.
+
+Before each tensor all processes tell each other which part they hold, or that they have failed, so
+that none of them waits for one that does not come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import distributed
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+    from typing_extensions import TypeIs
+
+# Axes that a notice has room for.
+MAX_AXES = 8
+# Where a part begins, along each axis, and how long it is.
+Part: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+class Lost(OSError):
+    """A process is gone, or has failed: its reason is the message."""
+
+
+def is_sharded(tensor: torch.Tensor) -> TypeIs[DTensor]:
+    """Whether a tensor is a handle, of which this process may hold a part."""
+    return hasattr(tensor, "full_tensor")
+
+
+def own_part(tensor: DTensor) -> Part:
+    """Which part of a tensor this process holds."""
+    held = tensor.to_local()
+    if not held.numel():
+        return (0,) * tensor.ndim, (0,) * tensor.ndim
+    (chunk,) = tensor.__create_chunk_list__()
+    return tuple(chunk.offsets), tuple(chunk.sizes)
+
+
+def cut(whole: torch.Tensor, part: Part) -> torch.Tensor:
+    """A part of a tensor, as a view."""
+    for axis, (begin, length) in enumerate(zip(*part)):
+        whole = whole.narrow(axis, begin, length)
+    return whole
+
+
+def own_part_of(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor that is sharded as another one is; a view."""
+    return cut(whole, own_part(like)) if is_sharded(like) else whole
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """The numbers that this process holds; changes to them are changes of the tensor."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+class Gathering:
+    """The processes that hold the parts of some tensors.
+
+    Args:
+        tensors: all that may be gathered.
+
+    Attributes:
+        writes: whether this process is the one that gets whole tensors.
+    """
+
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        meshes = {one.device_mesh for one in tensors if is_sharded(one)}
+        self.is_over = not meshes
+        self.writes = True
+        self._group: Any = None
+        if self.is_over:
+            return
+        self._device = next(iter(meshes)).device_type
+        self._rank = distributed.get_rank()
+        self._ranks = sorted({rank for mesh in meshes for rank in mesh.mesh.flatten().tolist()})
+        self._first = self._ranks[0]
+        self.writes = self._rank == self._first
+        if len(self._ranks) < distributed.get_world_size():
+            self._group = distributed.new_group(self._ranks, use_local_synchronization=True)
+
+    def close(self) -> None:
+        if self._group is not None:
+            distributed.destroy_process_group(self._group)
+
+    def whole(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """The tensor, where this process writes. All processes must ask for the same ones.
+
+        Raises:
+            Lost: another process has failed.
+        """
+        if not is_sharded(tensor):
+            return tensor
+        own = tensor.to_local().detach().contiguous()
+        whole = own.new_empty(tensor.shape) if self.writes else None
+        parts = self._announce(own_part(tensor))
+        holders: dict[Part, int] = {}
+        for rank, part in parts.items():
+            holders.setdefault(part, rank)
+        if self.writes:  # it holds what it needs not get
+            holders[parts[self._rank]] = self._rank
+        for part, rank in holders.items():
+            if not math.prod(part[1]):
+                continue
+            if whole is None and rank == self._rank:
+                with self._talking():
+                    distributed.send(_raw(own.to(self._device)), self._first, self._group)
+            elif whole is not None and rank == self._rank:
+                cut(whole, part).copy_(own)
+            elif whole is not None:
+                target = cut(whole, part)
+                is_fit = target.is_contiguous() and target.device.type == self._device
+                received = target if is_fit else _empty(target, self._device)
+                with self._talking():
+                    distributed.recv(_raw(received), rank, self._group)
+                if not is_fit:
+                    target.copy_(received)
+        return whole
+
+    def conclude(self, error: BaseException | None = None) -> None:
+        """Tell the others that this process is done, or has failed.
+
+        Raises:
+            Lost: another one has failed, and this one has not.
+        """
+        if not self.is_over:
+            self._announce(error=error)
+            self.is_over = True
+
+    def _announce(
+        self, part: Part = ((), ()), error: BaseException | None = None
+    ) -> dict[int, Part]:
+        """Parts by rank."""
+        sizes = [size for one in part for size in (*one, *[0] * (MAX_AXES - len(one)))]
+        own = torch.tensor([int(error is not None), len(part[0]), *sizes], device=self._device)
+        with self._talking():
+            everyone = [torch.empty_like(own) for _ in self._ranks]
+            distributed.all_gather(everyone, own, self._group)
+            notices = torch.stack(everyone).tolist()
+        if any(notice[0] for notice in notices):
+            self._fail(error)
+        return {
+            rank: (tuple(sizes[:axes]), tuple(sizes[MAX_AXES : MAX_AXES + axes]))
+            for rank, (_, axes, *sizes) in zip(self._ranks, notices)
+        }
+
+    def _fail(self, error: BaseException | None) -> None:
+        """Exchange what has gone wrong.
+
+        Raises:
+            Lost: in processes that have no error of their own.
+        """
+        reason = None if error is None else f"{type(error).__name__}: {error}"
+        reasons: list[Any] = [None] * len(self._ranks)
+        with self._talking():
+            distributed.all_gather_object(reasons, reason, self._group)
+        self.is_over = True
+        if error is None:
+            failed = [
+                f"process {rank} has failed: {reason}"
+                for rank, reason in zip(self._ranks, reasons)
+                if reason is not None
+            ]
+            raise Lost(f"Nothing is saved, since {'; '.join(failed)}")
+
+    @contextlib.contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Where a process that is gone is noticed."""
+        try:
+            yield
+        except BaseException as error:
+            self.is_over = True  # nobody can be told any more
+            if isinstance(error, RuntimeError):
+                raise Lost(f"A process is gone that holds a part of the model: {error}") from error
+            raise
+
+
+@contextlib.contextmanager
+def gathering(tensors: Iterable[torch.Tensor]) -> Iterator[Gathering]:
+    """Tensors of these are gathered within. If a process leaves it by an error, all do.
+
+    Raises:
+        Lost: another process has failed.
+    """
+    found = Gathering(tensors)
+    try:
+        yield found
+    except BaseException as error:
+        found.conclude(error)
+        raise
+    else:
+        found.conclude()
+    finally:
+        found.close()
+
+
+def _raw(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory of a contiguous tensor; not every backend knows every type."""
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _empty(like: torch.Tensor, device: str) -> torch.Tensor:
+    return torch.empty(like.shape, dtype=like.dtype, device=device)
