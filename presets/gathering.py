@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -49,14 +50,43 @@ def cut(whole: torch.Tensor, part: Part) -> torch.Tensor:
     return whole
 
 
-def own_part_of(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """What this process holds of a tensor that is sharded as another one is; a view."""
-    return cut(whole, own_part(like)) if is_sharded(like) else whole
-
-
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """The numbers that this process holds; changes to them are changes of the tensor."""
     return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def local_part(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """What this process would hold of a tensor that is sharded as another one is; a view."""
+    return cut(whole, own_part(like)) if is_sharded(like) else whole
+
+
+def full(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole tensor, in every process."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def sharded_as(held: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The tensor of which the processes hold these parts, as they do of another one."""
+    if not is_sharded(like):
+        return held
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(
+        held, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
+    )
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of parameters that FSDP has left whole, as of a root after a forward pass alone."""
+    for module in model.modules():
+        if is_fully_sharded(module):
+            module.reshard()  # type: ignore[operator]
+
+
+def is_fully_sharded(module: nn.Module) -> bool:
+    """Whether `fully_shard` was applied to this very module."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 
 
 class Gathering:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..backbones._model import Model
-from .gathering import Gathering, gathering
+from .gathering import Gathering, gathering, reshard
 
 # Where wrappers hold what they wrap.
 INNER = ("_checkpoint_wrapped_module", "_orig_mod", "_fsdp_wrapped_module")
@@ -237,6 +237,7 @@ def together(
 
     If one fails, all do.
     """
+    reshard(model)
     tensors = (*model.parameters(), *model.buffers(), *(state_dict or {}).values())
     with gathering(tensors) as processes:
         yield processes

@@ -1,0 +1,94 @@
+"""Adapters of models that are sharded over processes.
+
+Those that are there before `fully_shard` are sharded with the model. FSDP does not take in any that
+come later. They are small: every process has them whole, and their gradients are averaged as those
+of FSDP's own parameters are. Where a layer computes with DTensors (tensor parallelism), so does its
+adapter, the same one in all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from ..backbones._model import Model
+from ..presets.gathering import is_fully_sharded, is_sharded, local
+from .adapters import FACTORS, Adapter
+
+
+def share(backbone: Model) -> None:
+    """Have new adapters equal in all processes, and trained by what all of them see."""
+    if not any(is_sharded(one) for one in backbone.parameters()):
+        return
+    shared: dict[int, nn.Parameter] = {}  # layers may have one first factor
+    for path, layer in backbone.named_modules():
+        if isinstance(layer, Adapter):
+            for name in FACTORS:
+                factor: Any = getattr(layer, name)
+                if id(factor) not in shared:
+                    shared[id(factor)] = _shared(factor, layer, list(_around(backbone, path)))
+                setattr(layer, name, shared[id(factor)])
+
+
+def refuse_sharded(backbone: Model, path: str, layer: Adapter) -> None:
+    """Raises ValueError: the adapter was sharded with the model, and cannot be taken out of it."""
+    placements = getattr(layer.lora_kernel_b, "placements", ())
+    if any(one.is_shard() for one in placements) and any(_around(backbone, path)):
+        raise ValueError(
+            f"The adapter of {path} was sharded together with the model, which holds on to it. "
+            "Save the adapters, and load them after fully_shard, into a model without any."
+        )
+
+
+def _around(backbone: Model, path: str) -> Iterator[nn.Module]:
+    """The modules that hold this one, and itself, which `fully_shard` was applied to; the nearest
+    first.
+    """
+    parts = path.split(".")
+    for count in range(len(parts), -1, -1):
+        module = backbone.get_submodule(".".join(parts[:count]))
+        if is_fully_sharded(module):
+            yield module
+
+
+def _shared(factor: nn.Parameter, layer: Adapter, around: Sequence[nn.Module]) -> nn.Parameter:
+    """A factor that all processes have, in place of one that each has for itself."""
+    weights = (layer.weight, *(one for module in around for one in module.parameters()))
+    weight = next((one for one in weights if is_sharded(one)), None)
+    if weight is None or is_sharded(factor) or hasattr(factor, "is_averaged"):
+        return factor
+    from torch.distributed.tensor import Replicate, distribute_tensor
+
+    # FSDP's axes come first: one, or with replicas of the shards two.
+    mesh, first = weight.device_mesh, 0
+    if around:
+        first = 2 if mesh.ndim > 1 and weight.placements[0].is_replicate() else 1
+    groups = [mesh.get_group(axis) for axis in range(mesh.ndim)]
+    with torch.no_grad():
+        for group in groups:
+            distributed.broadcast(factor, group=group, group_src=0)
+    trains = factor.requires_grad
+    if first < mesh.ndim and is_sharded(layer.weight):
+        names = mesh.mesh_dim_names
+        inner = mesh if not first or names is None else mesh[names[first:]]
+        same = [Replicate()] * inner.ndim
+        factor = nn.Parameter(distribute_tensor(factor.detach(), inner, same, src_data_rank=None))
+    factor.requires_grad_(True)  # without it there are no hooks
+    factor.register_post_accumulate_grad_hook(_averaging(groups[:first]))
+    factor.requires_grad_(trains)
+    vars(factor)["is_averaged"] = True
+    return factor
+
+
+def _averaging(groups: Sequence[Any]) -> Callable[[torch.Tensor], None]:
+    def average(factor: torch.Tensor) -> None:
+        assert factor.grad is not None
+        gradient = local(factor.grad)
+        for group in groups:
+            distributed.all_reduce(gradient, group=group)
+            gradient /= distributed.get_world_size(group)
+
+    return average
