@@ -49,10 +49,10 @@ def save_backbone(
     beside: Beside | None = None,
 ) -> list[str]:
     """See `Backbone.save_to_preset`."""
-    if format not in ("keras", "safetensors"):
-        raise ValueError(f"format must be 'keras' or 'safetensors', not {format!r}.")
     carried: list[str] = []
     with together(model, state_dict) as processes:
+        if format not in ("keras", "safetensors"):
+            raise ValueError(f"format must be 'keras' or 'safetensors', not {format!r}.")
         blank, weights = checked_weights(model, state_dict)
         nbytes = sum(tensor.nbytes for tensor in blank.weights())
         if format == "safetensors":
@@ -92,9 +92,9 @@ def save_weights(
     """See `Backbone.save_weights`."""
     path = Path(os.path.expanduser(filepath))
     wanted = ".weights.h5" if max_shard_size is None else ".weights.json"
-    if not path.name.endswith((".safetensors", wanted)):
-        raise ValueError(f"The file must end in {wanted}; {path.name} does not.")
     with together(model, state_dict) as processes:
+        if not path.name.endswith((".safetensors", wanted)):
+            raise ValueError(f"The file must end in {wanted}; {path.name} does not.")
         blank, weights = checked_weights(model, state_dict)
         _write(blank, weights, processes, path, max_shard_size, ())
 
