@@ -38,7 +38,7 @@ def own_part(tensor: DTensor) -> Part:
     """Which part of a tensor this process holds."""
     held = tensor.to_local()
     if not held.numel():
-        return (0,) * tensor.ndim, (0,) * tensor.ndim
+        return (0,) * held.ndim, tuple(held.shape)
     (chunk,) = tensor.__create_chunk_list__()
     return tuple(chunk.offsets), tuple(chunk.sizes)
 
