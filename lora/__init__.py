@@ -14,7 +14,7 @@ from torch import nn
 
 from ..backbones._model import Model
 from ..presets.building import changing
-from ..presets.gathering import local, local_part, reshard
+from ..presets.gathering import Gathering, local, local_part, reshard
 from ..presets.refusals import naming
 from ..presets.snapshot import Snapshot, consistently
 from ..presets.weights import refuse_broken, together
@@ -214,12 +214,11 @@ def load_lora_weights(
 ) -> None:
     """See `Backbone.load_lora_weights`."""
     path = Path(os.path.expanduser(filepath))
-    with naming(str(path)):
-        _load(backbone, path, ignore)
+    with together(backbone) as processes, naming(str(path)):
+        _load(backbone, processes, path, ignore)
 
 
-def _load(backbone: Model, path: Path, ignore: Iterable[str]) -> None:
-    reshard(backbone)
+def _load(backbone: Model, processes: Gathering, path: Path, ignore: Iterable[str]) -> None:
     found = adapters(backbone)
     if path.is_dir() or path.suffix in (".safetensors", ".bin"):
         from .peft import load_peft
@@ -230,6 +229,7 @@ def _load(backbone: Model, path: Path, ignore: Iterable[str]) -> None:
         loaded = load_lora_h5(backbone, path, found)
     _compare(path, loaded, found)
     refuse_broken(backbone)
+    processes.agree()
     with torch.no_grad(), changing(backbone):
         for name, value in loaded.base.items():
             _fill(backbone.get_parameter(name), value)

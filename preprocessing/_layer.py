@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from ..backbones._model import (
+from ..backbones._configuration import (
     COMMON,
     PACKAGES,
     check_arguments,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from ..backbones._model import constructor_arguments
+from ..backbones._configuration import constructor_arguments
 from ..presets import builtin
 from ..presets.files import safe_name
 from ..presets.sources import PresetSource

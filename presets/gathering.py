@@ -152,6 +152,15 @@ class Gathering:
                     target.copy_(received)
         return whole
 
+    def agree(self) -> None:
+        """Wait until all processes have come as far as this.
+
+        Raises:
+            Lost: another one has failed.
+        """
+        if not self.is_over:
+            self._announce()
+
     def conclude(self, error: BaseException | None = None) -> None:
         """Tell the others that this process is done, or has failed.
 
@@ -196,7 +205,7 @@ class Gathering:
                 for rank, reason in zip(self._ranks, reasons)
                 if reason is not None
             ]
-            raise Lost(f"Nothing is saved, since {'; '.join(failed)}")
+            raise Lost(f"Given up here, too: {'; '.join(failed)}")
 
     @contextlib.contextmanager
     def _talking(self) -> Iterator[None]:

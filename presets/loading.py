@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..backbones._model import Model, UnknownClass, deserialize
+from ..backbones._configuration import UnknownClass, deserialize
+from ..backbones._model import Model
 from ..backbones._registry import find_class
 from ..backbones.layers.dtypes import FLOATS, DTypePolicy
 from . import builtin

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from ...backbones._model import Model, check_arguments, whole
+from ...backbones._configuration import check_arguments, whole
+from ...backbones._model import Model
 from ..building import (
     assign,
     check_amounts,
