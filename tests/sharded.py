@@ -130,7 +130,7 @@ def save_all(model: Backbone, folder: Path) -> None:
         folder / "shards", max_shard_size=max(one.nbytes for one in model.parameters()) / 2**30
     )
     model.save_to_preset(folder / "safetensors", format="safetensors")
-    model.save_weights(folder / "alone.weights.h5")
+    model.save_weights(folder / "alone.weights.h5", state_dict=model.state_dict())
     if "int8" not in str(model.dtype_policy):
         model.export_to_transformers(folder / "transformers")
 
