@@ -9,7 +9,7 @@ adapter, the same one in all processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed, nn
@@ -18,18 +18,24 @@ from ..backbones._model import Model
 from ..presets.gathering import is_fully_sharded, is_sharded, local
 from .adapters import FACTORS, Adapter
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 
 def share(backbone: Model) -> None:
     """Have new adapters equal in all processes, and trained by what all of them see."""
-    if not any(is_sharded(one) for one in backbone.parameters()):
+    meshes = {one.device_mesh for one in backbone.parameters() if is_sharded(one)}
+    if not meshes:
         return
+    everyone = max(meshes, key=lambda mesh: mesh.ndim)
     shared: dict[int, nn.Parameter] = {}  # layers may have one first factor
     for path, layer in backbone.named_modules():
         if isinstance(layer, Adapter):
+            around = list(_around(backbone, path))
             for name in FACTORS:
                 factor: Any = getattr(layer, name)
                 if id(factor) not in shared:
-                    shared[id(factor)] = _shared(factor, layer, list(_around(backbone, path)))
+                    shared[id(factor)] = _shared(factor, layer, around, everyone)
                 setattr(layer, name, shared[id(factor)])
 
 
@@ -54,7 +60,9 @@ def _around(backbone: Model, path: str) -> Iterator[nn.Module]:
             yield module
 
 
-def _shared(factor: nn.Parameter, layer: Adapter, around: Sequence[nn.Module]) -> nn.Parameter:
+def _shared(
+    factor: nn.Parameter, layer: Adapter, around: Sequence[nn.Module], everyone: DeviceMesh
+) -> nn.Parameter:
     """A factor that all processes have, in place of one that each has for itself."""
     weights = (layer.weight, *(one for module in around for one in module.parameters()))
     weight = next((one for one in weights if is_sharded(one)), None)
@@ -66,9 +74,8 @@ def _shared(factor: nn.Parameter, layer: Adapter, around: Sequence[nn.Module]) -
     mesh, first = weight.device_mesh, 0
     if around:
         first = 2 if mesh.ndim > 1 and weight.placements[0].is_replicate() else 1
-    groups = [mesh.get_group(axis) for axis in range(mesh.ndim)]
     with torch.no_grad():
-        for group in groups:
+        for group in everyone.get_all_groups():
             distributed.broadcast(factor, group=group, group_src=0)
     trains = factor.requires_grad
     if first < mesh.ndim and is_sharded(layer.weight):
@@ -77,7 +84,7 @@ def _shared(factor: nn.Parameter, layer: Adapter, around: Sequence[nn.Module]) -
         same = [Replicate()] * inner.ndim
         factor = nn.Parameter(distribute_tensor(factor.detach(), inner, same, src_data_rank=None))
     factor.requires_grad_(True)  # without it there are no hooks
-    factor.register_post_accumulate_grad_hook(_averaging(groups[:first]))
+    factor.register_post_accumulate_grad_hook(_averaging(mesh.get_all_groups()[:first]))
     factor.requires_grad_(trains)
     vars(factor)["is_averaged"] = True
     return factor

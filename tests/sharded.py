@@ -28,6 +28,11 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -35,6 +40,7 @@ import keras_hub_torch.lora
 import keras_hub_torch.preprocessing.carrying  # noqa: F401
 from keras_hub_torch.models import Backbone, BertBackbone, GemmaBackbone
 from keras_hub_torch.presets import saving, weights
+from keras_hub_torch.presets.gathering import local
 
 SECONDS = 120  # after which a process that hangs is ended
 IDS = {"token_ids": torch.arange(1, 17).view(4, 4) % 31}
@@ -56,7 +62,7 @@ def adapted() -> Backbone:
     model.enable_lora(2, lora_alpha=3.0)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            nn.init.normal_(parameter)
+            nn.init.normal_(parameter, std=0.2)
     return model
 
 
@@ -218,9 +224,23 @@ def some_save(folder: Path) -> None:
     assert (folder / f"half{half}" / "model.weights.h5").exists()
 
 
-def rows() -> dict[str, torch.Tensor]:
-    """What this process has of a batch."""
-    return {name: x[dist.get_rank() :: dist.get_world_size()] for name, x in IDS.items()}
+def divide_and_shard(model: Any, mesh: DeviceMesh) -> None:
+    """PyTorch's tensor parallelism within FSDP."""
+    plan = {
+        "query": ColwiseParallel(output_layouts=Replicate()),
+        "attention_output": RowwiseParallel(input_layouts=Replicate()),
+    }
+    for block in model.transformer_layers:
+        parallelize_module(block.attention, mesh["tensor"], plan)
+    shard_blocks(model, mesh["data"])
+
+
+def rows(mesh: DeviceMesh | None = None) -> dict[str, torch.Tensor]:
+    """What this process has of a batch, which those that divide layers have together."""
+    first, count = dist.get_rank(), dist.get_world_size()
+    if mesh is not None and "tensor" in (mesh.mesh_dim_names or ()):
+        first, count = mesh.get_local_rank("data"), mesh["data"].size()
+    return {name: x[first::count] for name, x in IDS.items()}
 
 
 def train(model: Backbone, batch: dict[str, torch.Tensor]) -> torch.optim.Optimizer:
@@ -266,13 +286,21 @@ def adapters(folder: Path) -> None:
     one.merge_lora()
     merged = whole(dict(one.named_parameters()))
     dist.barrier()
-    for mesh, before in ((line, True), (plane, True), (line, False), (plane, False)):
+    both = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    ways: list[tuple[DeviceMesh, bool, Callable[..., None]]] = [
+        (line, True, shard_blocks),
+        (plane, True, shard_blocks),
+        (line, False, shard_blocks),
+        (plane, False, shard_blocks),
+        (both, False, divide_and_shard),
+    ]
+    for mesh, before, shard in ways:
         model = adapted() if before else gemma().eval()
-        shard_blocks(model, mesh)
+        shard(model, mesh)
         if not before:
             torch.manual_seed(dist.get_rank())  # who draws other numbers gets those of the first
             model.enable_lora(2, lora_alpha=3.0)
-            factors = {k: v for k, v in model.named_parameters() if "lora" in k}
+            factors = {k: local(v) for k, v in model.named_parameters() if "lora" in k}
             gathered: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(gathered, factors)
             assert all(torch.equal(other[k], factors[k]) for other in gathered for k in factors)
@@ -280,7 +308,7 @@ def adapters(folder: Path) -> None:
                 for name, factor in factors.items():
                     factor.copy_(begin[name])
         names = [name for name, one in model.named_parameters() if one.requires_grad]
-        optimizer = train(model, rows())
+        optimizer = train(model, rows(mesh))
         assert {name.rpartition(".")[2] for name in names} == {"lora_kernel_a", "lora_kernel_b"}
         assert len(optimizer.state) == len(names)
         assert_equal(whole(dict(model.named_parameters())), expected)
@@ -311,7 +339,7 @@ def adapters(folder: Path) -> None:
             model.delete_lora()
             assert not any("lora" in name for name, _ in model.named_parameters())
             model.load_lora_weights(folder / "peft")  # enables them in PEFT's form
-            train(model, rows())
+            train(model, rows(mesh))
 
 
 def failures(folder: Path) -> None:
