@@ -55,9 +55,31 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 
+def is_in_pieces(tensor: DTensor) -> bool:
+    """Whether what a process holds lies in several places, as rows of a query, a key and a value do
+    that are one weight.
+    """
+    mesh, placements = tensor.device_mesh, tensor.placements
+    place: Any
+    for axis, place in enumerate(placements):
+        # FSDP counts so the parts that tensor parallelism has left it.
+        if hasattr(place, "split_factor"):
+            inner = [i for i in range(axis + 1, mesh.ndim) if placements[i].is_shard(place.dim)]
+            if place.split_factor != math.prod(mesh.size(i) for i in inner):
+                return True
+    return False
+
+
 def local_part(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """What this process would hold of a tensor that is sharded as another one is; a view."""
-    return cut(whole, own_part(like)) if is_sharded(like) else whole
+    """What this process would hold of a tensor that is sharded as another one is."""
+    if not is_sharded(like):
+        return whole
+    if not is_in_pieces(like):
+        return cut(whole, own_part(like))
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = like.device_mesh, like.placements
+    return distribute_tensor(whole, mesh, placements, src_data_rank=None).to_local()
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
@@ -126,6 +148,11 @@ class Gathering:
         """
         if not is_sharded(tensor):
             return tensor
+        if is_in_pieces(tensor):
+            self.agree()
+            with self._talking():
+                everywhere = tensor.full_tensor()
+            return everywhere if self.writes else None
         own = tensor.to_local().detach().contiguous()
         whole = own.new_empty(tensor.shape) if self.writes else None
         parts = self._announce(own_part(tensor))

@@ -33,6 +33,7 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     parallelize_module,
 )
+from torch.distributed.tensor.placement_types import _StridedShard
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -97,6 +98,18 @@ def place_by_hand(model: Backbone, mesh: DeviceMesh) -> None:
         owner, _, leaf = name.rpartition(".")
         placed = nn.Parameter(distribute_tensor(tensor.detach(), mesh, way))
         model.get_submodule(owner)._parameters[leaf] = placed
+
+
+def place_in_pieces(model: Backbone, mesh: DeviceMesh) -> None:
+    """As if each weight were two of equal size."""
+    for name, tensor in list(model.named_parameters()):
+        if len(tensor) % (2 * mesh.size()) == 0:
+            halves = [half.chunk(mesh.size()) for half in tensor.detach().chunk(2)]
+            held = torch.cat([parts[mesh.get_local_rank()] for parts in halves])
+            sizes = {"shape": tensor.shape, "stride": tensor.stride()}
+            placed = DTensor.from_local(held, mesh, [_StridedShard(0, split_factor=2)], **sizes)
+            owner, _, leaf = name.rpartition(".")
+            model.get_submodule(owner)._parameters[leaf] = nn.Parameter(placed)
 
 
 def place_and_shard(model: Backbone, mesh: DeviceMesh) -> None:
@@ -170,6 +183,7 @@ def saving_equals(folder: Path) -> None:
         "adapted": (adapted, shard_blocks, line),
         "by hand": (lambda: bert(dtype="bfloat16"), place_by_hand, plane),
         "adapted by hand": (adapted, place_by_hand, plane),
+        "in pieces": (gemma, place_in_pieces, line),
         "int8": (quantized, shard_blocks, line),
         "two ways": (frozen, place_and_shard, plane),
     }
