@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 def share(backbone: Model) -> None:
     """Have new adapters equal in all processes, and trained by what all of them see."""
-    meshes = {one.device_mesh for one in backbone.parameters() if is_sharded(one)}
+    meshes = dict.fromkeys(one.device_mesh for one in backbone.parameters() if is_sharded(one))
     if not meshes:
         return
-    everyone = max(meshes, key=lambda mesh: mesh.ndim)
+    everyone = max(meshes, key=lambda mesh: mesh.size())
     shared: dict[int, nn.Parameter] = {}  # layers may have one first factor
     for path, layer in backbone.named_modules():
         if isinstance(layer, Adapter):

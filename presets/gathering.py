@@ -122,23 +122,18 @@ class Gathering:
     """
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
-        meshes = {one.device_mesh for one in tensors if is_sharded(one)}
+        meshes = dict.fromkeys(one.device_mesh for one in tensors if is_sharded(one))
         self.is_over = not meshes
         self.writes = True
-        self._group: Any = None
         if self.is_over:
             return
-        self._device = next(iter(meshes)).device_type
+        mesh = max(meshes, key=lambda mesh: mesh.size())
+        self._device = mesh.device_type
         self._rank = distributed.get_rank()
-        self._ranks = sorted({rank for mesh in meshes for rank in mesh.mesh.flatten().tolist()})
-        self._first = self._ranks[0]
+        self._first = int(mesh.mesh.min())
         self.writes = self._rank == self._first
-        if len(self._ranks) < distributed.get_world_size():
-            self._group = distributed.new_group(self._ranks, use_local_synchronization=True)
-
-    def close(self) -> None:
-        if self._group is not None:
-            distributed.destroy_process_group(self._group)
+        all_of_them = mesh.size() == distributed.get_world_size()
+        self._groups: list[Any] = [None] if all_of_them else mesh.get_all_groups()
 
     def whole(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """The tensor, where this process writes. All processes must ask for the same ones.
@@ -166,7 +161,7 @@ class Gathering:
                 continue
             if whole is None and rank == self._rank:
                 with self._talking():
-                    distributed.send(_raw(own.to(self._device)), self._first, self._group)
+                    distributed.send(_raw(own.to(self._device)), self._first)
             elif whole is not None and rank == self._rank:
                 cut(whole, part).copy_(own)
             elif whole is not None:
@@ -174,7 +169,7 @@ class Gathering:
                 is_fit = target.is_contiguous() and target.device.type == self._device
                 received = target if is_fit else _empty(target, self._device)
                 with self._talking():
-                    distributed.recv(_raw(received), rank, self._group)
+                    distributed.recv(_raw(received), rank)
                 if not is_fit:
                     target.copy_(received)
         return whole
@@ -203,16 +198,21 @@ class Gathering:
     ) -> dict[int, Part]:
         """Parts by rank."""
         sizes = [size for one in part for size in (*one, *[0] * (MAX_AXES - len(one)))]
-        own = torch.tensor([int(error is not None), len(part[0]), *sizes], device=self._device)
+        notice = [int(error is not None), self._rank, len(part[0]), *sizes]
+        notices = torch.tensor([notice], device=self._device)
         with self._talking():
-            everyone = [torch.empty_like(own) for _ in self._ranks]
-            distributed.all_gather(everyone, own, self._group)
-            notices = torch.stack(everyone).tolist()
-        if any(notice[0] for notice in notices):
+            for group in self._groups:
+                parts = [
+                    torch.empty_like(notices) for _ in range(distributed.get_world_size(group))
+                ]
+                distributed.all_gather(parts, notices, group)
+                notices = torch.cat(parts)
+            found = notices.tolist()
+        if any(failed for failed, *_ in found):
             self._fail(error)
         return {
             rank: (tuple(sizes[:axes]), tuple(sizes[MAX_AXES : MAX_AXES + axes]))
-            for rank, (_, axes, *sizes) in zip(self._ranks, notices)
+            for _, rank, axes, *sizes in sorted(found)
         }
 
     def _fail(self, error: BaseException | None) -> None:
@@ -221,18 +221,17 @@ class Gathering:
         Raises:
             Lost: in processes that have no error of their own.
         """
-        reason = None if error is None else f"{type(error).__name__}: {error}"
-        reasons: list[Any] = [None] * len(self._ranks)
+        reasons: list[Any] = []
+        if error is not None:
+            reasons.append(f"process {self._rank} has failed: {type(error).__name__}: {error}")
         with self._talking():
-            distributed.all_gather_object(reasons, reason, self._group)
+            for group in self._groups:
+                parts: list[Any] = [None] * distributed.get_world_size(group)
+                distributed.all_gather_object(parts, reasons, group)
+                reasons = [reason for part in parts for reason in part]
         self.is_over = True
         if error is None:
-            failed = [
-                f"process {rank} has failed: {reason}"
-                for rank, reason in zip(self._ranks, reasons)
-                if reason is not None
-            ]
-            raise Lost(f"Given up here, too: {'; '.join(failed)}")
+            raise Lost(f"Given up here, too: {'; '.join(reasons)}")
 
     @contextlib.contextmanager
     def _talking(self) -> Iterator[None]:
@@ -259,10 +258,7 @@ def gathering(tensors: Iterable[torch.Tensor]) -> Iterator[Gathering]:
     except BaseException as error:
         found.conclude(error)
         raise
-    else:
-        found.conclude()
-    finally:
-        found.close()
+    found.conclude()
 
 
 def _raw(tensor: torch.Tensor) -> torch.Tensor:

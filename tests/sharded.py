@@ -234,7 +234,8 @@ def some_save(folder: Path) -> None:
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replica", "data"))["data"]
     model = bert()
     shard_blocks(model, mesh)
-    model.save_to_preset(folder / f"half{half}")
+    for _ in range(2):
+        model.save_to_preset(folder / f"half{half}")
     assert (folder / f"half{half}" / "model.weights.h5").exists()
 
 
