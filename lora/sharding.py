@@ -68,7 +68,7 @@ def _shared(
     weight = next((one for one in weights if is_sharded(one)), None)
     if weight is None or is_sharded(factor) or hasattr(factor, "is_averaged"):
         return factor
-    from torch.distributed.tensor import Replicate, distribute_tensor
+    from torch.distributed.tensor import DTensor, Replicate
 
     # FSDP's axes come first: one, or with replicas of the shards two.
     mesh, first = weight.device_mesh, 0
@@ -82,7 +82,7 @@ def _shared(
         names = mesh.mesh_dim_names
         inner = mesh if not first or names is None else mesh[names[first:]]
         same = [Replicate()] * inner.ndim
-        factor = nn.Parameter(distribute_tensor(factor.detach(), inner, same, src_data_rank=None))
+        factor = nn.Parameter(DTensor.from_local(factor.detach(), inner, same))
     factor.requires_grad_(True)  # without it there are no hooks
     factor.register_post_accumulate_grad_hook(_averaging(mesh.get_all_groups()[:first]))
     factor.requires_grad_(trains)

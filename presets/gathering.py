@@ -71,15 +71,16 @@ def is_in_pieces(tensor: DTensor) -> bool:
 
 
 def local_part(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """What this process would hold of a tensor that is sharded as another one is."""
+    """What this process would hold of a tensor that is sharded as another one is. All processes ask
+    for it.
+    """
     if not is_sharded(like):
         return whole
     if not is_in_pieces(like):
         return cut(whole, own_part(like))
     from torch.distributed.tensor import distribute_tensor
 
-    mesh, placements = like.device_mesh, like.placements
-    return distribute_tensor(whole, mesh, placements, src_data_rank=None).to_local()
+    return distribute_tensor(whole, like.device_mesh, like.placements).to_local()
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
@@ -150,29 +151,30 @@ class Gathering:
             return everywhere if self.writes else None
         own = tensor.to_local().detach().contiguous()
         whole = own.new_empty(tensor.shape) if self.writes else None
-        parts = self._announce(own_part(tensor))
         holders: dict[Part, int] = {}
-        for rank, part in parts.items():
-            holders.setdefault(part, rank)
-        if self.writes:  # it holds what it needs not get
-            holders[parts[self._rank]] = self._rank
+        for rank, part in self._announce(own_part(tensor)).items():
+            holders.setdefault(part, rank)  # the lowest, which of its own parts is the writer
         for part, rank in holders.items():
             if not math.prod(part[1]):
                 continue
-            if whole is None and rank == self._rank:
-                with self._talking():
-                    distributed.send(_raw(own.to(self._device)), self._first)
-            elif whole is not None and rank == self._rank:
+            if whole is not None and rank == self._rank:
                 cut(whole, part).copy_(own)
             elif whole is not None:
-                target = cut(whole, part)
-                is_fit = target.is_contiguous() and target.device.type == self._device
-                received = target if is_fit else _empty(target, self._device)
+                self._receive(cut(whole, part), rank)
+            elif rank == self._rank:
                 with self._talking():
-                    distributed.recv(_raw(received), rank)
-                if not is_fit:
-                    target.copy_(received)
+                    distributed.send(_raw(own.to(self._device)), self._first)
         return whole
+
+    def _receive(self, target: torch.Tensor, rank: int) -> None:
+        is_fit = target.is_contiguous() and target.device.type == self._device
+        received = target
+        if not is_fit:
+            received = torch.empty(target.shape, dtype=target.dtype, device=self._device)
+        with self._talking():
+            distributed.recv(_raw(received), rank)
+        if not is_fit:
+            target.copy_(received)
 
     def agree(self) -> None:
         """Wait until all processes have come as far as this.
@@ -264,7 +266,3 @@ def gathering(tensors: Iterable[torch.Tensor]) -> Iterator[Gathering]:
 def _raw(tensor: torch.Tensor) -> torch.Tensor:
     """The memory of a contiguous tensor; not every backend knows every type."""
     return tensor.reshape(-1).view(torch.uint8)
-
-
-def _empty(like: torch.Tensor, device: str) -> torch.Tensor:
-    return torch.empty(like.shape, dtype=like.dtype, device=device)
