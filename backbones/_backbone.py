@@ -120,7 +120,9 @@ class Backbone(Model):
 
         Adapters are merged into what is written. Wrappers of modules that only wrap (activation
         checkpointing, compiled blocks, DDP, FSDP, offloading, parametrizations) are looked
-        through; of a sharded model every process calls this, and the first one writes.
+        through. Of a sharded model every process calls this, and the first one writes: it gets the
+        weights one by one, whole, and no other process holds more than its parts. If one process
+        fails, all do.
 
         Args:
             max_shard_size: in GiB; larger models are split into several files.
@@ -137,7 +139,8 @@ class Backbone(Model):
         Raises:
             ValueError: the weights are not those of the configuration; nothing is written.
             RuntimeError: `load_weights` has failed half-way.
-            OSError: the folder cannot be written; what was in it is whole.
+            OSError: the folder cannot be written; what was in it is whole. Or another process of
+                a sharded model has failed, or is gone.
         """
         from ..preprocessing.carrying import into_preset
         from ..presets.saving import save_backbone
@@ -309,6 +312,9 @@ class Backbone(Model):
         format: str = "keras",
     ) -> None:
         """Freeze the weights and add trainable adapters to some layers.
+
+        Before `fully_shard` or after it: in a model that is sharded already the adapters are whole
+        in every process, equal, and trained by the mean of all gradients.
 
         After `merge_lora` the merged adapters become part of the frozen weights, and new ones are
         added: a second stage. Without arguments it undoes `disable_lora`.

@@ -1,6 +1,8 @@
 """Fine-tune a model whose weights, gradients and optimizer are sharded over processes (FSDP2).
 
 torchrun --nproc-per-node 2 examples/fsdp.py --steps 40
+
+The same command with more steps goes on from the checkpoint, with any number of processes.
 """
 
 from __future__ import annotations

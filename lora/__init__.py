@@ -14,11 +14,13 @@ from torch import nn
 
 from ..backbones._model import Model
 from ..presets.building import changing
+from ..presets.gathering import Gathering, local, local_part, reshard
 from ..presets.refusals import naming
 from ..presets.snapshot import Snapshot, consistently
-from ..presets.weights import refuse_broken
+from ..presets.weights import refuse_broken, together
 from .adapters import Adapter, adapter_for, has_heads, layers_named
 from .files import Factors, Loaded, is_alpha, load_lora_h5, save_lora_h5
+from .sharding import refuse_sharded, share
 
 __all__ = [
     "Adapter",
@@ -43,6 +45,7 @@ def enable_lora(
 ) -> None:
     """See `Backbone.enable_lora`."""
     _check_format(format)
+    reshard(backbone)
     existing = adapters(backbone)
     disabled = [layer for layer in existing.values() if not layer.active]
     if rank is None:
@@ -84,6 +87,7 @@ def enable_lora(
     for path in found:
         flat = format == "peft" and has_heads(backbone.get_submodule(path))
         _wrap(backbone, path, rank, scale, flat)
+    share(backbone)
 
 
 def disable_lora(backbone: Model) -> AbstractContextManager[Any]:
@@ -103,7 +107,11 @@ def disable_lora(backbone: Model) -> AbstractContextManager[Any]:
 
 def delete_lora(backbone: Model) -> None:
     """See `Backbone.delete_lora`."""
-    for path, layer in enabled(backbone).items():
+    reshard(backbone)
+    found = enabled(backbone)
+    for path, layer in found.items():
+        refuse_sharded(backbone, path, layer)
+    for path, layer in found.items():
         _replace(backbone, path, layer.unwrap())
     trained = vars(backbone).pop("_frozen_by_lora", ())
     for name, parameter in backbone.named_parameters():
@@ -167,12 +175,14 @@ def merge_lora(backbone: Model) -> None:
     found = enabled(backbone).values()
     if not all(layer.active for layer in found):
         raise ValueError("LoRA is disabled: call enable_lora() first, then it can be merged.")
+    reshard(backbone)
     for layer in found:
         layer.merge()
 
 
 def unmerge_lora(backbone: Model) -> None:
     """See `Backbone.unmerge_lora`."""
+    reshard(backbone)
     for layer in enabled(backbone).values():
         layer.merge(sign=-1)
 
@@ -186,16 +196,17 @@ def save_lora_weights(
 ) -> None:
     """See `Backbone.save_lora_weights`."""
     _check_format(format)
-    refuse_broken(backbone)
-    found = enabled(backbone)
     path = Path(os.path.expanduser(filepath))
-    if format == "peft":
-        from .peft import save_peft
+    with together(backbone) as processes:
+        refuse_broken(backbone)
+        found = enabled(backbone)
+        if format == "peft":
+            from .peft import save_peft
 
-        extra = vars(backbone).get("_loaded_with_lora", ())
-        save_peft(backbone, found, path, base_model, extra)
-    else:
-        save_lora_h5(backbone, found, path, order)
+            extra = vars(backbone).get("_loaded_with_lora", ())
+            save_peft(backbone, found, processes, path, base_model, extra)
+        else:
+            save_lora_h5(backbone, found, processes, path, order)
 
 
 def load_lora_weights(
@@ -203,11 +214,11 @@ def load_lora_weights(
 ) -> None:
     """See `Backbone.load_lora_weights`."""
     path = Path(os.path.expanduser(filepath))
-    with naming(str(path)):
-        _load(backbone, path, ignore)
+    with together(backbone) as processes, naming(str(path)):
+        _load(backbone, processes, path, ignore)
 
 
-def _load(backbone: Model, path: Path, ignore: Iterable[str]) -> None:
+def _load(backbone: Model, processes: Gathering, path: Path, ignore: Iterable[str]) -> None:
     found = adapters(backbone)
     if path.is_dir() or path.suffix in (".safetensors", ".bin"):
         from .peft import load_peft
@@ -218,9 +229,10 @@ def _load(backbone: Model, path: Path, ignore: Iterable[str]) -> None:
         loaded = load_lora_h5(backbone, path, found)
     _compare(path, loaded, found)
     refuse_broken(backbone)
+    processes.agree()
     with torch.no_grad(), changing(backbone):
         for name, value in loaded.base.items():
-            backbone.get_parameter(name).copy_(value)
+            _fill(backbone.get_parameter(name), value)
         if loaded.base:
             known = vars(backbone).get("_loaded_with_lora", frozenset())
             vars(backbone)["_loaded_with_lora"] = known | loaded.base.keys()
@@ -268,7 +280,7 @@ def _install(backbone: Model, factors: Mapping[str, Factors], found: Mapping[str
         old = found.get(path)
         if old is None:
             layer = _wrap(backbone, path, one.rank, one.scale, one.flat)
-        elif adapter_for(old, one.flat) is type(old):
+        elif adapter_for(old, one.flat) is old.adapter_class:
             layer = old
         else:
             layer = _reformed(backbone, path, old, one.flat)
@@ -278,14 +290,21 @@ def _install(backbone: Model, factors: Mapping[str, Factors], found: Mapping[str
         elif any(a is other for other in placed.values()):  # shared until now
             a = nn.Parameter(a.clone(), a.requires_grad)
         placed[id(one.a)] = layer.lora_kernel_a = a
-        a.copy_(one.a)
-        layer.lora_kernel_b.copy_(one.b * (one.scale / layer.scale))
+        _fill(a, one.a)
+        _fill(layer.lora_kernel_b, one.b * (one.scale / layer.scale))
+    share(backbone)
     if merged:
         merge_lora(backbone)
 
 
+def _fill(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """Copy a whole value, or the part of this process where the tensor is sharded."""
+    local(tensor).copy_(local_part(value, tensor))
+
+
 def _reformed(backbone: Model, path: str, old: Adapter, flat: bool) -> Adapter:
     """An adapter of another form in place of this one."""
+    refuse_sharded(backbone, path, old)
     before, rank, scale, active = old.lora_kernel_b, old.rank, old.scale, old.active
     _replace(backbone, path, old.unwrap())
     new = _wrap(backbone, path, rank, scale, flat)

@@ -30,7 +30,10 @@ from ..backbones.layers.dtypes import in_compute_dtype
 from ..backbones.layers.initializers import keras_fans, variance_scaling
 from ..backbones.layers.layout import keras_children
 from ..backbones.layers.quantized import QuantizedDense, QuantizedEmbedding
+from ..presets.gathering import full, local, local_part, sharded_as
+from ..presets.weights import with_tensors
 
+FACTORS = ("lora_kernel_a", "lora_kernel_b")
 _he_uniform = variance_scaling(2.0, "fan_in", "uniform")
 AdapterType = TypeVar("AdapterType", bound="Adapter")
 
@@ -59,12 +62,14 @@ class Adapter(nn.Module):
         active: whether the adapter takes part in what the layer computes.
         merged: whether the weight includes the adapter, which then is not computed.
         plain_class: of the layer without the adapter.
+        adapter_class: of the layer, whatever `fully_shard` has made of it.
     """
 
     weight: torch.Tensor
     lora_kernel_a: torch.Tensor
     lora_kernel_b: torch.Tensor
     plain_class: type[nn.Module]
+    adapter_class: type[Adapter]
     wrapped_class: type[nn.Module]  # which Keras's name of the class comes from
     rank: int
     scale: float
@@ -77,7 +82,7 @@ class Adapter(nn.Module):
         adapted = cls.__new__(cls)
         adapted.__dict__.update(layer.__dict__)
         adapted.__dict__.setdefault("wrapped_class", type(layer))
-        adapted.plain_class = type(layer)
+        adapted.plain_class, adapted.adapter_class = type(layer), cls
         adapted.rank, adapted.scale, adapted.active, adapted.merged = rank, scale, True, False
         *outer, last = cls.kernel_shape_of(layer)
         factory: dict[str, Any] = {"dtype": torch.float32, "device": layer.weight.device}
@@ -118,6 +123,12 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.lora_kernel_b)
         self.merged = False
 
+    def merged_from(self, name: str) -> tuple[str, ...]:
+        """The parameters that `merged_tensor` looks at."""
+        if name == "weight" and self.is_added:
+            return "weight", *FACTORS
+        return (name,)
+
     def merged_tensor(self, name: str) -> torch.Tensor:
         """A parameter as the layer computes with it: with an active adapter merged."""
         tensor: torch.Tensor = getattr(self, name)
@@ -137,13 +148,16 @@ class Adapter(nn.Module):
         """Add the adapter into the weight, or with `sign=-1` take it out."""
         if self.merged != (sign < 0):
             return
-        self.weight.copy_(self._shifted(sign))
+        local(self.weight).copy_(self._shifted(sign))
         self.merged = sign > 0
 
     def _shifted(self, sign: int) -> torch.Tensor:
-        """The weight with the adapter added or taken away, in the adapter's precision."""
-        delta = self.delta()
-        return self.weight.to(delta.dtype) + sign * delta
+        """The weight with the adapter added or taken away, in the adapter's precision; of a sharded
+        one the part of this process.
+        """
+        factors = {name: full(getattr(self, name)) for name in FACTORS}
+        delta: torch.Tensor = with_tensors(self, factors).delta()  # type: ignore[operator]
+        return local(self.weight).to(delta.dtype) + sign * local_part(delta, self.weight)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """A state dict has the weight without the adapter and the factors, merged or not, so that
@@ -152,7 +166,7 @@ class Adapter(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.merged and not keep_vars:
             weight = self._shifted(-1).to(self.weight.dtype)
-            destination[f"{prefix}weight"] = weight.detach()
+            destination[f"{prefix}weight"] = sharded_as(weight.detach(), self.weight)
 
     def _load_from_state_dict(self, *args: Any) -> None:
         self.merge(sign=-1)
@@ -162,9 +176,9 @@ class Adapter(nn.Module):
         """The plain layer, without the adapter, with the same weights."""
         plain = self.plain_class.__new__(self.plain_class)
         plain.__dict__.update(self.__dict__)
-        for name in ("lora_kernel_a", "lora_kernel_b"):
+        for name in FACTORS:
             del plain._parameters[name]
-        for name in ("plain_class", "rank", "scale", "active", "merged"):
+        for name in ("plain_class", "adapter_class", "rank", "scale", "active", "merged"):
             del plain.__dict__[name]
         if self.wrapped_class is self.plain_class:
             del plain.__dict__["wrapped_class"]

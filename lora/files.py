@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from ..backbones._model import Model
+from ..presets.gathering import Gathering
 from ..presets.keras.h5 import Dataset, WeightFile
 from ..presets.keras.tree import flat_layers
 from ..presets.refusals import shortened
 from ..presets.replacing import replacing
-from .adapters import Adapter, adapter_for, adapter_shapes, layers_named
+from ..presets.weights import with_tensors
+from .adapters import FACTORS, Adapter, adapter_for, adapter_shapes, layers_named
 
 ORDERS = ("jax", "torch")
 # Beyond it, and beyond the layer's sizes, nothing of a low rank is meant.
@@ -73,7 +75,9 @@ class Loaded:
     base: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def save_lora_h5(backbone: Model, found: Mapping[str, Adapter], path: Path, order: str) -> None:
+def save_lora_h5(
+    backbone: Model, found: Mapping[str, Adapter], processes: Gathering, path: Path, order: str
+) -> None:
     """Write the adapters, their scale multiplied into the second factor, as KerasHub has none.
 
     The file has one rank. Flat factors, and layers of other ranks, are brought to the smallest
@@ -83,12 +87,28 @@ def save_lora_h5(backbone: Model, found: Mapping[str, Adapter], path: Path, orde
         ValueError: the name does not end in `.lora.h5`, or an unknown order.
         OSError: it cannot be written.
     """
-    import h5py
-
     _check_name(path)
     if order not in ORDERS:
         raise ValueError(f"order must be 'jax' or 'torch', not {order!r}.")
     indexes = _indexes(backbone, order)
+    whole = whole_adapters(found, processes)
+    if processes.writes:
+        _write_lora_h5(path, whole, indexes)
+
+
+def whole_adapters(found: Mapping[str, Adapter], processes: Gathering) -> dict[str, Any]:
+    """The same layers with whole factors, for the process that writes."""
+    layers = {}
+    for path, layer in found.items():
+        factors = {name: processes.whole(getattr(layer, name)) for name in FACTORS}
+        if processes.writes:
+            layers[path] = with_tensors(layer, factors)
+    return layers
+
+
+def _write_lora_h5(path: Path, found: Mapping[str, Any], indexes: Mapping[str, int]) -> None:
+    import h5py
+
     with torch.no_grad():
         factors = {
             name: (a.detach().float().cpu(), (b.float() * found[name].scale).cpu())

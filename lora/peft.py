@@ -38,11 +38,13 @@ from ..presets.checkpoints.files import FLOATS, Stored, open_weights
 from ..presets.checkpoints.table import TRANSPOSE, Operation
 from ..presets.files import ADAPTER as CONFIG
 from ..presets.files import read_json
+from ..presets.gathering import Gathering
 from ..presets.refusals import shortened
 from ..presets.replacing import replacing
 from ..presets.snapshot import Snapshot
+from ..presets.weights import blank_of
 from .adapters import AdaptedDense, Adapter, has_heads, keras_form, to_kernel_a
-from .files import Factors, Loaded, is_alpha, is_low
+from .files import Factors, Loaded, is_alpha, is_low, whole_adapters
 from .patterns import full_match
 
 MAX_PATTERNS = 2_000  # each is compared with each module
@@ -81,14 +83,15 @@ KNOWN = {
 
 def _plan(backbone: Model) -> Plan:
     """Where the weights are in transformers' checkpoints; those in int8 in place of their own."""
+    blank = blank_of(backbone)
     scales = [
         f"{path}.{name}"
-        for path, layer in backbone.named_modules()
+        for path, layer in blank.named_modules()
         if isinstance(layer, (QuantizedDense, QuantizedEmbedding))
         for name, _ in layer.named_buffers()
         if name.endswith("_scale")
     ]
-    return export_plan(TRANSFORMERS, backbone, without=scales)
+    return export_plan(TRANSFORMERS, blank, without=scales)
 
 
 # Writing
@@ -97,6 +100,7 @@ def _plan(backbone: Model) -> Plan:
 def save_peft(
     backbone: Model,
     found: Mapping[str, Adapter],
+    processes: Gathering,
     folder: Path,
     base_model: str | os.PathLike[str] | None,
     extra: Collection[str] = (),
@@ -110,12 +114,26 @@ def save_peft(
         ValueError: adapters that PEFT's format has no place for.
         NotImplementedError: the family cannot be exported to transformers.
     """
-    from safetensors.torch import save_file
-
     other = [path for path, layer in found.items() if not isinstance(layer, AdaptedDense)]
     if other:
         raise ValueError(f"Only projections can be written for PEFT, not {', '.join(other)}.")
     plan = _plan(backbone)
+    layers = whole_adapters(found, processes)
+    whole = {name: processes.whole(backbone.get_parameter(name)) for name in sorted(extra)}
+    if processes.writes:
+        _write_peft(backbone, plan, layers, whole, folder, base_model)
+
+
+def _write_peft(
+    backbone: Model,
+    plan: Plan,
+    found: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    folder: Path,
+    base_model: str | os.PathLike[str] | None,
+) -> None:
+    from safetensors.torch import save_file
+
     tensors: dict[str, torch.Tensor] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
@@ -128,8 +146,8 @@ def save_peft(
             with torch.no_grad():
                 factors[_module(binding)] = _fuse(binding, layers)
             transposed |= TRANSPOSE in binding.operations
-        elif binding.ours.keys() & extra:
-            whole = binding.save([backbone.get_parameter(name).detach() for name in binding.ours])
+        elif binding.ours.keys() & extra.keys():
+            whole = binding.save([extra[name].detach() for name in binding.ours])
             tensors |= {f"{PREFIX}{name}": one.cpu().contiguous() for name, one in whole.items()}
             saved += [name.rpartition(".")[0] for name in whole]
     factors = _with_attentions(plan, factors)

@@ -15,12 +15,13 @@ import torch
 from ..backbones._model import Model
 from . import builtin
 from .files import CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
+from .gathering import Gathering
 from .keras.h5 import WeightWriter
 from .keras.tree import Layer, keras_tree
 from .progress import track
 from .replacing import replacing
 from .safetensors import write_safetensors
-from .weights import Weight, blank_of, checked_weights, together, writes
+from .weights import Weight, blank_of, checked_weights, together, values_of
 
 if TYPE_CHECKING:
     from .checkpoints.engine import Dialect
@@ -48,27 +49,27 @@ def save_backbone(
     beside: Beside | None = None,
 ) -> list[str]:
     """See `Backbone.save_to_preset`."""
-    if format not in ("keras", "safetensors"):
-        raise ValueError(f"format must be 'keras' or 'safetensors', not {format!r}.")
-    blank, weights = checked_weights(model, state_dict)
-    nbytes = sum(tensor.nbytes for tensor in blank.weights())
-    if format == "safetensors":
-        name = SAFETENSORS
-    elif max_shard_size is not None and nbytes > max_shard_size * 1024**3:
-        name = SHARD_INDEX
-    else:
-        name, max_shard_size = WEIGHTS, None
-
-    path = Path(os.path.expanduser(preset_dir), name)
     carried: list[str] = []
+    with together(model, state_dict) as processes:
+        if format not in ("keras", "safetensors"):
+            raise ValueError(f"format must be 'keras' or 'safetensors', not {format!r}.")
+        blank, weights = checked_weights(model, state_dict)
+        nbytes = sum(tensor.nbytes for tensor in blank.weights())
+        if format == "safetensors":
+            name = SAFETENSORS
+        elif max_shard_size is not None and nbytes > max_shard_size * 1024**3:
+            name = SHARD_INDEX
+        else:
+            name, max_shard_size = WEIGHTS, None
+        path = Path(os.path.expanduser(preset_dir), name)
 
-    def describe(folder: Path) -> None:
-        if beside is not None:
-            carried.extend(beside(model, folder, path.parent))
-        _write_json(folder / CONFIG, model.serialize())
-        _write_json(folder / METADATA, _metadata(blank))
+        def describe(folder: Path) -> None:
+            if beside is not None:
+                carried.extend(beside(model, folder, path.parent))
+            _write_json(folder / CONFIG, model.serialize())
+            _write_json(folder / METADATA, _metadata(blank))
 
-    _write(blank, weights, path, max_shard_size, STALE, describe)
+        _write(blank, weights, processes, path, max_shard_size, STALE, describe)
     return carried
 
 
@@ -91,15 +92,17 @@ def save_weights(
     """See `Backbone.save_weights`."""
     path = Path(os.path.expanduser(filepath))
     wanted = ".weights.h5" if max_shard_size is None else ".weights.json"
-    if not path.name.endswith((".safetensors", wanted)):
-        raise ValueError(f"The file must end in {wanted}; {path.name} does not.")
-    blank, weights = checked_weights(model, state_dict)
-    _write(blank, weights, path, max_shard_size, ())
+    with together(model, state_dict) as processes:
+        if not path.name.endswith((".safetensors", wanted)):
+            raise ValueError(f"The file must end in {wanted}; {path.name} does not.")
+        blank, weights = checked_weights(model, state_dict)
+        _write(blank, weights, processes, path, max_shard_size, ())
 
 
 def _write(
     blank: Model,
     weights: Mapping[str, Weight],
+    processes: Gathering,
     path: Path,
     max_shard_size: float | None,
     stale: tuple[str, ...],
@@ -116,16 +119,17 @@ def _write(
     is_safetensors = path.name.endswith(".safetensors")
     if is_safetensors:  # by size, so that each is where its type wants it
         names = sorted(weights, key=lambda key: (-weights[key].dtype.itemsize, key))
-    with together(weights, names) as values:
-        if not writes(weights.values()):
-            return
-        with replacing(path.parent, stale) as folder:
-            describe(folder)
-            if is_safetensors:
-                headers = {key: (weights[key].dtype, weights[key].shape) for key in names}
-                write_safetensors(folder / path.name, headers, values)
-            else:
-                _write_h5(layers, folder / path.name, max_shard_size, values)
+    values = values_of(weights, names, processes)
+    if not processes.writes:
+        next(values, None)
+        return
+    with replacing(path.parent, stale) as folder:
+        describe(folder)
+        if is_safetensors:
+            headers = {key: (weights[key].dtype, weights[key].shape) for key in names}
+            write_safetensors(folder / path.name, headers, values)
+        else:
+            _write_h5(layers, folder / path.name, max_shard_size, values)
 
 
 def _write_h5(
@@ -168,8 +172,6 @@ def export_checkpoint(
     """
     from .checkpoints.engine import export, export_plan
 
-    plan = export_plan(dialect, blank_of(model))
-    _, weights = checked_weights(model, state_dict)
     target = Path(os.path.expanduser(path))
     carried: list[str] = []
 
@@ -180,7 +182,10 @@ def export_checkpoint(
             if beside is not None and not place:
                 carried.extend(beside(model, folder, target))
 
-    export(dialect, plan, weights, destination)
+    with together(model, state_dict) as processes:
+        plan = export_plan(dialect, blank_of(model))
+        _, weights = checked_weights(model, state_dict)
+        export(dialect, plan, weights, processes, destination)
     return carried
 
 

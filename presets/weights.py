@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..backbones._model import Model
+from .gathering import Gathering, gathering, reshard
 
 # Where wrappers hold what they wrap.
 INNER = ("_checkpoint_wrapped_module", "_orig_mod", "_fsdp_wrapped_module")
@@ -59,48 +60,58 @@ class Weight:
     def dtype(self) -> torch.dtype:
         return self.tensor.dtype
 
-    @property
-    def is_sharded(self) -> bool:
-        return _is_sharded(self.tensor)
+    def stored(self) -> torch.Tensor:
+        """As `tensor`; of an offloaded one the numbers."""
+        return self._stored(self.name)
 
-    def read(self) -> torch.Tensor:
-        """The whole value, an adapter merged into it."""
+    def read(
+        self, whole: Callable[[torch.Tensor], torch.Tensor | None] = lambda tensor: tensor
+    ) -> torch.Tensor | None:
+        """The value, an adapter merged into it; `None` where that is for another process.
+
+        Args:
+            whole: gathers a tensor of a sharded model.
+        """
         owner = self.owner
-        merged = hasattr(owner, "merged_tensor")
-        tensors = (*owner.parameters(False), *owner.buffers(False))
-        if merged and (self.given or any(_is_sharded(one) or one.is_meta for one in tensors)):
-            owner = _with_tensors(owner, self.given or (lambda name: _whole(owner, name)))
-        if merged:
-            tensor: torch.Tensor = owner.merged_tensor(self.name)  # type: ignore[operator]
-            return tensor.detach()
-        return _whole(owner, self.name).detach() if self.given is None else self.tensor.detach()
+        if not hasattr(owner, "merged_tensor"):
+            tensor = whole(self.stored())
+            return None if tensor is None else tensor.detach()
+        values = {name: whole(self._stored(name)) for name in self._parts()}
+        if any(value is None for value in values.values()):
+            return None
+        merged: torch.Tensor = with_tensors(owner, values).merged_tensor(self.name)  # type: ignore[operator]
+        return merged.detach()
+
+    def _parts(self) -> list[str]:
+        """The owner's tensors that its `merged_tensor` looks at."""
+        owner: Any = self.owner
+        if hasattr(owner, "merged_from"):
+            return list(owner.merged_from(self.name))
+        return [
+            k for k, v in (*owner._parameters.items(), *owner._buffers.items()) if v is not None
+        ]
+
+    def _stored(self, name: str) -> torch.Tensor:
+        if self.given is not None:
+            return self.given(name)
+        tensor: torch.Tensor = getattr(self.owner, name)
+        if tensor.is_meta:
+            hook = getattr(self.owner, "_hf_hook", None)
+            for one in getattr(hook, "hooks", (hook,)):
+                stored = getattr(one, "weights_map", None)
+                if stored is not None:
+                    tensor = stored[name]
+        return tensor
 
 
-def _with_tensors(owner: nn.Module, read: Callable[[str], torch.Tensor]) -> nn.Module:
-    """The module with other tensors."""
+def with_tensors(owner: nn.Module, tensors: Mapping[str, torch.Tensor | None]) -> nn.Module:
+    """The module with other parameters and buffers of these names."""
     twin = copy.copy(owner)
     twin.__dict__ = dict(owner.__dict__)
     for kind in ("_parameters", "_buffers"):
-        tensors = getattr(owner, kind)
-        twin.__dict__[kind] = {k: None if t is None else read(k) for k, t in tensors.items()}
+        own = getattr(owner, kind)
+        twin.__dict__[kind] = {**own, **{k: v for k, v in tensors.items() if k in own}}
     return twin
-
-
-def _is_sharded(tensor: torch.Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")
-
-
-def _whole(owner: nn.Module, name: str) -> torch.Tensor:
-    tensor: Any = getattr(owner, name)
-    if tensor.is_meta:
-        hook = getattr(owner, "_hf_hook", None)
-        for one in getattr(hook, "hooks", (hook,)):
-            stored = getattr(one, "weights_map", None)
-            if stored is not None:
-                return stored[name]
-    if _is_sharded(tensor):
-        return tensor.full_tensor()
-    return tensor
 
 
 def weights_of(
@@ -213,36 +224,35 @@ def checked_weights(
             f"({len(problems)} differences); nothing was written. {' '.join(advice)}\n  "
             + "\n  ".join(sorted(problems))
         )
-    if any(weight.tensor.is_meta and weight.read().is_meta for weight in found.values()):
+    if any(weight.stored().is_meta for weight in found.values()):
         raise ValueError("The model is on the meta device: it has no weights to save.")
     return blank, found
 
 
-def writes(weights: Iterable[Weight]) -> bool:
-    """Whether this process is the one that writes files: of a sharded model the first."""
-    return not any(one.is_sharded for one in weights) or torch.distributed.get_rank() == 0
-
-
 @contextmanager
 def together(
-    weights: Mapping[str, Weight], names: Iterable[str]
-) -> Iterator[Iterator[torch.Tensor]]:
-    """The values of these weights in this order, which all processes of a sharded model read.
+    model: Model, state_dict: Mapping[str, torch.Tensor] | None = None
+) -> Iterator[Gathering]:
+    """Where weights of a model are saved, by all processes over which it is sharded.
 
-    A process that fails reads on to the end, so that no other one waits for it; then all fail.
+    If one fails, all do.
     """
-    reading = (weights[name].read() for name in names)
-    sharded = any(one.is_sharded for one in weights.values())
-    failure: list[Any] = [None]
-    try:
-        yield reading
-    except BaseException as error:
-        failure = [f"{type(error).__name__}: {error}"]
-        raise
-    finally:
-        if sharded:
-            for _ in reading:
-                pass
-            torch.distributed.broadcast_object_list(failure, src=0)
-    if failure[0] is not None:
-        raise OSError(f"The first process could not save: {failure[0]}")
+    reshard(model)
+    tensors = (*model.parameters(), *model.buffers(), *(state_dict or {}).values())
+    with gathering(tensors) as processes:
+        yield processes
+
+
+def values_of(
+    weights: Mapping[str, Weight], names: Iterable[str], processes: Gathering
+) -> Iterator[torch.Tensor]:
+    """The values of these weights in this order, for the process that writes.
+
+    The other ones give their parts meanwhile, and get none.
+    """
+    values = (weights[name].read(processes.whole) for name in names)
+    if processes.writes:
+        yield from values  # type: ignore[misc]
+    else:
+        for _ in values:
+            pass

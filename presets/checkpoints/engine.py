@@ -32,11 +32,12 @@ from ..building import (
     split_sizes,
 )
 from ..files import CONFIG, SAFETENSORS
+from ..gathering import Gathering
 from ..progress import track
 from ..refusals import shortened
 from ..safetensors import write_safetensors
 from ..surplus import Ignore, superfluous
-from ..weights import Weight, together, writes
+from ..weights import Weight, values_of
 from .files import BYTES, FLOATS, Stored, Within, index_of, open_weights, weight_files
 from .quantized import Dequantized, Format, dequantized, format_of
 from .table import REQUIRED, Operation, Table, Tensors, matches, parts
@@ -809,6 +810,7 @@ def export(
     dialect: Dialect,
     plan: Plan,
     weights: Mapping[str, Weight],
+    processes: Gathering,
     destination: Callable[[str], AbstractContextManager[Path]],
 ) -> None:
     """Write config.json and safetensors, in shards where they are large.
@@ -817,8 +819,8 @@ def export(
         destination: opens the folder, or one within it, in the process that writes.
     """
     for name, files in (plan.table.folders or {"": dialect.files}).items():
-        _export(dialect, plan, name, files[0], weights, destination)
-    if plan.table.folders and writes(weights.values()):
+        _export(dialect, plan, name, files[0], weights, processes, destination)
+    if plan.table.folders and processes.writes:
         for name in (*dialect.further, ""):  # what makes one of them comes last
             with destination(name) as folder:
                 _describe(dialect, plan, name, folder)
@@ -835,6 +837,7 @@ def _export(
     within: str,
     file_name: str,
     weights: Mapping[str, Weight],
+    processes: Gathering,
     destination: Callable[[str], AbstractContextManager[Path]],
 ) -> None:
     """What one folder holds."""
@@ -855,26 +858,26 @@ def _export(
         bindings.sort(key=lambda one: -min(t.itemsize for t in one.ours.values()))
         shards.append((file, set(names), bindings))
     order = [name for _, _, bindings in shards for one in bindings for name in one.ours]
-    with together(weights, order) as values:
-        if not writes(weights.values()):
-            return
-        with destination(within) as folder:
-            _describe(dialect, plan, within, folder)
-            for file, held, bindings in shards:
-                headers = {
-                    name.removeprefix(prefix): (tensor.dtype, tuple(tensor.shape))
-                    for one in bindings
-                    for name, tensor in one.expected().items()
-                    if name in held
-                }
-                write_safetensors(folder / file, headers, _made(bindings, held, values))
-            if split.is_sharded:
-                places = {
-                    name.removeprefix(prefix): file
-                    for name, file in split.tensor_to_filename.items()
-                }
-                index = {"metadata": split.metadata, "weight_map": places}
-                (folder / index_of(file_name)).write_text(json.dumps(index, indent=2))
+    values = values_of(weights, order, processes)
+    if not processes.writes:
+        next(values, None)
+        return
+    with destination(within) as folder:
+        _describe(dialect, plan, within, folder)
+        for file, held, bindings in shards:
+            headers = {
+                name.removeprefix(prefix): (tensor.dtype, tuple(tensor.shape))
+                for one in bindings
+                for name, tensor in one.expected().items()
+                if name in held
+            }
+            write_safetensors(folder / file, headers, _made(bindings, held, values))
+        if split.is_sharded:
+            places = {
+                name.removeprefix(prefix): file for name, file in split.tensor_to_filename.items()
+            }
+            index = {"metadata": split.metadata, "weight_map": places}
+            (folder / index_of(file_name)).write_text(json.dumps(index, indent=2))
 
 
 def _made(

@@ -50,12 +50,6 @@ class Variable:
     def tensor(self) -> torch.Tensor:
         return getattr(self.module, self.name)
 
-    @property
-    def saved(self) -> torch.Tensor:
-        """What a file holds: adapters are merged into it."""
-        merged = getattr(self.module, "merged_tensor", None)
-        return self.to_keras(self.tensor if merged is None else merged(self.name))
-
 
 @dataclass
 class Layer:
