@@ -15,6 +15,12 @@ Dtype = Annotated[
         show_default=False,
     ),
 ]
+Dequantize = Annotated[
+    bool,
+    typer.Option(
+        "--dequantize", help="Read quantized weights of a transformers checkpoint as floats."
+    ),
+]
 
 
 def check_dtype(dtype: str | None) -> None:
@@ -27,17 +33,17 @@ def check_dtype(dtype: str | None) -> None:
             raise typer.BadParameter(str(error)) from None
 
 
-def load(preset: str, dtype: str | None) -> Any:
+def load(preset: str, dtype: str | None, dequantize: bool = False) -> Any:
     """The model, in the data type asked for or else in the recorded one."""
     from ..backbones.layers.dtypes import DTypePolicy
     from ..models import Backbone
-    from ..presets.checkpoints import dialect_of
+    from ..presets.checkpoints import configuration, dialect_of
     from ..presets.sources import open_preset
 
     def read() -> Any:
         wanted = dtype
         if wanted is None:
-            config = source.json("config.json")
+            config = configuration(source)[1]
             wanted = saved_dtype(config)
             if wanted not in (None, "auto") and dialect_of(config) is not None:
                 try:
@@ -45,7 +51,7 @@ def load(preset: str, dtype: str | None) -> Any:
                 except ValueError as error:
                     warnings.warn(f"config.json: {error} It becomes float32.", stacklevel=1)
                     wanted = None
-        return Backbone.from_preset(preset, dtype=wanted)
+        return Backbone.from_preset(preset, dtype=wanted, dequantize=dequantize)
 
     source = open_preset(preset)
     return source.consistently(read)

@@ -23,7 +23,7 @@ from ._app import (
     terminal,
     working,
 )
-from ._loading import saved_dtype
+from ._loading import Dequantize, saved_dtype
 
 
 @app.command("list")
@@ -122,12 +122,13 @@ def info(preset: Preset, as_json: AsJson = False) -> None:
     Example: keras-hub-torch info bert_tiny_en_uncased
     """
     from ..models import Backbone
+    from ..presets.checkpoints import configuration
     from ..presets.companions import companions
     from ..presets.sources import open_preset
     from ..presets.summary import layer_tree, totals
 
     def read() -> tuple[dict[str, Any], Any, dict[str, int] | None, list[str] | None]:
-        config = source.json("config.json")
+        config = configuration(source)[1]
         model = Backbone.from_preset(preset, load_weights=False, device="meta")
         sizes = source.sizes()
         return config, model, sizes, None if sizes is None else companions(source)
@@ -142,6 +143,7 @@ def info(preset: Preset, as_json: AsJson = False) -> None:
                 "class": type(model).__name__,
                 **totals(model),
                 "saved_dtype": _dtype_name(saved_dtype(config)),
+                "quantization": _quantization(config),
                 "files": sizes,
                 "companions": beside,
                 "config": model.get_config(),
@@ -170,6 +172,7 @@ def _print_info(
     if sizes is not None:
         width = max(map(len, sizes), default=0)
         files = "\n".join(f"{printable(name):{width}}  {decimal(sizes[name])}" for name in sizes)
+    method = _quantization(config)
     arguments = model.get_config()
     del arguments["dtype"]
     grid = Table.grid(padding=(0, 2))
@@ -179,6 +182,7 @@ def _print_info(
         ("Preset", preset),
         ("Class", type(model).__name__),
         ("Saved dtype", _dtype_name(saved_dtype(config)) or "not recorded"),
+        *([("Quantized", method)] if method else []),
         ("Files", files),
         *([("Beside it", printable(summary(beside)))] if beside else []),
         ("Config", "\n".join(_lines(arguments))),
@@ -206,6 +210,15 @@ def _lines(value: dict[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{indent}{key} = {json.dumps(inner)}"
 
 
+def _quantization(config: dict[str, Any]) -> str | None:
+    """The method by which a checkpoint of transformers is quantized, if it is."""
+    from ..presets.checkpoints import TRANSFORMERS
+
+    settings = TRANSFORMERS.quantization(config)
+    method = settings.get("quant_method") if isinstance(settings, dict) else settings
+    return None if method is None else printable(str(method))
+
+
 def _dtype_name(dtype: Any) -> str | None:
     if isinstance(dtype, dict):
         inner = dtype.get("config")
@@ -215,7 +228,7 @@ def _dtype_name(dtype: Any) -> str | None:
 
 
 @app.command()
-def verify(preset: Preset) -> None:
+def verify(preset: Preset, dequantize: Dequantize = False) -> None:
     """Check that the weights are exactly the model's: none missing, none left over, equal shapes.
 
     Only headers are read, so it takes no memory and little time; a remote preset is downloaded.
@@ -228,7 +241,7 @@ def verify(preset: Preset) -> None:
     from ..presets.verifying import verify_preset
 
     with working():
-        verified = verify_preset(preset)
+        verified = verify_preset(preset, dequantize)
     model = verified.model
     typer.echo(
         f"config.json: {type(model).__name__} with {len(model.state_dict()):,} weights, "

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ._app import Preset, app, printable, working
-from ._loading import Dtype, check_dtype, load
+from ._loading import Dequantize, Dtype, check_dtype, load
 
 
 class Format(str, Enum):
@@ -19,6 +19,10 @@ class Format(str, Enum):
     safetensors = "safetensors"
     transformers = "transformers"
     timm = "timm"
+    diffusers = "diffusers"
+
+
+OWN = (Format.keras, Format.safetensors)
 
 
 Destination = Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)]
@@ -36,7 +40,7 @@ Overwrite = Annotated[
 ]
 FORMATS = (
     "keras: .weights.h5, for KerasHub and this package. safetensors: for this package only. "
-    "transformers, timm: for these."
+    "transformers, timm, diffusers: for these."
 )
 
 
@@ -51,6 +55,7 @@ def convert(
     carry: Annotated[
         bool, typer.Option("--carry/--alone", help="Whether tokenizer and the like go along.")
     ] = True,
+    dequantize: Dequantize = False,
 ) -> None:
     """Convert a preset to another format or data type.
 
@@ -60,17 +65,16 @@ def convert(
     Example: keras-hub-torch convert bert_tiny_en_uncased ./bert --format transformers
     """
     _check_target(dst, format, dtype, max_shard_size, overwrite)
-    from ..presets.companions import summary
+    from ..presets.companions import left_behind, summary
     from ..presets.sources import open_preset
 
     with working():
-        model = load(src, dtype)
+        model = load(src, dtype, dequantize)
         left = _not_carried(open_preset(src), dst)
         carried = _save(model, dst, format, max_shard_size, carry)
     if carried:
         typer.echo(f"Carried along: {printable(summary(carried))}")
-    same = format in (Format.keras, Format.safetensors)
-    left = [name for name in left if not same or name not in summary(carried).split(", ")]
+    left = left_behind(left, carried)
     if left:
         typer.echo(f"Not carried over: {printable(', '.join(left))}", err=True)
     _report(model, dst)
@@ -83,7 +87,7 @@ def _check_target(
     if max_shard_size is not None and format is not Format.keras:
         raise typer.BadParameter("--max-shard-size needs --format keras.")
     check_dtype(dtype)
-    if dtype and dtype.startswith("mixed_") and format in (Format.transformers, Format.timm):
+    if dtype and dtype.startswith("mixed_") and format not in OWN:
         raise typer.BadParameter(
             f"{format.value} has no {dtype}: it stores float32 and computes in another type by "
             "autocast. Choose float32, or the type that the weights shall have."
@@ -103,8 +107,10 @@ def _save(
     if format is Format.transformers:
         return list(model.export_to_transformers(dst, carry=carry))
     if format is Format.timm:
-        model.export_to_timm(dst)
+        model.export_to_timm(dst, carry=carry)
         return []
+    if format is Format.diffusers:
+        return list(model.export_to_diffusers(dst, carry=carry))
     size = 10 if max_shard_size is None else max_shard_size
     return list(model.save_to_preset(dst, size, format=format.value, carry=carry))
 
@@ -115,9 +121,10 @@ def _report(model: Any, dst: Path) -> None:
     typer.echo(f"{dst}: {type(model).__name__}, {totals_line(model)}")
 
 
-# What a backbone is read from.
+# What a backbone, or each part of a pipeline, is read from.
 CARRIED = re.compile(
-    r"(config|metadata)\.json|model[^/]*\.(weights\.h5|weights\.json|safetensors(\.index\.json)?)"
+    r"(config|metadata|model_index)\.json|(transformer|vae|scheduler|text_encoder(_\d)?)/.*"
+    r"|model[^/]*\.(weights\.h5|weights\.json|safetensors(\.index\.json)?)"
     r"|pytorch_model[^/]*\.bin(\.index\.json)?"
 )
 # Where a hub gives no list; task.weights.h5 would be a large download.
@@ -161,6 +168,7 @@ def merge_adapter(
     dtype: Dtype = None,
     max_shard_size: Shards = None,
     overwrite: Overwrite = False,
+    dequantize: Dequantize = False,
 ) -> None:
     """Add an adapter into the weights of its preset, and write the sum as a preset.
 
@@ -168,7 +176,7 @@ def merge_adapter(
     """
     _check_target(dst, format, dtype, max_shard_size, overwrite)
     with working():
-        model = load(preset, dtype)
+        model = load(preset, dtype, dequantize)
         model.load_lora_weights(adapter)
         model.merge_lora()
         _save(model, dst, format, max_shard_size)

@@ -93,6 +93,13 @@ def generate(
             show_default=False,
         ),
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is what a user says; print the answer.")
+    ] = False,
+    system: Annotated[
+        str | None,
+        typer.Option(help="With --chat, what the model is told before.", show_default=False),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 32,
     sampler: Annotated[Sampler, typer.Option(help="How each token is chosen.")] = Sampler.greedy,
     stop: Annotated[
@@ -111,13 +118,20 @@ def generate(
 ) -> None:
     """Continue a prompt, and print what is new as it comes: text of text, ids of ids.
 
+    With --chat the checkpoint's chat template makes the prompt.
+
     Example: keras-hub-torch generate gpt2_base_en "The capital of France is"
     """
     if (prompt is None) == (ids is None):
         raise typer.BadParameter("Give either a prompt or --ids.")
+    if (prompt is None and chat) or (not chat and system is not None):
+        raise typer.BadParameter("--chat needs a prompt, and --system needs --chat.")
     row = [] if ids is None else _ids(sys.stdin.read() if ids == "-" else ids, "--ids")
     stops = _ids(stop, "--stop") if stop else []
-    text = None if prompt is None else _given(prompt)
+    text: Any = None if prompt is None else _given(prompt)
+    if chat:
+        told = [] if system is None else [{"role": "system", "content": system}]
+        text = [*told, {"role": "user", "content": text}]
     check_dtype(dtype)
     import torch
 

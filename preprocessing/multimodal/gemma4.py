@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -53,6 +53,11 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
     """
 
     backbone = "Gemma4Backbone"
+    processor = "Gemma4Processor"
+    needs: ClassVar = {
+        "feature_extractor": {"feature_extractor_type": "Gemma4AudioFeatureExtractor"},
+        "video_processor": {"video_processor_type": "Gemma4VideoProcessor"},
+    }
     tokenizer: Any
     image_converter: Gemma4ImageConverter | None
     audio_converter: Gemma4AudioConverter | None

@@ -17,6 +17,7 @@ from ...presets.sources import PresetSource
 from .cutting import Step, flat
 
 MAX_JSON_BYTES = 128 * 1024**2
+MAX_CONFIG_BYTES = 16 * 1024**2  # Gemma's lists all added tokens
 
 
 class Foreign:
@@ -49,7 +50,7 @@ class Foreign:
     def config(self) -> dict[str, Any]:
         """What `tokenizer_config.json` says."""
         name = "tokenizer_config.json"
-        return self.source.json(name) if self.source.has(name) else {}
+        return self.source.json(name, MAX_CONFIG_BYTES) if self.source.has(name) else {}
 
     @functools.cached_property
     def tokenizer(self) -> dict[str, Any]:

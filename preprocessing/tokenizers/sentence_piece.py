@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ...presets.sources import PresetSource
 from .._libraries import library
 from .base import Tokenizer, read_asset
 from .cutting import Step
@@ -30,6 +31,7 @@ from .model_file import (
 
 # What transformers calls the file, in families old and new.
 FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
+SCHEME = "prepend_scheme.json"
 # Longer text is no path but the model itself, as Keras puts bytes into JSON.
 LONGEST_PATH = 2048
 # Pieces that stand for no text, with no score; those of other names are a family's own.
@@ -57,6 +59,9 @@ class SentencePieceTokenizer(Tokenizer):
     first: ClassVar[Sequence[str]] = ()
     # Those that it has behind them whatever the model.
     adds: ClassVar[Sequence[str]] = ()
+
+    # Where a conversation has spaces that no text has, as of a checkpoint of transformers.
+    prepend_scheme: str | None = None
 
     def __init__(
         self,
@@ -134,6 +139,14 @@ class SentencePieceTokenizer(Tokenizer):
         flags = {"add_bos": self.add_bos, "add_eos": self.add_eos}
         return found.encode(list(texts), out_type=kind, **flags)
 
+    def chat_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        # sentencepiece itself finds no control tokens in text.
+        proto, found = vars(self).get("chat_library", (None, None))
+        if proto is not self.proto:
+            found = self.to_library()
+            vars(self)["chat_library"] = (self.proto, found)
+        return [one.ids for one in found.encode_batch_fast(texts, add_special_tokens=False)]
+
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         size = len(self.pieces)
         for row in rows:
@@ -170,6 +183,10 @@ class SentencePieceTokenizer(Tokenizer):
         """Those of the family's own arguments that a model settles."""
         return {}
 
+    def read_checkpoint(self, files: Foreign) -> None:
+        super().read_checkpoint(files)
+        self.prepend_scheme = prepend_scheme_of(files)
+
     def to_transformers(self) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
         yield from super().to_transformers()
         assert self.proto is not None
@@ -204,6 +221,10 @@ class SentencePieceTokenizer(Tokenizer):
             parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
             parts += [decoders.Strip(" ", 1, 0)] if model.add_dummy_prefix else []
             found.decoder = decoders.Sequence(parts)
+            if self.prepend_scheme and model.add_dummy_prefix and len(steps) == 2:
+                steps = []
+                spaces = tokenizers.pre_tokenizers.Metaspace
+                found.pre_tokenizer = spaces("▁", self.prepend_scheme, split=False)
         else:
             scores = [kinds[one].score if one in kinds else 0.0 for one in vocabulary]
             pairs = list(zip(vocabulary, scores))
@@ -224,6 +245,18 @@ class SentencePieceTokenizer(Tokenizer):
         return found
 
     # Files
+
+    def files(self) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
+        yield from super().files()
+        if self.chat_template is not None and self.prepend_scheme is not None:
+            folder = f"assets/{self.config_file.partition('.')[0]}"
+            yield f"{folder}/{SCHEME}", {"prepend_scheme": self.prepend_scheme}
+
+    def read_assets(self, source: PresetSource) -> None:
+        super().read_assets(source)
+        name = f"assets/{self.config_file.partition('.')[0]}/{SCHEME}"
+        if self.chat_template is not None and source.has(name):
+            self.prepend_scheme = checked_scheme(source.json(name).get("prepend_scheme"))
 
     def set_assets(self, contents: Sequence[bytes]) -> None:
         self.set_proto(contents[0])
@@ -249,6 +282,20 @@ def built(proto: bytes) -> Any:
         raise ValueError(
             f"These {len(proto):,} bytes are no SentencePiece model: {error}"
         ) from error
+
+
+def prepend_scheme_of(files: Foreign) -> str | None:
+    """Where transformers puts a space before text, `first` or `always`, also behind special tokens;
+    `None` where it does what the model says.
+    """
+    if str(files.config.get("tokenizer_class")).startswith("LlamaTokenizer"):
+        return "always" if files.config.get("legacy") else "first"
+    steps = (step for step in files.steps("pre_tokenizer") if step.get("type") == "Metaspace")
+    return checked_scheme(next(steps, {}).get("prepend_scheme"))
+
+
+def checked_scheme(value: Any) -> str | None:
+    return value if value in ("first", "always") else None
 
 
 def without_special_pieces(proto: bytes) -> bytes:
