@@ -170,12 +170,12 @@ def into_pipeline(model: Model, folder: Path, target: Path) -> list[str]:
     Arguments and warnings are those of `into_preset`.
     """
     preprocessor = TextToImagePreprocessor.for_class(model.class_name)
-    if preprocessor is None:
+    path = folder / INDEX
+    if preprocessor is None or not path.exists():
         return []
 
     def carry(source: PresetSource) -> list[str]:
         is_pipeline = dialect_in(source) is DIFFUSERS
-        path = folder / INDEX
         index, names = json.loads(path.read_text()), []
         for tower, place in preprocessor.places.items():
             if getattr(model, tower, None) is None:
