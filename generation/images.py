@@ -90,7 +90,7 @@ def generate_images(
         raise ValueError("compile=True needs the model in evaluation mode: call eval() first.")
     if tile is not None and tile < 1:
         raise ValueError(f"tile={tile} must be at least 1.")
-    if not isinstance(token_ids, Mapping):
+    if not isinstance(token_ids, Mapping) and not hasattr(token_ids, "__array__"):
         texts = texts_of(token_ids)
         against = [negative] * len(texts) if isinstance(negative, str) else texts_of(negative)
         if len(against) != len(texts):
@@ -245,7 +245,7 @@ def _of_model(backbone: Any, token_ids: dict[str, torch.Tensor]) -> dict[str, to
     return {name: ids for name, ids in token_ids.items() if getattr(backbone, name, None)}
 
 
-def _tensors(token_ids: Mapping[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
+def _tensors(token_ids: Any, device: torch.device) -> dict[str, torch.Tensor]:
     if not isinstance(token_ids, Mapping):
         raise TypeError(
             "Token ids are given by the names of the text encoders, clip_l and so on, not as "

@@ -507,3 +507,5 @@ def test_every_class(name: str, tmp_path: Path) -> None:
         assert type(back) is type(tokenizer)
         assert back.tokenize(texts) == ids
         assert back.vocabulary_size() == tokenizer.vocabulary_size()
+        if [*folder.glob("*.model")]:
+            assert back.proto == tokenizer.proto

@@ -417,6 +417,8 @@ def test_presets(name: str, tmp_path: Path) -> None:
     texts = list(corpus(300))
     assert str(again.tokenize(texts)) == str(tokenizer.tokenize(texts))
     assert str(again.tokenize(texts[0])) == str(tokenizer.tokenize(texts[:1])[0])
+    for special in ({"special_tokens_in_strings": True}, {"special_tokens_in_strings": False}):
+        assert str(again.tokenize(texts, **special)) == str(tokenizer.tokenize(texts, **special))
     copy = pickle.loads(pickle.dumps(again))
     assert str(copy.tokenize(texts)) == str(tokenizer.tokenize(texts))
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from ...presets.checkpoints import TRANSFORMERS, dialect_of
 from ...presets.checkpoints.engine import find_table
-from ...presets.checkpoints.files import Within
 from ...presets.files import CONFIG, refuse_pointer
 from ...presets.sources import PresetSource
 from .cutting import Step, flat
@@ -27,7 +26,7 @@ class Foreign:
         source: that has them.
     """
 
-    def __init__(self, source: PresetSource | Within) -> None:
+    def __init__(self, source: PresetSource) -> None:
         self.source = source
 
     @property
