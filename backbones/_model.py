@@ -23,12 +23,12 @@ from torch import nn
 from . import _registry
 from ._inputs import Input, as_tensors, check_keys, check_tensors, inputs_of
 from ._intermediates import intermediates
+from ._quantization import quantize_layers
 from .layers.activations import ActivationLike, serialize_activation
 from .layers.cache import Cache
 from .layers.core import PositionEmbedding
 from .layers.dtypes import PLAIN, DTypeLike, DTypePolicy, DTypePolicyMap
-from .layers.layout import GRAPH, Layout, Stack, keras_children
-from .layers.quantized import quantize_layers
+from .layers.layout import GRAPH, Layout, Stack, keras_children, snake_case
 
 ModelType = TypeVar("ModelType", bound="Model")
 # Of every constructor; the rest are a family's own.
@@ -130,7 +130,7 @@ class Model(nn.Module, metaclass=Configured):
         # Of the instance, too: torch 2.6 exports no dictionaries of classes.
         self.input_specs = {k: spec for k, spec in self.input_specs.items() if k not in absent}
         if isinstance(self._policy, DTypePolicyMap):
-            missing = self._policy.modes.keys() - set(quantize_layers(self, self._policy.modes))
+            missing = quantize_layers(self, self._policy.modes)
             if missing:
                 raise ValueError(
                     f"The dtype policy is for other layers: {', '.join(sorted(missing))}."
@@ -373,7 +373,11 @@ class Model(nn.Module, metaclass=Configured):
     def dtype_policy(self) -> DTypePolicy:
         """The policy given, or after `.to(dtype)` the dtype of the weights."""
         actual = self.dtype
-        return self._policy if actual == self._policy.variable_dtype else DTypePolicy.get(actual)
+        if actual == self._policy.variable_dtype:
+            return self._policy
+        if isinstance(self._policy, DTypePolicyMap):
+            return self._policy.of_dtype(DTypePolicy.get(actual))
+        return DTypePolicy.get(actual)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -554,12 +558,6 @@ def _replace(owner: nn.Module, name: str, value: torch.Tensor) -> None:
         owner._parameters[name] = nn.Parameter(value, old.requires_grad)
     else:
         owner._buffers[name] = value
-
-
-def snake_case(name: str) -> str:
-    """`GPT2Backbone` → `gpt2_backbone`, by Keras's rule."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def _keras_module(cls: type[Model]) -> str:
@@ -811,6 +809,8 @@ def _apply_policy(module: nn.Module, policy: DTypePolicy) -> None:
     for tensors in (module._parameters, module._buffers):
         for name, tensor in tensors.items():
             if tensor is None or not tensor.is_floating_point():
+                continue
+            if name in getattr(module, "float32", ()):
                 continue
             if tensor.dtype != policy.variable_dtype:
                 tensors[name] = _cast(tensor, policy.variable_dtype)  # type: ignore[assignment]
