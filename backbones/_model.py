@@ -129,15 +129,32 @@ class Model(nn.Module, metaclass=Configured):
         ]
         # Of the instance, too: torch 2.6 exports no dictionaries of classes.
         self.input_specs = {k: spec for k, spec in self.input_specs.items() if k not in absent}
+        found: Mapping[str, str] = {}
         if isinstance(self._policy, DTypePolicyMap):
-            missing = quantize_layers(self, self._policy.modes)
+            found = quantize_layers(self, self._policy.modes)
+            missing = self._policy.modes.keys() - found
             if missing:
                 raise ValueError(
                     f"The dtype policy is for other layers: {', '.join(sorted(missing))}."
                 )
         _apply_policy(self, self._policy)
+        if isinstance(self._policy, DTypePolicyMap):
+            self._share_policy(found)
         if not self._trainable:
             self.requires_grad_(False)
+
+    def _share_policy(self, found: Mapping[str, str]) -> None:
+        """Give models within this one what of its policy is for their layers.
+
+        Args:
+            found: the layers' names in the policy → paths of the modules.
+        """
+        for path, part in self.named_modules():
+            if part is not self and isinstance(part, Model):
+                names = [name for name, inner in found.items() if inner.startswith(f"{path}.")]
+                if isinstance(part, Component):
+                    names = []
+                part._policy = self._policy.part(names) if names else DTypePolicy(part._policy.name)
 
     @property
     def class_name(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -53,11 +54,11 @@ def default_activations(quantization: Quantization) -> AbsMaxQuantizer | None:
 
 
 @torch.no_grad()
-def quantize_layers(model: nn.Module, modes: Mapping[str, Quantization]) -> list[str]:
+def quantize_layers(model: nn.Module, modes: Mapping[str, Quantization]) -> dict[str, str]:
     """Give the layers at these paths of Keras names (`block_0/attention/query`) such weights.
 
     Returns:
-        The paths that were not found.
+        The paths of the modules, of those that were found.
 
     Raises:
         NotImplementedError: a layer that cannot have them.
@@ -66,6 +67,8 @@ def quantize_layers(model: nn.Module, modes: Mapping[str, Quantization]) -> list
     made: dict[int, Quantized] = {}
     for name, place in found.items():
         layer, quantization = place.layer, modes[name]
+        if isinstance(layer, Quantized) and layer.quantization == quantization:
+            continue  # a part's own configuration has said so
         if id(layer) not in made:
             kind = quantized_class(layer, quantization.mode)
             if kind is None:
@@ -77,7 +80,7 @@ def quantize_layers(model: nn.Module, modes: Mapping[str, Quantization]) -> list
             made[id(layer)] = kind.convert(layer, quantization, activations)
         owner, _, leaf = place.path.rpartition(".")
         setattr(model.get_submodule(owner), leaf, made[id(layer)])
-    return [name for name in modes if name not in found]
+    return {name: place.path for name, place in found.items()}
 
 
 @dataclass(frozen=True)
@@ -119,12 +122,16 @@ def matched(names: Iterable[str], places: list[Place]) -> dict[str, Place]:
     left, found = dict.fromkeys(names), dict[str, Place]()
     free = {place.path: place for place in places}
     for missing in range(max((len(place.parts) for place in places), default=0)):
+        if not left:
+            break
         groups: dict[str, list[Place]] = {}
         for place in free.values():
-            if len(place.parts) > missing:
-                groups.setdefault("/".join(place.parts[missing:]), []).append(place)
+            *outer, last = place.parts
+            for parts in combinations(outer, max(0, len(outer) - missing)):
+                groups.setdefault("/".join((*parts, last)), []).append(place)
         for name, group in groups.items():
             hits = _numbered(name, left) if "#" in name else [name] * (name in left)
+            group = [place for place in group if place.path in free]
             if len(hits) == len(group):
                 for hit, place in zip(hits, group):
                     found[hit] = place

@@ -128,7 +128,7 @@ class BLIP2CustomOPT(Component):
         return self.embeddings_layer.token_embedding
 
     def get_config(self) -> dict[str, Any]:
-        layer = serialized(self.projection, self.dtype_policy)
+        layer = serialized(self.projection, self.dtype_policy, self.language_projection)
         return {**super().get_config(), "language_projection": layer}
 
     @property

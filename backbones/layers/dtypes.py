@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -214,6 +214,12 @@ class DTypePolicyMap(DTypePolicy):
         """As Keras writes it for a model that it has quantized."""
         policies = {path: one.serialize() for path, one in modes.items()}
         return cls(rest.name, modes, {"default_policy": None, "policy_map": policies})
+
+    def part(self, paths: Iterable[str]) -> DTypePolicyMap:
+        """The same for some of the layers."""
+        policies = {path: self.config["policy_map"][path] for path in paths}
+        modes = {path: self.modes[path] for path in policies}
+        return replace(self, modes=modes, config={**self.config, "policy_map": policies})
 
     def of_dtype(self, rest: DTypePolicy) -> DTypePolicyMap:
         """The same where the rest of the model has this policy."""
