@@ -12,6 +12,7 @@ __all__ = [
     "generate_images",
     "layers",
     "models",
+    "quantizers",
     "samplers",
     "tokenizers",
     "upload_preset",
@@ -20,6 +21,7 @@ __all__ = [
 if TYPE_CHECKING:
     from . import layers as layers
     from . import models as models
+    from . import quantizers as quantizers
     from .generation import embed as embed
     from .generation import generate as generate
     from .generation import generate_images as generate_images
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        if name in ("layers", "models"):
+        if name in ("layers", "models", "quantizers"):
             return importlib.import_module(f".{name}", __name__)
         if name == "tokenizers":
             return importlib.import_module(".preprocessing.tokenizers", __name__)

@@ -27,7 +27,7 @@ from ._quantization import quantize_layers
 from .layers.activations import ActivationLike, serialize_activation
 from .layers.cache import Cache
 from .layers.core import PositionEmbedding
-from .layers.dtypes import PLAIN, DTypeLike, DTypePolicy, DTypePolicyMap
+from .layers.dtypes import PLAIN, DTypeLike, DTypePolicy, DTypePolicyMap, Quantization
 from .layers.layout import GRAPH, Layout, Stack, keras_children, snake_case
 
 ModelType = TypeVar("ModelType", bound="Model")
@@ -138,7 +138,7 @@ class Model(nn.Module, metaclass=Configured):
                     f"The dtype policy is for other layers: {', '.join(sorted(missing))}."
                 )
         _apply_policy(self, self._policy)
-        if isinstance(self._policy, DTypePolicyMap):
+        if found:
             self._share_policy(found)
         if not self._trainable:
             self.requires_grad_(False)
@@ -149,12 +149,23 @@ class Model(nn.Module, metaclass=Configured):
         Args:
             found: the layers' names in the policy → paths of the modules.
         """
+        assert isinstance(self._policy, DTypePolicyMap)
         for path, part in self.named_modules():
             if part is not self and isinstance(part, Model):
                 names = [name for name, inner in found.items() if inner.startswith(f"{path}.")]
                 if isinstance(part, Component):
                     names = []
                 part._policy = self._policy.part(names) if names else DTypePolicy(part._policy.name)
+
+    def quantized_as(self, layers: Mapping[str, tuple[str, Quantization]]) -> None:
+        """Note in the policies that some layers have been quantized.
+
+        Args:
+            layers: Keras's path → that of the module, and how.
+        """
+        rest = DTypePolicy(self._policy.name)
+        self._policy = DTypePolicyMap.of({name: how for name, (_, how) in layers.items()}, rest)
+        self._share_policy({name: path for name, (path, _) in layers.items()})
 
     @property
     def class_name(self) -> str:

@@ -160,7 +160,9 @@ class Quantization:
         sizes = [int(number) for number in numbers]
         bits = sizes.pop(0) if len(sizes) == 2 else 4 if mode == "int4" else 8
         if bits not in ((4,) if mode in ("int4", "awq") else (2, 3, 4, 8)):
-            raise ValueError(f"The quantization mode {text!r} has {bits} bits, which Keras has not.")
+            raise ValueError(
+                f"The quantization mode {text!r} has {bits} bits, which Keras has not."
+            )
         return cls(mode, bits, *sizes or [-1], amax_history_length=length)
 
     def serialize(self) -> dict[str, Any]:

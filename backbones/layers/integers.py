@@ -40,13 +40,14 @@ class AbsMaxQuantizer:
     def __call__(self, x: torch.Tensor, dim: int = -1) -> tuple[torch.Tensor, torch.Tensor]:
         """Integers in the dtype of `x`, and the scale they are to be divided by."""
         low, high = self.value_range
-        scale = high / (x.abs().amax(dim, keepdim=True) + self.epsilon)
+        largest = x.abs().amax(dim, keepdim=True) + self.epsilon
+        scale = torch.full_like(largest, high) / largest  # a number would be times 1 / largest
         return (x * scale).round().clamp(low, high), scale
 
 
 def quantize_groups(x: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
     """`x` `[rows, inputs]` → int4, scale and zero of each `size` inputs `[rows, groups]`."""
-    rows, inputs = x.shape
+    _rows, inputs = x.shape
     low, high = INT4
     groups = F.pad(x, (0, -inputs % size)).unflatten(1, (-1, size))
     smallest, largest = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
@@ -107,7 +108,7 @@ def observe(
 ) -> None:
     """The next `scale`, of the largest in the history, which `x` then joins; both in place."""
     largest = history.amax()
-    factor = torch.finfo(dtype).max / largest
+    factor = torch.full_like(largest, torch.finfo(dtype).max) / largest
     factor = torch.where((largest > 0) & largest.isfinite(), factor, 1 / scale)
     history.copy_(torch.cat((x.abs().amax().to(history.dtype)[None], history.roll(-1)[1:])))
     scale.copy_(1 / factor)

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .core import Embedding, Projection, ReversibleEmbedding
+from .core import EinsumDense, Embedding, Projection, ReversibleEmbedding
 from .dtypes import Quantization
 from .integers import (
     E4M3,
@@ -49,6 +49,7 @@ class Quantized(Layer):
     quantization: Quantization
     activations: AbsMaxQuantizer | None
     weights: AbsMaxQuantizer
+    wrapped_class: type[nn.Module]
 
     @classmethod
     def convert(
@@ -203,7 +204,8 @@ class Int4Dense(PackedDense):
         matrix, size = kernel.reshape(self.rows, self.columns).T, self.quantization.group_size
         if size == -1:
             # Keras takes a quantizer of one's own for Dense alone.
-            own = self.weights if len(self.kernel_shape) == 2 else AbsMaxQuantizer(None, INT4)
+            is_einsum = issubclass(self.wrapped_class, EinsumDense)
+            own = AbsMaxQuantizer(None, INT4) if is_einsum else self.weights
             integers, scale = own(matrix)
             found = {"kernel_scale": scale[:, 0]}
         else:
@@ -310,7 +312,11 @@ class QuantizedEmbedding(Quantized, Embedding):
     float32 = frozenset(("g_idx",))
 
     def make(self) -> None:
-        vocabulary, dim, size = self.num_embeddings, self.embedding_dim, self.quantization.group_size
+        vocabulary, dim, size = (
+            self.num_embeddings,
+            self.embedding_dim,
+            self.quantization.group_size,
+        )
         stored = -(-dim // 2) if self.quantization.bits == 4 else dim
         self.hold("weight", torch.zeros(vocabulary, stored, dtype=torch.int8))
         if size == -1:
