@@ -442,7 +442,7 @@ class Backbone(Model):
 
         Raises:
             ValueError: LoRA is not enabled, or is disabled.
-            NotImplementedError: int8 weights.
+            NotImplementedError: quantized weights.
         """
         from ..lora import merge_lora
 

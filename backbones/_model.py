@@ -153,9 +153,12 @@ class Model(nn.Module, metaclass=Configured):
         for path, part in self.named_modules():
             if part is not self and isinstance(part, Model):
                 names = [name for name, inner in found.items() if inner.startswith(f"{path}.")]
-                if isinstance(part, Component):
-                    names = []
-                part._policy = self._policy.part(names) if names else DTypePolicy(part._policy.name)
+                outer = re.compile(f"(.*/)?{re.escape(part.keras_name)}/")
+                own = {name: outer.sub("", name, count=1) for name in names}
+                if own and not isinstance(part, Component):
+                    part._policy = self._policy.part(own)
+                else:
+                    part._policy = DTypePolicy(part._policy.name)
 
     def quantized_as(self, layers: Mapping[str, tuple[str, Quantization]]) -> None:
         """Note in the policies that some layers have been quantized.

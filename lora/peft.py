@@ -31,7 +31,7 @@ import torch
 
 from ..backbones._model import Model
 from ..backbones.layers.core import Projection
-from ..backbones.layers.quantized import QuantizedDense, QuantizedEmbedding
+from ..backbones.layers.quantized import Quantized
 from ..presets.checkpoints import TRANSFORMERS
 from ..presets.checkpoints.engine import Binding, Plan, export_plan
 from ..presets.checkpoints.files import FLOATS, Stored, open_weights
@@ -80,13 +80,13 @@ KNOWN = {
 
 
 def _plan(backbone: Model) -> Plan:
-    """Where the weights are in transformers' checkpoints; those in int8 in place of their own."""
+    """Where the weights are in transformers' checkpoints; those quantized in place of their own."""
     scales = [
         f"{path}.{name}"
         for path, layer in backbone.named_modules()
-        if isinstance(layer, (QuantizedDense, QuantizedEmbedding))
-        for name, _ in layer.named_buffers()
-        if name.endswith("_scale")
+        if isinstance(layer, Quantized)
+        for name, _ in layer.named_buffers(recurse=False)
+        if name not in ("weight", "reverse_embeddings")
     ]
     return export_plan(TRANSFORMERS, backbone, without=scales)
 
@@ -282,7 +282,7 @@ def load_peft(
         for name, one in whole.items():
             expected = next(iter(bindings[name].expected().values()))
             if not expected.is_floating_point():
-                problems.append(f"{name}: whole weights cannot replace those in int8")
+                problems.append(f"{name}: whole weights cannot replace quantized ones")
             elif one.shape != tuple(expected.shape) or one.dtype not in FLOATS:
                 problems.append(f"{name}: {one.shape} of {one.dtype}, not {tuple(expected.shape)}")
         if problems:

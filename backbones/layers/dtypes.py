@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -217,10 +217,10 @@ class DTypePolicyMap(DTypePolicy):
         policies = {path: one.serialize() for path, one in modes.items()}
         return cls(rest.name, modes, {"default_policy": None, "policy_map": policies})
 
-    def part(self, paths: Iterable[str]) -> DTypePolicyMap:
-        """The same for some of the layers."""
-        policies = {path: self.config["policy_map"][path] for path in paths}
-        modes = {path: self.modes[path] for path in policies}
+    def part(self, paths: Mapping[str, str]) -> DTypePolicyMap:
+        """The same for some of the layers, that have other paths there."""
+        policies = {own: self.config["policy_map"][path] for path, own in paths.items()}
+        modes = {own: self.modes[path] for path, own in paths.items()}
         return replace(self, modes=modes, config={**self.config, "policy_map": policies})
 
     def of_dtype(self, rest: DTypePolicy) -> DTypePolicyMap:
