@@ -283,7 +283,7 @@ class Float8Dense(Quantized, Projection):
             _Through.apply(x, self.inputs_scale),  # type: ignore[no-untyped-call]
             _Through.apply(weight, self.kernel_scale),  # type: ignore[no-untyped-call]
         )
-        if self.training and not computed_again():
+        if self.training and (torch.compiler.is_compiling() or not computed_again()):
             observe(x, self.inputs_scale, self.inputs_amax_history, E4M3)
             observe(weight, self.kernel_scale, self.kernel_amax_history, E4M3)
         y = _Backward.apply(y, self.gradient)  # type: ignore[no-untyped-call]
