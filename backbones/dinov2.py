@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from ._backbone import FeaturePyramidBackbone
 from ._inputs import Images
-from ._model import snake_case
 from .layers.activations import gelu
 from .layers.attention import MultiHeadAttention
 from .layers.convolution import Conv2D, check_data_format
@@ -19,7 +18,7 @@ from .layers.core import Dense, Dropout, LayerNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layer import Layer
-from .layers.layout import Kind, Layout, Stack
+from .layers.layout import Kind, Layout, Stack, snake_case
 from .layers.pyramid import Level
 from .layers.transformer import head_dim
 from .layers.vision import (

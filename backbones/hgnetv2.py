@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from ._backbone import Backbone
 from ._inputs import Images
-from ._model import snake_case
 from .layers.convolution import (
     BatchNormalization,
     Conv2D,
@@ -21,7 +20,7 @@ from .layers.convolution import (
 )
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
-from .layers.layout import Kind, Layout, Stack
+from .layers.layout import Kind, Layout, Stack, snake_case
 from .layers.vision import check_equally_long, check_images, image_channels
 
 ACTIVATIONS: dict[str | None, type[nn.Module]] = {

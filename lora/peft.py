@@ -80,15 +80,22 @@ KNOWN = {
 
 
 def _plan(backbone: Model) -> Plan:
-    """Where the weights are in transformers' checkpoints; those quantized in place of their own."""
-    scales = [
-        f"{path}.{name}"
-        for path, layer in backbone.named_modules()
-        if isinstance(layer, Quantized)
-        for name, _ in layer.named_buffers(recurse=False)
-        if name not in ("weight", "reverse_embeddings")
-    ]
-    return export_plan(TRANSFORMERS, backbone, without=scales)
+    """Where the weights are in transformers' checkpoints; of a quantized model those that it was
+    made of.
+    """
+    if any(isinstance(layer, Quantized) for layer in backbone.modules()):
+        with torch.device("meta"):
+            backbone = backbone.configured_class.from_config(_plain(backbone.get_config()))
+    return export_plan(TRANSFORMERS, backbone)
+
+
+def _plain(config: Any) -> Any:
+    """A configuration without policies of quantized layers."""
+    if isinstance(config, Mapping):
+        if config.get("class_name") == "DTypePolicyMap":
+            return None
+        return {key: _plain(value) for key, value in config.items()}
+    return config
 
 
 # Writing
@@ -279,9 +286,10 @@ def load_peft(
                 scales[module] = _scale(config, module.removesuffix(WRAPPED), pair["A"].shape[0])
             except ValueError as error:
                 problems.append(f"{module}: {error}")
+        parameters = {name for name, _ in backbone.named_parameters()}
         for name, one in whole.items():
             expected = next(iter(bindings[name].expected().values()))
-            if not expected.is_floating_point():
+            if not parameters.issuperset(bindings[name].ours):
                 problems.append(f"{name}: whole weights cannot replace quantized ones")
             elif one.shape != tuple(expected.shape) or one.dtype not in FLOATS:
                 problems.append(f"{name}: {one.shape} of {one.dtype}, not {tuple(expected.shape)}")

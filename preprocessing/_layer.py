@@ -19,8 +19,8 @@ from ..backbones._model import (
     check_arguments,
     constructor_arguments,
     nearest,
-    snake_case,
 )
+from ..backbones.layers.layout import snake_case
 from ..presets import builtin
 from ..presets.files import CONFIG
 from ..presets.refusals import naming

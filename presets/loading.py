@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 NOT_YET = "this class of KerasHub is not part of keras_hub_torch yet."
 THREADS = 4
 ZERO_POINTS = (
-    "; of GPTQ and AWQ Keras 3.15.1 does not write the zero points, without which the weights cannot "
-    "be told"
+    "; Keras 3.15.1 does not write the zero points of GPTQ and AWQ, without which nobody can tell "
+    "the weights"
 )
 # Names of safetensors.
 SHORT_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}

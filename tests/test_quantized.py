@@ -1,12 +1,12 @@
-"""Weights of few bits: KerasHub's presets of them, which its own `Backbone.from_preset` cannot load,
-and what `quantize` makes.
+"""Weights of few bits: presets that KerasHub writes and cannot load by its own `from_preset`, and
+what `quantize` makes.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -356,12 +356,12 @@ def test_adapters_are_refused_where_keras_has_none() -> None:
         model.enable_lora(2)
 
 
-@pytest.fixture(scope="module", params=["int8", "int4", "int4-5", "float8"])
-def small(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any]]:
+@pytest.fixture(scope="module", params=["int8", "int4-5", "float8"])
+def small(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     case = case_of("gpt2")
     model = keras_hub_torch.models.GPT2Backbone(**{**case.config, "dropout": 0.0})
     model.quantize(config=MODES[request.param](quantizers))
-    yield model, case.make_inputs()
+    return model, case.make_inputs()
 
 
 def test_what_modules_do(small: tuple[Any, Any], tmp_path: Path) -> None:

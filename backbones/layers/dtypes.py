@@ -163,7 +163,7 @@ class Quantization:
             raise ValueError(
                 f"The quantization mode {text!r} has {bits} bits, which Keras has not."
             )
-        return cls(mode, bits, *sizes or [-1], amax_history_length=length)
+        return cls(mode, bits, sizes[0] if sizes else -1, length)
 
     def serialize(self) -> dict[str, Any]:
         """The policy as Keras writes it for a layer of a model."""

@@ -43,7 +43,7 @@ class Layer(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         kept = {name: self._buffers.get(name) for name in self.float32}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, old in kept.items():
             new = self._buffers.get(name)
             if old is not None and new is not None and new.dtype != torch.float32:
