@@ -441,3 +441,23 @@ def test_groups_beyond_those_there_are(tmp_path: Path) -> None:
     model.save_to_preset(tmp_path)
     with pytest.raises(ValueError, match="g_idx"):
         keras_hub_torch.models.Backbone.from_preset(tmp_path)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_torchao(bits: int) -> None:
+    from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
+    from torchao.quantization.granularity import PerAxis
+
+    case = case_of("gemma")
+    model = keras_hub_torch.models.GemmaBackbone(**case.config).eval()
+    plain, inputs = copy.deepcopy(model), case.make_inputs()
+    config = IntxWeightOnlyConfig(torch.int4, PerAxis(0))
+    quantize_(model, Int8WeightOnlyConfig(version=2) if bits == 8 else config)
+    changed = 0
+    with torch.no_grad():
+        for path, layer in plain.named_modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.copy_(model.get_submodule(path).weight.dequantize())
+                changed += 1
+        assert changed == 7 * model.num_layers
+        oracle.assert_close(model(inputs), oracle.named(plain(inputs)))
