@@ -494,11 +494,13 @@ def multiply_int8(
 
 def integer_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """`x` `[..., in]`, of whole numbers in int8's range, times int8 `[out, in]`."""
-    rows, (outputs, inputs) = x.numel() // weight.shape[-1], weight.shape
-    if x.device.type == "cpu" or (
-        x.device.type == "cuda" and rows > 16 and inputs % 8 == 0 and outputs % 8 == 0
-    ):
-        sums = torch._int_mm(x.to(torch.int8).reshape(-1, inputs), weight.T)
-        return sums.reshape(*x.shape[:-1], outputs)
-    # Sums of products of integers, exact in float32 up to a thousand of them.
-    return F.linear(x.float(), weight.float())
+    outputs, inputs = weight.shape
+    cuda = x.device.type == "cuda" and inputs % 8 == 0 and outputs % 8 == 0
+    if x.device.type != "cpu" and not cuda:
+        # Sums of products of integers, exact in float32 up to a thousand of them.
+        return F.linear(x.float(), weight.float())
+    rows = x.to(torch.int8).reshape(-1, inputs)
+    if cuda:  # which wants more than 16 rows
+        rows = F.pad(rows, (0, 0, 0, -rows.shape[0] % 32))
+    sums = torch._int_mm(rows, weight.T)
+    return sums[: x.numel() // inputs].reshape(*x.shape[:-1], outputs)
