@@ -1,5 +1,5 @@
-"""Loading int8 and int4 presets beside bfloat16, and the forward pass, in turns; peak memory of each
-in a process of its own.
+"""Loading int8 and int4 presets beside bfloat16, each in a process of its own with its peak memory,
+and the forward pass, in turns.
 """
 
 from __future__ import annotations

@@ -279,14 +279,13 @@ class Float8Dense(Quantized, Projection):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dtype = self.compute_dtype or self.weight.dtype
         x, weight = x.to(dtype), self.weight.to(dtype)
-        y = F.linear(
-            _Through.apply(x, self.inputs_scale),  # type: ignore[no-untyped-call]
-            _Through.apply(weight, self.kernel_scale),  # type: ignore[no-untyped-call]
-        )
+        learns = torch.is_grad_enabled()
+        through = _Through.apply if learns else through_e4m3
+        y = F.linear(through(x, self.inputs_scale), through(weight, self.kernel_scale))
         if self.training and (torch.compiler.is_compiling() or not computed_again()):
             observe(x, self.inputs_scale, self.inputs_amax_history, E4M3)
             observe(weight, self.kernel_scale, self.kernel_amax_history, E4M3)
-        y = _Backward.apply(y, self.gradient)  # type: ignore[no-untyped-call]
+        y = _Backward.apply(y, self.gradient) if learns else y  # type: ignore[no-untyped-call]
         if self.bias is None:
             return y
         # Keras rounds it, for the sake of fusion on TensorFlow.
@@ -454,12 +453,16 @@ class _Product(torch.autograd.Function):
         return gradients[0] @ ctx.dequantized(gradients[0].dtype), None, None
 
 
+def through_e4m3(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return through_float8(x, scale, E4M3)
+
+
 class _Through(torch.autograd.Function):
     """Values as they come out of float8, whose gradient is left alone."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return through_float8(x, scale, E4M3)
+        return through_e4m3(x, scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
