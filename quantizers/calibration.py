@@ -245,6 +245,7 @@ def calibrate(
             for path, calibration in made.items():
                 for name, value in calibration.weights().items():
                     getattr(calibration.layer, name).copy_(value)
+                calibration.layer.loaded()
                 owner, _, leaf = path.rpartition(".")
                 setattr(model.get_submodule(owner), leaf, calibration.layer)
             done += made

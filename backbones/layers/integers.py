@@ -91,6 +91,17 @@ def dequantize_groups(
     return (integers - zero.to(scale.dtype).index_select(dim, groups)) * scale
 
 
+def dequantize_blocks(
+    integers: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, size: int
+) -> torch.Tensor:
+    """The same where each `size` numbers along the last axis are a group; many times as fast."""
+    count = integers.shape[-1]
+    if count % size:
+        integers = F.pad(integers, (0, -count % size))
+    blocks = integers.unflatten(-1, (-1, size)) - zero.to(scale.dtype)[..., None]
+    return (blocks * scale[..., None]).flatten(-2)[..., :count]
+
+
 def through_float8(x: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`x` as it comes out of float8."""
     scale = scale.to(x.dtype)

@@ -27,6 +27,7 @@ from .integers import (
     E5M2,
     INT4,
     AbsMaxQuantizer,
+    dequantize_blocks,
     dequantize_groups,
     observe,
     pack_int4,
@@ -44,12 +45,14 @@ class Quantized(Layer):
         quantization: how it is.
         activations: quantizes what is multiplied by the weights, if anything does.
         weights: quantizes the weights, where the mode leaves that open.
+        in_order: whether each so many inputs are a group.
     """
 
     quantization: Quantization
     activations: AbsMaxQuantizer | None
     weights: AbsMaxQuantizer
     wrapped_class: type[nn.Module]
+    in_order: bool = True
 
     @classmethod
     def convert(
@@ -90,13 +93,34 @@ class Quantized(Layer):
         """
         raise NotImplementedError(f"{self.quantization.mode} needs data.")
 
-    def check_groups(self, groups: int) -> None:
-        """Raises ValueError: a file's group indices are beyond its groups."""
+    def note_groups(self, scale: torch.Tensor | None) -> None:
+        """Look whether groups are in order.
+
+        Raises:
+            ValueError: an input is in none of the groups that `scale` `[..., groups]` has.
+        """
         index = self._buffers.get("g_idx")
-        if index is None or index.is_meta:
+        if index is None or scale is None or index.is_meta:
             return
-        if not bool(((index >= 0) & (index < groups)).all()):
-            raise ValueError(f"g_idx must be at least 0 and below {groups}, the number of groups.")
+        if not bool(((index >= 0) & (index < scale.shape[-1])).all()):
+            raise ValueError(f"g_idx must be at least 0 and below {scale.shape[-1]}.")
+        size = self.quantization.group_size
+        places = torch.arange(len(index), device=index.device)
+        ordered = torch.zeros_like(places) if size == -1 else places // size
+        self.in_order = torch.equal(index.long(), ordered)
+
+    def grouped(
+        self, integers: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
+        """Integers `[..., inputs]` of groups → what they stand for."""
+        if not self.in_order:
+            return dequantize_groups(integers, scale, zero, index)
+        size = self.quantization.group_size
+        return dequantize_blocks(integers, scale, zero, len(index) if size == -1 else size)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.loaded()
 
 
 class QuantizedDense(Quantized, Projection):
@@ -168,7 +192,7 @@ class PackedDense(QuantizedDense):
 
     def loaded(self) -> None:
         super().loaded()
-        self.check_groups(self.kernel_scale.shape[-1])
+        self.note_groups(self.kernel_scale)
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         matrix = self.matrix(dtype)
@@ -181,7 +205,7 @@ class PackedDense(QuantizedDense):
             weight = unpack_int4(weight, self.columns, 0)
         if self.kernel_zero is None or self.g_idx is None:
             return weight / scale[:, None]
-        return dequantize_groups(weight, scale, self.kernel_zero, self.g_idx)
+        return self.grouped(weight, scale, self.kernel_zero, self.g_idx)
 
 
 class Int4Dense(PackedDense):
@@ -231,6 +255,7 @@ class GPTQDense(PackedDense):
         self.hold("kernel_scale", torch.ones(self.columns, groups))
         self.hold("kernel_zero", torch.zeros(self.columns, groups, dtype=torch.uint8))
         self.hold("g_idx", torch.zeros(rows))
+        self.in_order = False
 
 
 class AWQDense(GPTQDense):
@@ -329,7 +354,7 @@ class QuantizedEmbedding(Quantized, Embedding):
 
     def loaded(self) -> None:
         super().loaded()
-        self.check_groups(self.embeddings_scale.shape[-1])
+        self.note_groups(self.embeddings_scale)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         dtype = self.compute_dtype or self.embeddings_scale.dtype
@@ -348,7 +373,7 @@ class QuantizedEmbedding(Quantized, Embedding):
             integers = unpack_int4(integers, self.embedding_dim, -1)
         if zero is None or self.g_idx is None:
             return integers / scale[..., None]
-        return dequantize_groups(integers, scale, zero, self.g_idx)
+        return self.grouped(integers, scale, zero, self.g_idx)
 
     def quantize(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return self.quantize_table("", weights["weight"], "weight")
