@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from ._backbone import Backbone
+from ._configuration import snake_case
 from ._inputs import Images, Input, TokenIds
 from .layers.clip import EPSILON, CLIPEmbedding, CLIPEncoderLayer
 from .layers.convolution import check_data_format
 from .layers.core import LayerNormalization, ReversibleEmbedding, TokenAndPositionEmbedding
 from .layers.dtypes import DTypeLike
-from .layers.layout import Kind, Layout, Stack, snake_case
+from .layers.layout import Kind, Layout, Stack
 from .layers.masks import CAUSAL, Mask
 from .layers.vision import image_channels, image_size
 

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ._configuration import snake_case
 from .layers.core import Dense, Embedding, ReversibleEmbedding
 from .layers.dtypes import Quantization
 from .layers.integers import AbsMaxQuantizer
-from .layers.layout import Child, keras_children, snake_case
+from .layers.layout import Child, keras_children
 from .layers.quantized import (
     AWQDense,
     Float8Dense,

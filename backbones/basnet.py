@@ -12,12 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from ._backbone import Backbone, FeaturePyramidBackbone
+from ._configuration import snake_case
 from ._inputs import Images
 from .layers.convolution import BatchNormalization, Conv2D, channels_back, channels_first, resize
 from .layers.dtypes import DTypeLike, DTypePolicy
 from .layers.heads import build_head, output_channels
 from .layers.layer import Layer
-from .layers.layout import Kind, Layout, Stack, apart, snake_case
+from .layers.layout import Kind, Layout, Stack, apart
 from .layers.pyramid import own_dtype
 from .layers.vision import check_at_least, check_images, image_channels
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ._backbone import FeaturePyramidBackbone
+from ._configuration import snake_case
 from ._inputs import Images
 from .layers.activations import gelu
 from .layers.attention import MultiHeadAttention
@@ -18,7 +19,7 @@ from .layers.core import Dense, Dropout, LayerNormalization
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layer import Layer
-from .layers.layout import Kind, Layout, Stack, snake_case
+from .layers.layout import Kind, Layout, Stack
 from .layers.pyramid import Level
 from .layers.transformer import head_dim
 from .layers.vision import (

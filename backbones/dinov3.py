@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ._backbone import FeaturePyramidBackbone
+from ._configuration import snake_case
 from ._inputs import Images
 from .layers.activations import Activation, ActivationLike
 from .layers.attention import attend, merge_heads, split_heads
@@ -18,7 +19,7 @@ from .layers.core import Dense, Dropout, LayerNormalization
 from .layers.dtypes import DTypeLike, for_projections
 from .layers.initializers import truncated_normal
 from .layers.layer import Layer
-from .layers.layout import Kind, Layout, Stack, snake_case
+from .layers.layout import Kind, Layout, Stack
 from .layers.pyramid import Level
 from .layers.rotary import Tables, plane_tables, rotary_frequencies, rotate
 from .layers.transformer import head_dim

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ._backbone import Backbone
+from ._configuration import snake_case
 from ._inputs import Images
 from .layers.convolution import (
     BatchNormalization,
@@ -20,7 +21,7 @@ from .layers.convolution import (
 )
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
-from .layers.layout import Kind, Layout, Stack, snake_case
+from .layers.layout import Kind, Layout, Stack
 from .layers.vision import check_equally_long, check_images, image_channels
 
 ACTIVATIONS: dict[str | None, type[nn.Module]] = {

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ..backbones._model import Model
+from ..preprocessing.prompts import texts_of
 from ..preprocessing.text_classifier import SegmentsPreprocessor, TextClassifierPreprocessor
 from ..preprocessing.text_embedder import TextEmbedderPreprocessor
 from ..presets.companions import TASK
@@ -33,7 +34,7 @@ def embed(
         preprocessor: makes ids of text; by default that of the backbone's preset.
 
     Raises:
-        TypeError: the backbone comes from no preset, and no preprocessor is given.
+        TypeError: no text; or the backbone comes from no preset, and no preprocessor is given.
         ValueError: an unknown pooling.
         NotImplementedError: no family whose texts are embedded.
     """
@@ -43,7 +44,7 @@ def embed(
         raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, not {pooling!r}.")
     if preprocessor is None:
         preprocessor = _preprocessor(backbone)
-    rows = [texts] if isinstance(texts, str) else list(texts)
+    rows = texts_of(texts)
     inputs = {name: value.to(backbone.device) for name, value in preprocessor(rows).items()}
     mask = inputs["token_ids"] != preprocessor.tokenizer.pad_token_id
     kept = mask.any(0)  # as long as the longest, and no longer

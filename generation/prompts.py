@@ -138,6 +138,12 @@ def _of_rows(
         mask = name.replace("token_ids", "padding_mask")
         return {name: rows} if bool(real.all()) or mask not in inputs else {name: rows, mask: real}
     if isinstance(value, (list, tuple)):
+        shapes = {tuple(np.shape(one)) for one in value}
+        if len(shapes) > 1:
+            shown = " and ".join(map(str, sorted(shapes)))
+            raise ValueError(
+                f"All rows of {name} must have one shape, not {shown}: fill the shorter ones up."
+            )
         value = np.stack([np.asarray(one) for one in value])
     rows = torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value)
     # One row may be given without the batch's axis.

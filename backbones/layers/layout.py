@@ -8,7 +8,6 @@ in weight files, layer names, layer indexes. Layers without weights have no part
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -293,9 +292,3 @@ class Graph:
             for before in self._calls[call]:
                 calls[before] = max(calls[before], calls[call] + 1)
         return tuple(sorted(layers, key=lambda name: (-layers[name], met[name])))
-
-
-def snake_case(name: str) -> str:
-    """`GPT2Backbone` → `gpt2_backbone`, by Keras's rule."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()

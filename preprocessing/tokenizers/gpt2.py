@@ -14,6 +14,7 @@ class GPT2Tokenizer(BytePairTokenizer):
 
     backbone = "GPT2Backbone"
     also = ("LlamaBackbone", "Llama3Backbone")  # SmolLM's
+    turn_ends = ("<|im_end|>",)
     special = named(end_token="<|endoftext|>", start_token="<|endoftext|>")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
+from ...backbones._configuration import snake_case
 from ...backbones._model import Model
 from ...backbones.layers.convolution import Convolution, SeparableConv2D
 from ...backbones.layers.core import Projection
@@ -21,7 +22,6 @@ from ...backbones.layers.layout import (
     flattened,
     keras_children,
     layout_of,
-    snake_case,
 )
 from ...backbones.layers.quantized import Float8Dense, GPTQDense, Int4Dense, Int8Dense
 
