@@ -132,8 +132,10 @@ def _targets(model: Model, layer: Layer, scope: str, whole: str) -> Iterator[tup
         if child.class_name in CLASSES:
             module = model.get_submodule(child.key)
             yield name, Target(child.name, path, child.key, module)
-        else:  # a model's layers are built outside of its parent's scope
-            inner = "" if child.layout.kind in (Kind.GRAPH, Kind.MODEL) else f"{name}/"
+        else:
+            layout = child.layout
+            outside = layout.outside or layout.kind in (Kind.GRAPH, Kind.MODEL)
+            inner = "" if outside else f"{name}/"
             yield from _targets(model, child, inner, f"{path}/")
 
 
