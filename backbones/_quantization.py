@@ -42,8 +42,9 @@ def quantized_class(layer: nn.Module, mode: str) -> type[Quantized] | None:
     """What a layer becomes, if Keras quantizes its like."""
     if isinstance(layer, Dense):
         return DENSE[mode]
-    if mode not in ("int8", "int4") or not isinstance(layer, Embedding):
-        return None
+    own: type[Quantized] | None = getattr(layer, "quantized_class", None)
+    if mode not in ("int8", "int4") or own is not None or not isinstance(layer, Embedding):
+        return own if mode in ("int8", "int4") else None
     if isinstance(layer, ReversibleEmbedding):
         return QuantizedReversibleEmbedding
     return QuantizedEmbedding if type(layer) is Embedding else None

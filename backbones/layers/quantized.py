@@ -20,7 +20,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .core import EinsumDense, Embedding, Projection, ReversibleEmbedding
+from .core import (
+    EinsumDense,
+    Embedding,
+    PositionEmbedding,
+    Projection,
+    ReversibleEmbedding,
+)
 from .dtypes import Quantization
 from .integers import (
     E4M3,
@@ -324,23 +330,23 @@ class Float8Dense(Quantized, Projection):
         return rounded
 
 
-class QuantizedEmbedding(Quantized, Embedding):
+class QuantizedTable(Quantized):
     """`weight` `[input_dim, dim]`, in int4 two columns to a byte, and `embeddings_scale`
     `[input_dim]`; with groups it and `embeddings_zero` are `[input_dim, groups]`, and `g_idx`
     `[dim]` says which group a column is in.
     """
 
+    compute_dtype: torch.dtype | None
+    weight: torch.Tensor
+    columns: int
     embeddings_scale: torch.Tensor
     embeddings_zero: torch.Tensor | None
     g_idx: torch.Tensor | None
     float32 = frozenset(("g_idx",))
 
     def make(self) -> None:
-        vocabulary, dim, size = (
-            self.num_embeddings,
-            self.embedding_dim,
-            self.quantization.group_size,
-        )
+        vocabulary, dim = self.weight.shape
+        self.columns, size = dim, self.quantization.group_size
         stored = -(-dim // 2) if self.quantization.bits == 4 else dim
         self.hold("weight", torch.zeros(vocabulary, stored, dtype=torch.int8))
         if size == -1:
@@ -356,13 +362,14 @@ class QuantizedEmbedding(Quantized, Embedding):
         super().loaded()
         self.note_groups(self.embeddings_scale)
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        dtype = self.compute_dtype or self.embeddings_scale.dtype
+    def rows(self, index: slice | torch.Tensor) -> torch.Tensor:
+        """Those of an index, in floating point."""
+        scale = self.embeddings_scale[index]
         zero = self.embeddings_zero
         return self.read(
-            F.embedding(ids, self.weight),
-            self.embeddings_scale[ids].to(dtype),
-            None if zero is None else zero[ids],
+            self.weight[index],
+            scale.to(self.compute_dtype or scale.dtype),
+            None if zero is None else zero[index],
         )
 
     def read(
@@ -370,7 +377,7 @@ class QuantizedEmbedding(Quantized, Embedding):
     ) -> torch.Tensor:
         """Rows `[..., dim]`, of those in memory."""
         if self.quantization.bits == 4:
-            integers = unpack_int4(integers, self.embedding_dim, -1)
+            integers = unpack_int4(integers, self.columns, -1)
         if zero is None or self.g_idx is None:
             return integers / scale[..., None]
         return self.grouped(integers, scale, zero, self.g_idx)
@@ -392,6 +399,17 @@ class QuantizedEmbedding(Quantized, Embedding):
         integers = integers.to(torch.int8)
         packed = pack_int4(integers, -1) if self.quantization.bits == 4 else integers
         return {name: packed, f"{prefix}embeddings_scale": scale, **found}
+
+
+class QuantizedEmbedding(QuantizedTable, Embedding):
+    """Token ids → vectors, of a `QuantizedTable`."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.rows(ids)
+
+
+class QuantizedPositionEmbedding(QuantizedTable, PositionEmbedding):
+    """Positions → vectors, of a `QuantizedTable`."""
 
 
 class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
