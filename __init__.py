@@ -14,6 +14,7 @@ __all__ = [
     "generate_images",
     "layers",
     "models",
+    "quantizers",
     "samplers",
     "tokenizers",
     "upload_preset",
@@ -22,6 +23,7 @@ __all__ = [
 if TYPE_CHECKING:
     from . import layers as layers
     from . import models as models
+    from . import quantizers as quantizers
     from .generation import embed as embed
     from .generation import generate as generate
     from .generation import generate_images as generate_images
@@ -49,7 +51,7 @@ else:
     tokenizers = _standing_for("tokenizers", ".preprocessing.tokenizers")
 
     def __getattr__(name: str) -> Any:
-        if name in ("layers", "models"):
+        if name in ("layers", "models", "quantizers"):
             return importlib.import_module(f".{name}", __name__)
         if name in ("embed", "generate", "generate_images", "stream"):
             return getattr(importlib.import_module(".generation", __name__), name)

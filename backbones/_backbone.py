@@ -301,6 +301,43 @@ class Backbone(Model):
                 "and export the model that it was made of."
             )
 
+    # Quantization
+
+    def quantize(
+        self,
+        mode: str | None = None,
+        config: Any = None,
+        filters: str | Sequence[str] | Callable[[Any], bool] | None = None,
+    ) -> dict[str, str]:
+        """Give the layers weights of few bits, as Keras's `model.quantize` does.
+
+        - `int8`: projections and embeddings; a scale for each output, inputs are quantized, too.
+        - `int4`: the same in four bits, with a scale for each 128 inputs; of weights alone.
+        - `float8`: projections compute in float8, in training as well; they still are trained.
+        - `gptq`, `awq`: projections in the model's blocks, calibrated on the data of `config`.
+
+        Layers of other kinds, convolutions, norms and experts say, stay as they are. Presets and
+        weight files have the quantized weights, and KerasHub reads them; they do not say whether
+        inputs are quantized, so that a model from a preset does what is the mode's default.
+
+        Args:
+            mode: not needed where `config` is given.
+            config: of `keras_hub_torch.quantizers`, e.g. `Int4QuantizationConfig(block_size=64)`.
+            filters: patterns that names of Keras layers are searched for, one or a list, or a
+                function of an object with `name`, `path` and `module`; others stay as they are.
+
+        Returns:
+            The layers that were quantized, by their paths in Keras → the mode.
+
+        Raises:
+            ValueError: no such mode; or layers that are quantized or have adapters.
+            NotImplementedError: data to be calibrated on does not reach the blocks one by one.
+        """
+        from ..quantizers import quantize
+
+        self._refuse_fused()
+        return quantize(self, mode, config, filters)
+
     # LoRA
 
     def enable_lora(
@@ -432,7 +469,7 @@ class Backbone(Model):
 
         Raises:
             ValueError: LoRA is not enabled, or is disabled.
-            NotImplementedError: int8 weights.
+            NotImplementedError: quantized weights.
         """
         from ..lora import merge_lora
 

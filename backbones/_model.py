@@ -14,11 +14,11 @@ from torch import nn
 from ._configuration import Configurable, snake_case
 from ._inputs import as_tensors, check_keys, check_tensors, inputs_of
 from ._intermediates import intermediates
+from ._quantization import quantize_layers
 from .layers.cache import Cache
 from .layers.core import PositionEmbedding
-from .layers.dtypes import DTypeLike, DTypePolicy, DTypePolicyMap
+from .layers.dtypes import DTypeLike, DTypePolicy, DTypePolicyMap, Quantization
 from .layers.layout import GRAPH, Layout, Stack, keras_children
-from .layers.quantized import quantize_layers
 
 ModelType = TypeVar("ModelType", bound="Model")
 
@@ -73,15 +73,46 @@ class Model(nn.Module, Configurable):
         ]
         # Of the instance, too: torch 2.6 exports no dictionaries of classes.
         self.input_specs = {k: spec for k, spec in self.input_specs.items() if k not in absent}
+        found: Mapping[str, str] = {}
         if isinstance(self._policy, DTypePolicyMap):
-            missing = self._policy.modes.keys() - set(quantize_layers(self, self._policy.modes))
+            found = quantize_layers(self, self._policy.modes)
+            missing = self._policy.modes.keys() - found
             if missing:
                 raise ValueError(
                     f"The dtype policy is for other layers: {', '.join(sorted(missing))}."
                 )
         _apply_policy(self, self._policy)
+        if found:
+            self._share_policy(found)
         if not self._trainable:
             self.requires_grad_(False)
+
+    def _share_policy(self, found: Mapping[str, str]) -> None:
+        """Give models within this one what of its policy is for their layers.
+
+        Args:
+            found: the layers' names in the policy → paths of the modules.
+        """
+        assert isinstance(self._policy, DTypePolicyMap)
+        for path, part in self.named_modules():
+            if part is not self and isinstance(part, Model):
+                names = [name for name, inner in found.items() if inner.startswith(f"{path}.")]
+                outer = re.compile(f"(.*/)?{re.escape(part.keras_name)}/")
+                own = {name: outer.sub("", name, count=1) for name in names}
+                if own and not isinstance(part, Component):
+                    part._policy = self._policy.part(own)
+                else:
+                    part._policy = DTypePolicy(part._policy.name)
+
+    def quantized_as(self, layers: Mapping[str, tuple[str, Quantization]]) -> None:
+        """Note in the policies that some layers have been quantized.
+
+        Args:
+            layers: Keras's path → that of the module, and how.
+        """
+        rest = DTypePolicy(self._policy.name)
+        self._policy = DTypePolicyMap.of({name: how for name, (_, how) in layers.items()}, rest)
+        self._share_policy({name: path for name, (path, _) in layers.items()})
 
     @property
     def layout(self) -> Layout:
@@ -262,7 +293,11 @@ class Model(nn.Module, Configurable):
     def dtype_policy(self) -> DTypePolicy:
         """The policy given, or after `.to(dtype)` the dtype of the weights."""
         actual = self.dtype
-        return self._policy if actual == self._policy.variable_dtype else DTypePolicy.get(actual)
+        if actual == self._policy.variable_dtype:
+            return self._policy
+        if isinstance(self._policy, DTypePolicyMap):
+            return self._policy.of_dtype(DTypePolicy.get(actual))
+        return DTypePolicy.get(actual)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -457,6 +492,8 @@ def _apply_policy(module: nn.Module, policy: DTypePolicy) -> None:
     for tensors in (module._parameters, module._buffers):
         for name, tensor in tensors.items():
             if tensor is None or not tensor.is_floating_point():
+                continue
+            if name in getattr(module, "float32", ()):
                 continue
             if tensor.dtype != policy.variable_dtype:
                 tensors[name] = _cast(tensor, policy.variable_dtype)  # type: ignore[assignment]

@@ -22,7 +22,7 @@ from .layers.attention import (
 from .layers.cache import Crossing, CrossKeyValueShape, Pair, Past, Step, encoder_decoder_outputs
 from .layers.convolution import Conv1D, GroupNormalization
 from .layers.core import Dense, Dropout, LayerNormalization, ReversibleEmbedding
-from .layers.dtypes import DTypeLike
+from .layers.dtypes import DTypeLike, DTypePolicyMap
 from .layers.initializers import truncated_normal
 from .layers.layer import Layer
 from .layers.layout import GRAPH, Graph, Layout, Stack
@@ -328,7 +328,10 @@ class MoonshineBackbone(Backbone):
         return replace(GRAPH, order=graph.order(decoded, mask, encoded), assigned=ASSIGNED)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"dtype": self.dtype_policy.name}  # not serialized
+        config, policy = super().get_config(), self.dtype_policy
+        if not isinstance(policy, DTypePolicyMap):  # which KerasHub could not save
+            config["dtype"] = policy.name  # not serialized
+        return config
 
     def encode(
         self, audio: Audio, padding_mask: EncoderPaddingMask | None

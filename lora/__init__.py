@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..backbones._model import Model
+from ..backbones.layers.quantized import Quantized
 from ..presets.building import changing
 from ..presets.gathering import Gathering, local, local_part, reshard
 from ..presets.refusals import naming
@@ -70,6 +71,11 @@ def enable_lora(
         raise TypeError(f"target_layer_names must be a list of names, not the string {names!r}.")
     found = layers_named(backbone, names)
     if not found:
+        modes = {one.quantization.mode for one in backbone.modules() if isinstance(one, Quantized)}
+        if modes - {"int8", "int4"}:
+            raise NotImplementedError(
+                f"Layers that are {', '.join(sorted(modes))} take no LoRA, as in Keras."
+            )
         raise ValueError(
             f"{type(backbone).__name__} has no layer that takes LoRA among the names "
             f"{', '.join(names)}. Choose others by target_layer_names; summary() shows them."

@@ -29,7 +29,13 @@ from ..backbones.layers.core import Dense, Embedding, Projection, ReversibleEmbe
 from ..backbones.layers.dtypes import in_compute_dtype
 from ..backbones.layers.initializers import keras_fans, variance_scaling
 from ..backbones.layers.layout import keras_children
-from ..backbones.layers.quantized import QuantizedDense, QuantizedEmbedding
+from ..backbones.layers.quantized import (
+    Int4Dense,
+    Int8Dense,
+    QuantizedDense,
+    QuantizedEmbedding,
+    QuantizedReversibleEmbedding,
+)
 from ..presets.gathering import full, local, local_part, sharded_as
 from ..presets.weights import with_tensors
 
@@ -323,23 +329,50 @@ def to_kernel_a(layer: Projection, rows: torch.Tensor) -> torch.Tensor:
     return rows.reshape(*sizes, rows.shape[-1]).permute([order.index(i) for i in axes])
 
 
-class AdaptedQuantizedDense(AdaptedDense, QuantizedDense):
-    """As `AdaptedDense`; the int8 weight cannot take the adapter in."""
+class AdaptedQuantized(Adapter):
+    """What the adapted forms of quantized layers share: files have the sum, quantized again."""
 
     def merge(self, sign: int = 1) -> None:
         if sign > 0:
-            raise NotImplementedError("Adapters cannot be merged into int8 weights.")
+            raise NotImplementedError(
+                "Adapters cannot be merged into quantized weights, which could not give them back; "
+                "weights and presets that are saved have them merged."
+            )
 
     def merged_tensor(self, name: str) -> torch.Tensor:
-        if name == "weight" and self.active:
-            raise NotImplementedError(
-                "Adapters cannot be merged into int8 weights; save them by save_lora_weights, and "
-                "the weights without them within `with backbone.disable_lora()`."
-            )
-        return super().merged_tensor(name)
+        tensor: torch.Tensor = getattr(self, name)
+        if not self.active:
+            return super().merged_tensor(name)
+        if name not in self._buffers:
+            return tensor
+        with torch.no_grad():
+            return self.merged_weights().get(name, tensor).to(tensor.dtype)
+
+    def merged_weights(self) -> dict[str, torch.Tensor]:
+        """What the layer would hold with the adapter in its weights."""
+        raise NotImplementedError
 
 
-class AdaptedFlatQuantizedDense(AdaptedFlatDense, AdaptedQuantizedDense):
+class AdaptedQuantizedDense(AdaptedQuantized, AdaptedDense, QuantizedDense):
+    """As `AdaptedDense`."""
+
+    def merged_weights(self) -> dict[str, torch.Tensor]:
+        return self.quantize({"weight": self.dequantized(torch.float32) + self.delta()})
+
+
+class AdaptedInt8Dense(AdaptedQuantizedDense, Int8Dense):
+    pass
+
+
+class AdaptedInt4Dense(AdaptedQuantizedDense, Int4Dense):
+    pass
+
+
+class AdaptedFlatInt8Dense(AdaptedFlatDense, AdaptedInt8Dense):
+    pass
+
+
+class AdaptedFlatInt4Dense(AdaptedFlatDense, AdaptedInt4Dense):
     pass
 
 
@@ -378,6 +411,24 @@ class AdaptedReversibleEmbedding(AdaptedEmbedding, ReversibleEmbedding):
             return self.guarded(logits)
         a, b = precise(self.lora_kernel_a), precise(self.lora_kernel_b)
         return logits + (x.to(b.dtype) @ b.T @ a.T * self.scale).to(logits.dtype)
+
+
+class AdaptedQuantizedEmbedding(AdaptedQuantized, AdaptedEmbedding, QuantizedEmbedding):
+    """As `AdaptedEmbedding`."""
+
+    def merged_weights(self) -> dict[str, torch.Tensor]:
+        scale = self.embeddings_scale.float()
+        table = self.read(self.weight, scale, self.embeddings_zero)
+        return self.quantize_table("", table + self.delta(), "weight")
+
+
+class AdaptedQuantizedReversibleEmbedding(AdaptedQuantizedEmbedding, QuantizedReversibleEmbedding):
+    """As `AdaptedEmbedding`; logits are without the adapter, as in Keras."""
+
+    def forward(self, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
+        if not reverse:
+            return AdaptedEmbedding.forward(self, inputs)
+        return QuantizedReversibleEmbedding.forward(self, inputs, reverse=True)
 
 
 class AdaptedConvolution(Adapter, Convolution):
@@ -424,9 +475,16 @@ class AdaptedConv3D(AdaptedConvolution, Conv3D):
     pass
 
 
+FLAT: dict[type[Adapter], type[Adapter]] = {
+    AdaptedInt8Dense: AdaptedFlatInt8Dense,
+    AdaptedInt4Dense: AdaptedFlatInt4Dense,
+}
 ADAPTERS: dict[type[nn.Module], type[Adapter]] = {
-    QuantizedDense: AdaptedQuantizedDense,
+    Int8Dense: AdaptedInt8Dense,
+    Int4Dense: AdaptedInt4Dense,
     Dense: AdaptedDense,
+    QuantizedReversibleEmbedding: AdaptedQuantizedReversibleEmbedding,
+    QuantizedEmbedding: AdaptedQuantizedEmbedding,
     ReversibleEmbedding: AdaptedReversibleEmbedding,
     Embedding: AdaptedEmbedding,
     Conv1D: AdaptedConv1D,
@@ -445,15 +503,13 @@ def adapter_for(layer: nn.Module, flat: bool = False) -> type[Adapter] | None:
     where Keras has none either.
     """
     plain = layer.plain_class if isinstance(layer, Adapter) else type(layer)
-    if issubclass(plain, QuantizedEmbedding):
-        return None
     if isinstance(layer, Conv2D) and layer.groups > 1:
         return AdaptedGroupedConv2D
     found = next((adapter for kind, adapter in ADAPTERS.items() if issubclass(plain, kind)), None)
     if found is None or not isinstance(layer, Projection):
         return found
     if flat:
-        return AdaptedFlatQuantizedDense if found is AdaptedQuantizedDense else AdaptedFlatDense
+        return FLAT.get(found, AdaptedFlatDense)
     if sums_last(layer):
         return AdaptedInnerDense if found is AdaptedDense else None
     return found

@@ -31,7 +31,7 @@ import torch
 
 from ..backbones._model import Model
 from ..backbones.layers.core import Projection
-from ..backbones.layers.quantized import QuantizedDense, QuantizedEmbedding
+from ..backbones.layers.quantized import Quantized
 from ..presets.checkpoints import TRANSFORMERS
 from ..presets.checkpoints.engine import Binding, Plan, export_plan
 from ..presets.checkpoints.files import FLOATS, Stored, open_weights
@@ -82,16 +82,23 @@ KNOWN = {
 
 
 def _plan(backbone: Model) -> Plan:
-    """Where the weights are in transformers' checkpoints; those in int8 in place of their own."""
-    blank = blank_of(backbone)
-    scales = [
-        f"{path}.{name}"
-        for path, layer in blank.named_modules()
-        if isinstance(layer, (QuantizedDense, QuantizedEmbedding))
-        for name, _ in layer.named_buffers()
-        if name.endswith("_scale")
-    ]
-    return export_plan(TRANSFORMERS, blank, without=scales)
+    """Where the weights are in transformers' checkpoints; of a quantized model those that it was
+    made of.
+    """
+    if not any(isinstance(layer, Quantized) for layer in backbone.modules()):
+        return export_plan(TRANSFORMERS, blank_of(backbone))
+    with torch.device("meta"):
+        plain = backbone.configured_class.from_config(_plain(backbone.get_config()))
+    return export_plan(TRANSFORMERS, plain)
+
+
+def _plain(config: Any) -> Any:
+    """A configuration without policies of quantized layers."""
+    if isinstance(config, Mapping):
+        if config.get("class_name") == "DTypePolicyMap":
+            return None
+        return {key: _plain(value) for key, value in config.items()}
+    return config
 
 
 # Writing
@@ -297,10 +304,11 @@ def load_peft(
                 scales[module] = _scale(config, module.removesuffix(WRAPPED), pair["A"].shape[0])
             except ValueError as error:
                 problems.append(f"{module}: {error}")
+        parameters = {name for name, _ in backbone.named_parameters()}
         for name, one in whole.items():
             expected = next(iter(bindings[name].expected().values()))
-            if not expected.is_floating_point():
-                problems.append(f"{name}: whole weights cannot replace those in int8")
+            if not parameters.issuperset(bindings[name].ours):
+                problems.append(f"{name}: whole weights cannot replace quantized ones")
             elif one.shape != tuple(expected.shape) or one.dtype not in FLOATS:
                 problems.append(f"{name}: {one.shape} of {one.dtype}, not {tuple(expected.shape)}")
         if problems:

@@ -50,6 +50,10 @@ if TYPE_CHECKING:
 
 NOT_YET = "this class of KerasHub is not part of keras_hub_torch yet."
 THREADS = 4
+ZERO_POINTS = (
+    "; Keras 3.15.1 does not write the zero points of GPTQ and AWQ, without which nobody can tell "
+    "the weights"
+)
 # Names of safetensors.
 SHORT_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -370,6 +374,8 @@ def account(
     known = set(used.values())
     surplus = {name: "" for name in datasets if name not in known}
     lines, hint = superfluous(surplus, True if place else ignore, str(file.path))
+    if problems and any(variable.name == "kernel_zero" for variable in variables.values()):
+        hint += ZERO_POINTS
     refuse(problems + lines, file.path, hint)
     return used
 

@@ -17,7 +17,6 @@ from torch import nn
 import keras_hub_torch
 from keras_hub_torch.backbones.layers.core import Dense
 from keras_hub_torch.backbones.layers.layout import keras_children
-from keras_hub_torch.backbones.layers.quantized import QuantizedDense, quantize_layers
 from keras_hub_torch.lora import adapters, layers_named
 from keras_hub_torch.lora.adapters import Adapter, adapter_for
 
@@ -112,23 +111,8 @@ def test_casts(first: Reference) -> None:
 
 def quantized(model: Any, names: list[str]) -> Any:
     """The model with int8 weights in the layers of these names."""
-    weights: dict[str, torch.Tensor] = {}
-
-    def visit(module: nn.Module, prefix: str) -> None:
-        for child in keras_children(module):
-            path, layer = f"{prefix}{child.name}", child.module
-            if isinstance(layer, Dense) and child.name in names:
-                weights[path] = layer.weight.detach()
-            elif isinstance(layer, QuantizedDense):
-                scale = 127 / weights[path].abs().amax(1)
-                layer.kernel_scale.copy_(scale)
-                layer.weight.copy_((weights[path] * scale[:, None]).round())
-            else:
-                visit(layer, f"{path}/")
-
-    visit(model, "")
-    assert quantize_layers(model, dict.fromkeys(weights, "int8")) == list(weights)
-    visit(model, "")
+    paths = set(layers_named(model, names))
+    model.quantize("int8", filters=lambda layer: layer.key in paths)
     return model
 
 

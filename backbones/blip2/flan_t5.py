@@ -144,7 +144,8 @@ class BLIP2FlanT5(Component):
     def get_config(self) -> dict[str, Any]:
         layers = {"language_projection": self.projection, "lm_head": self.head}
         return super().get_config() | {
-            name: serialized(layer, self.dtype_policy) for name, layer in layers.items()
+            name: serialized(layer, self.dtype_policy, getattr(self, name))
+            for name, layer in layers.items()
         }
 
     @property

@@ -17,6 +17,7 @@ from ..layers.initializers import Initializer, truncated_normal
 from ..layers.layer import Layer
 from ..layers.layout import GRAPH, Graph, Layout, Stack
 from ..layers.multimodal import prepend
+from ..layers.quantized import QuantizedPositionEmbedding
 from ..layers.transformer import TransformerDecoder, head_dim
 from .projection import built, einsum_dense, name_of, serialized
 
@@ -27,6 +28,7 @@ OFFSET = 2
 
 class PositionsBehindOffset(PositionEmbedding):
     layout = Layout(class_name="Embedding")
+    quantized_class: ClassVar[type[QuantizedPositionEmbedding]]
 
     def __init__(self, sequence_length: int, dim: int, initializer: Initializer) -> None:
         super().__init__(sequence_length + OFFSET, dim, initializer)
@@ -34,6 +36,13 @@ class PositionsBehindOffset(PositionEmbedding):
 
     def at(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         return self(x, positions=positions + OFFSET)
+
+
+class QuantizedPositionsBehindOffset(QuantizedPositionEmbedding, PositionsBehindOffset):
+    pass
+
+
+PositionsBehindOffset.quantized_class = QuantizedPositionsBehindOffset
 
 
 class BLIP2OPTEmbeddings(Layer):
@@ -128,7 +137,7 @@ class BLIP2CustomOPT(Component):
         return self.embeddings_layer.token_embedding
 
     def get_config(self) -> dict[str, Any]:
-        layer = serialized(self.projection, self.dtype_policy)
+        layer = serialized(self.projection, self.dtype_policy, self.language_projection)
         return {**super().get_config(), "language_projection": layer}
 
     @property

@@ -6,8 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from ..layers.core import Dense, EinsumDense
 from ..layers.dtypes import DTypePolicy
+from ..layers.quantized import Quantized
 
 Serialized = Mapping[str, Any]
 
@@ -99,9 +102,10 @@ def _check_width(argument: str, given: Any, wanted: int) -> None:
         raise ValueError(f"{argument} gives a width of {given}; it must be {wanted}.")
 
 
-def serialized(layer: Serialized, policy: DTypePolicy) -> dict[str, Any]:
+def serialized(layer: Serialized, policy: DTypePolicy, module: nn.Module | None) -> dict[str, Any]:
     """A layer as Keras writes it into the configuration of a model with this policy."""
-    return {**layer, "config": {**layer["config"], "dtype": policy.serialize()}}
+    own = module.quantization if isinstance(module, Quantized) else policy
+    return {**layer, "config": {**layer["config"], "dtype": own.serialize()}}
 
 
 def name_of(layer: Serialized) -> str:

@@ -80,7 +80,8 @@ class Gemma3nMultimodalEmbeddingProcessor(Layer):
             "language_model": "text_model",
             "embed_vision": "vision_embedder",
             "embed_audio": "audio_embedder",
-        }
+        },
+        outside=True,
     )
 
     def __init__(

@@ -56,6 +56,8 @@ class Gemma4AudioSSCPConvBlock(Layer):
 
 
 class Gemma4AudioSubSampleConvProjection(Layer):
+    layout = Layout(outside=True)
+
     def __init__(
         self,
         num_features: int,
@@ -114,7 +116,9 @@ class Gemma4AudioAttention(Layer):
     Scores are float32.
     """
 
-    layout = Layout(names={name: f"{{}}_{name}" for name in ("q_proj", "k_proj", "v_proj")})
+    layout = Layout(
+        names={name: f"{{}}_{name}" for name in ("q_proj", "k_proj", "v_proj")}, outside=True
+    )
 
     def __init__(
         self,
@@ -176,7 +180,7 @@ class Gemma4AudioAttention(Layer):
 
 
 class Gemma4AudioConformerAttention(Layer):
-    layout = Layout(names={"attn": "{}_attn", "out_proj": "{}_out_proj"})
+    layout = Layout(names={"attn": "{}_attn", "out_proj": "{}_out_proj"}, outside=True)
 
     def __init__(self, hidden_size: int, attn: Gemma4AudioAttention, epsilon: float, limit: float):
         super().__init__()
@@ -192,7 +196,7 @@ class Gemma4AudioConformerAttention(Layer):
 
 
 class Gemma4AudioConformerFeedForward(Layer):
-    layout = Layout(names={"ffw_1": "{}_ffw_1", "ffw_2": "{}_ffw_2"})
+    layout = Layout(names={"ffw_1": "{}_ffw_1", "ffw_2": "{}_ffw_2"}, outside=True)
 
     def __init__(self, hidden_size: int, weight: float, epsilon: float, limit: float) -> None:
         super().__init__()
@@ -211,7 +215,9 @@ class Gemma4AudioConformerFeedForward(Layer):
 class Gemma4AudioConformerLightConv1d(Layer):
     """A gate, and a convolution of each channel over the frames before."""
 
-    layout = Layout(names={"linear_start": "{}_linear_start", "linear_end": "{}_linear_end"})
+    layout = Layout(
+        names={"linear_start": "{}_linear_start", "linear_end": "{}_linear_end"}, outside=True
+    )
 
     def __init__(self, hidden_size: int, kernel_size: int, epsilon: float, limit: float) -> None:
         super().__init__()

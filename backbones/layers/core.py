@@ -191,6 +191,7 @@ class ReversibleEmbedding(Embedding):
 class PositionEmbedding(Layer):
     """A learned vector for each position."""
 
+    weight: torch.Tensor
     compute_dtype: torch.dtype | None = None
 
     def __init__(
@@ -216,8 +217,10 @@ class PositionEmbedding(Layer):
                 f"The input is {end} positions long, but the position table has "
                 f"{self.sequence_length}."
             )
-        weight = self.weight[start_index:end] if positions is None else self.weight[positions]
-        return weight.to(self.compute_dtype or self.weight.dtype)
+        return self.rows(slice(start_index, end) if positions is None else positions)
+
+    def rows(self, index: slice | torch.Tensor) -> torch.Tensor:
+        return self.weight[index].to(self.compute_dtype or self.weight.dtype)
 
 
 class TokenAndPositionEmbedding(Layer):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
@@ -123,11 +124,72 @@ class DTypePolicy:
         raise ValueError(f"Cannot read a dtype policy of class {class_name!r}.")
 
 
+MODES = ("int8", "int4", "float8", "gptq", "awq")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a layer's weights are stored.
+
+    Attributes:
+        group_size: how many inputs have a scale in common; -1 for all.
+    """
+
+    mode: str
+    bits: int = 8
+    group_size: int = -1
+    amax_history_length: int = 1024
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> Quantization:
+        """From the `config` of a serialized policy.
+
+        Raises:
+            ValueError: it is none of a quantized layer.
+        """
+        text = config.get("mode")
+        mode, *numbers = text.split("/") if isinstance(text, str) else [""]
+        wanted = {"int8": 0, "float8": 0, "int4": len(numbers[:1]), "gptq": 2, "awq": 2}
+        length = config.get("amax_history_length", 1024)
+        if mode not in wanted or len(numbers) != wanted[mode]:
+            raise ValueError(f"Unknown quantization mode {text!r}.")
+        if not all(re.fullmatch("-1|[1-9][0-9]{0,8}", number) for number in numbers):
+            raise ValueError(f"The quantization mode {text!r} has sizes that no layer can have.")
+        if isinstance(length, bool) or not isinstance(length, int) or not 0 < length < 10**6:
+            raise ValueError(f"amax_history_length must be a positive number, not {length!r}.")
+        sizes = [int(number) for number in numbers]
+        bits = sizes.pop(0) if len(sizes) == 2 else 4 if mode == "int4" else 8
+        if bits not in ((4,) if mode in ("int4", "awq") else (2, 3, 4, 8)):
+            raise ValueError(
+                f"The quantization mode {text!r} has {bits} bits, which Keras has not."
+            )
+        return cls(mode, bits, sizes[0] if sizes else -1, length)
+
+    def serialize(self) -> dict[str, Any]:
+        """The policy as Keras writes it for a layer of a model."""
+        kinds = {"int4": "Int4DTypePolicy", "gptq": "GPTQDTypePolicy", "awq": "AWQDTypePolicy"}
+        kinds["float8"] = "QuantizedFloat8DTypePolicy"
+        sizes = {"int4": f"/{self.group_size}"}
+        sizes |= dict.fromkeys(("gptq", "awq"), f"/{self.bits}/{self.group_size}")
+        config: dict[str, Any] = {
+            "mode": self.mode + sizes.get(self.mode, ""),
+            "source_name": None,
+        }
+        if self.mode == "float8":
+            config["amax_history_length"] = self.amax_history_length
+        return {
+            "module": "keras.dtype_policies",
+            "class_name": kinds.get(self.mode, "QuantizedDTypePolicy"),
+            "config": config,
+            "registered_name": None,
+        }
+
+
 @dataclass(frozen=True)
 class DTypePolicyMap(DTypePolicy):
-    """The policy of a quantized model: modes (`int8`) of some layers by path, one for the rest."""
+    """The policy of a quantized model: how some layers are, by path, and one for the rest."""
 
-    modes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    modes: Mapping[str, Quantization] = field(default_factory=dict, hash=False)
     config: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
     @classmethod
@@ -146,8 +208,26 @@ class DTypePolicyMap(DTypePolicy):
             inner = policy.get("config") if isinstance(policy, Mapping) else None
             if not isinstance(inner, Mapping) or not isinstance(inner.get("mode"), str):
                 raise ValueError(f"The policy {policy!r} of {path} has no quantization mode.")
-            modes[path] = inner["mode"]
+            modes[path] = Quantization.read(inner)
         return cls(DTypePolicy.get(default).name, modes, config)
+
+    @classmethod
+    def of(cls, modes: Mapping[str, Quantization], rest: DTypePolicy) -> DTypePolicyMap:
+        """As Keras writes it for a model that it has quantized."""
+        policies = {path: one.serialize() for path, one in modes.items()}
+        return cls(rest.name, modes, {"default_policy": None, "policy_map": policies})
+
+    def part(self, paths: Mapping[str, str]) -> DTypePolicyMap:
+        """The same for some of the layers, that have other paths there."""
+        policies = {own: self.config["policy_map"][path] for path, own in paths.items()}
+        modes = {own: self.modes[path] for path, own in paths.items()}
+        return replace(self, modes=modes, config={**self.config, "policy_map": policies})
+
+    def of_dtype(self, rest: DTypePolicy) -> DTypePolicyMap:
+        """The same where the rest of the model has this policy."""
+        return replace(
+            self, name=rest.name, config={**self.config, "default_policy": rest.serialize()}
+        )
 
     def serialize(self) -> dict[str, Any]:
         return {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 _computed_again: ContextVar[bool] = ContextVar("computed_again", default=False)
@@ -31,12 +32,23 @@ class Layer(nn.Module):
 
     Attributes:
         keras_shapes: of those parameters and buffers that have another shape in Keras.
+        float32: names of buffers that are float32 whatever the dtype.
     """
 
     keras_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
+    float32: ClassVar[frozenset[str]] = frozenset()
 
     def loaded(self) -> None:
         """Called when weights have been read from a file of Keras, to compute what they imply."""
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        kept = {name: self._buffers.get(name) for name in self.float32}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, old in kept.items():
+            new = self._buffers.get(name)
+            if old is not None and new is not None and new.dtype != torch.float32:
+                self._buffers[name] = old.to(new.device)
+        return self
 
     @property
     def trainable(self) -> bool:

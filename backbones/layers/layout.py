@@ -61,6 +61,8 @@ class Layout:
         numbered: how many layers of a class, in snake case, Keras has numbered before a model's.
         rest: whether this is what no part has: it stands under its attribute, numbered as the
             whole.
+        outside: whether Keras builds the children outside of the layer's scope, so that their
+            paths in dtype policies begin with themselves; those of a model's layers do.
     """
 
     kind: Kind = Kind.LAYER
@@ -79,6 +81,7 @@ class Layout:
     only: Callable[[str], bool] | None = None
     numbered: Mapping[str, int] = field(default_factory=dict)
     rest: bool = False
+    outside: bool = False
 
 
 DEFAULT = Layout()

@@ -1,53 +1,435 @@
-"""Layers with int8 weights, as Keras's `quantize("int8")` leaves them.
+"""Layers with weights of few bits, as Keras's `quantize` leaves them.
 
-A weight w is stored as round(w · s), its scale s per output; inputs are quantized on the fly, per
-row. Only the loaded form exists here: weights are buffers, nothing in them trains, but gradients
-flow through to what comes before.
+- `int8`: `weight = round(w · scale)`, a scale for each output. Inputs are quantized on the fly, per
+  row, and the product is one of integers.
+- `int4`: the same in four bits, or `w = (weight - zero) · scale` for each group of inputs.
+- `gptq`, `awq`: such groups in other bits, calibrated on data; AWQ has scales of inputs besides.
+- `float8`: inputs and weights go through float8, by scales that follow what training has seen.
+
+Integers do not train, but gradients flow through to what comes before. No layer keeps its weights
+in floating point beyond a call, not for the backward pass either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .core import Dense, Embedding, Projection, ReversibleEmbedding
-from .layout import Child, keras_children
+from .core import (
+    EinsumDense,
+    Embedding,
+    PositionEmbedding,
+    Projection,
+    ReversibleEmbedding,
+)
+from .dtypes import Quantization
+from .integers import (
+    E4M3,
+    E5M2,
+    INT4,
+    AbsMaxQuantizer,
+    dequantize_blocks,
+    dequantize_groups,
+    observe,
+    pack_int4,
+    quantize_groups,
+    through_float8,
+    unpack_int4,
+)
+from .layer import Layer, computed_again
 
-EPSILON = 1e-7
 
+class Quantized(Layer):
+    """What all quantized layers share.
 
-class QuantizedDense(Projection):
-    """A projection with `weight` `[out, in]` in int8 and `kernel_scale` `[out]`; no `nn.Linear`,
-    since it computes something else.
+    Attributes:
+        quantization: how it is.
+        activations: quantizes what is multiplied by the weights, if anything does.
+        weights: quantizes the weights, where the mode leaves that open.
+        in_order: whether each so many inputs are a group.
     """
+
+    quantization: Quantization
+    activations: AbsMaxQuantizer | None
+    weights: AbsMaxQuantizer
+    wrapped_class: type[nn.Module]
+    in_order: bool = True
+
+    @classmethod
+    def convert(
+        cls,
+        layer: nn.Module,
+        quantization: Quantization,
+        activations: AbsMaxQuantizer | None = None,
+        weights: AbsMaxQuantizer | None = None,
+    ) -> Quantized:
+        """A layer that takes over everything but the weights, and is to be filled with others."""
+        converted = cls.__new__(cls)
+        converted.__dict__.update(layer.__dict__)
+        converted.__dict__["_parameters"] = dict(layer._parameters)
+        converted.__dict__["_buffers"] = dict(layer._buffers)
+        converted.__dict__["wrapped_class"] = type(layer)
+        converted.quantization = quantization
+        converted.activations = activations
+        default = AbsMaxQuantizer(value_range=INT4 if quantization.mode == "int4" else (-127, 127))
+        converted.weights = weights or default
+        with torch.device(cast(torch.Tensor, layer.weight).device):
+            converted.make()
+        return converted
+
+    def make(self) -> None:
+        """Weights of this form in place of those that the layer had."""
+        raise NotImplementedError
+
+    def hold(self, name: str, tensor: torch.Tensor) -> None:
+        """A buffer, in place of a parameter if there is one."""
+        self._parameters.pop(name, None)
+        self.register_buffer(name, tensor)
+
+    def quantize(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Weights in floating point → what this layer holds in their place.
+
+        Raises:
+            NotImplementedError: it depends on data, too.
+        """
+        raise NotImplementedError(f"{self.quantization.mode} needs data.")
+
+    def note_groups(self, scale: torch.Tensor | None) -> None:
+        """Look whether groups are in order.
+
+        Raises:
+            ValueError: an input is in none of the groups that `scale` `[..., groups]` has.
+        """
+        index = self._buffers.get("g_idx")
+        if index is None or scale is None or index.is_meta:
+            return
+        if not bool(((index >= 0) & (index < scale.shape[-1])).all()):
+            raise ValueError(f"g_idx must be at least 0 and below {scale.shape[-1]}.")
+        size = self.quantization.group_size
+        places = torch.arange(len(index), device=index.device)
+        ordered = torch.zeros_like(places) if size == -1 else places // size
+        self.in_order = torch.equal(index.long(), ordered)
+
+    def grouped(
+        self, integers: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
+        """Integers `[..., inputs]` of groups → what they stand for."""
+        if not self.in_order:
+            return dequantize_groups(integers, scale, zero, index)
+        size = self.quantization.group_size
+        return dequantize_blocks(integers, scale, zero, len(index) if size == -1 else size)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.loaded()
+
+
+class QuantizedDense(Quantized, Projection):
+    """A projection with integers for weights; no `nn.Linear`, since it computes something else."""
 
     kernel_scale: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dtype = self.compute_dtype or self.kernel_scale.dtype
-        y = product(x.to(dtype), self.weight, self.kernel_scale.to(dtype))
+        y = product(x.to(dtype), self.multiply, self.dequantized)
         return y if self.bias is None else y + self.bias.to(dtype)
 
+    def multiply(self, x: torch.Tensor) -> torch.Tensor:
+        if self.activations is None:
+            return F.linear(x, self.dequantized(x.dtype))
+        x, scale = self.activations(x)
+        return F.linear(x, self.dequantized(x.dtype)) / scale
 
-class QuantizedEmbedding(Embedding):
-    """An embedding with int8 `weight` `[input_dim, dim]` and `embeddings_scale` `[input_dim]`."""
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weights `[out, in]`."""
+        raise NotImplementedError
 
+
+class Int8Dense(QuantizedDense):
+    """`weight` `[out, in]` in int8, `kernel_scale` `[out]`."""
+
+    def make(self) -> None:
+        shape = self.out_features, self.in_features
+        self.hold("weight", torch.zeros(shape, dtype=torch.int8))
+        self.hold("kernel_scale", torch.ones(self.out_features))
+
+    def multiply(self, x: torch.Tensor) -> torch.Tensor:
+        return multiply_int8(x, self.weight, self.kernel_scale.to(x.dtype), self.activations)
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        return self.weight.to(dtype) / self.kernel_scale.to(dtype)[:, None]
+
+    def quantize(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        integers, scale = self.weights(weights["weight"].float())
+        return {"weight": integers.to(torch.int8), "kernel_scale": scale[:, 0]}
+
+
+class PackedDense(QuantizedDense):
+    """Keras quantizes a matrix `[rows, columns]` that a kernel is reshaped to; where the kernel has
+    heads before the inputs, that mixes both.
+
+    `weight` `[columns, rows]`, in four bits `[ceil(columns / 2), rows]`.
+
+    Attributes:
+        plain: whether that matrix is `[in, out]`.
+    """
+
+    g_idx: torch.Tensor | None
+    kernel_zero: torch.Tensor | None
+    float32 = frozenset(("g_idx",))
+    rows: int
+    columns: int
+    plain: bool
+
+    def make_matrix(self, rows: int, dtype: torch.dtype) -> int:
+        """Returns: the number of groups."""
+        self.rows, self.columns = rows, math.prod(self.kernel_shape) // rows
+        leading = self.kernel_inputs == tuple(range(len(self.kernel_inputs)))
+        self.plain = leading and rows == self.in_features
+        packed = -(-self.columns // 2) if self.quantization.bits == 4 else self.columns
+        self.hold("weight", torch.zeros(packed, rows, dtype=dtype))
+        size = self.quantization.group_size
+        return 1 if size == -1 else -(-rows // size)
+
+    def loaded(self) -> None:
+        super().loaded()
+        self.note_groups(self.kernel_scale)
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        matrix = self.matrix(dtype)
+        return matrix if self.plain else self.from_kernel(matrix.T.reshape(self.kernel_shape))
+
+    def matrix(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weights `[columns, rows]`."""
+        weight, scale = self.weight, self.kernel_scale.to(dtype)
+        if self.quantization.bits == 4:
+            weight = unpack_int4(weight, self.columns, 0)
+        if self.kernel_zero is None or self.g_idx is None:
+            return weight / scale[:, None]
+        return self.grouped(weight, scale, self.kernel_zero, self.g_idx)
+
+
+class Int4Dense(PackedDense):
+    """Two outputs in a byte, `kernel_scale` `[columns]`; with groups `kernel_scale` and
+    `kernel_zero` `[columns, groups]`, `g_idx` `[rows]` says which group an input is in.
+    """
+
+    def make(self) -> None:
+        groups, size = self.make_matrix(self.in_features, torch.int8), self.quantization.group_size
+        if size == -1:
+            self.hold("kernel_scale", torch.ones(self.columns))
+            self.kernel_zero = self.g_idx = None
+            return
+        self.hold("kernel_scale", torch.ones(self.columns, groups))
+        self.hold("kernel_zero", torch.zeros(self.columns, groups, dtype=torch.int8))
+        self.hold("g_idx", (torch.arange(self.rows) // size).float())
+
+    def quantize(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        kernel = self.to_kernel(weights["weight"].float())
+        matrix, size = kernel.reshape(self.rows, self.columns).T, self.quantization.group_size
+        if size == -1:
+            # Keras takes a quantizer of one's own for Dense alone.
+            is_einsum = issubclass(self.wrapped_class, EinsumDense)
+            own = AbsMaxQuantizer(None, INT4) if is_einsum else self.weights
+            integers, scale = own(matrix)
+            found = {"kernel_scale": scale[:, 0]}
+        else:
+            integers, scale, zero = quantize_groups(matrix, size)
+            found = {"kernel_scale": scale, "kernel_zero": zero.to(torch.int8)}
+        return {"weight": pack_int4(integers.to(torch.int8), 0), **found}
+
+
+class GPTQDense(PackedDense):
+    """`weight` in uint8; `kernel_scale`, `kernel_zero` `[columns, groups]`; `g_idx` `[rows]`."""
+
+    def make(self) -> None:
+        shape = self.kernel_shape
+        if len(shape) == 2:
+            rows = shape[0]
+        elif len(shape) == 3:  # by which axis is the longest, the first one or another
+            rows = shape[0] if shape.index(max(shape)) == 0 else shape[0] * shape[1]
+        else:
+            raise NotImplementedError(
+                f"{self.quantization.mode} takes kernels of two or three axes, not {shape}."
+            )
+        groups = self.make_matrix(rows, torch.uint8)
+        self.hold("kernel_scale", torch.ones(self.columns, groups))
+        self.hold("kernel_zero", torch.zeros(self.columns, groups, dtype=torch.uint8))
+        self.hold("g_idx", torch.zeros(rows))
+        self.in_order = False
+
+
+class AWQDense(GPTQDense):
+    """As `GPTQDense`, of weights that `awq_scales` `[rows]` have been multiplied into."""
+
+    awq_scales: torch.Tensor
+
+    def make(self) -> None:
+        super().make()
+        index = self._buffers.pop("g_idx")
+        self.hold("awq_scales", torch.ones(self.rows))
+        self.hold("g_idx", cast(torch.Tensor, index))
+
+    def matrix(self, dtype: torch.dtype) -> torch.Tensor:
+        return super().matrix(dtype) / self.awq_scales.to(dtype)
+
+
+class Float8Dense(Quantized, Projection):
+    """A projection in float8, with delayed scaling (Micikevicius et al., 2022, arXiv:2209.05433).
+
+    In training each scale is that of the largest value of the last steps, and the gradient of the
+    output goes through float8, too.
+    """
+
+    inputs_scale: torch.Tensor
+    inputs_amax_history: torch.Tensor
+    kernel_scale: torch.Tensor
+    kernel_amax_history: torch.Tensor
+    outputs_grad_scale: torch.Tensor
+    outputs_grad_amax_history: torch.Tensor
+    float32 = frozenset(
+        f"{of}_{what}"
+        for of in ("inputs", "kernel", "outputs_grad")
+        for what in ("scale", "amax_history")
+    )
+
+    def make(self) -> None:
+        for of in ("inputs", "kernel", "outputs_grad"):
+            self.hold(f"{of}_scale", torch.ones(()))
+            length = self.quantization.amax_history_length
+            self.hold(f"{of}_amax_history", torch.zeros(length))
+
+    def quantize(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dtype = self.compute_dtype or self.weight.dtype
+        x, weight = x.to(dtype), self.weight.to(dtype)
+        learns = torch.is_grad_enabled()
+        through = _Through.apply if learns else through_e4m3
+        y = F.linear(through(x, self.inputs_scale), through(weight, self.kernel_scale))
+        if self.training and (torch.compiler.is_compiling() or not computed_again()):
+            observe(x, self.inputs_scale, self.inputs_amax_history, E4M3)
+            observe(weight, self.kernel_scale, self.kernel_amax_history, E4M3)
+        y = _Backward.apply(y, self.gradient) if learns else y  # type: ignore[no-untyped-call]
+        if self.bias is None:
+            return y
+        # Keras rounds it, for the sake of fusion on TensorFlow.
+        rounded = torch.bfloat16 if dtype == torch.float32 else dtype
+        return y + self.bias.to(rounded).to(dtype)
+
+    def gradient(self, gradient: torch.Tensor) -> torch.Tensor:
+        rounded = through_float8(gradient, self.outputs_grad_scale, E5M2)
+        if self.training:
+            observe(gradient, self.outputs_grad_scale, self.outputs_grad_amax_history, E5M2)
+        return rounded
+
+
+class QuantizedTable(Quantized):
+    """`weight` `[input_dim, dim]`, in int4 two columns to a byte, and `embeddings_scale`
+    `[input_dim]`; with groups it and `embeddings_zero` are `[input_dim, groups]`, and `g_idx`
+    `[dim]` says which group a column is in.
+    """
+
+    compute_dtype: torch.dtype | None
+    weight: torch.Tensor
+    columns: int
     embeddings_scale: torch.Tensor
+    embeddings_zero: torch.Tensor | None
+    g_idx: torch.Tensor | None
+    float32 = frozenset(("g_idx",))
+
+    def make(self) -> None:
+        vocabulary, dim = self.weight.shape
+        self.columns, size = dim, self.quantization.group_size
+        stored = -(-dim // 2) if self.quantization.bits == 4 else dim
+        self.hold("weight", torch.zeros(vocabulary, stored, dtype=torch.int8))
+        if size == -1:
+            self.hold("embeddings_scale", torch.ones(vocabulary))
+            self.embeddings_zero = self.g_idx = None
+            return
+        groups = -(-dim // size)
+        self.hold("embeddings_scale", torch.ones(vocabulary, groups))
+        self.hold("embeddings_zero", torch.zeros(vocabulary, groups, dtype=torch.int8))
+        self.hold("g_idx", (torch.arange(dim) // size).float())
+
+    def loaded(self) -> None:
+        super().loaded()
+        self.note_groups(self.embeddings_scale)
+
+    def rows(self, index: slice | torch.Tensor) -> torch.Tensor:
+        """Those of an index, in floating point."""
+        scale = self.embeddings_scale[index]
+        zero = self.embeddings_zero
+        return self.read(
+            self.weight[index],
+            scale.to(self.compute_dtype or scale.dtype),
+            None if zero is None else zero[index],
+        )
+
+    def read(
+        self, integers: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Rows `[..., dim]`, of those in memory."""
+        if self.quantization.bits == 4:
+            integers = unpack_int4(integers, self.columns, -1)
+        if zero is None or self.g_idx is None:
+            return integers / scale[..., None]
+        return self.grouped(integers, scale, zero, self.g_idx)
+
+    def quantize(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return self.quantize_table("", weights["weight"], "weight")
+
+    def quantize_table(
+        self, prefix: str, table: torch.Tensor, name: str
+    ) -> dict[str, torch.Tensor]:
+        """`table` `[input_dim, dim]` as what it is stored as."""
+        size, found = self.quantization.group_size, {}
+        if size == -1:
+            integers, scale = self.weights(table.float())
+            scale = scale[..., 0]
+        else:
+            integers, scale, zero = quantize_groups(table.float(), size)
+            found = {f"{prefix}embeddings_zero": zero}
+        integers = integers.to(torch.int8)
+        packed = pack_int4(integers, -1) if self.quantization.bits == 4 else integers
+        return {name: packed, f"{prefix}embeddings_scale": scale, **found}
+
+
+class QuantizedEmbedding(QuantizedTable, Embedding):
+    """Token ids → vectors, of a `QuantizedTable`."""
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        dtype = self.compute_dtype or self.embeddings_scale.dtype
-        scale = self.embeddings_scale.to(dtype)[ids][..., None]
-        return F.embedding(ids, self.weight).to(dtype) / scale
+        return self.rows(ids)
+
+
+class QuantizedPositionEmbedding(QuantizedTable, PositionEmbedding):
+    """Positions → vectors, of a `QuantizedTable`."""
 
 
 class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
-    """The same in both directions; an untied one has `reverse_embeddings_scale` `[input_dim]`."""
+    """The same in both directions; what is not tied has `reverse_embeddings` `[dim, input_dim]`,
+    packed along `dim`, with scales (and zeros) of its own, `[groups, input_dim]`.
+    """
 
     reverse_embeddings_scale: torch.Tensor
+    reverse_embeddings_zero: torch.Tensor | None
+
+    def make(self) -> None:
+        super().make()
+        if self.tie_weights:
+            return
+        self.hold("reverse_embeddings", torch.zeros_like(self.weight.t()))
+        self.hold("reverse_embeddings_scale", torch.ones_like(self.embeddings_scale.t()))
+        if self.embeddings_zero is None:
+            self.reverse_embeddings_zero = None
+        else:  # which Keras keeps in floating point
+            self.hold("reverse_embeddings_zero", torch.zeros_like(self.embeddings_scale.t()))
 
     def forward(self, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
         if not reverse:
@@ -56,81 +438,115 @@ class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         dtype = self.compute_dtype or self.embeddings_scale.dtype
+        return product(x.to(dtype), self.multiply, self.dequantized)
+
+    def multiply(self, x: torch.Tensor) -> torch.Tensor:
+        integers, scale, _ = self.reverse_table(x.dtype)
+        if self.quantization.mode == "int8":
+            return multiply_int8(x, integers, scale, self.activations)
+        table = self.dequantized(x.dtype)
+        if self.activations is None:
+            return F.linear(x, table)
+        x, scale = self.activations(x)
+        return F.linear(x, table) / scale
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        """The rows that logits are products with, `[input_dim, dim]`."""
+        return self.read(*self.reverse_table(dtype))
+
+    def reverse_table(
+        self, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         if self.tie_weights:
-            return product(x.to(dtype), self.weight, self.embeddings_scale.to(dtype))
+            return self.weight, self.embeddings_scale.to(dtype), self.embeddings_zero
+        zero = self.reverse_embeddings_zero
         scale = self.reverse_embeddings_scale.to(dtype)
-        return product(x.to(dtype), self.reverse_embeddings.T, scale)
+        return self.reverse_embeddings.t(), scale.t(), None if zero is None else zero.t()
+
+    def quantize(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        found = super().quantize(weights)
+        if not self.tie_weights:
+            table = weights["reverse_embeddings"].t()
+            reverse = self.quantize_table("reverse_", table, "reverse_embeddings")
+            found |= {name: tensor.t() for name, tensor in reverse.items()}
+        return found
 
 
-def product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """`x` `[..., in]` times int8 `[out, in]`, both sides quantized."""
-    with torch.no_grad():
-        largest = x.abs().amax(-1, keepdim=True)
-        x_scale = 127 / (largest + EPSILON)
-        rounded = (x * x_scale).round().clamp(-127, 127)
-        # Sums of products of integers, exact in float32 up to a thousand of them.
-        y = F.linear(rounded.float(), weight.float()).to(x.dtype) / (x_scale * scale)
+def product(
+    x: torch.Tensor,
+    multiply: Callable[[torch.Tensor], torch.Tensor],
+    dequantized: Callable[[torch.dtype], torch.Tensor],
+) -> torch.Tensor:
+    """`multiply(x)`, whose gradient is that of the product with `dequantized(dtype)`."""
     if torch.is_grad_enabled() and x.requires_grad:
-        smooth = F.linear(x, weight.to(x.dtype) / scale[:, None])
-        y = y + (smooth - smooth.detach())
-    return y
+        return cast(torch.Tensor, _Product.apply(x, multiply, dequantized))  # type: ignore[no-untyped-call]
+    return multiply(x)
 
 
-def quantize_layers(
-    module: nn.Module, modes: Mapping[str, str], prefix: str = "", seen: Child | None = None
-) -> list[str]:
-    """Give the layers at these paths of Keras names (`block_0/attention/query`) int8 weights.
+class _Product(torch.autograd.Function):
+    """A product that keeps nothing for the backward pass: the weights are dequantized again."""
 
-    Returns:
-        The paths that were found.
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, multiply: Any, dequantized: Any) -> torch.Tensor:
+        ctx.dequantized = dequantized
+        return multiply(x)
 
-    Raises:
-        NotImplementedError: a mode other than `int8`, or a layer that cannot have it.
-    """
-    found = []
-    only = None if seen is None else seen.layout.only
-    for child in keras_children(module, *(() if seen is None else (seen.layout, seen.name))):
-        if only is not None and not only(child.name):
-            continue
-        path = f"{prefix}{child.name}"
-        if path in modes:
-            found.append(path)
-            owner, _, name = child.path.rpartition(".")
-            setattr(module.get_submodule(owner), name, _quantized(child.module, modes[path], path))
-        else:
-            found += quantize_layers(child.module, modes, f"{path}/", child)
-    return found
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return gradients[0] @ ctx.dequantized(gradients[0].dtype), None, None
 
 
-def _quantized(layer: nn.Module, mode: str, path: str) -> nn.Module:
-    kinds: dict[type[nn.Module], tuple[type[nn.Module], dict[str, str]]] = {
-        Dense: (QuantizedDense, {"weight": "kernel_scale"}),
-        ReversibleEmbedding: (
-            QuantizedReversibleEmbedding,
-            {"weight": "embeddings_scale", "reverse_embeddings": "reverse_embeddings_scale"},
-        ),
-        Embedding: (QuantizedEmbedding, {"weight": "embeddings_scale"}),
-    }
-    for kind, (quantized, scales) in kinds.items():
-        if isinstance(layer, kind) and mode == "int8":
-            return _convert(layer, quantized, scales)
-    raise NotImplementedError(
-        f"{path} is quantized as {mode!r}; only int8 projections and embeddings can be loaded."
-    )
+def through_e4m3(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return through_float8(x, scale, E4M3)
 
 
-def _convert(layer: Any, kind: type[nn.Module], scales: Mapping[str, str]) -> nn.Module:
-    """A layer of this kind that takes over everything but the weights, made anew in int8."""
-    converted = kind.__new__(kind)
-    converted.__dict__.update(layer.__dict__)
-    converted.__dict__["_parameters"] = dict(layer._parameters)
-    converted.__dict__["_buffers"] = dict(layer._buffers)
-    converted.__dict__["wrapped_class"] = type(layer)
-    for name, scale in scales.items():
-        weight = converted._parameters.pop(name, None)
-        if weight is None:
-            continue
-        outputs = weight.shape[1] if name == "reverse_embeddings" else weight.shape[0]
-        converted.register_buffer(name, torch.zeros_like(weight, dtype=torch.int8))
-        converted.register_buffer(scale, torch.ones(outputs, device=weight.device))
-    return converted
+class _Through(torch.autograd.Function):
+    """Values as they come out of float8, whose gradient is left alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return through_e4m3(x, scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return gradients[0], None
+
+
+class _Backward(torch.autograd.Function):
+    """Values as they are, whose gradient is changed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, change: Any) -> torch.Tensor:
+        ctx.change = change
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return ctx.change(gradients[0]), None
+
+
+def multiply_int8(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    activations: AbsMaxQuantizer | None,
+) -> torch.Tensor:
+    """`x` `[..., in]` times int8 `[out, in]`; both are integers where activations are quantized."""
+    if activations is None:
+        return F.linear(x, weight.to(x.dtype)) / scale
+    integers, x_scale = activations(x)
+    return integer_product(integers, weight).to(x.dtype) / (x_scale * scale)
+
+
+def integer_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`x` `[..., in]`, of whole numbers in int8's range, times int8 `[out, in]`."""
+    outputs, inputs = weight.shape
+    cuda = x.device.type == "cuda" and inputs % 8 == 0 and outputs % 8 == 0
+    if x.device.type != "cpu" and not cuda:
+        # Sums of products of integers, exact in float32 up to a thousand of them.
+        return F.linear(x.float(), weight.float())
+    rows = x.to(torch.int8).reshape(-1, inputs)
+    if cuda:  # which wants more than 16 rows
+        rows = F.pad(rows, (0, 0, 0, -rows.shape[0] % 32))
+    sums = torch._int_mm(rows, weight.T)
+    return sums[: x.numel() // inputs].reshape(*x.shape[:-1], outputs)

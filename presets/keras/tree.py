@@ -23,7 +23,7 @@ from ...backbones.layers.layout import (
     keras_children,
     layout_of,
 )
-from ...backbones.layers.quantized import QuantizedDense
+from ...backbones.layers.quantized import Float8Dense, GPTQDense, Int4Dense, Int8Dense
 
 Reshape = Callable[[torch.Tensor], torch.Tensor]
 
@@ -272,13 +272,46 @@ def _(module: Projection) -> list[Variable]:
     ]
 
 
+def _transposed(module: nn.Module, name: str) -> Variable:
+    shape = tuple(getattr(module, name).t().shape)
+    return Variable(module, name, shape, torch.t, torch.t)
+
+
 @variables_of.register
-def _(module: QuantizedDense) -> list[Variable]:
+def _(module: Int8Dense) -> list[Variable]:
     shape = (1,) * module.batch_axes + module.bias_shape
     scale = Variable(
         module, "kernel_scale", shape, torch.flatten, lambda scale: scale.reshape(shape)
     )
     return [*variables_of.dispatch(Projection)(module), scale]
+
+
+@variables_of.register
+def _(module: Float8Dense) -> list[Variable]:
+    return [*variables_of.dispatch(Projection)(module), *_buffers(module)]
+
+
+@variables_of.register
+def _(module: Int4Dense) -> list[Variable]:
+    _, *bias = variables_of.dispatch(Projection)(module)
+    names = [name for name in ("kernel_scale", "kernel_zero") if name in module._buffers]
+    scales = [_transposed(module, name) for name in names]
+    index = [one for one in _buffers(module) if one.name == "g_idx"]
+    return [_transposed(module, "weight"), *bias, *scales, *index]
+
+
+@variables_of.register
+def _(module: GPTQDense) -> list[Variable]:
+    _, *bias = variables_of.dispatch(Projection)(module)
+    return [*bias, *_buffers(module)]
+
+
+def _buffers(module: nn.Module) -> list[Variable]:
+    return [
+        Variable(module, name, tuple(tensor.shape), _same, _same)
+        for name, tensor in module._buffers.items()
+        if tensor is not None
+    ]
 
 
 @variables_of.register
