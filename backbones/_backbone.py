@@ -9,7 +9,7 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
@@ -19,6 +19,10 @@ from ._model import Model
 from .layers.fusion import fold_norms
 from .layers.layout import keras_children
 from .layers.pyramid import Level, PyramidOutputs
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy
 
 BackboneType = TypeVar("BackboneType", bound="Backbone")
 ValueType = TypeVar("ValueType")
@@ -65,6 +69,10 @@ class Backbone(Model):
         device: str | torch.device | None = None,
         mmap: bool | None = None,
         ignore: Sequence[str] | bool = (),
+        device_mesh: DeviceMesh | None = None,
+        plan: str | Mapping[str, Any] | None = None,
+        mp_policy: MixedPrecisionPolicy | None = None,
+        checkpoint_activations: bool = False,
         **kwargs: Any,
     ) -> BackboneType:
         """Build the model of a preset, in `eval()` mode.
@@ -84,6 +92,16 @@ class Backbone(Model):
                 `.weights.h5` are transposed views; all others are contiguous.
             ignore: patterns of weights in the files that are no part of the model and are left
                 out (`["v_head.*"]`), or True for all such; they are named in a warning.
+            device_mesh: the processes that share the model; each of them calls this, and reads only
+                the bytes that it holds. Parameters are DTensors.
+            plan: how they share it. With `"fsdp"` every process has its own inputs, and the weights
+                of a block are gathered while it computes (FSDP2; over two dimensions of the mesh
+                they are replicated over the first). With `"tensor"` all of them have the same
+                inputs, and layers are divided: attention by heads, feed-forward networks, experts
+                and the vocabulary; over a dimension called `"tensor"` of a mesh that has two, and
+                FSDP2 over the other one.
+            mp_policy: of FSDP2.
+            checkpoint_activations: calls `gradient_checkpointing`.
             kwargs: constructor arguments that replace those of the preset, `dtype` and
                 `trainable` among them. As in Keras the dtype is float32 if not given, whatever
                 the file holds; `"auto"` takes the file's.
@@ -96,7 +114,17 @@ class Backbone(Model):
         """
         from ..presets.loading import load_backbone
 
-        return load_backbone(cls, preset, load_weights, device, mmap, ignore, kwargs)
+        if device_mesh is None:
+            if plan is not None or mp_policy is not None or checkpoint_activations:
+                raise ValueError(
+                    "plan, mp_policy and checkpoint_activations are for models that several "
+                    "processes share: device_mesh is missing."
+                )
+            return load_backbone(cls, preset, load_weights, device, mmap, ignore, kwargs)
+        from ..distributed import load_shared
+
+        sharing = (device_mesh, plan, mp_policy, checkpoint_activations)
+        return load_shared(cls, preset, load_weights, device, mmap, ignore, kwargs, *sharing)
 
     def save_to_preset(
         self,

@@ -18,7 +18,7 @@ import torch
 from ..backbones._model import Model, UnknownClass, deserialize
 from ..backbones._registry import find_class
 from ..backbones.layers.dtypes import FLOATS, DTypePolicy
-from . import builtin
+from . import builtin, parts
 from .building import (
     ModelType,
     alone,
@@ -36,6 +36,7 @@ from .files import ADAPTER, CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .keras.archive import unpack
 from .keras.h5 import Dataset, WeightFile, shard_names
 from .keras.tree import Variable, keras_variables
+from .parts import Sharing
 from .progress import track
 from .refusals import naming
 from .safetensors import NAMED, offsets_of, open_safetensors
@@ -61,8 +62,9 @@ def load_backbone(
     mmap: bool | None,
     ignore: Ignore,
     overrides: dict[str, Any],
+    sharing: Sharing | None = None,
 ) -> ModelType:
-    """See `Backbone.from_preset`."""
+    """See `Backbone.from_preset`; with `sharing` this process reads what it holds of the model."""
     from .sources import open_preset
 
     device = None if device is None else torch.device(device)
@@ -72,7 +74,7 @@ def load_backbone(
             raise NotImplementedError(f"{preset} is a {known}: {NOT_YET}")
         source = open_preset(preset)
         model = source.consistently(
-            lambda: _load(cls, source, load_weights, device, mmap, ignore, overrides)
+            lambda: _load(cls, source, load_weights, device, mmap, ignore, overrides, sharing)
         )
     vars(model)["preset"] = source.origin
     return model
@@ -86,6 +88,7 @@ def _load(
     mmap: bool | None,
     ignore: Ignore,
     overrides: dict[str, Any],
+    sharing: Sharing | None,
 ) -> ModelType:
     from .checkpoints import TRANSFORMERS, dialect_of
     from .checkpoints.diffusers import pipeline
@@ -104,13 +107,16 @@ def _load(
     if overrides.get("dtype") == "auto":
         overrides = {**overrides, "dtype": stored_dtype(source, dialect, config)}
     if dialect is not None:
-        model = load(dialect, source, config, cls, load_weights, device, mmap, ignore, overrides)
+        model = load(
+            dialect, source, config, cls, load_weights, device, mmap, ignore, overrides, sharing
+        )
         if dialect is TRANSFORMERS:
             vars(model)["checkpoint"] = source.checkpoint
         return model
     found, arguments = keras_config(config, source.handle, cls)
     check_class(found, cls)
     sizes, overrides = split_sizes(found, overrides)
+    parts.refuse_shared(sharing, sizes, arguments["dtype"])
     if arguments["dtype"] is not None and overrides.get("dtype") is not None:
         # What is quantized stays so; the rest, and the computation, take the dtype given.
         dtype = arguments["dtype"]
@@ -130,7 +136,7 @@ def _load(
     if torch.device(device or torch.get_default_device()).type == "meta":
         check(model, files, ignore)
     else:
-        fill(model, files, device, mmap, ignore, source.settle)
+        fill(model, files, device, mmap, ignore, source.settle, sharing)
     return resized(model, sizes).eval()
 
 
@@ -247,12 +253,14 @@ def fill(
     mmap: bool | None = None,
     ignore: Ignore = (),
     settle: Callable[[], None] = lambda: None,
+    sharing: Sharing | None = None,
 ) -> None:
     """Read every weight of a model, each once; `meta` ones are made anew.
 
     Args:
         files: one, or an index and the files that it lists.
         settle: is called when they are open and fit the model, before it changes.
+        sharing: of a model on the meta device with other processes.
 
     Raises:
         ValueError: the file's weights are not exactly the model's.
@@ -260,7 +268,7 @@ def fill(
     path = files[0]
     device = torch.device(device or torch.get_default_device())
     if path.name.endswith(".safetensors"):
-        _fill_from_safetensors(model, path, device, mmap is not False, ignore, settle)
+        _fill_from_safetensors(model, path, device, mmap is not False, ignore, settle, sharing)
         return
     if not path.name.endswith((".weights.h5", ".weights.json")):
         raise ValueError(
@@ -273,6 +281,9 @@ def fill(
         settle()
         stored = [(variable, file.datasets[used[name]]) for name, variable in variables.items()]
         file.unpack(dataset for _, dataset in stored)
+        if sharing is not None:
+            _fill_parts(model, stored, device, sharing)
+            return
         # What does not become a weight where it is read is read here first.
         largest = max((d.nbytes for v, d in stored if not _fresh(v.tensor, device)), default=0)
         scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")
@@ -287,6 +298,29 @@ def fill(
                 value = variable.from_keras(dataset.read(memory))
                 assign(variable.module, variable.name, value, device, keep=False)
     complete(model)
+
+
+def _fill_parts(
+    model: Model,
+    stored: Sequence[tuple[Variable, Dataset]],
+    device: torch.device,
+    sharing: Sharing,
+) -> None:
+    def read(item: tuple[Variable, Dataset]) -> None:
+        variable, dataset = item
+        parts.read_parts(
+            sharing,
+            [dataset],
+            lambda tensors: [variable.from_keras(tensors[0])],
+            [(variable.module, variable.name)],
+        )
+
+    sharing.share(model, device)
+    with changing(model), ThreadPoolExecutor(THREADS) as pool:
+        done = pool.map(read, stored)
+        for _ in track(stored, "Reading weights", lambda item: item[1].nbytes):
+            next(done)
+    parts.complete(sharing, model)
 
 
 def _fresh(tensor: torch.Tensor, device: torch.device) -> bool:
@@ -436,10 +470,16 @@ def _fill_from_safetensors(
     keep: bool,
     ignore: Ignore,
     settle: Callable[[], None],
+    sharing: Sharing | None,
 ) -> None:
-    with open_safetensors(path) as file, path.open("rb") as source:
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open_safetensors(path))
+        source = stack.enter_context(path.open("rb"))
         expected = _account_safetensors(model, file, path, ignore)
         settle()
+        if sharing is not None:
+            _fill_parts_from_safetensors(model, path, device, expected, sharing)
+            return
         offsets = offsets_of(path)
         dtypes = {name: NAMED.get(file.get_slice(name).get_dtype()) for name in expected}
         staged = {
@@ -458,3 +498,21 @@ def _fill_from_safetensors(
                 owner, _, leaf = name.rpartition(".")
                 value = next(values) if name in staged else file.get_tensor(name)
                 assign(model.get_submodule(owner), leaf, value, device, keep)
+
+
+def _fill_parts_from_safetensors(
+    model: Model,
+    path: Path,
+    device: torch.device,
+    weights: Mapping[str, torch.Tensor],
+    sharing: Sharing,
+) -> None:
+    from .checkpoints.files import open_weights
+
+    sharing.share(model, device)
+    with contextlib.ExitStack() as stack, changing(model):
+        stored = {one.name: one for one in open_weights(path, stack)}
+        for name in track(weights, "Reading weights", lambda name: weights[name].nbytes):
+            owner, _, leaf = name.rpartition(".")
+            place = (model.get_submodule(owner), leaf)
+            parts.read_parts(sharing, [stored[name]], lambda tensors: tensors, [place])
