@@ -90,14 +90,14 @@ def read_parts(
         function: of the stored tensors; gives the weights.
     """
     arranged = Arranged([one.shape for one in stored], function)
-    whole: Sequence[torch.Tensor] | None = None
+    whole: list[torch.Tensor] = []
     for index, (module, name) in enumerate(weights):
         for part in sharing.parts(module, name):
             elsewhere = part.target.device.type != "cpu"
             memory = torch.empty_like(part.target, device="cpu") if elsewhere else part.target
             pieces = arranged.pieces(index, Part(part.box, memory))
             if pieces is None:
-                whole = whole or function([one.read() for one in stored])
+                whole = whole or list(function([one.read() for one in stored]))
                 memory.copy_(_boxed(whole[index], part.box))
             for piece in pieces or ():
                 stored[piece.number].read_view(piece.view, piece.target)

@@ -55,7 +55,7 @@ def read_view_into(
     offset += int(view.storage_offset()) * dtype.itemsize
     # Axes as they follow one another in the file.
     axes = [axis for axis, size in enumerate(view.shape) if size != 1]
-    axes.sort(key=lambda axis: -view.stride(axis))
+    axes.sort(key=view.stride, reverse=True)
     sizes, steps = ([each(axis) for axis in axes] for each in (view.size, view.stride))
     target = target.as_strided(sizes, [target.stride(axis) for axis in axes])
     outer, run = len(axes), 1
