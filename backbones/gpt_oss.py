@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -12,9 +13,10 @@ from torch.nn import functional as F
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
-from .layers.attention import ATTENTION, attend, merge_heads, split_heads
+from .layers.attention import ATTENTION, DIVISION, attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
+from .layers.division import Division, Experts
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal, zeros
 from .layers.layer import Layer
@@ -33,6 +35,9 @@ class GptOssAttention(Layer):
     """Grouped-query attention with rotary positions and a sink in each head."""
 
     layout = ATTENTION
+    division = replace(
+        DIVISION, weights={"sinks": 0}, heads=("num_query_heads", "num_key_value_heads")
+    )
 
     def __init__(
         self,
@@ -100,6 +105,9 @@ class GptOssExperts(Layer):
     The gates are the even outputs of the first product, what they gate the odd ones.
     """
 
+    division = Experts(
+        weights={"gate_up_proj": 0, "gate_up_proj_bias": 0, "down_proj": 0, "down_proj_bias": 0}
+    )
     alpha = 1.702
     limit = 7.0
 
@@ -128,6 +136,7 @@ class GptOssExperts(Layer):
 
 class GptOssTopKRouter(Layer):
     layout = Layout(built_on_call=True)
+    division = Division(whole=("router_dense",))
 
     def __init__(self, hidden_dim: int, num_experts: int, top_k: int) -> None:
         super().__init__()

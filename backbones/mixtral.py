@@ -14,6 +14,7 @@ from .layers.attention import ATTENTION
 from .layers.cache import KeyValueShape, Step
 from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GroupedQueryAttention, SparseDecoder
+from .layers.division import Division, Experts
 from .layers.dtypes import DTypeLike
 from .layers.initializers import glorot_uniform, random_normal
 from .layers.layer import Layer
@@ -33,6 +34,8 @@ class CachedMixtralAttention(GroupedQueryAttention):
 
 class MixtralMoeExperts(Layer):
     """Gated feed-forward networks; matrices are `[experts, in, out]`."""
+
+    division = Experts(weights={"gate": 0, "intermediate": 0, "output": 0})
 
     def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
         super().__init__()
@@ -61,6 +64,7 @@ class MixtralSparseMoeBlock(Layer):
         },
         built_on_call=True,
     )
+    division = Division(whole=("sparse_feedforward_gate_dense",))
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, Shard
 from ..backbones._model import Model
 from ..backbones.layers.core import ReversibleEmbedding
 from ..presets.parts import Box, Part
+from .parallel import Divided
 
 PLANS = ("fsdp", "tensor")
 TENSOR = "tensor"  # the name of the mesh's dimension that layers are divided over
@@ -48,6 +49,11 @@ class Sharding:
                 "A device_mesh of several dimensions needs names for them: "
                 'init_device_mesh("cuda", (2, 4), mesh_dim_names=("fsdp", "tensor")).'
             )
+        if plan == TENSOR and self.names and TENSOR not in self.names:
+            raise ValueError(
+                f"plan='tensor' needs a dimension of the device_mesh called 'tensor'; it has "
+                f"{', '.join(map(repr, self.names))}."
+            )
         if mesh.get_coordinate() is None:
             raise ValueError("This process is no part of the device_mesh.")
         self.mesh = mesh
@@ -71,7 +77,13 @@ class Sharding:
 
     def share(self, model: Model, device: torch.device) -> None:
         """See `presets.parts.Sharing`."""
-        fully_shard_blocks(model, self.mesh, self.mp_policy)
+        if self.plan == TENSOR:
+            Divided(model, self.mesh[TENSOR] if self.names else self.mesh)
+            rest = [name for name in self.names if name != TENSOR]
+            if rest:
+                fully_shard_blocks(model, self.mesh[tuple(rest)], self.mp_policy)
+        else:
+            fully_shard_blocks(model, self.mesh, self.mp_policy)
         model.to_empty(device=device)
         if self.checkpoint_activations:
             model.gradient_checkpointing()

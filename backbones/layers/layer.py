@@ -9,6 +9,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from .division import Division
+
 _computed_again: ContextVar[bool] = ContextVar("computed_again", default=False)
 
 
@@ -31,9 +33,11 @@ class Layer(nn.Module):
 
     Attributes:
         keras_shapes: of those parameters and buffers that have another shape in Keras.
+        division: how processes that compute the layer together divide it.
     """
 
     keras_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
+    division: ClassVar[Division | None] = None
 
     def loaded(self) -> None:
         """Called when weights have been read from a file of Keras, to compute what they imply."""

@@ -81,7 +81,8 @@ class Routes:
     A row is one token at one of its experts; rows are sorted by expert.
 
     Args:
-        chosen: experts of each token, `[tokens, top_k]`.
+        chosen: experts of each token, `[tokens, top_k]`. Those from `num_experts` on are elsewhere:
+            their rows are zeros, and their weights must be.
 
     Attributes:
         experts: expert of each row, `[rows]`.
@@ -108,7 +109,10 @@ class Routes:
         """
         x = for_projections(x)
         y: torch.Tensor = grouped_product(x, weight.to(x.dtype), self.ends)
-        return y if bias is None else y + bias.to(x.dtype).index_select(0, self.experts)
+        if bias is None:
+            return y
+        experts = self.experts.clamp(max=bias.shape[0] - 1)
+        return y + bias.to(x.dtype).index_select(0, experts)
 
     def tokens(self, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """`[rows, dim]`, weighted with `[tokens, top_k]` and summed → `[tokens, dim]`."""
