@@ -23,7 +23,7 @@ from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.masks import FULL, SLIDING, check_layer_types
 from .layers.rotary import Tables, rotary_tables, rotate_part, yarn_frequencies, yarn_magnitude
-from .layers.routing import Routes, expert_weights
+from .layers.routing import ExpertBank, expert_weights
 from .layers.transformer import head_dim as default_head_dim
 
 
@@ -99,7 +99,7 @@ def attend_with_sinks(
     return attend(query, key, value, mask, scale=dim**-0.5)[..., :dim]
 
 
-class GptOssExperts(Layer):
+class GptOssExperts(ExpertBank):
     """Gated feed-forward networks; matrices are `[experts, in, out]`.
 
     The gates are the even outputs of the first product, what they gate the odd ones.
@@ -124,7 +124,7 @@ class GptOssExperts(Layer):
         self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
         """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
-        routes = Routes(experts, self.down_proj.shape[0])
+        routes = self.routes(experts, self.down_proj.shape[0])
         x = routes.product(routes.rows(x), self.gate_up_proj, self.gate_up_proj_bias)
         gate, up = x.unflatten(-1, (-1, 2)).unbind(-1)
         gate = gate.clamp(max=self.limit)

@@ -20,7 +20,7 @@ from .layers.initializers import glorot_uniform, random_normal
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
-from .layers.routing import Routes, choose_experts, expert_weights, jitter
+from .layers.routing import ExpertBank, choose_experts, expert_weights, jitter
 from .layers.transformer import head_dim
 
 
@@ -32,7 +32,7 @@ class CachedMixtralAttention(GroupedQueryAttention):
     layout = ATTENTION
 
 
-class MixtralMoeExperts(Layer):
+class MixtralMoeExperts(ExpertBank):
     """Gated feed-forward networks; matrices are `[experts, in, out]`."""
 
     division = Experts(weights={"gate": 0, "intermediate": 0, "output": 0})
@@ -48,7 +48,7 @@ class MixtralMoeExperts(Layer):
         self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
         """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
-        routes = Routes(experts, self.gate.shape[0])
+        routes = self.routes(experts, self.gate.shape[0])
         x = routes.rows(x)
         x = routes.product(x, self.intermediate) * F.silu(routes.product(x, self.gate))
         return routes.tokens(routes.product(x, self.output), weights)

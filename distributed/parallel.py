@@ -104,6 +104,7 @@ class Rows(Here):
 class Some(Here):
     """Some of the experts."""
 
+    some = True
     first: int
     count: int
 

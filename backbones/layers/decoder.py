@@ -23,7 +23,7 @@ from .layer import Layer
 from .layout import Layout
 from .masks import Mask
 from .rotary import Tables, rotate
-from .routing import Routes, expert_weights
+from .routing import ExpertBank, expert_weights
 
 INIT = random_normal(0.02)
 PROJECTIONS = {
@@ -169,7 +169,7 @@ class GatedFeedForward(GatedProjections):
         return self.feed_forward(x)
 
 
-class GatedExperts(Layer):
+class GatedExperts(ExpertBank):
     """A gated feed-forward network for each expert; matrices are `[experts, in, out]`."""
 
     division = Experts(weights={"gate_and_intermediate": 0, "output": 0})
@@ -185,7 +185,7 @@ class GatedExperts(Layer):
         self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
         """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
-        routes = Routes(experts, self.output.shape[0])
+        routes = self.routes(experts, self.output.shape[0])
         gate, x = routes.product(routes.rows(x), self.gate_and_intermediate).chunk(2, dim=-1)
         return routes.tokens(routes.product(x * F.silu(gate), self.output), weights)
 
