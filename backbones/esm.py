@@ -119,6 +119,7 @@ class ESMBackbone(Backbone):
         ValueError: `position_embedding_type` is neither `rotary` nor `absolute`.
     """
 
+    division = Division(tables=("token_embedding",))
     layout = Layout(
         Kind.GRAPH,
         assigned=(

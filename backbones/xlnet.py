@@ -42,6 +42,7 @@ class ContentAndQueryEmbedding(Layer):
         attributes={"word_embedding": "word_embed"},
         built_on_call=True,
     )
+    division = Division(tables=("word_embedding",))
 
     def __init__(self, vocabulary_size: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()

@@ -18,8 +18,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 
 from ..backbones._model import Model
-from ..backbones.layers.core import Projection
-from ..backbones.layers.division import Division, Experts, Vocabulary
+from ..backbones.layers.core import Projection, ReversibleEmbedding
+from ..backbones.layers.division import Division, Experts, Vocabulary, Whole
 
 
 def entered(x: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
@@ -101,6 +101,18 @@ class Rows(Here):
         return gathered(y, self.size, self.mesh)
 
 
+class Across(Here):
+    """A layer without weights that looks at all of what is divided."""
+
+    first: int
+    count: int
+    size: int
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole = entered(gathered(x, self.size, self.mesh), self.mesh)
+        return super().forward(whole).narrow(-1, self.first, self.count)  # type: ignore[misc, no-any-return]
+
+
 class Some(Here):
     """Some of the experts."""
 
@@ -155,6 +167,7 @@ class Divided:
         self.rank = mesh.get_local_rank()
         self.kinds: dict[nn.Module, type[Here]] = {}
         self.axes: dict[tuple[nn.Module, str], int] = {}
+        self.sizes: dict[nn.Module, int] = {}
         known: set[nn.Module] = set()
         problems: list[str] = []
         layers = list(model.named_modules())
@@ -163,8 +176,10 @@ class Divided:
             if division is not None:
                 problems += self._plan(path, layer, division)
                 known |= {layer, *_children(layer, division.whole)}
+                if isinstance(division, Whole):
+                    known |= set(layer.modules())
         name = model.class_name
-        if not known:
+        if not self.kinds:
             raise ValueError(f"{name} has no tensor plan; use plan='fsdp'.")
         undivided = sorted(_undivided(model, known | self.kinds.keys()))
         if undivided:
@@ -193,6 +208,12 @@ class Divided:
                     self.axes[child, "bias"] = 0
         for child in _children(layer, division.shared):
             self.kinds[child] = Shared
+        for child in _children(layer, division.across):
+            if not isinstance(child, nn.Identity):
+                self.kinds[child] = Across
+                self.sizes[child] = layer.get_submodule(division.columns[0]).out_features
+        for child in _children(layer, division.tables):
+            yield from self._plan(f"{path}.{child}", child, ReversibleEmbedding.division)
         held = {k: axis for k, axis in division.weights.items() if layer._parameters.get(k) is not None}
         for name, axis in held.items():
             self.axes[layer, name] = axis
@@ -200,12 +221,12 @@ class Divided:
             self.kinds[layer] = Cut
         if isinstance(division, Vocabulary):
             self.kinds[layer] = Rows
-            size = len(layer.weight)
+            self.sizes[layer] = size = len(layer.weight)
             if -(-size // self.count) * (self.count - 1) >= size:
                 yield f"{path} has {size} rows"
         elif isinstance(division, Experts):
             self.kinds[layer] = Some
-            size = len(layer._parameters[next(iter(held))])
+            self.sizes[layer] = size = len(layer._parameters[next(iter(held))])
             if size % self.count:
                 yield f"{path} has {size} experts"
         for name in division.heads:
@@ -221,16 +242,13 @@ class Divided:
                 continue
             axis = self.axes.get((layer, name))
             place: Placement = Replicate() if axis is None else Shard(axis)
-            if axis is not None and isinstance(layer.division, (Vocabulary, Experts)):
-                size = parameter.shape[axis]
-                step = -(-size // self.count)
-                layer.first = self.rank * step
-                layer.size = size
-                layer.count = min(step, size - layer.first)
             layer._parameters[name] = self._distributed(parameter, place)
         division = getattr(layer, "division", None)
         for name in () if division is None else division.heads:
             setattr(layer, name, getattr(layer, name) // self.count)
+        if layer in self.sizes:
+            layer.size = self.sizes[layer]
+            layer.first, layer.count = self._run(layer.size)
         if names or kind is not Here:
             layer.mesh = self.mesh
             layer.__class__ = _class(kind, type(layer), names)
@@ -238,11 +256,8 @@ class Divided:
     def _distributed(self, parameter: nn.Parameter, place: Placement) -> nn.Parameter:
         local = parameter.detach()
         if isinstance(place, Shard):
-            size = local.shape[place.dim]
-            step = -(-size // self.count)
-            start = min(self.rank * step, size)
-            length = min(step, size - start)
-            local = local.narrow(place.dim, start, length).contiguous()
+            run = self._run(local.shape[place.dim])
+            local = local.narrow(place.dim, *run).contiguous()
         whole = DTensor.from_local(
             local,
             self.mesh,
@@ -252,6 +267,12 @@ class Divided:
             stride=parameter.stride(),
         )
         return nn.Parameter(whole, parameter.requires_grad)
+
+    def _run(self, size: int) -> tuple[int, int]:
+        """Where the part of an axis begins that is here, and how long it is, as torch.chunk."""
+        step = -(-size // self.count)
+        first = min(self.rank * step, size)
+        return first, min(step, size - first)
 
     def _part(self, shape: Any) -> Any:
         return replace(shape, num_heads=shape.num_heads // self.count)

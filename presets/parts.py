@@ -112,17 +112,16 @@ def complete(sharing: Sharing, model: Model) -> None:
         if isinstance(module, Layer) and type(module).loaded is not Layer.loaded:
             twin = copy.copy(module)
             twin.__dict__ = dict(module.__dict__)
-            tensors = {**module._parameters, **module._buffers}
-            values = {
-                k: t.full_tensor() if hasattr(t, "full_tensor") else t
-                for k, t in tensors.items()
-                if t is not None
-            }
-            twin.__dict__.update(_parameters={}, _buffers=dict(values))
+            for kind in ("_parameters", "_buffers"):
+                twin.__dict__[kind] = {k: _whole(t) for k, t in getattr(module, kind).items()}
             twin.loaded()
-            for name, value in twin._buffers.items():
-                for part in sharing.parts(module, name):
+            for name, value in (*twin._parameters.items(), *twin._buffers.items()):
+                for part in sharing.parts(module, name) if value is not None else ():
                     part.target.copy_(_boxed(value, part.box))
+
+
+def _whole(tensor: Any) -> Any:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 class Arranged:

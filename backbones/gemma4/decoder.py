@@ -12,6 +12,7 @@ from .._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
 from ..layers.cache import Step
 from ..layers.core import Dense, Embedding, RMSNormalization
 from ..layers.gemma import mean_of_tokens, scale_embeddings, times
+from ..layers.division import Division
 from ..layers.layout import Stack
 from ..layers.masks import Mask
 from ..layers.multimodal import check_places, interleave, marked, same_image
@@ -103,6 +104,7 @@ class Gemma4Decoder(Gemma4Towers):
     """
 
     tower_inputs: ClassVar = {"vision_encoder": VISION, "audio_encoder": AUDIO}
+    division = Division(tables=("per_layer_token_embedding",))
 
     transformer_layers: Stack
     final_normalization: RMSNormalization

@@ -21,6 +21,8 @@ class Division:
         weights: of the layer itself → the axis that is divided.
         shared: children with whole weights that act on what is divided (norms of each head).
         whole: children with matrices that are not divided (routers).
+        tables: children, embeddings with many rows, of which each has some.
+        across: children without weights that look at all of what is divided.
         heads: attributes that say how many heads there are; the processes must divide them.
         arguments: of `forward` that come whole → the axis that is divided.
     """
@@ -30,8 +32,14 @@ class Division:
     weights: Mapping[str, int] = field(default_factory=dict)
     shared: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    across: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     arguments: Mapping[str, int] = field(default_factory=dict)
+
+
+class Whole(Division):
+    """Nothing of a layer is divided, nor of those in it that do not say otherwise."""
 
 
 class Vocabulary(Division):
