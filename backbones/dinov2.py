@@ -159,6 +159,8 @@ class DINOV2MLP(Layer):
 
 
 class DINOV2SwiGLUFFN(Layer):
+    division = Division(("weights_in",), ("weights_out",), {"weights_in": 2})
+
     def __init__(self, hidden_dim: int, intermediate_dim: int) -> None:
         super().__init__()
         width = (int(intermediate_dim * 2 / 3) + 7) // 8 * 8

@@ -20,6 +20,8 @@ from .layers.rotary import Tables, rotary_frequencies, rotary_part, rotary_table
 
 
 class ModernBertAttention(Layer):
+    division = Division(("qkv",), ("output_dense",), {"qkv": 3}, heads=("num_heads",))
+
     def __init__(self, hidden_dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads

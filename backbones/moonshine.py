@@ -116,6 +116,7 @@ class MoonshineGatedMLP(Layer):
     layout = Layout(
         class_name="MoonshineMLP",
     )
+    division = Division(("dense_1",), ("dense_2",), {"dense_1": 2})
 
     def __init__(self, hidden_dim: int, expansion: int, initializer_range: float) -> None:
         super().__init__()

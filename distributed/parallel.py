@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
 
 from ..backbones._model import Model
 from ..backbones.layers.core import Projection, ReversibleEmbedding
@@ -168,6 +169,7 @@ class Divided:
         self.kinds: dict[nn.Module, type[Here]] = {}
         self.axes: dict[tuple[nn.Module, str], int] = {}
         self.sizes: dict[nn.Module, int] = {}
+        self.fused: dict[nn.Module, int] = {}
         known: set[nn.Module] = set()
         problems: list[str] = []
         layers = list(model.named_modules())
@@ -206,6 +208,12 @@ class Divided:
                 self.axes[child, "weight"] = axis
                 if not axis:
                     self.axes[child, "bias"] = 0
+        for name, count in division.fused.items():
+            child = layer.get_submodule(name)
+            self.fused[child] = count
+            size = child.out_features // count  # type: ignore[operator]
+            if size % self.count:
+                yield f"{path}.{name} has {count} x {size} outputs"
         for child in _children(layer, division.shared):
             self.kinds[child] = Shared
         for child in _children(layer, division.across):
@@ -242,6 +250,8 @@ class Divided:
                 continue
             axis = self.axes.get((layer, name))
             place: Placement = Replicate() if axis is None else Shard(axis)
+            if layer in self.fused:
+                place = _StridedShard(0, split_factor=self.fused[layer])
             layer._parameters[name] = self._distributed(parameter, place)
         division = getattr(layer, "division", None)
         for name in () if division is None else division.heads:
@@ -255,7 +265,10 @@ class Divided:
 
     def _distributed(self, parameter: nn.Parameter, place: Placement) -> nn.Parameter:
         local = parameter.detach()
-        if isinstance(place, Shard):
+        if isinstance(place, _StridedShard):
+            parts = [part.chunk(self.count)[self.rank] for part in local.chunk(place.split_factor)]
+            local = torch.cat(parts)
+        elif isinstance(place, Shard):
             run = self._run(local.shape[place.dim])
             local = local.narrow(place.dim, *run).contiguous()
         whole = DTensor.from_local(

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
 
 from ..backbones._model import Model
 from ..backbones.layers.core import ReversibleEmbedding
@@ -78,8 +79,13 @@ class Sharding:
     def share(self, model: Model, device: torch.device) -> None:
         """See `presets.parts.Sharing`."""
         if self.plan == TENSOR:
-            Divided(model, self.mesh[TENSOR] if self.names else self.mesh)
             rest = [name for name in self.names if name != TENSOR]
+            divided = Divided(model, self.mesh[TENSOR] if self.names else self.mesh)
+            if rest and divided.fused:
+                raise ValueError(
+                    f"{model.class_name} has projections of several things in one, which are "
+                    "divided over a device_mesh of one dimension only."
+                )
             if rest:
                 fully_shard_blocks(model, self.mesh[tuple(rest)], self.mp_policy)
         else:
@@ -96,7 +102,17 @@ class Sharding:
         assert tensor is not None
         if not isinstance(tensor, DTensor):
             return [Part([(0, size) for size in tensor.shape], tensor.data)]
-        return [Part(box_of(tensor), tensor._local_tensor.data)]
+        local = tensor._local_tensor.data
+        (*_, place) = tensor.placements
+        if isinstance(place, _StridedShard):  # several things behind each other, a part of each
+            step, size = (len(one) // place.split_factor for one in (tensor, local))
+            first = tensor.device_mesh.get_local_rank() * size
+            rest = [(0, width) for width in tensor.shape[1:]]
+            return [
+                Part([(i * step + first, i * step + first + size), *rest], part)
+                for i, part in enumerate(local.chunk(place.split_factor))
+            ]
+        return [Part(box_of(tensor), local)]
 
 
 def box_of(tensor: DTensor) -> Box:

@@ -17,6 +17,8 @@ class Division:
 
     Attributes:
         columns: projections whose outputs are divided; their inputs are whole.
+        fused: those of the columns that give several things of one size behind each other → how
+            many; each of them is divided.
         rows: projections whose inputs are divided; their outputs are added up.
         weights: of the layer itself → the axis that is divided.
         shared: children with whole weights that act on what is divided (norms of each head).
@@ -29,6 +31,7 @@ class Division:
 
     columns: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
+    fused: Mapping[str, int] = field(default_factory=dict)
     weights: Mapping[str, int] = field(default_factory=dict)
     shared: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
