@@ -47,9 +47,17 @@ def gathered(x: torch.Tensor, size: int, mesh: DeviceMesh) -> torch.Tensor:
 
 
 class Here(nn.Module):
-    """A layer whose weights read as what this process has of them."""
+    """A layer whose weights, while it computes, read as what this process has of them."""
 
     mesh: DeviceMesh
+    computing = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.computing = True
+        try:
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self.computing = False
 
     def here(self, name: str) -> torch.Tensor | None:
         parameter = self._parameters[name]
@@ -87,13 +95,14 @@ class Rows(Here):
     """A table with some of the rows, and the logits of these."""
 
     first: int
+    count: int
     size: int
 
     def forward(self, inputs: torch.Tensor, reverse: bool = False) -> torch.Tensor:
         if reverse:
             return super().forward(inputs, reverse)  # type: ignore[no-any-return, misc]
         rows = inputs - self.first
-        elsewhere = (rows < 0) | (rows >= self.weight.shape[0])
+        elsewhere = (rows < 0) | (rows >= self.count)
         x = super().forward(rows.masked_fill(elsewhere, 0))  # type: ignore[misc]
         return added(x.masked_fill(elsewhere[..., None], 0), self.mesh)
 
@@ -135,23 +144,27 @@ class Some(Here):
 class Cut(Here):
     """A layer with arguments that come whole, and of which it takes its part."""
 
+    names: tuple[str, ...]  # of the arguments of `forward`
     division: Division
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        given = inspect.signature(super().forward).bind(*args, **kwargs)
+        given = dict(zip(self.names, args), **kwargs)
         for name, axis in self.division.arguments.items():
-            whole = entered(given.arguments[name], self.mesh)
+            whole = entered(given[name], self.mesh)
             if whole.shape[axis] > 1:
                 size = whole.shape[axis] // self.mesh.size()
-                start = self.mesh.get_local_rank() * size
-                given.arguments[name] = whole.narrow(axis, start, size)
-        return super().forward(*given.args, **given.kwargs)
+                given[name] = whole.narrow(axis, self.mesh.get_local_rank() * size, size)
+        return super().forward(**given)
 
 
 @functools.cache
 def _class(kind: type[Here], cls: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
-    """A class of layers as another one, whose parameters of these names read as what is here."""
-    properties = {name: property(lambda self, name=name: self.here(name)) for name in names}
+    """A class of layers as another one, with parameters of these names."""
+
+    def weight(name: str) -> property:
+        return property(lambda self: self.here(name) if self.computing else self._parameters[name])
+
+    properties = {name: weight(name) for name in names}
     return type(cls.__name__, (kind, cls), {**properties, "__module__": cls.__module__})
 
 
@@ -227,6 +240,7 @@ class Divided:
             self.axes[layer, name] = axis
         if division.arguments:
             self.kinds[layer] = Cut
+            layer.names = tuple(inspect.signature(layer.forward).parameters)
         if isinstance(division, Vocabulary):
             self.kinds[layer] = Rows
             self.sizes[layer] = size = len(layer.weight)

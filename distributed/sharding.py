@@ -139,6 +139,8 @@ def fully_shard_blocks(
 ) -> None:
     """Apply FSDP2 to every block, and to the rest of the model as a whole."""
     options: dict[str, Any] = {"mesh": mesh, "mp_policy": mp_policy or MixedPrecisionPolicy()}
+    # At the root, too: an optimizer made after a forward pass would get what was gathered.
+    options["reshard_after_forward"] = True
     options["ignored_params"] = {one for one in model.parameters() if not one.ndim}
     units = (*model.block_classes, ReversibleEmbedding)
     for module in reversed(list(model.modules())):  # those within others first
