@@ -32,7 +32,9 @@ class EsmSelfAttention(Layer):
     )
 
     division = Division(
-        ("q_dense_layer", "k_dense_layer", "v_dense_layer"), ("o_dense_layer",), heads=("num_heads",)
+        ("q_dense_layer", "k_dense_layer", "v_dense_layer"),
+        ("o_dense_layer",),
+        heads=("num_heads",),
     )
 
     def __init__(self, hidden_dim: int, num_heads: int, use_bias: bool) -> None:

@@ -35,7 +35,9 @@ class RoformerAttention(Layer):
     )
 
     division = Division(
-        ("q_dense_layer", "k_dense_layer", "v_dense_layer"), ("o_dense_layer",), heads=("num_heads",)
+        ("q_dense_layer", "k_dense_layer", "v_dense_layer"),
+        ("o_dense_layer",),
+        heads=("num_heads",),
     )
 
     def __init__(self, hidden_dim: int, num_heads: int, head_size: int, use_bias: bool) -> None:

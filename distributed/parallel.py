@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -104,7 +104,8 @@ class Rows(Here):
         rows = inputs - self.first
         elsewhere = (rows < 0) | (rows >= self.count)
         x = super().forward(rows.masked_fill(elsewhere, 0))  # type: ignore[misc]
-        return added(x.masked_fill(elsewhere[..., None], 0), self.mesh)
+        # No view, which FSDP would warn of.
+        return added(x.masked_fill(elsewhere[..., None], 0), self.mesh).clone()
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         y = super().logits(entered(x, self.mesh))  # type: ignore[misc]
@@ -235,7 +236,9 @@ class Divided:
                 self.sizes[child] = layer.get_submodule(division.columns[0]).out_features
         for child in _children(layer, division.tables):
             yield from self._plan(f"{path}.{child}", child, ReversibleEmbedding.division)
-        held = {k: axis for k, axis in division.weights.items() if layer._parameters.get(k) is not None}
+        held = {
+            k: axis for k, axis in division.weights.items() if layer._parameters.get(k) is not None
+        }
         for name, axis in held.items():
             self.axes[layer, name] = axis
         if division.arguments:

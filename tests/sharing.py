@@ -119,7 +119,10 @@ def check_training(name: str, plain: Any, model: Any, rows: slice) -> None:
     """Three steps; `rows` are those of the inputs that this process takes."""
     optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-2, eps=1e-3) for m in (plain, model)]
     for _ in range(3):
-        expected, found = outputs_of(plain, inputs_of(name)), outputs_of(model, inputs_of(name, rows))
+        expected, found = (
+            outputs_of(plain, inputs_of(name)),
+            outputs_of(model, inputs_of(name, rows)),
+        )
         for key, value in expected.items():
             close(found[key], value[rows], f"{name} {key}")
             assert type(found[key]) is torch.Tensor
@@ -172,9 +175,7 @@ def check_options(folder: Path) -> None:
         )
         check_training("llama", plain, model, slice(None))
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
-    model = Backbone.from_preset(
-        folder / "llama", device_mesh=mesh, plan="fsdp", mp_policy=policy
-    )
+    model = Backbone.from_preset(folder / "llama", device_mesh=mesh, plan="fsdp", mp_policy=policy)
     assert model(inputs_of("llama")).dtype == torch.bfloat16
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 

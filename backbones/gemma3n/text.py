@@ -53,6 +53,7 @@ class Gemma3nTextScaledWordEmbedding(Layer):
 class TokenEmbedding(ReversibleEmbedding):
     layout = Layout(class_name="Embedding")
 
+
 class Gemma3nTextAttention(Layer):
     """Grouped-query attention with rotary positions on normed queries and keys.
 

@@ -11,8 +11,8 @@ from .._backbone import Backbone
 from .._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
 from ..layers.cache import Step
 from ..layers.core import Dense, Embedding, RMSNormalization
-from ..layers.gemma import mean_of_tokens, scale_embeddings, times
 from ..layers.division import Division
+from ..layers.gemma import mean_of_tokens, scale_embeddings, times
 from ..layers.layout import Stack
 from ..layers.masks import Mask
 from ..layers.multimodal import check_places, interleave, marked, same_image

@@ -20,8 +20,8 @@ from ..layers.attention import (
 )
 from ..layers.cache import Past
 from ..layers.core import Dense, Dropout, EinsumDense, RMSNormalization
-from ..layers.gemma import rms_normed, times, within_range
 from ..layers.division import Division, Experts, Whole
+from ..layers.gemma import rms_normed, times, within_range
 from ..layers.initializers import zeros
 from ..layers.layer import Layer
 from ..layers.layout import Layout
