@@ -21,7 +21,7 @@ from torch.distributed.tensor.placement_types import _StridedShard
 from ..backbones._model import Model
 from ..backbones.layers.core import ReversibleEmbedding
 from ..presets.parts import Box, Part
-from .parallel import Divided
+from .parallel import Dividing
 
 PLANS = ("fsdp", "tensor")
 TENSOR = "tensor"  # the name of the mesh's dimension that layers are divided over
@@ -50,9 +50,9 @@ class Sharding:
                 "A device_mesh of several dimensions needs names for them: "
                 'init_device_mesh("cuda", (2, 4), mesh_dim_names=("fsdp", "tensor")).'
             )
-        if plan == TENSOR and self.names and TENSOR not in self.names:
+        if plan != "fsdp" and self.names and TENSOR not in self.names:
             raise ValueError(
-                f"plan='tensor' needs a dimension of the device_mesh called 'tensor'; it has "
+                f"plan={plan!r} needs a dimension of the device_mesh called 'tensor'; it has "
                 f"{', '.join(map(repr, self.names))}."
             )
         if mesh.get_coordinate() is None:
@@ -78,18 +78,22 @@ class Sharding:
 
     def share(self, model: Model, device: torch.device) -> None:
         """See `presets.parts.Sharing`."""
-        if self.plan == TENSOR:
-            rest = [name for name in self.names if name != TENSOR]
-            divided = Divided(model, self.mesh[TENSOR] if self.names else self.mesh)
-            if rest and divided.fused:
+        if self.plan == "fsdp":
+            fully_shard_blocks(model, self.mesh, self.mp_policy)
+        else:
+            rest = tuple(name for name in self.names if name != TENSOR)
+            dividing = Dividing(model, self.mesh[TENSOR] if rest else self.mesh)
+            if isinstance(self.plan, str):
+                dividing.by_layers()
+            else:
+                dividing.by_names(self.plan)
+            if rest and dividing.fused:
                 raise ValueError(
-                    f"{model.class_name} has projections of several things in one, which are "
+                    f"{model.class_name} has projections of several things in one, which can be "
                     "divided over a device_mesh of one dimension only."
                 )
             if rest:
-                fully_shard_blocks(model, self.mesh[tuple(rest)], self.mp_policy)
-        else:
-            fully_shard_blocks(model, self.mesh, self.mp_policy)
+                fully_shard_blocks(model, self.mesh[rest], self.mp_policy)
         model.to_empty(device=device)
         if self.checkpoint_activations:
             model.gradient_checkpointing()
@@ -105,12 +109,13 @@ class Sharding:
         local = tensor._local_tensor.data
         (*_, place) = tensor.placements
         if isinstance(place, _StridedShard):  # several things behind each other, a part of each
-            step, size = (len(one) // place.split_factor for one in (tensor, local))
+            count = int(place.split_factor)
+            step, size = (len(one) // count for one in (tensor, local))
             first = tensor.device_mesh.get_local_rank() * size
             rest = [(0, width) for width in tensor.shape[1:]]
             return [
                 Part([(i * step + first, i * step + first + size), *rest], part)
-                for i, part in enumerate(local.chunk(place.split_factor))
+                for i, part in enumerate(local.chunk(count))
             ]
         return [Part(box_of(tensor), local)]
 

@@ -116,8 +116,9 @@ def complete(sharing: Sharing, model: Model) -> None:
                 twin.__dict__[kind] = {k: _whole(t) for k, t in getattr(module, kind).items()}
             twin.loaded()
             for name, value in (*twin._parameters.items(), *twin._buffers.items()):
-                for part in sharing.parts(module, name) if value is not None else ():
-                    part.target.copy_(_boxed(value, part.box))
+                if value is not None:
+                    for part in sharing.parts(module, name):
+                        part.target.copy_(_boxed(value, part.box))
 
 
 def _whole(tensor: Any) -> Any:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -164,7 +165,7 @@ def check_plans(folder: Path) -> None:
 
 
 def check_options(folder: Path) -> None:
-    """Activation checkpointing, mixed precision, compilation."""
+    """Plans by weights' names, activation checkpointing, mixed precision."""
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("tensor",))
@@ -174,6 +175,11 @@ def check_options(folder: Path) -> None:
             folder / "llama", device_mesh=mesh, plan=plan, checkpoint_activations=True
         )
         check_training("llama", plain, model, slice(None))
+    plan = {"*dense*weight": Shard(0), "token_embedding.*": Shard(-1)}
+    plain = Backbone.from_preset(folder / "bert")
+    model = Backbone.from_preset(folder / "bert", device_mesh=mesh, plan=plan)
+    assert model.token_embedding.weight.placements == (Shard(1),)
+    check_training("bert", plain, model, slice(None))
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     model = Backbone.from_preset(folder / "llama", device_mesh=mesh, plan="fsdp", mp_policy=policy)
     assert model(inputs_of("llama")).dtype == torch.bfloat16
@@ -192,6 +198,9 @@ def check_refusals(folder: Path) -> None:
         ("bert", {"plan": "fsdp", "device_mesh": mesh, "load_weights": False}, "load_weights"),
         ("vgg", {"plan": "tensor", "device_mesh": mesh}, "VGGBackbone has no tensor plan"),
         ("odd", {"plan": "tensor", "device_mesh": mesh}, "num_key_value_heads is 1"),
+        ("bert", {"plan": {"x.*": Shard(0)}, "device_mesh": mesh}, "has no weight 'x.*'"),
+        ("bert", {"plan": {"*": 0}, "device_mesh": mesh}, "'*' must be Shard(axis)"),
+        ("bert", {"plan": {"*": Shard(1)}, "device_mesh": mesh}, "has no axis 1"),
         ("vit", {"plan": "fsdp", "device_mesh": mesh, "image_shape": (16, 16, 3)}, "resamples"),
     ]
     plain = init_device_mesh("cpu", (1, size))
@@ -205,12 +214,8 @@ def check_refusals(folder: Path) -> None:
         models.VGGBackbone([1], [4]).save_to_preset(folder / "vgg")
     dist.barrier()
     for name, arguments, message in refused:
-        try:
+        with pytest.raises(ValueError, match=re.escape(message)):
             Backbone.from_preset(folder / name, **arguments)
-        except ValueError as error:
-            assert re.search(re.escape(message), str(error)), error
-        else:
-            raise AssertionError(f"{name} {arguments} is not refused")
 
 
 def check_two_dimensions(folder: Path) -> None:
