@@ -215,6 +215,7 @@ class Dividing:
         self.kinds: dict[nn.Module, type[Here]] = {}
         self.places: dict[tuple[nn.Module, str], Placement] = {}
         self.sizes: dict[nn.Module, int] = {}
+        self.heads: dict[nn.Module, tuple[str, ...]] = {}
         self.fused: dict[nn.Module, int] = {}
 
     def by_layers(self) -> None:
@@ -321,6 +322,7 @@ class Dividing:
                 yield f"{path} has {size} rows"
             if not many and size % self.count:
                 yield f"{path} has {size} experts"
+        self.heads[layer] = division.heads
         for name in division.heads:
             size = getattr(layer, name)
             if size % self.count:
@@ -334,10 +336,8 @@ class Dividing:
                 if parameter is not None:
                     place = self.places.get((layer, name), Replicate())
                     layer._parameters[name] = self._distributed(parameter, place)
-            division: Division | None = getattr(layer, "division", None)
-            if kind is not Gathered and division is not None:
-                for name in division.heads:
-                    setattr(layer, name, getattr(layer, name) // self.count)
+            for name in self.heads.get(layer, ()):
+                setattr(layer, name, getattr(layer, name) // self.count)
             size = self.sizes.get(layer)
             if size is not None:
                 first, count = self._run(size, self.rank)
