@@ -247,10 +247,39 @@ def check_death(folder: Path) -> None:
     raise AssertionError("computed without one of the processes")
 
 
+def check_families(folder: Path, plan: str) -> None:
+    name = "tensor" if plan == "tensor" else "fsdp"
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=(name,))
+    for preset in sorted(folder.iterdir()):
+        inputs, given = torch.load(preset / "inputs.pt")
+        plain = Backbone.from_preset(preset, **given)
+        model = Backbone.from_preset(preset, device_mesh=mesh, plan=plan, **given)
+        both = [
+            {key: value for key, value in outputs_of(one, inputs).items() if value.requires_grad}
+            for one in (plain, model)
+        ]
+        for values in both:
+            torch.manual_seed(2)
+            sum((value * torch.randn(value.shape)).sum() for value in values.values()).backward()  # type: ignore[union-attr]
+        for key, value in both[0].items():
+            close(both[1][key], value, f"{preset.name} {key}")
+        most = max(p.grad.abs().max().item() for p in plain.parameters() if p.grad is not None)
+        for (key, theirs), ours in zip(plain.named_parameters(), model.parameters()):
+            if theirs.grad is not None:
+                # Some are zero but for rounding.
+                largest = max(theirs.grad.abs().max().item(), 1e-2 * most)
+                label = f"gradient of {preset.name} {key}"
+                close(whole(ours.grad) / largest, theirs.grad / largest, label, 1e-4)
+
+
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
+    if len(sys.argv) > 2:
+        check_families(folder, sys.argv[2])
+        dist.barrier()
+        os._exit(0)
     if dist.get_rank() == 0:
         write(folder)
     dist.barrier()
