@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.utils._pytree import tree_leaves
 
 from keras_hub_torch import models
 from keras_hub_torch.generation import generate
@@ -81,8 +82,7 @@ def inputs_of(name: str, rows: slice = slice(None)) -> Any:
 
 
 def outputs_of(model: Any, inputs: Any) -> dict[str, torch.Tensor]:
-    found = model(inputs)
-    return found if isinstance(found, dict) else {"": found}
+    return {f"output {i}": value for i, value in enumerate(tree_leaves(model(inputs)))}
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, name: str, relative: float = 2e-5) -> None:

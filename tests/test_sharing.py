@@ -44,7 +44,7 @@ def run(count: int, folder: Path, *arguments: str) -> None:
         text=True,
         timeout=600 if arguments else 200,
     )
-    assert done.returncode == 0, done.stderr[-5000:]
+    assert done.returncode == 0, done.stderr[-12000:]
 
 
 @pytest.mark.parametrize("count", [2, 4])
