@@ -80,7 +80,7 @@ def test_boxes(
                 box = [sorted((rng.randint(0, n), rng.randint(0, n))) for n in whole.shape]
                 expected = whole[tuple(slice(*ends) for ends in box)].to(dtype)
                 target = torch.full(expected.shape[::-1], math.nan, dtype=dtype)
-                target = target.permute(*reversed(range(target.ndim)))
+                target = target.permute([*reversed(range(target.ndim))])
                 counts.clear()
                 pieces = arranged.pieces(index, Part([(a, b) for a, b in box], target))
                 assert pieces is not None
