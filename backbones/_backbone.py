@@ -69,6 +69,7 @@ class Backbone(Model):
         device: str | torch.device | None = None,
         mmap: bool | None = None,
         ignore: Sequence[str] | bool = (),
+        dequantize: bool = False,
         device_mesh: DeviceMesh | None = None,
         plan: str | Mapping[str, Any] | None = None,
         mp_policy: MixedPrecisionPolicy | None = None,
@@ -77,12 +78,14 @@ class Backbone(Model):
     ) -> BackboneType:
         """Build the model of a preset, in `eval()` mode.
 
-        On `Backbone` itself the subclass is taken from the preset.
+        On `Backbone` itself the subclass is taken from the preset. Of a pipeline of diffusers, and
+        of a file with several models, a class other than the whole's reads its part.
 
         Args:
             preset: a built-in id, `kaggle://org/model/keras/variant[/version]`, `hf://org/model`,
                 `modelscope://org/model`, or a folder, in the format of
-                Keras, transformers, timm or diffusers.
+                Keras, transformers, timm or diffusers; or a file of Stable Diffusion 3 or FLUX.1
+                (`sd3_medium_incl_clips.safetensors`, `flux1-dev.safetensors`).
             load_weights: whether to read the weights; otherwise they are drawn at random.
             device: where the weights go.
             mmap: whether weights that need no conversion stay in the file, mapped into memory and
@@ -92,6 +95,9 @@ class Backbone(Model):
                 `.weights.h5` are transposed views; all others are contiguous.
             ignore: patterns of weights in the files that are no part of the model and are left
                 out (`["v_head.*"]`), or True for all such; they are named in a warning.
+            dequantize: whether the quantized weights of a transformers checkpoint (GPTQ, AWQ,
+                bitsandbytes, fp8, compressed-tensors) are read as floats, in the dtype asked
+                for; otherwise they are refused, but for gpt-oss in MXFP4.
             device_mesh: the processes that share the model; each of them calls this, and reads only
                 the bytes that it holds. Parameters are DTensors.
             plan: how they share it. With `"fsdp"` every process has its own inputs, and the weights
@@ -120,11 +126,15 @@ class Backbone(Model):
                     "plan, mp_policy and checkpoint_activations are for models that several "
                     "processes share: device_mesh is missing."
                 )
-            return load_backbone(cls, preset, load_weights, device, mmap, ignore, kwargs)
+            return load_backbone(
+                cls, preset, load_weights, device, mmap, ignore, dequantize, kwargs
+            )
         from ..distributed import load_shared
 
         sharing = (device_mesh, plan, mp_policy, checkpoint_activations)
-        return load_shared(cls, preset, load_weights, device, mmap, ignore, kwargs, *sharing)
+        return load_shared(
+            cls, preset, load_weights, device, mmap, ignore, dequantize, kwargs, *sharing
+        )
 
     def save_to_preset(
         self,
@@ -151,7 +161,7 @@ class Backbone(Model):
             state_dict: the weights, if they have been gathered elsewhere.
             carry: whether what else the preset has that this model comes from goes along:
                 tokenizer, preprocessor, converters, and the head of a task; of a checkpoint of
-                transformers the tokenizer becomes KerasHub's.
+                transformers or timm tokenizer and converters become KerasHub's.
 
         Returns:
             Names of the files that went along.
@@ -178,8 +188,9 @@ class Backbone(Model):
         """Save a folder that transformers loads; wrappers and `state_dict` as in `save_to_preset`.
 
         Args:
-            carry: whether the tokenizer of the preset that this model comes from goes along, for
-                `AutoTokenizer`, with what a decoder's text ends with (`generation_config.json`).
+            carry: whether tokenizer and converters of the preset that this model comes from go
+                along, for `AutoTokenizer` and `AutoProcessor`, with what a decoder's text ends with
+                (`generation_config.json`).
 
         Returns:
             Names of the files that went along.
@@ -197,31 +208,45 @@ class Backbone(Model):
         beside = into_checkpoint if carry else None
         return export_checkpoint(self, path, TRANSFORMERS, state_dict, beside)
 
-    def export_to_timm(self, path: str | os.PathLike[str]) -> None:
+    def export_to_timm(self, path: str | os.PathLike[str], *, carry: bool = True) -> None:
         """Save a folder that `timm.create_model("local-dir:…")` loads, without a classifier.
+
+        Args:
+            carry: whether timm is told how the pixels are made, if the preset that this model comes
+                from has an image converter.
 
         Raises:
             NotImplementedError: timm has no such family, or it is not supported here.
             ValueError: timm has no architecture of this configuration.
         """
+        from ..preprocessing.carrying import into_timm
         from ..presets.checkpoints import TIMM
         from ..presets.saving import export_checkpoint
 
         self._refuse_fused()
-        export_checkpoint(self, path, TIMM)
+        export_checkpoint(self, path, TIMM, beside=into_timm if carry else None)
 
-    def export_to_diffusers(self, path: str | os.PathLike[str]) -> None:
-        """Save a folder that diffusers loads.
+    def export_to_diffusers(self, path: str | os.PathLike[str], *, carry: bool = True) -> list[str]:
+        """Save a folder that diffusers loads: of a model of several parts a whole pipeline.
+
+        Args:
+            carry: whether the tokenizers of the preset that this model comes from go along.
+
+        Returns:
+            Names of the files that went along. Without them, and without a third encoder of text, a
+            pipeline is loaded with `tokenizer=None, …, text_encoder_3=None`.
 
         Raises:
             NotImplementedError: diffusers has no such family, or it is not supported here.
             ValueError: diffusers has no model of this configuration.
         """
+        from ..preprocessing.carrying import into_pipeline
         from ..presets.checkpoints import DIFFUSERS
         from ..presets.saving import export_checkpoint
 
         self._refuse_fused()
-        export_checkpoint(self, path, DIFFUSERS)
+        beside = into_pipeline if carry else None
+        return export_checkpoint(self, path, DIFFUSERS, beside=beside)
 
     def load_weights(
         self, filepath: str | os.PathLike[str], *, ignore: Sequence[str] | bool = ()

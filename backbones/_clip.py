@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ._backbone import Backbone
+from ._configuration import snake_case
 from ._inputs import Images, Input, TokenIds
-from ._model import snake_case
 from .layers.clip import EPSILON, CLIPEmbedding, CLIPEncoderLayer
 from .layers.convolution import check_data_format
 from .layers.core import LayerNormalization, ReversibleEmbedding, TokenAndPositionEmbedding

@@ -4,68 +4,26 @@ of files.
 
 from __future__ import annotations
 
-import difflib
-import functools
-import inspect
-import math
-import numbers
 import re
-import reprlib
-import types
-import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
-from . import _registry
-from ._inputs import Input, as_tensors, check_keys, check_tensors, inputs_of
+from ._configuration import Configurable, snake_case
+from ._inputs import as_tensors, check_keys, check_tensors, inputs_of
 from ._intermediates import intermediates
-from .layers.activations import ActivationLike, serialize_activation
 from .layers.cache import Cache
 from .layers.core import PositionEmbedding
-from .layers.dtypes import PLAIN, DTypeLike, DTypePolicy, DTypePolicyMap
+from .layers.dtypes import DTypeLike, DTypePolicy, DTypePolicyMap
 from .layers.layout import GRAPH, Layout, Stack, keras_children
 from .layers.quantized import quantize_layers
 
 ModelType = TypeVar("ModelType", bound="Model")
-# Of every constructor; the rest are a family's own.
-COMMON = ("name", "trainable", "dtype")
-PACKAGES = ("keras_hub", "keras_nlp", "")
-# Of arguments in a message, and of a name that is compared with others.
-MOST_PROBLEMS, LONGEST_NAME = 20, 256
 
 
-class Configured(type):
-    """What happens around the constructor of every model."""
-
-    def __call__(cls: type[ModelType], *args: Any, **kwargs: Any) -> ModelType:  # type: ignore[misc]
-        """Build a model.
-
-        The arguments are compared with the constructor's types and brought into one form
-        (serialized models become models, numbers of NumPy Python's); they are attributes already
-        when the family's `__init__` sees them. After it the dtype reaches every part.
-
-        Raises:
-            TypeError: unknown or missing arguments, or values of wrong types.
-        """
-        bound, values = bind_arguments(cls, args, kwargs)
-        model = cls.__new__(cls)
-        attributes = {k: v for k, v in values.items() if not isinstance(v, nn.Module)}
-        model.__dict__.update(attributes, argument_names=tuple(values), configured_class=cls)
-        cls.__init__(model, *bound.args[1:], **bound.kwargs)
-        model.finish()
-        return model
-
-    @property
-    def __signature__(cls) -> inspect.Signature:
-        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
-        return signature.replace(parameters=list(signature.parameters.values())[1:])
-
-
-class Model(nn.Module, metaclass=Configured):
+class Model(nn.Module, Configurable):
     """A model whose typed constructor is its configuration.
 
     Every argument is also an attribute; `get_config` gives them back.
@@ -76,30 +34,16 @@ class Model(nn.Module, metaclass=Configured):
         name: as in Keras; the class's name in snake case by default.
     """
 
-    # Where KerasHub defines the class, and what it calls it in configurations, if not by its rule.
-    keras_module: ClassVar[str | None] = None
-    registered_name: ClassVar[str | None] = None
-    # Arguments that KerasHub leaves out of its configurations, with the values it stands for.
-    unsaved: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    # Arguments that older presets have, with the value that changes nothing.
-    obsolete: ClassVar[Mapping[str, Any]] = {}
     # Inputs that exist only with a tower, by the argument that is `None`, or 0 layers, without it.
     tower_inputs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     # Whether a list of inputs may be given, too, because KerasHub declares them so.
     listed: ClassVar[bool] = False
-    # Arguments that another value may be given for at loading: tables of positions are resampled.
-    # Where the constructor has none of that name, a model within this one has.
-    resampled: ClassVar[Sequence[str]] = ()
     # Parts that have weights only if a file has some for them; they have a `build`.
     deferred: ClassVar[Sequence[str]] = ()
     # The order of what blocks of images give, where that is a map.
     maps_format: ClassVar[str] = "channels_first"
     # What each layer of a decoder keeps of the tokens it has seen: objects with an `allocate`.
     cache_shapes: Sequence[Any] = ()
-    # The parameters of `forward`.
-    input_specs: Mapping[str, Input] = {}
-    argument_names: tuple[str, ...]
-    # As it was built; wrappers such as FSDP's change the class of an instance.
     configured_class: type[Model]
     # What opens the preset that it was loaded from.
     preset: Any = None
@@ -138,10 +82,6 @@ class Model(nn.Module, metaclass=Configured):
         _apply_policy(self, self._policy)
         if not self._trainable:
             self.requires_grad_(False)
-
-    @property
-    def class_name(self) -> str:
-        return self.configured_class.__name__
 
     @property
     def layout(self) -> Layout:
@@ -297,57 +237,6 @@ class Model(nn.Module, metaclass=Configured):
     def positions_before_text(self, inputs: Mapping[str, Any]) -> int:
         """How many positions of a cache inputs such as images take before the text's tokens."""
         return 0
-
-    # Configuration
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The constructor's own arguments as they stand, models within the model included."""
-        return {name: getattr(self, name) for name in self.argument_names}
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments as Keras would save them, all of them JSON."""
-        config = {
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": self.dtype_policy.serialize(),
-        }
-        return config | {
-            key: _serialize(value)
-            for key, value in self.arguments.items()
-            if value not in self.unsaved.get(key, ())
-        }
-
-    def config_for(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
-        """`get_config` of a model for images of other sizes, arguments in `resampled`.
-
-        Raises:
-            TypeError: values of wrong types.
-        """
-        own = {name: size for name, size in sizes.items() if name in self.argument_names}
-        check_arguments(self.configured_class, own)
-        config, left = {**self.get_config(), **own}, sizes.keys() - own
-        for name, part in self.arguments.items():
-            if isinstance(part, Model):
-                inner = {key: size for key, size in sizes.items() if key in part.resampled}
-                config[name] = {**config[name], "config": part.config_for(inner)}
-                left -= inner.keys()
-        if left:
-            raise TypeError(f"No part of this {self.class_name} has {', '.join(left)}.")
-        return config
-
-    @classmethod
-    def from_config(cls: type[ModelType], config: Mapping[str, Any]) -> ModelType:
-        return cls(**config)
-
-    def serialize(self) -> dict[str, Any]:
-        """The object that Keras writes for a model, alone or in another one's configuration."""
-        return {
-            "module": self.keras_module or _keras_module(self.configured_class),
-            "class_name": self.class_name,
-            "config": self.get_config(),
-            "registered_name": self.registered_name or f"keras_hub>{self.class_name}",
-        }
 
     # Layers and weights
 
@@ -554,249 +443,6 @@ def _replace(owner: nn.Module, name: str, value: torch.Tensor) -> None:
         owner._parameters[name] = nn.Parameter(value, old.requires_grad)
     else:
         owner._buffers[name] = value
-
-
-def snake_case(name: str) -> str:
-    """`GPT2Backbone` → `gpt2_backbone`, by Keras's rule."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
-
-
-def _keras_module(cls: type[Model]) -> str:
-    """`backbones.bert` → `keras_hub.src.models.bert.bert_backbone`; by name, as of a subclass
-    elsewhere its family's.
-    """
-    families = (base.__module__.rpartition("backbones.")[2] for base in cls.__mro__)
-    family = next((found for found in families if found), "").partition(".")[0]
-    return f"keras_hub.src.models.{family}.{family}_backbone"
-
-
-# Arguments
-
-
-def bind_arguments(
-    cls: type[Model], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[inspect.BoundArguments, dict[str, Any]]:
-    """A constructor's call with all arguments in one form, and its family's own ones by name.
-
-    Raises:
-        TypeError: unknown or missing arguments, or values of wrong types.
-    """
-    signature = inspect.signature(cls.__init__)
-    parameters = list(signature.parameters.values())[1:]
-    known = constructor_arguments(cls)
-    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    args = tuple(map(_plain, args))
-    kwargs = {name: _plain(value) for name, value in kwargs.items()}
-    check_arguments(cls, {**dict(zip(positional, args)), **kwargs})
-    bound = signature.bind(None, *args, **kwargs)
-    bound.apply_defaults()
-    values: dict[str, Any] = {}
-    around = {name: bound.arguments[name] for name in cls.unsaved if name in bound.arguments}
-    for parameter in parameters:
-        name = parameter.name
-        if parameter.kind is parameter.VAR_KEYWORD:
-            given = bound.arguments[name].items()
-            rest = {k: _in_form(v, known[k].annotation, around) for k, v in given}
-            bound.arguments[name] = rest
-            values |= rest
-        elif parameter.kind is not parameter.VAR_POSITIONAL:
-            value = _in_form(bound.arguments[name], known[name].annotation, around)
-            bound.arguments[name] = values[name] = value
-    return bound, {name: value for name, value in values.items() if name not in COMMON}
-
-
-@functools.cache
-def constructor_arguments(cls: type[object]) -> dict[str, inspect.Parameter]:
-    """What a constructor takes, by name; what its `**kwargs` hands on to a base class included."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in cls.__mro__:
-        init = base.__dict__.get("__init__")
-        if init is None:
-            continue
-        hands_on = False
-        for name, parameter in list(inspect.signature(init).parameters.items())[1:]:
-            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                hands_on = True
-            elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
-                found.setdefault(name, parameter.replace(annotation=_hints(init).get(name, Any)))
-        if not hands_on:
-            break
-    for name in COMMON if cls is not Model else ():
-        if name in found:  # however narrow a subclass annotates it
-            common = constructor_arguments(Model)[name].annotation
-            found[name] = found[name].replace(annotation=common)
-    return found
-
-
-def check_arguments(cls: type[object], given: Mapping[str, Any]) -> None:
-    """Compare arguments with a constructor.
-
-    Raises:
-        TypeError: unknown names, or values of wrong types; it lists them all.
-    """
-    known = constructor_arguments(cls)  # type: ignore[arg-type]
-    problems: list[str] = []
-    for name, value in given.items():
-        if len(problems) == MOST_PROBLEMS:
-            problems.append("And perhaps more.")
-            break
-        if name not in known:
-            near = nearest(name, known)
-            hint = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}."
-            problems.append(f"{cls.__name__} has no argument {name!r}; {hint}")
-        elif not _fits(value, known[name].annotation):
-            kind = re.sub(r"[\w.]+\.(?=\w)", "", inspect.formatannotation(known[name].annotation))
-            shown = type(value).__name__ if isinstance(value, nn.Module) else reprlib.repr(value)
-            problems.append(f"{cls.__name__}'s {name} must be {kind}, not {shown}.")
-    if problems:
-        raise TypeError("\n".join(problems))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The one of the known names that is most like a name, if any is."""
-    near = difflib.get_close_matches(name, known, 1) if len(name) <= LONGEST_NAME else []
-    return near[0] if near else ""
-
-
-def _hints(item: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(item)
-    except NameError:  # the names of a subclass elsewhere may be for type checkers
-        return {}
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value may be meant by a type hint; `None` and whole floats always may."""
-    kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if value is None or kind is Any:
-        return True
-    if kind in (typing.Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if kind in (tuple, list, Sequence):
-        return isinstance(value, (list, tuple)) and all(
-            any(_fits(item, argument) for argument in arguments) for item in value
-        )
-    if kind in (int, float, bool):
-        if not isinstance(value, numbers.Real):
-            return False
-        whole = isinstance(value, numbers.Integral) or float(value).is_integer()
-        return whole or (kind is float and math.isfinite(value))
-    if isinstance(kind, type) and issubclass(kind, Model):
-        return isinstance(value, (kind, Mapping))
-    return not isinstance(kind, type) or isinstance(value, kind)
-
-
-def _plain(value: Any) -> Any:
-    """A number of NumPy as one of Python, which JSON knows."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _in_form(value: Any, hint: Any, around: Mapping[str, Any]) -> Any:
-    """An argument as the family's constructor sees it.
-
-    Args:
-        around: what KerasHub does not save of this model; a serialized one within it, of which it
-            is not saved either, has the same.
-    """
-    if hint == ActivationLike:
-        return serialize_activation(value)
-    kinds = tuple(_kinds(hint))
-    if int in kinds and float not in kinds:
-        return whole(value)
-    models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Model)]
-    if models and isinstance(value, Mapping):
-        found, arguments = deserialize(
-            value, f"The configuration of a {models[0].__name__}", models
-        )
-        return found(**{k: v for k, v in around.items() if k in found.unsaved} | arguments)
-    return value
-
-
-def _kinds(hint: Any) -> Iterator[Any]:
-    """A type hint and those within it."""
-    yield hint
-    for inner in typing.get_args(hint):
-        yield from _kinds(inner)
-
-
-def whole(value: Any) -> Any:
-    """Whole numbers, also those in lists, as integers; JSON has but one kind of number."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(whole, value))
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-class UnknownClass(ValueError):
-    """A configuration of a class that is not in this package.
-
-    Attributes:
-        class_name: as the configuration has it.
-        is_keras_hubs: whether it claims to be KerasHub's.
-    """
-
-    def __init__(self, where: str, registered: str) -> None:
-        package, _, class_name = registered.rpartition(">")
-        near = nearest(class_name, _registry.public_classes(Model))
-        hint = f" The nearest is {near}." if near else ""
-        super().__init__(f"{where} is of the unknown class {registered!r}.{hint}")
-        self.class_name = class_name
-        self.is_keras_hubs = package in PACKAGES
-
-
-def deserialize(
-    config: Mapping[str, Any], where: str, expected: Sequence[type[Any]] = ()
-) -> tuple[type[Any], dict[str, Any]]:
-    """The class, one of this package or of those expected, and the constructor arguments that a
-    Keras configuration describes.
-
-    Raises:
-        ValueError: no configuration of a model, or of one that is not known.
-        TypeError: of a class other than those expected.
-    """
-    registered = config.get("registered_name") or config.get("class_name")
-    arguments = config.get("config")
-    if not isinstance(registered, str) or not isinstance(arguments, dict):
-        raise ValueError(
-            f"{where} is no configuration of a model: it has no Keras class (registered_name and "
-            "config)."
-        )
-    package, _, name = registered.rpartition(">")
-    found: type[Any] | None = next((cls for cls in expected if cls.__name__ == name), None)
-    if found is None and package in PACKAGES:
-        found = _registry.find_class(name, Model)
-    if found is None or not found.input_specs:
-        raise UnknownClass(where, registered)
-    if expected and not issubclass(found, tuple(expected)):
-        wanted = " or ".join(cls.__name__ for cls in expected)
-        raise TypeError(f"{where} is that of a {found.__name__}; it must be of {wanted}.")
-    obsolete = found.obsolete
-    arguments = {
-        key: value
-        for key, value in arguments.items()
-        if key not in obsolete or value != obsolete[key]
-    }
-    try:
-        check_arguments(found, arguments)
-    except TypeError as error:
-        raise ValueError(
-            f"The config.json of {where} does not fit; it may have been saved by a newer "
-            f"KerasHub. {error}"
-        ) from error
-    dtype = arguments.get("dtype")
-    if isinstance(dtype, dict) and dtype.get("class_name") not in PLAIN:
-        DTypePolicy.get(dtype)
-    else:
-        arguments["dtype"] = None  # float32 whatever it was saved in, as in Keras
-    return found, arguments
-
-
-def _serialize(value: Any) -> Any:
-    if isinstance(value, Model):
-        return value.serialize()
-    if isinstance(value, (list, tuple)):
-        return [_serialize(item) for item in value]
-    return value
 
 
 def _apply_policy(module: nn.Module, policy: DTypePolicy) -> None:

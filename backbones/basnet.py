@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ._backbone import Backbone, FeaturePyramidBackbone
+from ._configuration import snake_case
 from ._inputs import Images
-from ._model import snake_case
 from .layers.convolution import BatchNormalization, Conv2D, channels_back, channels_first, resize
 from .layers.dtypes import DTypeLike, DTypePolicy
 from .layers.heads import build_head, output_channels

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ._backbone import FeaturePyramidBackbone
+from ._configuration import snake_case
 from ._inputs import Images
-from ._model import snake_case
 from .layers.activations import gelu
 from .layers.attention import MultiHeadAttention
 from .layers.convolution import Conv2D, check_data_format

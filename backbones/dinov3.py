@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ._backbone import FeaturePyramidBackbone
+from ._configuration import snake_case
 from ._inputs import Images
-from ._model import snake_case
 from .layers.activations import Activation, ActivationLike
 from .layers.attention import attend, merge_heads, split_heads
 from .layers.convolution import Conv2D, channels_first, check_data_format

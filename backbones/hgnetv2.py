@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ._backbone import Backbone
+from ._configuration import snake_case
 from ._inputs import Images
-from ._model import snake_case
 from .layers.convolution import (
     BatchNormalization,
     Conv2D,

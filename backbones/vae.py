@@ -178,6 +178,12 @@ class VAEDecoder(Coder):
         return self.output(x)
 
 
+def drawn_like(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    if generator is None:
+        return torch.randn_like(x)
+    return torch.randn(x.shape, generator=generator, device=generator.device).to(x)
+
+
 class VAEBackbone(Backbone):
     """Variational autoencoder of images.
 
@@ -257,15 +263,27 @@ class VAEBackbone(Backbone):
             sample_channels // 2, output_channels, decoder_num_filters, decoder_num_blocks
         )
 
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Latents, `[batch, height / 2ⁿ, width / 2ⁿ, sample_channels / 2]`."""
+    def encode(
+        self, images: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """Latents, `[batch, height / 2ⁿ, width / 2ⁿ, sample_channels / 2]`.
+
+        Args:
+            generator: draws them, on any device; by default PyTorch's own.
+        """
         smallest = 2 ** (len(self.encoder_num_filters) - 1)
         check_images(images, self.data_format, self.input_channels, at_least=smallest)
-        x = self.encoder(channels_first(images, self.data_format))
-        mean, log_variance = x.chunk(2, dim=1)
+        moments = self.encoder(channels_first(images, self.data_format))
+        return self.sample(moments, generator)
+
+    def sample(
+        self, moments: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """Latents, of what the encoder says of them: `[batch, sample_channels, height, width]`."""
+        mean, log_variance = moments.chunk(2, dim=1)
         if self.sampler_method == "sample":
             deviation = (log_variance.clamp(-30, 20) * 0.5).exp()
-            mean = mean + deviation * torch.randn_like(mean)
+            mean = mean + deviation * drawn_like(mean, generator)
         mean = mean.contiguous(memory_format=torch.channels_last)
         return channels_back(mean, self.data_format)
 

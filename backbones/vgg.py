@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from ._backbone import Backbone
+from ._configuration import COMMON
 from ._inputs import Images
-from ._model import COMMON
 from .layers.convolution import Conv2D, channels_back, channels_first
 from .layers.dtypes import DTypeLike
 from .layers.layout import Parts

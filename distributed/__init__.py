@@ -29,6 +29,7 @@ def load_shared(
     device: str | torch.device | None,
     mmap: bool | None,
     ignore: Ignore,
+    dequantize: bool,
     overrides: dict[str, Any],
     mesh: DeviceMesh,
     plan: str | Mapping[str, Any] | None,
@@ -47,4 +48,4 @@ def load_shared(
         raise ValueError("mmap=True is for whole weights; with device_mesh only parts are read.")
     sharing = Sharding(mesh, plan, mp_policy, checkpoint_activations)
     where = sharing.place(device)
-    return load_backbone(cls, preset, True, where, None, ignore, overrides, sharing)
+    return load_backbone(cls, preset, True, where, None, ignore, dequantize, overrides, sharing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import torch
@@ -52,6 +52,7 @@ def generate(
     compile: bool = False,
     preprocessor: Any = None,
     strip_prompt: bool = False,
+    chat_options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Continue prompts with the tokens a decoder finds likely.
 
@@ -65,7 +66,9 @@ def generate(
             of `token_ids`, `padding_mask` and what the model takes besides, such as `images`. Of
             an encoder-decoder they are `decoder_token_ids`, what the text begins with, beside the
             encoder's inputs. Or text: a string or a list of them, of an encoder-decoder the
-            encoder's, or a mapping of `encoder_text` and `decoder_text`.
+            encoder's, or a mapping of `encoder_text` and `decoder_text`. Or a conversation, a list
+            of messages `{"role": "user", "content": …}`, or a list of them: the tokenizer's chat
+            template makes prompts of them.
         max_length: of prompt and continuation together, padding before the prompt's end included;
             of text the preprocessor's `sequence_length`, if neither is given.
         sampler: `greedy`, `random`, `top_k`, `top_p`, `min_p`, `beam` or `contrastive`, an object
@@ -90,9 +93,12 @@ def generate(
         preprocessor: makes ids of text, a preprocessor or a tokenizer; by default that of the
             preset that the backbone comes from.
         strip_prompt: whether text that is returned begins behind the prompt.
+        chat_options: of conversations, for the tokenizer's `apply_chat_template`: `tools`,
+            `continue_final_message`, and what else the template asks for.
 
     Returns:
-        Of text text, without special tokens: a string of a string, else a list. Of ids a mapping:
+        Of text text, without special tokens: a string of a string, else a list; of a conversation
+        the answer. Of ids a mapping:
         `token_ids` and `padding_mask`, `[batch · num_return_sequences, length]`, where `length` is
         `max_length`, or that of the prompts and `max_new_tokens`. With `return_scores` also
         `scores` of this shape: natural logarithms of the probabilities that the model gives to new
@@ -108,7 +114,7 @@ def generate(
             `max_length`, both lengths or none, a cache of another size, an unknown sampler, more
             sequences than the sampler has, a streamer for beams, or `compile` while in training.
     """
-    text = _read_text(backbone, token_ids, preprocessor)
+    text = _read_text(backbone, token_ids, preprocessor, chat_options)
     if text is not None:
         if return_scores:
             raise ValueError("return_scores is for prompts of ids, not of text.")
@@ -174,6 +180,7 @@ def stream(
     cache: Cache | None = None,
     compile: bool = False,
     preprocessor: Any = None,
+    chat_options: Mapping[str, Any] | None = None,
 ) -> Iterator[Any]:
     """Each step's tokens `[batch · num_return_sequences]` as `generate` finds them, of rows that
     have ended `pad_token_id`; of prompts that are text what they add to each text.
@@ -181,7 +188,7 @@ def stream(
     The model runs when the next ones are asked for; leaving the loop ends it. Arguments and errors
     are those of `generate`.
     """
-    text = _read_text(backbone, token_ids, preprocessor)
+    text = _read_text(backbone, token_ids, preprocessor, chat_options)
     if text is not None:
         if max_length is None and max_new_tokens is None:
             max_length = text.sequence_length
@@ -209,12 +216,16 @@ def stream(
     return text.spoken(steps, stops, max_length)
 
 
-def _read_text(backbone: Model, prompts: Any, preprocessor: Any) -> TextPrompts | None:
-    """Prompts that are text, as ids."""
+def _read_text(
+    backbone: Model, prompts: Any, preprocessor: Any, chat_options: Mapping[str, Any] | None
+) -> TextPrompts | None:
+    """Prompts that are text or conversations, as ids."""
     if not is_text(prompts):
+        if chat_options is not None:
+            raise ValueError("chat_options are for conversations, not for ids.")
         return None
     _check_model(backbone, False)
-    return text_prompts(prompts, text_preprocessor(backbone, preprocessor))
+    return text_prompts(prompts, text_preprocessor(backbone, preprocessor), chat_options)
 
 
 def _marks(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,11 @@ from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..backbones._model import Model
+from ..backbones.layers.vision import check_images
+from ..preprocessing.prompts import is_text
+from ..preprocessing.text_to_image import TextToImagePreprocessor
 from .inference import without_training
-from .tiles import decode_in_tiles
+from .tiles import decode_in_tiles, encode_in_tiles
 
 PARTS = ("encode_text_step", "encode_image_step", "add_noise_step", "denoise_step", "decode_step")
 TEXT_PARTS = ("clip_l", "clip_l_projection", "clip_g", "clip_g_projection", "t5")
@@ -21,9 +24,11 @@ TEXT_PARTS = ("clip_l", "clip_l_projection", "clip_g", "clip_g_projection", "t5"
 
 def generate_images(
     backbone: Model,
-    token_ids: Mapping[str, Any],
+    token_ids: Mapping[str, Any] | str | Sequence[str],
     negative_token_ids: Mapping[str, Any] | None = None,
     *,
+    negative: str | Sequence[str] = "",
+    preprocessor: Any = None,
     num_steps: int = 28,
     guidance_scale: float | None = 7.0,
     images: Any = None,
@@ -41,13 +46,16 @@ def generate_images(
     Nothing is dropped in whatever mode the model is, and no mode is changed.
 
     Args:
-        token_ids: by the names of the text encoders, `clip_l`, `clip_g` and with a T5 `t5`,
-            `[batch, length]` each.
+        token_ids: a text or a list of them; or ids by the names of the text encoders, `clip_l`,
+            `clip_g` and with a T5 `t5`, `[batch, length]` each.
         negative_token_ids: what the images are led away from, of the same shapes; those of an
             empty text, say.
+        negative: of texts, what their images are led away from, one text or as many.
+        preprocessor: makes ids of texts; by default that of the backbone's preset.
         num_steps: how many steps there are from noise to images.
         guidance_scale: how far they are led away; `None` for not at all, without negative ids.
-        images: to begin with, `[batch, height, width, channels]` from -1 to 1; none for noise.
+        images: to begin with, `[batch, height, width, channels]` from -1 to 1, whose heights and
+            widths are multiples of the model's `image_step`; none for noise.
         strength: how much of `images` becomes noise, 0 to 1: the share of steps that are made.
         noises: to begin with, of the latents' shape; by default they are drawn.
         seed: of what is drawn; the same one gives the same images on any device.
@@ -55,9 +63,10 @@ def generate_images(
         offload: whether the parts wait in the CPU's memory, where the model is, and are on
             `device` in their turn only: text encoders, transformer, autoencoder.
         device: where to compute with `offload`; by default the first GPU.
-        tile: side of the tiles in which the autoencoder decodes, in pixels; it takes less memory
-            then, and gives the same up to rounding. By default it decodes whole images.
-        compile: whether to compile the step; the first one for a model then takes long.
+        tile: side of the tiles in which the autoencoder encodes and decodes, in pixels; it takes
+            less memory then, and gives the same up to rounding. By default it takes whole images.
+        compile: whether to compile a step, and the decoding of whole images. The first images of a
+            model then take long; with and without guidance, and sizes that change, once more.
 
     Returns:
         Images `[batch, height, width, channels]` from -1 to 1.
@@ -65,7 +74,8 @@ def generate_images(
     Raises:
         NotImplementedError: a model without these steps.
         ValueError: a guidance scale without negative ids, no steps, a strength beyond 0 and 1,
-            token ids that are not the model's, or noises of another shape.
+            token ids that are not the model's, images of other sizes, noises of another shape, or
+            `compile` while in training.
     """
     missing = [part for part in PARTS if not hasattr(backbone, part)]
     if missing:
@@ -76,8 +86,21 @@ def generate_images(
         raise ValueError(f"num_steps={num_steps!r} must be a number of at least 1.")
     if not 0 <= strength <= 1:
         raise ValueError(f"strength={strength} must be from 0 to 1.")
+    if compile and any(module.training for module in backbone.modules()):
+        raise ValueError("compile=True needs the model in evaluation mode: call eval() first.")
     if tile is not None and tile < 1:
         raise ValueError(f"tile={tile} must be at least 1.")
+    if not isinstance(token_ids, Mapping) and is_text(token_ids):
+        preprocessor = preprocessor or _preprocessor(backbone)
+        texts = [token_ids] if isinstance(token_ids, str) else list(token_ids)
+        against = [negative] * len(texts) if isinstance(negative, str) else list(negative)
+        if len(against) != len(texts):
+            raise ValueError(f"There are {len(texts)} texts, but {len(against)} of negative.")
+        token_ids = _of_model(backbone, preprocessor.generate_preprocess(texts))
+        if negative_token_ids is None:
+            negative_token_ids = _of_model(backbone, preprocessor.generate_preprocess(against))
+    elif negative:
+        raise TypeError("negative goes with texts; of token ids there are negative_token_ids.")
     if guidance_scale is None:
         negative_token_ids = None
     elif negative_token_ids is None:
@@ -86,13 +109,18 @@ def generate_images(
             "text say; None does without."
         )
     where = torch.device(device or "cuda") if offload else backbone.device
+    if images is not None:
+        images = torch.as_tensor(images, device=where)
+        model: Any = backbone
+        channels, step = model.vae.input_channels, model.image_step
+        check_images(images, "channels_last", channels, multiple_of=step)
     steps = _steps(
         backbone,
         _tensors(token_ids, where),
         None if negative_token_ids is None else _tensors(negative_token_ids, where),
         num_steps,
         guidance_scale,
-        None if images is None else torch.as_tensor(images, device=where),
+        images,
         strength,
         None if noises is None else torch.as_tensor(noises, device=where),
         seed,
@@ -134,13 +162,14 @@ def _steps(
     batch = len(embeddings[0])
     first, encoded = 0, None
     shape: tuple[int, ...] = (batch, *backbone.latent_shape[1:])
+    generator = torch.Generator()
+    generator.seed() if seed is None else generator.manual_seed(seed)
+    store = backbone.device if offload else device
     if images is not None:
         with turn(backbone.vae):
-            encoded = backbone.encode_image_step(images)
+            encoded = _encoded(backbone, images, tile, store, generator)
         first, shape = int(num_steps * (1 - strength)), tuple(encoded.shape)
     if noises is None:
-        generator = torch.Generator()
-        generator.seed() if seed is None else generator.manual_seed(seed)
         noises = torch.randn(shape, generator=generator).to(device)
     if tuple(noises.shape) != shape or len(noises) != batch:
         raise ValueError(
@@ -150,7 +179,8 @@ def _steps(
     # Tensors, so that one compilation serves all steps.
     count = torch.tensor(num_steps, device=device)
     guidance = None if guidance_scale is None else torch.tensor(guidance_scale, device=device)
-    step = _compiled_step() if compile else _step
+    step: Callable[..., torch.Tensor] = _compiled(_step) if compile else _step
+    decode: Callable[..., torch.Tensor] = _compiled(_decode) if compile else _decode
     latents = noises.float()
     if encoded is not None:
         start = torch.tensor(first, device=device)
@@ -162,13 +192,28 @@ def _steps(
             yield
     with turn(backbone.vae):
         if tile is None:
-            decoded = backbone.decode_step(latents)
+            decoded = decode(backbone, latents)
         else:
-            store = backbone.device if offload else device
             scaled = latents / backbone.vae.scale + backbone.vae.shift
             decoded = decode_in_tiles(backbone.vae.decoder, scaled.permute(0, 3, 1, 2), tile, store)
             decoded = decoded.permute(0, 2, 3, 1)
     return decoded.float().clamp(-1, 1)
+
+
+def _encoded(
+    backbone: Any,
+    images: torch.Tensor,
+    tile: int | None,
+    store: torch.device,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Latents of images."""
+    if tile is None:
+        latents: torch.Tensor = backbone.encode_image_step(images, generator)
+        return latents
+    vae = backbone.vae
+    moments = encode_in_tiles(vae.encoder, images.permute(0, 3, 1, 2), tile, store)
+    return (vae.sample(moments, generator) - vae.shift) * vae.scale
 
 
 def _step(backbone: Any, *args: Any) -> torch.Tensor:
@@ -176,12 +221,31 @@ def _step(backbone: Any, *args: Any) -> torch.Tensor:
     return latents
 
 
+def _decode(backbone: Any, latents: torch.Tensor) -> torch.Tensor:
+    images: torch.Tensor = backbone.decode_step(latents)
+    return images
+
+
 @functools.cache
-def _compiled_step() -> Callable[..., torch.Tensor]:
-    return torch.compile(_step, fullgraph=True, dynamic=False)
+def _compiled(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return torch.compile(function, fullgraph=True)
 
 
-def _tensors(token_ids: Mapping[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
+def _preprocessor(backbone: Model) -> TextToImagePreprocessor:
+    if backbone.preset is None:
+        raise TypeError(
+            f"This {backbone.class_name} comes from no preset that has tokenizers: give token ids, "
+            "or preprocessor=."
+        )
+    return TextToImagePreprocessor.from_preset(backbone.preset)
+
+
+def _of_model(backbone: Any, token_ids: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without those for encoders that a model leaves out."""
+    return {name: ids for name, ids in token_ids.items() if getattr(backbone, name, None)}
+
+
+def _tensors(token_ids: Any, device: torch.device) -> dict[str, torch.Tensor]:
     if not isinstance(token_ids, Mapping):
         raise TypeError(
             "Token ids are given by the names of the text encoders, clip_l and so on, not as "

@@ -12,6 +12,17 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from .decoding import Decoding, Steps
 
+__all__ = [
+    "BeamSampler",
+    "ContrastiveSampler",
+    "GreedySampler",
+    "MinPSampler",
+    "RandomSampler",
+    "TopKSampler",
+    "TopPSampler",
+    "get",
+]
+
 Choice: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """Logits `[batch, vocabulary]` → token ids `[batch]`."""
 

@@ -1,6 +1,6 @@
-"""An autoencoder's decoder, tile by tile, with the result of the whole.
+"""An autoencoder's halves, tile by tile, with the result of the whole.
 
-What a large image needs most memory for are the maps of its last resolutions. Each convolution
+What a large image needs most memory for are the maps of its highest resolutions. Each convolution
 there is computed in tiles that see a pixel around them, and each norm with the statistics of the
 whole map: nothing is blended, and there are no seams.
 """
@@ -15,6 +15,26 @@ from torch import nn
 from torch.nn import functional as F
 
 Compute = Callable[..., torch.Tensor]
+
+
+def encode_in_tiles(encoder: Any, images: torch.Tensor, tile: int, store: torch.device) -> Any:
+    """`[batch, channels, height, width]` → moments, equal to `encoder(images)` up to rounding.
+
+    Args:
+        encoder: a `VAEEncoder`.
+        tile: side of a tile in pixels of a map.
+        store: where whole maps are kept.
+    """
+    device = images.device
+    x = by_tiles(encoder.input_projection, tile, device, images.to(store))
+    first, *rest = encoder.stages()
+    for block in first:
+        x = _block(block, x, tile, device)
+    for downsample, blocks in zip(encoder.downsamples, rest):
+        x = _shrunk(downsample, x, tile, device)
+        for block in blocks:
+            x = _block(block, x, tile, device)
+    return encoder.output(encoder.mid(x.to(device)))
 
 
 def decode_in_tiles(decoder: Any, latents: torch.Tensor, tile: int, store: torch.device) -> Any:
@@ -48,6 +68,24 @@ def _block(block: Any, x: torch.Tensor, tile: int, device: torch.device) -> torc
         return block.residual_projection(x) + second(y)
 
     return by_tiles(residual, tile, device, y, x)
+
+
+def _shrunk(conv: nn.Module, x: torch.Tensor, tile: int, device: torch.device) -> torch.Tensor:
+    """A convolution of stride 2, tile by tile of what it reads."""
+    step = max(tile // 2, 1)
+    whole = None
+    height, width = (side // 2 for side in x.shape[2:])
+    for top in range(0, height, step):
+        for left in range(0, width, step):
+            bottom, right = min(top + step, height), min(left + step, width)
+            part = x[:, :, 2 * top : 2 * bottom + 1, 2 * left : 2 * right + 1].to(device)
+            below, beside = 2 * bottom + 1 - x.shape[2], 2 * right + 1 - x.shape[3]
+            part = conv(F.pad(part, (0, max(beside, 0), 0, max(below, 0))))
+            if whole is None:
+                whole = part.new_empty((*part.shape[:2], height, width), device=x.device)
+            whole[:, :, top:bottom, left:right].copy_(part)
+    assert whole is not None
+    return whole
 
 
 def _enlarging(conv: nn.Module) -> Compute:

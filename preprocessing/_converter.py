@@ -12,6 +12,7 @@ from ..backbones.layers.dtypes import DTypePolicy
 from ..presets import builtin
 from ..presets.building import check_amounts
 from ..presets.sources import PresetSource
+from ._checkpoint import Checkpoint
 from ._layer import PreprocessingLayer, class_of, public_classes
 
 ConverterType = TypeVar("ConverterType", bound="Converter")
@@ -65,7 +66,20 @@ class Converter(PreprocessingLayer):
         config_file: str,
         overrides: Mapping[str, Any],
     ) -> ConverterType:
-        """What the preset has of this kind, in a file of its own or within its preprocessor."""
+        """What the preset has of this kind, in a file of its own or within its preprocessor; of a
+        checkpoint of transformers or timm what does the same.
+        """
+        checkpoint = Checkpoint(source)
+        if checkpoint.is_foreign:
+            found = cls.for_class(checkpoint.backbone)
+            if found is None:
+                raise FileNotFoundError(
+                    f"{source.handle} is a {checkpoint.backbone}, for which there is no "
+                    f"{cls.__name__}."
+                )
+            arguments = found.arguments_of(checkpoint)
+            check_amounts(arguments)
+            return found(**{**arguments, **overrides})
         if source.has(config_file) or not source.has(PREPROCESSOR):
             check_amounts(source.json(config_file))
             return super().load(source, config_file, overrides)
@@ -76,3 +90,28 @@ class Converter(PreprocessingLayer):
         check_amounts(part)
         found = class_of(part, f"{source.handle}'s {PREPROCESSOR}", cls)
         return found.from_config({**part["config"], **overrides})
+
+    @classmethod
+    def for_class(cls: type[ConverterType], backbone: str) -> type[ConverterType] | None:
+        """The subclass for a class of backbones, by its name."""
+        classes = (one for one in (cls, *public_classes().values()) if issubclass(one, cls))
+        return next((one for one in classes if one.backbone == backbone), None)
+
+    @classmethod
+    def arguments_of(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The constructor's arguments that do what transformers, or timm, does.
+
+        Raises:
+            FileNotFoundError: the checkpoint does not say what that is.
+            ValueError: it says what cannot be.
+            NotImplementedError: what it says is not known here.
+        """
+        raise NotImplementedError(f"What a {cls.__name__} is elsewhere is not known.")
+
+    def to_transformers(self) -> dict[str, Any]:
+        """The configuration of the processor in transformers that does the same.
+
+        Raises:
+            NotImplementedError: there is none.
+        """
+        raise NotImplementedError(f"transformers has nothing like a {type(self).__name__}.")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from ..backbones._model import (
+from ..backbones._configuration import (
     COMMON,
     PACKAGES,
     check_arguments,
@@ -29,6 +29,7 @@ from ..presets.writing import write_files
 
 LayerType = TypeVar("LayerType", bound="PreprocessingLayer")
 MAX_CONFIG_BYTES = 16 * 1024**2  # RWKV's has its vocabulary
+OWN = "keras_hub_torch"  # beside Keras's `config`, which has no place for it
 
 
 class Checked(type):
@@ -57,9 +58,11 @@ class PreprocessingLayer(metaclass=Checked):
     # The file of a preset that holds it, where it is not within another one's.
     config_file: str = ""
     # Arguments that no configuration has; of those in `lost` KerasHub's have none, either, and
-    # here they are written where they are not the default.
+    # here they are written where they are not the default. Of those in `own` KerasHub knows
+    # nothing, so that in files they stand beside its configuration.
     unsaved: ClassVar[Sequence[str]] = ()
     lost: ClassVar[Sequence[str]] = ()
+    own: ClassVar[Sequence[str]] = ()
 
     def __init__(
         self, *, name: str | None = None, trainable: bool = True, dtype: Any = None
@@ -88,7 +91,7 @@ class PreprocessingLayer(metaclass=Checked):
             if name in (*COMMON, *self.unsaved, *PARTS):
                 continue
             value = getattr(self, name)
-            if name not in self.lost or value != parameter.default:
+            if name not in (*self.lost, *self.own) or value != parameter.default:
                 config[name] = list(value) if isinstance(value, (tuple, list)) else value
         return config
 
@@ -99,11 +102,14 @@ class PreprocessingLayer(metaclass=Checked):
 
     def serialize(self) -> dict[str, Any]:
         """The object that Keras writes for it."""
+        config = self.get_config()
+        own = {name: config.pop(name) for name in self.own if name in config}
         return {
             "module": self.keras_module,
             "class_name": type(self).__name__,
-            "config": self.get_config(),
+            "config": config,
             "registered_name": f"keras_hub>{type(self).__name__}",
+            **({OWN: own} if own else {}),
         }
 
     def parts(self) -> dict[str, PreprocessingLayer]:
@@ -144,7 +150,7 @@ class PreprocessingLayer(metaclass=Checked):
         """What the file of a preset describes, with its assets."""
         config = source.json(config_file, MAX_CONFIG_BYTES)
         found = cls.found_in(config, config_file, source)
-        layer = found.from_config({**config["config"], **overrides})
+        layer = found.from_config({**arguments_in(config), **overrides})
         layer.read_assets(source)
         return layer
 
@@ -177,7 +183,10 @@ class PreprocessingLayer(metaclass=Checked):
 
 
 # Layers within layers, in the order in which Keras writes them.
-PARTS = ("tokenizer", "audio_converter", "image_converter", "video_converter")
+PARTS = (
+    *("tokenizer", "audio_converter", "image_converter", "video_converter"),
+    *("clip_l_preprocessor", "clip_g_preprocessor", "t5_preprocessor"),
+)
 
 
 def dtype_name(dtype: Any) -> str | None:
@@ -259,7 +268,12 @@ def backbone_of(source: PresetSource) -> str:
 def _deserialized(value: Any, name: str) -> Any:
     """An argument, layers built of their configurations."""
     if name in PARTS and isinstance(value, Mapping):
-        return class_of(value, f"Argument {name!r}", PreprocessingLayer).from_config(
-            value["config"]
-        )
+        found = class_of(value, f"Argument {name!r}", PreprocessingLayer)
+        return found.from_config(arguments_in(value))
     return value
+
+
+def arguments_in(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments of a serialized layer."""
+    own = config.get(OWN)
+    return {**config["config"], **(own if isinstance(own, Mapping) else {})}

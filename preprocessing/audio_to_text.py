@@ -34,6 +34,7 @@ class MoonshineAudioToTextPreprocessor(AudioToTextPreprocessor):
     """
 
     backbone = "MoonshineBackbone"
+    processor = "Wav2Vec2Processor"
     audio_converter: MoonshineAudioConverter
 
     def __init__(
@@ -144,6 +145,7 @@ class WhisperPreprocessor(Preprocessor):
     """
 
     backbone = "WhisperBackbone"
+    processor = "WhisperProcessor"
     tokenizer: Any
     audio_converter: WhisperAudioConverter
 

@@ -84,6 +84,10 @@ class CausalLMPreprocessor(Preprocessor):
         )
         return {"token_ids": ids, "padding_mask": mask}
 
+    def prompt_inputs(self, x: Any, sequence_length: int | None = None) -> dict[str, torch.Tensor]:
+        """What `generate` goes on with."""
+        return self.generate_preprocess(x, sequence_length)
+
     def generate_postprocess(self, x: Mapping[str, Any]) -> Any:
         """Text of what was generated, without padding and special tokens."""
         return detokenized(self.tokenizer, x["token_ids"], x["padding_mask"])
@@ -188,3 +192,31 @@ class RWKV7CausalLMPreprocessor(CausalLMPreprocessor):
         packer = super().packer
         packer.start_value = packer.end_value = None
         return packer
+
+    def prompt_inputs(self, x: Any, sequence_length: int | None = None) -> dict[str, torch.Tensor]:
+        return super().generate_preprocess(x, sequence_length)
+
+    def generate_preprocess(
+        self, x: Any, sequence_length: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        """What KerasHub's task generates from: texts without their last tokens, which begin
+        `predict_token_ids`, `[texts, sequence_length + 1]`; the masks of both.
+
+        Raises:
+            ValueError: no `sequence_length`, or a text without tokens.
+        """
+        if sequence_length is None:
+            raise ValueError("sequence_length must be given: how many tokens there are to be.")
+        rows = self.tokenizer.tokenize([x] if isinstance(x, str) else x)
+        if not all(rows):
+            raise ValueError("Every text must have at least one token.")
+        rows = [row[-self.sequence_length :] for row in rows]
+        ids, mask = self.packer([row[:-1] or [0] for row in rows], add_end_value=False)
+        following = torch.zeros(len(rows), sequence_length + 1, dtype=ids.dtype)
+        following[:, 0] = torch.tensor([row[-1] for row in rows])
+        return {
+            "token_ids": ids,
+            "input_padding_mask": mask,
+            "padding_mask": following != 0,
+            "predict_token_ids": following,
+        }

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from ..backbones._model import constructor_arguments
+from ..backbones._configuration import constructor_arguments
 from ..presets import builtin
 from ..presets.files import safe_name
 from ..presets.sources import PresetSource
-from ._layer import PARTS, PreprocessingLayer, backbone_of, class_of, public_classes
+from ._checkpoint import Checkpoint
+from ._layer import PARTS, PreprocessingLayer, backbone_of, class_of, find_class, public_classes
 from .tokenizers.base import Tokenizer
 
 PreprocessorType = TypeVar("PreprocessorType", bound="Preprocessor")
@@ -27,10 +29,16 @@ class Preprocessor(PreprocessingLayer):
     Attributes:
         backbone: name of the class of the models that it is for.
         task: as in the name of KerasHub's module, `causal_lm`.
+        processor: what transformers calls the class that does the same, if it has one.
+        settings: its settings → the attributes of the model that they are.
+        needs: parts that it has to have, as they are where there are none here.
     """
 
     backbone: ClassVar[str | None] = None
     task: ClassVar[str] = ""
+    processor: ClassVar[str] = ""
+    settings: ClassVar[Mapping[str, str]] = {}
+    needs: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     config_file = CONFIG_FILE
     tokenizer: Tokenizer | None = None
     audio_converter: PreprocessingLayer | None = None
@@ -64,16 +72,10 @@ class Preprocessor(PreprocessingLayer):
             if issubclass(found, cls):
                 return super().load(source, config_file, overrides)
         known = cls.for_backbone(source)
-        parts: dict[str, Any] = {
-            name: (Tokenizer if name == "tokenizer" else PreprocessingLayer).load(
-                source, f"{name}.json", {}
-            )
-            for name in PARTS
-            if name in constructor_arguments(known)
-            and name not in overrides
-            and source.has(f"{name}.json")
-        }
-        return known(**parts, **overrides)
+        wanted = [
+            name for name in PARTS if name in constructor_arguments(known) and name not in overrides
+        ]
+        return known(**parts_of(source, wanted), **overrides)
 
     @classmethod
     def for_backbone(cls: type[PreprocessorType], source: PresetSource) -> type[PreprocessorType]:
@@ -82,7 +84,8 @@ class Preprocessor(PreprocessingLayer):
         Raises:
             ValueError: there is none.
         """
-        backbone = backbone_of(source)
+        checkpoint = Checkpoint(source)
+        backbone = checkpoint.backbone if checkpoint.is_foreign else backbone_of(source)
         found = cls.for_class(backbone)
         if found is None:
             raise ValueError(f"{source.handle} has a {backbone}, which no {cls.__name__} is for.")
@@ -95,6 +98,33 @@ class Preprocessor(PreprocessingLayer):
             return cls
         others = (one for one in public_classes().values() if issubclass(one, cls))
         return next((one for one in others if one.backbone == backbone), None)
+
+
+def parts_of(source: PresetSource, names: Sequence[str]) -> dict[str, Any]:
+    """The tokenizer and converters that a preset, or a checkpoint of transformers, has.
+
+    Args:
+        names: of `PARTS`.
+    """
+    is_foreign = Checkpoint(source).is_foreign
+    found = {}
+    for name in names:
+        file = f"{name}.json"
+        base: Any = base_of(name)
+        if is_foreign:
+            with contextlib.suppress(FileNotFoundError):
+                found[name] = base.load(source, file, {})
+        elif source.has(file):
+            base = Tokenizer if name == "tokenizer" else PreprocessingLayer
+            found[name] = base.load(source, file, {})
+    return found
+
+
+def base_of(name: str) -> type[PreprocessingLayer]:
+    """The class whose subclasses an argument, of `PARTS`, takes."""
+    found = find_class(name.title().replace("_", ""), PreprocessingLayer)
+    assert found is not None
+    return found
 
 
 def with_labels(x: Any, y: Any = None, sample_weight: Any = None) -> Any:

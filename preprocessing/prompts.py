@@ -10,6 +10,7 @@ import torch
 
 from ..backbones._model import Model
 from .causal_lm import CausalLMPreprocessor, detokenized
+from .chat import is_chat
 from .seq_2_seq_lm import Seq2SeqLMPreprocessor
 from .tokenizers.base import Tokenizer
 
@@ -27,6 +28,7 @@ class TextPrompts:
         tokenizer: that they are made with.
         single: whether it was one text, and no list.
         sequence_length: how long texts become, if nothing else is said.
+        is_chat: whether it was a conversation, of which the answer alone is given.
     """
 
     inputs: Mapping[str, torch.Tensor]
@@ -34,11 +36,15 @@ class TextPrompts:
     tokenizer: Tokenizer
     single: bool
     sequence_length: int
+    is_chat: bool = False
 
     def decoded(self, found: Mapping[str, torch.Tensor], strip_prompt: bool) -> Any:
         """Text of what was generated, of prompts and continuations or of these alone."""
         mask = found["padding_mask"].clone()
-        if strip_prompt:
+        if self.is_chat:
+            ends = torch.tensor(self.tokenizer.stop_token_ids, device=mask.device)
+            mask &= ~torch.isin(found["token_ids"], ends)
+        if strip_prompt or self.is_chat:
             given = self.mask.to(mask.device).repeat_interleave(len(mask) // len(self.mask), 0)
             mask[:, : given.shape[1]] &= ~given
         return self._given(detokenized(self.tokenizer, found["token_ids"], mask))
@@ -79,6 +85,7 @@ class TextPrompts:
 
     def _texts(self, rows: list[list[int]]) -> list[str]:
         special = set(self.tokenizer.special_token_ids)
+        special |= set(self.tokenizer.stop_token_ids) if self.is_chat else set()
         return self.tokenizer.detokenize([[id for id in row if id not in special] for row in rows])
 
     def _given(self, texts: list[str]) -> Any:
@@ -86,7 +93,9 @@ class TextPrompts:
 
 
 def is_text(prompts: Any) -> bool:
-    """Whether prompts are text, and no ids."""
+    """Whether prompts are text or conversations, and no ids."""
+    if is_chat(prompts):
+        return True
     if isinstance(prompts, Mapping):
         return "encoder_text" in prompts
     some = isinstance(prompts, (list, tuple)) and len(prompts) > 0
@@ -123,8 +132,18 @@ def text_preprocessor(backbone: Model, given: Any = None) -> Any:
     return found
 
 
-def text_prompts(prompts: Any, preprocessor: Any) -> TextPrompts:
-    """Prompts as a backbone's inputs, whole, whatever length the preprocessor is for."""
+def text_prompts(
+    prompts: Any, preprocessor: Any, chat_options: Mapping[str, Any] | None = None
+) -> TextPrompts:
+    """Prompts as a backbone's inputs, whole, whatever length the preprocessor is for.
+
+    Args:
+        chat_options: of conversations, for `Tokenizer.apply_chat_template`.
+    """
+    if is_chat(prompts):
+        return _chat_prompts(prompts, preprocessor, chat_options or {})
+    if chat_options is not None:
+        raise ValueError("chat_options are for conversations, not for text.")
     texts = prompts.values() if isinstance(prompts, Mapping) else [prompts]
     rows = [[text] if isinstance(text, str) else list(text) for text in texts]
     # No text has more tokens than bytes, special ones aside.
@@ -136,7 +155,8 @@ def text_prompts(prompts: Any, preprocessor: Any) -> TextPrompts:
     options = {"sequence_length": room}
     if isinstance(preprocessor, Seq2SeqLMPreprocessor):
         options["encoder_sequence_length"] = min(room, preprocessor.encoder_sequence_length)
-    inputs = preprocessor.generate_preprocess(prompts, **options)
+    make = getattr(preprocessor, "prompt_inputs", preprocessor.generate_preprocess)
+    inputs = make(prompts, **options)
     for prefix in ("", "encoder_", "decoder_"):
         mask = inputs.get(f"{prefix}padding_mask")
         if mask is not None:
@@ -145,3 +165,28 @@ def text_prompts(prompts: Any, preprocessor: Any) -> TextPrompts:
                 inputs[name] = inputs[name][:, kept]
     mask = inputs.get("decoder_padding_mask", inputs.get("padding_mask"))
     return TextPrompts(inputs, mask, preprocessor.tokenizer, single, preprocessor.sequence_length)
+
+
+def _chat_prompts(prompts: Any, preprocessor: Any, options: Mapping[str, Any]) -> TextPrompts:
+    """Conversations as a decoder's inputs, with an answer begun."""
+    if isinstance(preprocessor, Seq2SeqLMPreprocessor):
+        raise NotImplementedError("Conversations are for decoders; give an encoder-decoder text.")
+    single = isinstance(prompts[0], Mapping)
+    conversations = [prompts] if single else prompts
+    for message in (message for one in conversations for message in one):
+        content = message.get("content")
+        for part in content if isinstance(content, (list, tuple)) else ():
+            kind = part.get("type", "text") if isinstance(part, Mapping) else part
+            if kind != "text":
+                raise NotImplementedError(
+                    f"A message has content of type {kind!r}, and here conversations are text. The "
+                    "model's preprocessor makes inputs of text with images or sound."
+                )
+    tokenizer = preprocessor.tokenizer
+    begun = {"add_generation_prompt": not options.get("continue_final_message", False)}
+    rows = tokenizer.apply_chat_template(conversations, **{**begun, **options})
+    length = max(map(len, rows))
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows])
+    mask = torch.arange(length) < torch.tensor([[len(row)] for row in rows])
+    inputs = {"token_ids": ids, "padding_mask": mask}
+    return TextPrompts(inputs, mask, tokenizer, single, preprocessor.sequence_length, is_chat=True)

@@ -109,6 +109,7 @@ class SAMImageSegmenterPreprocessor(ImageSegmenterPreprocessor):
     """
 
     backbone = "SAMBackbone"
+    processor = "SamProcessor"
 
     def converted(self, x: Any, y: Any) -> tuple[Any, Any]:
         if not isinstance(x, Mapping) or "images" not in x:

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..backbones._model import Model, check_arguments
+from ..backbones._configuration import check_arguments
+from ..backbones._model import Model
 from ..backbones.layers.layer import Layer
 from ..backbones.layers.vision import PositionGrid
 from .refusals import cause, escaped

@@ -9,21 +9,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .checkpoints import dialect_of
-from .files import CONFIG
+from .checkpoints import dialect_in
 from .sources import PresetSource
 
 TASK = "task.json"
 ASSETS = ("vocabulary.txt", "vocabulary.json", "merges.txt", "vocabulary.spm")
+GENERATION = "generation_config.json"
+CHAT = ("chat_template.jinja", "chat_template.json")
 KERAS = (
-    *("tokenizer.json", "preprocessor.json", TASK, "task.weights.h5"),
+    *("tokenizer.json", "preprocessor.json", TASK, "task.weights.h5", GENERATION),
     *("image_converter.json", "audio_converter.json", "video_converter.json"),
-    *(f"assets/tokenizer/{name}" for name in ASSETS),
+    *(f"assets/tokenizer/{name}" for name in (*ASSETS, *CHAT)),
 )
 # Those of several encoders have their names before these.
 OF_KERAS = re.compile(
     r"(\w+_)?(tokenizer|preprocessor|(image|audio|video)_converter)\.json"
-    r"|task\.json|task\.weights\.h5|assets/.+"
+    r"|task\.json|task\.weights\.h5|generation_config\.json|assets/.+"
 )
 VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model"),
@@ -32,8 +33,8 @@ VOCABULARIES = (
 FOREIGN = (
     *VOCABULARIES,
     *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("chat_template.jinja", "generation_config.json"),
-    *("preprocessor_config.json", "processor_config.json"),
+    *(*CHAT, GENERATION),
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
 )
 
 
@@ -42,7 +43,7 @@ def companions(source: PresetSource) -> list[str]:
 
     Hubs that give no list are asked for the usual ones.
     """
-    foreign = dialect_of(source.json(CONFIG)) is not None
+    foreign = dialect_in(source) is not None
     known = source.sizes()
     if known is not None:
         return sorted(n for n in known if (n in FOREIGN if foreign else OF_KERAS.fullmatch(n)))
@@ -64,7 +65,7 @@ def copy_companions(source: PresetSource, backbone: Mapping[str, Any], folder: P
     Returns:
         Their names; empty of a checkpoint of another library.
     """
-    if dialect_of(source.json(CONFIG)) is not None:
+    if dialect_in(source) is not None:
         return []
     names = companions(source)
     for name, path in zip(names, source.download(names)):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..backbones._model import Model, UnknownClass, deserialize
+from ..backbones._configuration import UnknownClass, deserialize
+from ..backbones._model import Model
 from ..backbones._registry import find_class
 from ..backbones.layers.dtypes import FLOATS, DTypePolicy
 from . import builtin, parts
@@ -32,7 +33,7 @@ from .building import (
     sized,
     split_sizes,
 )
-from .files import ADAPTER, CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
+from .files import ADAPTER, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .keras.archive import unpack
 from .keras.h5 import Dataset, WeightFile, shard_names
 from .keras.tree import Variable, keras_variables
@@ -61,6 +62,7 @@ def load_backbone(
     device: str | torch.device | None,
     mmap: bool | None,
     ignore: Ignore,
+    dequantize: bool,
     overrides: dict[str, Any],
     sharing: Sharing | None = None,
 ) -> ModelType:
@@ -74,7 +76,9 @@ def load_backbone(
             raise NotImplementedError(f"{preset} is a {known}: {NOT_YET}")
         source = open_preset(preset)
         model = source.consistently(
-            lambda: _load(cls, source, load_weights, device, mmap, ignore, overrides, sharing)
+            lambda: _load(
+                cls, source, load_weights, device, mmap, ignore, dequantize, overrides, sharing
+            )
         )
     vars(model)["preset"] = source.origin
     return model
@@ -87,28 +91,35 @@ def _load(
     device: str | torch.device | None,
     mmap: bool | None,
     ignore: Ignore,
+    dequantize: bool,
     overrides: dict[str, Any],
     sharing: Sharing | None,
 ) -> ModelType:
-    from .checkpoints import TRANSFORMERS, dialect_of
-    from .checkpoints.diffusers import pipeline
+    from .checkpoints import TRANSFORMERS, configuration, dialect_of
     from .checkpoints.engine import load
 
     try:
-        config = source.json(CONFIG)
+        source, config = configuration(source, cls)
     except FileNotFoundError as error:
         if source.has(ADAPTER):
             raise ValueError(_adapter_message(source)) from error
-        found_pipeline = pipeline(source)
-        if found_pipeline is None:
-            raise
-        config = found_pipeline
+        raise
     dialect = dialect_of(config)
     if overrides.get("dtype") == "auto":
         overrides = {**overrides, "dtype": stored_dtype(source, dialect, config)}
     if dialect is not None:
         model = load(
-            dialect, source, config, cls, load_weights, device, mmap, ignore, overrides, sharing
+            dialect,
+            source,
+            config,
+            cls,
+            load_weights,
+            device,
+            mmap,
+            ignore,
+            dequantize,
+            overrides,
+            sharing,
         )
         if dialect is TRANSFORMERS:
             vars(model)["checkpoint"] = source.checkpoint
@@ -117,6 +128,11 @@ def _load(
     check_class(found, cls)
     sizes, overrides = split_sizes(found, overrides)
     parts.refuse_shared(sharing, sizes, arguments["dtype"])
+    if dequantize and arguments["dtype"] is not None:
+        raise ValueError(
+            f"{source.handle} is quantized by Keras and stays so: dequantize=True is for "
+            "checkpoints of transformers."
+        )
     if arguments["dtype"] is not None and overrides.get("dtype") is not None:
         # What is quantized stays so; the rest, and the computation, take the dtype given.
         dtype = arguments["dtype"]

@@ -176,9 +176,9 @@ def export_checkpoint(
     @contextlib.contextmanager
     def destination(place: str) -> Iterator[Path]:
         with replacing(target / place, STALE) as folder:
+            yield folder
             if beside is not None and not place:
                 carried.extend(beside(model, folder, target))
-            yield folder
 
     export(dialect, plan, weights, destination)
     return carried

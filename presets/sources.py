@@ -26,7 +26,8 @@ ValueType = TypeVar("ValueType")
 
 
 def open_preset(preset: str | os.PathLike[str]) -> PresetSource:
-    """The source of a built-in id, a `kaggle://`, `hf://` or `modelscope://` handle, or a folder.
+    """The source of a built-in id, a `kaggle://`, `hf://` or `modelscope://` handle, a folder, or a
+    file that is a whole model: `.keras`, `.safetensors`.
 
     A string that is a built-in id means that id, even where a folder has the same name. Nothing is
     downloaded yet.
@@ -52,14 +53,19 @@ def open_preset(preset: str | os.PathLike[str]) -> PresetSource:
         return _Folder(str(preset), folder)
     if preset and folder.is_file() and folder.name.endswith(".keras"):
         return _Archive(str(preset), folder)
+    if preset and folder.is_file() and folder.name.endswith(".safetensors"):
+        return _File(str(preset), folder)
     if preset and folder.exists():
-        raise NotADirectoryError(
-            f"Preset {str(preset)!r} is a file. Give the folder it is in, with config.json and the "
-            "weights."
-        )
+        raise NotADirectoryError(_is_a_file(str(preset)))
     if isinstance(preset, str):
         raise ValueError(_unknown(preset))
     raise FileNotFoundError(f"Preset folder {str(preset)!r} does not exist.")
+
+
+def _is_a_file(preset: str) -> str:
+    return (
+        f"Preset {preset!r} is a file. Give the folder it is in, with config.json and the weights."
+    )
 
 
 def _unknown(preset: str) -> str:
@@ -182,6 +188,10 @@ class PresetSource:
         """Bytes of all files by name; None where only a download would tell."""
         return None
 
+    def names(self) -> list[str]:
+        """Files of the top folder; empty where only a download would tell."""
+        return [name for name in self.sizes() or () if "/" not in name]
+
     def json(self, name: str, limit: int | None = None) -> dict[str, Any]:
         """The JSON object in a file. Arguments and errors are those of `file` and `read_json`."""
         return read_json(self.file(name), limit)
@@ -209,6 +219,34 @@ class _Folder(PresetSource):
 
     def sizes(self) -> dict[str, int]:
         return self.snapshot.sizes()
+
+    def names(self) -> list[str]:
+        found = (path.name for path in self._folder.iterdir())
+        return [name for name in found if self.snapshot.find(name) is not None]
+
+
+class _File(_Folder):
+    """A file of safetensors, whatever is beside it."""
+
+    def __init__(self, handle: str, path: Path):
+        super().__init__(handle, path.parent)
+        self._path = path
+
+    def _fetch(self, name: str) -> Path | None:
+        return super()._fetch(name) if name == self._path.name else None
+
+    @property
+    def origin(self) -> str | Path:
+        return self._path.absolute()
+
+    def download_all(self) -> Path:
+        raise NotADirectoryError(_is_a_file(self.handle))
+
+    def sizes(self) -> dict[str, int]:
+        return {self._path.name: self._path.stat().st_size}
+
+    def names(self) -> list[str]:
+        return [self._path.name]
 
 
 class _Archive(_Folder):

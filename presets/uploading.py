@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .checkpoints import dialect_of
-from .checkpoints.files import weight_files
-from .files import CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
+from .checkpoints import configuration, dialect_of
+from .checkpoints.engine import files_of
+from .files import SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .journal import HIDDEN
 from .keras.h5 import shard_names
 from .replacing import staging_in
@@ -109,7 +109,7 @@ def _kept(source: PresetSource) -> Iterator[Path]:
 
     def link(target: Path) -> None:
         assert source.snapshot is not None
-        check_weights(source, source.json(CONFIG))
+        check_weights(source, configuration(source)[1])
         shutil.rmtree(target, ignore_errors=True)
         for name in source.snapshot.names():
             path = None if name.partition("/")[0] in NOT_UPLOADED else source.snapshot.find(name)
@@ -117,7 +117,7 @@ def _kept(source: PresetSource) -> Iterator[Path]:
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 _link(path.resolve(), target / name)
 
-    source.consistently(lambda: check_weights(source, source.json(CONFIG)))
+    source.consistently(lambda: check_weights(source, configuration(source)[1]))
     with contextlib.ExitStack() as stack:
         kept = folder
         try:
@@ -148,7 +148,7 @@ def _upload_to_hugging_face(uri: str, repo: str, folder: Path) -> None:
         hub.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=OURS)
         if not hub.file_exists(repo, "README.md"):
             hub.upload_file(
-                path_or_fileobj=model_card(source, source.json(CONFIG), repo).encode(),
+                path_or_fileobj=model_card(source, configuration(source)[1], repo).encode(),
                 path_in_repo="README.md",
                 repo_id=repo,
             )
@@ -180,7 +180,7 @@ def check_weights(source: PresetSource, config: dict[str, Any]) -> None:
     """
     dialect = dialect_of(config)
     if dialect is not None:
-        weight_files(dialect.files, source)
+        files_of(dialect, source, config)
     elif source.has(SHARD_INDEX) and not source.has(WEIGHTS):
         shards = shard_names(source.file(SHARD_INDEX))
         missing = [shard for shard in shards if not source.has(shard)]

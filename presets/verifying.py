@@ -10,10 +10,9 @@ from pathlib import Path
 
 from ..backbones._model import Model
 from .building import construct
-from .checkpoints import dialect_of
+from .checkpoints import configuration, dialect_of
 from .checkpoints.engine import plan
 from .companions import companions
-from .files import CONFIG
 from .loading import check, keras_config, keras_files
 from .refusals import naming
 from .sources import PresetSource, open_preset
@@ -40,10 +39,13 @@ class Verified:
     companions: list[str] = field(default_factory=list)
 
 
-def verify_preset(preset: str | os.PathLike[str]) -> Verified:
+def verify_preset(preset: str | os.PathLike[str], dequantize: bool = False) -> Verified:
     """Compare the weight files' headers with the model that the configuration describes.
 
     Data are read of tied weights only, where a checkpoint has copies that must be equal.
+
+    Args:
+        dequantize: whether quantized weights count as floats, as in `from_preset`.
 
     Raises:
         ValueError: broken preset, or weights that are not exactly the model's: all differences.
@@ -51,16 +53,16 @@ def verify_preset(preset: str | os.PathLike[str]) -> Verified:
     """
     with naming(str(preset)):
         source = open_preset(preset)
-        verified = source.consistently(lambda: _verify(source))
+        verified = source.consistently(lambda: _verify(source, dequantize))
         verified.companions = companions(source)
         return verified
 
 
-def _verify(source: PresetSource) -> Verified:
-    config = source.json(CONFIG)
+def _verify(source: PresetSource, dequantize: bool) -> Verified:
+    source, config = configuration(source)
     dialect = dialect_of(config)
     if dialect is not None:
-        with plan(dialect, source, config) as planned:
+        with plan(dialect, source, config, dequantize=dequantize) as planned:
             sizes = _sizes(planned.files)
             return Verified(planned.model, planned.files, sizes, planned.drawn, planned.ignored)
     found, arguments = keras_config(config, source.handle)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from keras_hub_torch import preprocessing
 from keras_hub_torch.backbones._backbone import Backbone, FeaturePyramidBackbone
-from keras_hub_torch.backbones._model import COMMON, Component, Model, constructor_arguments
+from keras_hub_torch.backbones._configuration import COMMON, constructor_arguments
+from keras_hub_torch.backbones._model import Component, Model
 from keras_hub_torch.backbones._registry import public_classes
 from keras_hub_torch.backbones.layers.activations import ActivationLike, serialize_activation
 

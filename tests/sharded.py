@@ -63,5 +63,5 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     main(Path(sys.argv[1]), os.environ.get("ADAPTERS") == "1")
     dist.barrier()
-    # Gloo's threads now and then abort a process that ends in the ordinary way.
+    # A thread of gloo that lets go of a tensor while the interpreter shuts down aborts the process.
     os._exit(0)

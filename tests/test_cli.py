@@ -27,6 +27,8 @@ from typer.testing import CliRunner
 from keras_hub_torch import __version__, cli, generate
 from keras_hub_torch.backbones._registry import find_class
 from keras_hub_torch.backbones.layers.dtypes import FLOATS
+from keras_hub_torch.cli._app import printable
+from keras_hub_torch.cli.catalog import _short
 from keras_hub_torch.models import Backbone, GPT2Backbone
 from keras_hub_torch.presets import builtin, sources, verifying
 from keras_hub_torch.presets.keras import h5
@@ -358,7 +360,7 @@ def test_list_marks_what_is_not_available(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_short_numbers(number: int, text: str) -> None:
-    assert cli._short(number) == text
+    assert _short(number) == text
 
 
 # info
@@ -772,7 +774,7 @@ def test_text(gpt2_with_text: Path) -> None:
     model = Backbone.from_preset(gpt2_with_text)
     said = succeed("generate", gpt2_with_text, text, "--max-new-tokens", 9)
     expected = generate(model, text, max_new_tokens=9, strip_prompt=True)
-    assert said == cli._printable(expected) + "\n"
+    assert said == printable(expected) + "\n"
     ids = succeed("tokenize", gpt2_with_text, text)
     assert succeed("generate", gpt2_with_text, "--ids", ids).count(",") == 31
     lines = succeed("tokenize", gpt2_with_text, text, "--tokens").splitlines()

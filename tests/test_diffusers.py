@@ -13,9 +13,19 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from keras_hub_torch.models import Backbone, FluxBackbone, MMDiT, VAEBackbone
+from keras_hub_torch.generation import generate_images
+from keras_hub_torch.models import (
+    Backbone,
+    CLIPTextEncoder,
+    CLIPTokenizer,
+    FluxBackbone,
+    MMDiT,
+    T5Encoder,
+    T5Tokenizer,
+    VAEBackbone,
+)
 
-from . import oracle
+from . import oracle, vocabularies
 
 SD3: dict[str, Any] = {
     "sample_size": 8,
@@ -77,6 +87,8 @@ MODELS: dict[str, tuple[type[Any], dict[str, Any], type[Any]]] = {
         VAEBackbone,
     ),
 }
+
+CLIP_ENDS = ("<|startoftext|>", "<|endoftext|>")
 
 
 def randomised(model: nn.Module) -> Any:
@@ -197,9 +209,9 @@ def test_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def text_model(dim: int, activation: str) -> Any:
+def text_model(dim: int, activation: str, words: int = 23) -> Any:
     config = transformers.CLIPTextConfig(
-        vocab_size=23,
+        vocab_size=words,
         hidden_size=dim,
         num_hidden_layers=3,
         num_attention_heads=2,
@@ -207,18 +219,18 @@ def text_model(dim: int, activation: str) -> Any:
         max_position_embeddings=9,
         projection_dim=dim,
         hidden_act=activation,
-        eos_token_id=22,
+        eos_token_id=words - 1,
     )
     return randomised(transformers.CLIPTextModelWithProjection(config))
 
 
-def pipeline(third: bool) -> Any:
+def pipeline(third: bool, words: int = 23, pieces: int = 19) -> Any:
     parts: dict[str, Any] = dict.fromkeys(
         ("tokenizer", "tokenizer_2", "tokenizer_3", "text_encoder_3")
     )
     if third:
         config = transformers.T5Config(
-            vocab_size=19,
+            vocab_size=pieces,
             d_model=20,
             d_kv=5,
             d_ff=11,
@@ -248,8 +260,8 @@ def pipeline(third: bool) -> Any:
         transformer=randomised(diffusers.SD3Transformer2DModel(**transformer)),
         vae=randomised(diffusers.AutoencoderKL(**autoencoder)),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=2.5),
-        text_encoder=text_model(6, "quick_gelu"),
-        text_encoder_2=text_model(8, "gelu"),
+        text_encoder=text_model(6, "quick_gelu", words),
+        text_encoder_2=text_model(8, "gelu", words),
         **parts,
     )
 
@@ -340,6 +352,62 @@ def test_pipelines(third: bool, tmp_path: Path) -> None:
     assert torch.equal(whole.vae.decoder.conv_in.weight, pipe.vae.decoder.conv_in.weight)
 
 
+@torch.no_grad()
+def test_parts_of_a_pipeline(tmp_path: Path) -> None:
+    """Each one alone, by its folder, or by its class where there is one of that."""
+    pipe = pipeline(True)
+    pipe.save_pretrained(tmp_path)
+    whole = Backbone.from_preset(tmp_path)
+    parts = {
+        "transformer": ("diffuser", MMDiT),
+        "vae": ("vae", VAEBackbone),
+        "text_encoder": ("clip_l", CLIPTextEncoder),
+        "text_encoder_2": ("clip_g", CLIPTextEncoder),
+        "text_encoder_3": ("t5", T5Encoder),
+    }
+    for folder, (part, cls) in parts.items():
+        places = [tmp_path / folder] + [tmp_path] * (cls is not CLIPTextEncoder)
+        for place in places:
+            found = cls.from_preset(place)
+            assert type(found) is cls
+            state = getattr(whole, part).state_dict()
+            assert found.state_dict().keys() == state.keys()
+            assert all(torch.equal(one, state[key]) for key, one in found.state_dict().items())
+    with pytest.raises(ValueError, match=r"several .*: give the folder of one of text_encoder, "):
+        CLIPTextEncoder.from_preset(tmp_path)
+    with pytest.raises(ValueError, match="of class StableDiffusion3Backbone, which is not a Flux"):
+        FluxBackbone.from_preset(tmp_path)
+
+    encoder: Any = T5Encoder.from_preset(tmp_path)
+    ids, mask = torch.randint(19, (2, 5)), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    theirs = pipe.text_encoder_3(ids, mask)[0]
+    mine = encoder({"token_ids": ids, "padding_mask": mask})
+    oracle.assert_close(mine[mask > 0], oracle.named(theirs[mask > 0]))
+    encoder.export_to_transformers(tmp_path / "t5", carry=False)
+    again = transformers.T5EncoderModel.from_pretrained(tmp_path / "t5")
+    for key, value in pipe.text_encoder_3.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+def test_the_transformer_of_another_pipeline(tmp_path: Path) -> None:
+    """Flux's pipeline has no class of its own."""
+    cls, config, _ = MODELS["flux"]
+    parts: dict[str, Any] = dict.fromkeys(("tokenizer", "tokenizer_2", "text_encoder_2"))
+    diffusers.FluxPipeline(
+        transformer=randomised(cls(**config)),
+        vae=randomised(diffusers.AutoencoderKL(**VAE)),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        text_encoder=text_model(6, "quick_gelu").text_model,
+        **parts,
+    ).save_pretrained(tmp_path)
+    for found in (Backbone, FluxBackbone, VAEBackbone):
+        model = found.from_preset(tmp_path)
+        assert type(model) is (FluxBackbone if found is Backbone else found)
+    (tmp_path / "transformer" / "config.json").write_text('{"_class_name": "Unknown"}')
+    with pytest.raises(ValueError, match="'FluxPipeline', which cannot be read"):
+        Backbone.from_preset(tmp_path)
+
+
 def test_accounting(tmp_path: Path) -> None:
     """Every tensor of every folder is used once; one error names all that does not fit."""
     pipeline(False).save_pretrained(tmp_path)
@@ -355,3 +423,60 @@ def test_accounting(tmp_path: Path) -> None:
     (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"use_karras_sigmas": true}')
     with pytest.raises(ValueError, match="use_karras_sigmas is True"):
         Backbone.from_preset(tmp_path)
+
+
+@torch.no_grad()
+def test_tokenizers_go_along(tmp_path: Path) -> None:
+    """What is written runs as it is, from strings; and what is read from it is written again."""
+    vocabulary, merges = vocabularies.byte_pairs(*CLIP_ENDS, end_of_word="</w>")
+    cut = {
+        "clip_l": CLIPTokenizer(
+            vocabulary, merges, pad_with_end_token=True, config_file="clip_l_tokenizer.json"
+        ),
+        "clip_g": CLIPTokenizer(vocabulary, merges, config_file="clip_g_tokenizer.json"),
+        "t5": T5Tokenizer(
+            vocabularies.sentence_pieces("nmt_nfkc", pad_id=0, eos_id=1, unk_id=2, bos_id=-1),
+            config_file="t5_tokenizer.json",
+        ),
+    }
+    pipe = pipeline(True, cut["clip_l"].vocabulary_size(), cut["t5"].vocabulary_size())
+    pipe.save_pretrained(tmp_path / "pipeline")
+    preset = tmp_path / "preset"
+    Backbone.from_preset(tmp_path / "pipeline").save_to_preset(preset)
+    for tokenizer in cut.values():
+        tokenizer.save_to_preset(preset)
+    ours: Any = Backbone.from_preset(preset)
+    carried = ours.export_to_diffusers(tmp_path / "out")
+    assert {name.partition("/")[0] for name in carried} == {
+        "tokenizer",
+        "tokenizer_2",
+        "tokenizer_3",
+    }
+    whole = diffusers.StableDiffusion3Pipeline.from_pretrained(tmp_path / "out")
+    whole.set_progress_bar_config(disable=True)
+    text, latents = "A small prompt, twice", torch.randn(1, 3, 4, 4)
+    images = whole(
+        text,
+        latents=latents,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+        max_sequence_length=6,
+        output_type="pt",
+    ).images
+    ids = {}
+    for tower, length in (("clip_l", 9), ("clip_g", 9), ("t5", 6)):
+        tokenizer = cut[tower]
+        begin = [] if tower == "t5" else [tokenizer.start_token_id]
+        row = [*begin, *tokenizer(text)[: length - len(begin) - 1], tokenizer.end_token_id]
+        row += [tokenizer.pad_token_id] * (length - len(row))
+        ids[tower] = torch.tensor([row])
+    mine = generate_images(
+        ours, ids, num_steps=2, guidance_scale=None, noises=latents.permute(0, 2, 3, 1)
+    )
+    oracle.assert_close(mine / 2 + 0.5, oracle.named(images.permute(0, 2, 3, 1)), 1e-3)
+
+    again = Backbone.from_preset(tmp_path / "out")
+    assert set(again.export_to_diffusers(tmp_path / "again")) >= set(carried)
+    for name in (*carried, "model_index.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert not again.export_to_diffusers(tmp_path / "bare", carry=False)

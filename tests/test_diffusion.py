@@ -12,8 +12,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from keras_hub_torch.backbones.stable_diffusion_3.scheduler import FlowMatchEulerDiscreteScheduler
-from keras_hub_torch.generation import generate_images
-from keras_hub_torch.generation.tiles import decode_in_tiles
+from keras_hub_torch.generation import generate_images, images
+from keras_hub_torch.generation.tiles import decode_in_tiles, encode_in_tiles
 from keras_hub_torch.models import (
     BertBackbone,
     FluxBackbone,
@@ -127,6 +127,19 @@ def test_images_from_images(small: Any) -> None:
         again = small.decode_step(small.encode_image_step(images))
     oracle.assert_close(untouched, oracle.named(again.clamp(-1, 1)))
     assert not torch.equal(found, untouched)
+    tiled = generate_images(small, text, negative, strength=0.5, tile=5, **given)
+    oracle.assert_close(tiled, oracle.named(found))
+
+
+def test_a_seed_draws_latents_of_images(small: Any) -> None:
+    small.vae.sampler_method = "sample"
+    given = {"num_steps": 2, "guidance_scale": None, "images": torch.rand(2, 16, 32, 3)}
+    text = prompts()
+    first = generate_images(small, text, seed=3, **given)
+    assert torch.equal(generate_images(small, text, seed=3, **given), first)
+    assert not torch.equal(generate_images(small, text, seed=4, **given), first)
+    tiled = generate_images(small, text, seed=3, tile=5, **given)
+    oracle.assert_close(tiled, oracle.named(first))
 
 
 def test_reproducible(small: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,28 +172,55 @@ def test_tiles(tile: int) -> None:
     )
     for name, parameter in model.named_parameters():
         parameter.normal_(1 if name.endswith("norm.weight") else 0, 0.1)
-    latents = torch.randn(2, 16, 7, 9)
-    whole = model.decoder(latents)
-    assert whole.std() > 0.01
-    tiled = decode_in_tiles(model.decoder, latents, tile, torch.device("cpu"))
-    oracle.assert_close(tiled, oracle.named(whole), 1e-5)
+    halves = (
+        (model.decoder, decode_in_tiles, torch.randn(2, 16, 7, 9)),
+        (model.encoder, encode_in_tiles, torch.rand(2, 3, 27, 38)),
+    )
+    for half, in_tiles, x in halves:
+        whole = half(x)
+        assert whole.std() > 0.01
+        tiled = in_tiles(half, x, tile, torch.device("cpu"))
+        oracle.assert_close(tiled, oracle.named(whole), 1e-5)
 
 
 @torch.no_grad()
-def test_one_graph_for_all_steps(small: Any) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_statistics_of_norms_are_float32(dtype: torch.dtype) -> None:
+    """Where squares overflow, and sums of many numbers lose what they have in common."""
+    norm = VAEBackbone(**vae_config(), dtype=dtype).encoder.output_norm
+    x = (1000 + 50 * torch.randn(2, norm.num_channels, 9, 9)).to(dtype)
+    expected = torch.nn.functional.group_norm(x.double(), norm.num_groups, eps=norm.eps)
+    found = norm(x)
+    assert found.dtype == dtype
+    oracle.assert_close(found.double(), oracle.named(expected), 4 * torch.finfo(dtype).eps)
+
+
+def test_compiled(
+    small: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """One graph of a step and one of decoding for all prompts, scales and numbers of steps; with
+    `--all-cases` by inductor.
+    """
+    backend = "inductor" if request.config.getoption("--all-cases") else "eager"
+
+    def compile_with(function: Any, **options: Any) -> Any:
+        return compiled(function, backend=backend, **options)
+
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_with)
+    images._compiled.cache_clear()
     torch._dynamo.reset()
     counters.clear()
-    step = torch.compile(small.denoise_step, fullgraph=True, backend="eager")
-    count = torch.tensor(3)
-    for scale in (2.0, 3.0):
-        embeddings = small.encode_text_step(prompts(), prompts())
-        latents = torch.randn(2, 2, 4, 4)
-        for i in range(3):
-            given = (latents, embeddings, torch.tensor(i), count, torch.tensor(scale))
-            expected = small.denoise_step(latents, embeddings, i, 3, scale)
-            latents = step(*given)
-            oracle.assert_close(latents, oracle.named(expected))
-    assert counters["stats"]["unique_graphs"] == 1
+    for count, scale, graphs in ((2, 2.0, 2), (3, 4.0, 2), (2, None, 3), (3, None, 3)):
+        given = {"num_steps": count, "guidance_scale": scale, "seed": count}
+        text, negative = prompts(), prompts()
+        found = generate_images(small, text, negative, compile=True, **given)
+        assert counters["stats"]["unique_graphs"] == graphs
+        expected = generate_images(small, text, negative, **given)
+        oracle.assert_close(found, oracle.named(expected))
+    images._compiled.cache_clear()
+    with pytest.raises(ValueError, match="evaluation mode"):
+        generate_images(small.train(), text, negative, compile=True)
 
 
 @torch.no_grad()
@@ -256,7 +296,7 @@ def test_refused_parts() -> None:
 def test_refused_inputs(small: Any) -> None:
     text, negative = prompts(), prompts()
     embeddings = small.encode_text_step(text)
-    latents = torch.randn(2, 2, 4, 4)
+    latents, images = torch.randn(2, 2, 4, 4), torch.rand(2, 4, 6, 3)
     refused: list[tuple[Any, str]] = [
         (lambda: small.encode_text_step(text, prompts(length=4)), "of one shape"),
         (lambda: small.encode_text_step({**text, "t5": text["clip_l"]}), "takes token ids for"),
@@ -270,6 +310,10 @@ def test_refused_inputs(small: Any) -> None:
         (lambda: generate_images(small, text), "needs negative_token_ids"),
         (lambda: generate_images(small, text, negative, num_steps=0), "num_steps=0"),
         (lambda: generate_images(small, text, negative, strength=1.5), "strength=1.5"),
+        (lambda: generate_images(small, text, prompts(1)), "of one shape"),
+        (lambda: generate_images(small, text, negative, images=images[:, 1:]), "divisible by 2"),
+        (lambda: generate_images(small, text, negative, images=images[..., :1]), "channels"),
+        (lambda: generate_images(small, text, negative, images=images[:1]), "must be of shape"),
         (lambda: generate_images(small, text, negative, tile=0), "tile=0"),
         (lambda: generate_images(small, text, negative, noises=latents[:1]), "must be of shape"),
     ]
@@ -287,3 +331,7 @@ def test_refused_inputs(small: Any) -> None:
         MMDiT(**PLAIN)(flows(1, 10, 8, 5, 3, 7, 9)(np.random.default_rng(0)))
     with pytest.raises(ValueError, match="context must be 7 wide"):
         MMDiT(**PLAIN)(flows(1, 6, 8, 5, 3, 6, 9)(np.random.default_rng(0)))
+    given = oracle.tensors(flux_inputs(2, FLUX)(np.random.default_rng(0)))
+    for name in ("image", "text", "y"):
+        with pytest.raises(ValueError, match=f"^{name} must be .* wide, not"):
+            FluxBackbone(**FLUX)({**given, name: torch.cat([given[name]] * 2, dim=-1)})

@@ -8,7 +8,8 @@ import re
 
 import pytest
 
-from keras_hub_torch.backbones._model import COMMON, Model, constructor_arguments
+from keras_hub_torch.backbones._configuration import COMMON, constructor_arguments
+from keras_hub_torch.backbones._model import Model
 from keras_hub_torch.backbones._registry import public_classes
 
 CLASSES = {cls.__name__: cls for cls in public_classes(Model).values()}

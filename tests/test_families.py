@@ -18,7 +18,8 @@ import torch
 from torch._dynamo.utils import counters
 
 import keras_hub_torch
-from keras_hub_torch.backbones._model import Model, constructor_arguments
+from keras_hub_torch.backbones._configuration import constructor_arguments
+from keras_hub_torch.backbones._model import Model
 from keras_hub_torch.presets.keras.tree import keras_tree, keras_variables
 
 from . import oracle

@@ -16,7 +16,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 import keras_hub_torch
 from keras_hub_torch import generate, samplers, stream
-from keras_hub_torch.backbones._model import constructor_arguments
+from keras_hub_torch.backbones._configuration import constructor_arguments
 
 from . import oracle
 from .cases import all_cases

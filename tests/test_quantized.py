@@ -57,6 +57,11 @@ def test_equals_keras(quantized: tuple[Any, oracle.Case, Path], tmp_path: Path) 
     np.testing.assert_allclose(logits["output"], expected["output"], atol=1e-4)
 
 
+def test_it_stays_quantized(quantized: tuple[Any, oracle.Case, Path]) -> None:
+    with pytest.raises(ValueError, match="is quantized by Keras and stays so"):
+        keras_hub_torch.models.Backbone.from_preset(quantized[2], dequantize=True)
+
+
 def test_a_given_dtype_reaches_the_rest(quantized: tuple[Any, oracle.Case, Path]) -> None:
     _, case, preset = quantized
     model = keras_hub_torch.models.Backbone.from_preset(preset, dtype="bfloat16")

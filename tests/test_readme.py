@@ -87,7 +87,7 @@ def stand_ins(
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "sentence"]
     tokenizers.BertTokenizer(words, lowercase=True).save_to_preset(folder / "bert")
     tokenizers.GPT2Tokenizer(*byte_pairs("<|endoftext|>")).save_to_preset(folder / "gpt2")
-    layers.ResNetImageConverter((32, 32)).save_to_preset(folder / "resnet")
+    layers.ResNetImageConverter((32, 32), antialias=True).save_to_preset(folder / "resnet")
 
     def source(handle: str, rest: str) -> sources.PresetSource:
         family = next((one for one in ("gpt2", "resnet", "vit") if one in rest), "bert")

@@ -193,3 +193,23 @@ def test_every_family_has_a_public_class(family: str) -> None:
     """So that helper modules are none."""
     classes = public_classes(Model).values()
     assert any(family_of(cls.__module__.partition(".")[2]) == family for cls in classes)
+
+
+@pytest.mark.parametrize("room", ["layers", "models", "samplers", "tokenizers"])
+def test_names_of_keras_hub_are_modules(room: str) -> None:
+    """For every form of `import`."""
+    name = {"layers": "StartEndPacker", "models": "BertBackbone", "samplers": "TopKSampler"}
+    one = name.get(room, "BertTokenizer")
+    found: dict[str, object] = {}
+    exec(
+        f"import keras_hub_torch, keras_hub_torch.{room}, keras_hub_torch.{room} as a\n"
+        f"from keras_hub_torch import {room} as b\n"
+        f"from keras_hub_torch.{room} import {one}\n"
+        f"from keras_hub_torch.{room} import *\n"
+        f"same = a is b is keras_hub_torch.{room} and a.{one} is {one}",
+        found,
+    )
+    assert found["same"]
+    assert one in dir(found["a"])
+    with pytest.raises(ImportError, match="NoSuch"):
+        exec(f"from keras_hub_torch.{room} import NoSuch")

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 
 import keras_hub_torch
-from keras_hub_torch.backbones._model import snake_case
+from keras_hub_torch.backbones._configuration import snake_case
 from keras_hub_torch.backbones.layers.core import Dense
 from keras_hub_torch.backbones.layers.layout import Layout, Stack
 from keras_hub_torch.presets.summary import LayerInfo, layer_tree, summary_table, totals

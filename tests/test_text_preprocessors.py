@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import oracle  # isort: skip  # before Keras
 
 import functools
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from keras_hub_torch import layers, models
 from keras_hub_torch import tokenizers as ours
 
+from .cases import all_cases
 from .test_tokenizers import pairs
 from .text_corpus import PHRASES
 
@@ -24,6 +26,7 @@ TASKS = ("TextClassifier", "MaskedLM", "TextEmbedder", "CausalLM", "Seq2SeqLM")
 ODD = {
     "ESMProteinClassifierPreprocessor": "ESMTokenizer",
     "ESMMaskedPLMPreprocessor": "ESMTokenizer",
+    "RWKV7CausalLMPreprocessor": "RWKVTokenizer",
 }
 TEXT_ONLY = sorted(
     name
@@ -34,6 +37,7 @@ TEXT_ONLY = sorted(
     and cls.backbone_cls is not None
     and cls.image_converter_cls is None
     and not name.startswith(("RWKV", "Moonshine"))
+    and not name.endswith("TextToImagePreprocessor")  # see test_text_to_image.py
 )
 
 
@@ -262,3 +266,43 @@ def test_presets(name: str, tmp_path: Path) -> None:
     assert str(again(list(PHRASES))) == str(preprocessor(list(PHRASES)))
     with pytest.raises(ValueError, match="which no XLMRobertaMaskedLMPreprocessor is for"):
         models.XLMRobertaMaskedLMPreprocessor.from_preset(tmp_path / "ours")
+
+
+def test_rwkv() -> None:
+    preprocessor, theirs = built("RWKV7CausalLMPreprocessor", sequence_length=12)
+    texts = [*PHRASES[:6], "x"]
+    for one in (texts, texts[0]):
+        assert_same(preprocessor(one), theirs(one))
+    found = preprocessor.generate_preprocess(texts, 7)
+    expected = theirs.generate_preprocess(texts, sequence_length=7)
+    assert_same(found, {name: np.asarray(value) for name, value in expected.items()})
+    first = preprocessor.generate_preprocess(texts[0], 7)
+    assert all(torch.equal(one, found[name][:1]) for name, one in first.items())
+    texts = ["of ASCII alone", "since KerasHub decodes", "no part of a character"]
+    ids = {"token_ids": preprocessor(texts)[0]["token_ids"]}
+    ids["padding_mask"] = torch.tensor([[0] * 3 + [1] * 9] * len(texts))
+    expected = theirs.generate_postprocess({name: one.numpy() for name, one in ids.items()})
+    assert preprocessor.generate_postprocess(ids) == expected
+    for text, length, message in (("a", None, "sequence_length"), ("", 3, "at least one token")):
+        with pytest.raises(ValueError, match=message):
+            preprocessor.generate_preprocess([text], length)
+
+
+@pytest.mark.parametrize("name", [*TEXT_ONLY, "RWKV7CausalLMPreprocessor"])
+def test_every_backbone_takes_them(name: str) -> None:
+    """Just as they are; and a worker can be given the preprocessor."""
+    preprocessor = pickle.loads(pickle.dumps(built(name)[0]))
+    config = next(case for case in all_cases() if case.cls == preprocessor.backbone).config
+    config = {**config, "vocabulary_size": preprocessor.tokenizer.vocabulary_size() + 3}
+    with torch.device("meta"):
+        model = getattr(models, preprocessor.backbone)(**config).eval()
+    texts: list[Any] = ["a sentence", "another one", ""]
+    if "Seq2Seq" in name:
+        texts = [{"encoder_text": text, "decoder_text": "x"} for text in texts]
+        preprocessor.encoder_sequence_length = 7
+    preprocessor.sequence_length = 7
+    found = preprocessor(texts)
+    inputs = torch.utils._pytree.tree_map(lambda one: one.to("meta"), found)
+    outputs = model(inputs)
+    first = next(iter(outputs.values())) if isinstance(outputs, dict) else outputs
+    assert first.shape[0] == 3

@@ -13,8 +13,9 @@ from typing import Any
 import keras_hub
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from keras_hub_torch import layers
 from keras_hub_torch.models import Backbone, BertBackbone, ResNetBackbone
 from keras_hub_torch.presets.checkpoints import TIMM, engine
 from keras_hub_torch.presets.sources import open_preset
@@ -23,6 +24,7 @@ from keras_hub_torch.presets.uploading import model_card
 from . import oracle, timm_models
 from .checkpoints import all_timm
 from .test_cli import succeed
+from .test_processors import picture
 
 CHECKPOINTS = all_timm()
 
@@ -138,14 +140,58 @@ def test_pickles(made: Path, tmp_path: Path) -> None:
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
 
 
+# What `pretrained_cfg` says of pixels.
+COLOURS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "crop_pct": 1.0}
+PIXELS = {
+    "center": {"input_size": [3, 30, 30], "interpolation": "bicubic", **COLOURS},
+    "squash": {"input_size": [3, 24, 36], "interpolation": "bilinear", **COLOURS}
+    | {"crop_mode": "squash"},
+}
+
+
 @with_timm
-def test_every_variant_has_timms_tensors(tmp_path: Path) -> None:
+def test_pixels(tmp_path: Path) -> None:
+    """A step of 255: Pillow rounds behind each of two directions. Also back."""
+    pictures = {str(size): torch.from_numpy(picture(*size)) for size in ((60, 60), (60, 80))}
+    save_file(pictures, tmp_path / "pictures.safetensors")
+    run("look", tmp_path, PIXELS)
+    theirs = load_file(tmp_path / "pixels.safetensors")
+    table = engine.find_table(TIMM, "mobilenetv3_small_050", "here")
+    model = table.backbone(**table.variants["mobilenetv3_small_050"])
+    for name, settings in PIXELS.items():
+        model.export_to_timm(tmp_path / name)
+        path = tmp_path / name / "config.json"
+        config = json.loads(path.read_text())
+        config["pretrained_cfg"] |= settings
+        path.write_text(json.dumps(config))
+        ours = layers.ImageConverter.from_preset(tmp_path / name)
+        for key, image in pictures.items():
+            expected = theirs[f"{name}.{key}"].movedim(0, -1)
+            atol = 1.01 * max(ours.scale)
+            torch.testing.assert_close(ours(image), expected, rtol=0, atol=atol)
+        # To KerasHub, and from there.
+        carried = Backbone.from_preset(tmp_path / name).save_to_preset(tmp_path / f"{name}-k")
+        assert carried == ["image_converter.json"]
+        Backbone.from_preset(tmp_path / f"{name}-k").export_to_timm(tmp_path / f"{name}-t")
+        again = json.loads((tmp_path / f"{name}-t" / "config.json").read_text())
+        assert again["pretrained_cfg"] == {"crop_mode": "center", **config["pretrained_cfg"]}
+    cut = {**config["pretrained_cfg"], "crop_pct": 0.875, "interpolation": "lanczos"}
+    path.write_text(json.dumps({**config, "pretrained_cfg": cut}))
+    with pytest.warns(UserWarning, match="crop_pct=0.875.*'lanczos'"):
+        layers.ImageConverter.from_preset(tmp_path / name)
+
+
+@with_timm
+def test_variants_have_timms_tensors(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """A fifth of them, or all."""
     variants = {
         kind: (table, variant)
         for module in engine.modules(TIMM)
         for table in engine.tables(module)
         for kind, variant in table.variants.items()
     }
+    if not request.config.getoption("--all-cases"):
+        variants = dict(list(variants.items())[::5])
     run("shapes", tmp_path, list(variants))
     shapes = json.loads((tmp_path / "shapes.json").read_text())
     for kind, (table, variant) in variants.items():

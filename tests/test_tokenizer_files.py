@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from . import oracle  # isort: skip  # noqa: F401  # before Keras
 
+import base64
+import functools
 import json
+import pickle
+import re
 import shutil
+import unicodedata
+import warnings
 from pathlib import Path
 from typing import Any
 
 import keras_hub
 import pytest
+import tokenizers
 import torch
 import transformers
+from transformers.integrations.mistral.tokenizer import MistralConverter
 from typer.testing import CliRunner
 
 from keras_hub_torch import cli, models
 from keras_hub_torch import tokenizers as ours
 from keras_hub_torch.generation.embedding import embed
 from keras_hub_torch.models import Backbone
+from keras_hub_torch.preprocessing.tokenizers.byte_pair import byte_characters
+from keras_hub_torch.presets.checkpoints import TRANSFORMERS
+from keras_hub_torch.presets.checkpoints.engine import known_kinds
 
-from .test_tokenizers import BERT, BYTE_PAIR, sentence_piece
+from .test_tokenizers import BERT, BYTE_PAIR, TEKKEN, pairs, sentence_piece, whisper_options
 from .text_corpus import corpus
 from .vocabularies import byte_pairs, word_pieces
 
@@ -154,7 +165,12 @@ def test_models_of_one_file(name: str, tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path / "theirs")
     assert not [*(tmp_path / "theirs").glob("*.model")]
     (tmp_path / "theirs" / "config.json").write_text(json.dumps({"model_type": family}))
-    found = ours.Tokenizer.from_preset(tmp_path / "theirs")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = ours.Tokenizer.from_preset(tmp_path / "theirs")
+    unknown = {"Albert": ["AlbertTokenizer knows no Replace, NFKD, StripAccents, Lowercase"]}
+    told = [str(one.message).split(": ")[1] for one in caught]
+    assert told == unknown.get(name, [])
     expected = getattr(ours, f"{name}Tokenizer")(model)
     assert type(found) is type(expected)
     assert found.special_token_ids == expected.special_token_ids
@@ -204,3 +220,290 @@ def test_what_is_not_carried(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "ours")
     with pytest.warns(UserWarning, match="Only the model is saved"):
         assert model.save_to_preset(tmp_path / "late") == []
+
+
+CHAT_TOKENS = (
+    *("<s>", "</s>", "<pad>", "<mask>", "[INST]", "<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    *("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"),
+    *("<|start_header_id|>", "<|end_header_id|>"),
+)
+LLAMA_MARKS = ("<|begin_of_text|>", "<|end_of_text|>")
+
+
+def steps(*names: Any) -> Any:
+    """Steps of the library: names, or pairs of them and what they take."""
+    parts = [name if isinstance(name, tuple) else (name, {}) for name in names]
+    made: list[Any] = []
+    for name, options in parts:
+        module = "pre_tokenizers" if hasattr(tokenizers.pre_tokenizers, name) else "normalizers"
+        made.append(getattr(getattr(tokenizers, module), name)(**options))
+    return getattr(tokenizers, module).Sequence(made)
+
+
+def cut_by(pattern: str, behavior: str = "isolated") -> tuple[str, dict[str, Any]]:
+    return "Split", {"pattern": tokenizers.Regex(pattern), "behavior": behavior}
+
+
+BYTES = ("ByteLevel", {"add_prefix_space": False})
+PLAIN_BYTES = ("ByteLevel", {"add_prefix_space": False, "use_regex": False})
+DIGITS = ("Digits", {"individual_digits": True})
+# The type of the model, its begin and end, how text is cut and normalized; the class.
+CUTTING: dict[str, tuple[str, tuple[str, str], Any, Any, str]] = {
+    "SmolLM 2": ("llama", ("<|im_start|>", "<|im_end|>"), (DIGITS, BYTES), (), "GPT2Tokenizer"),
+    "a prefix": ("roberta", ("<s>", "</s>"), ("ByteLevel",), (), "RobertaTokenizer"),
+    "Nemo": (
+        "mistral",
+        ("<s>", "</s>"),
+        (cut_by(TEKKEN), PLAIN_BYTES),
+        (),
+        "MistralTekkenTokenizer",
+    ),
+    "DeepSeek": (
+        "llama",
+        LLAMA_MARKS,
+        (cut_by("[\r\n]"), cut_by(r"\s?\p{L}+"), cut_by(r"\w+"), DIGITS, PLAIN_BYTES),
+        ("NFC",),
+        "Llama3Tokenizer",
+    ),
+    "folded": (
+        "gpt_neox",
+        ("<|endoftext|>",) * 2,
+        ("WhitespaceSplit", "ByteLevel"),
+        ("NFKD", "StripAccents", "Lowercase"),
+        "GPTNeoXTokenizer",
+    ),
+}
+
+
+def written(folder: Path, kind: str, marks: tuple[str, str], cuts: Any, normal: Any) -> Any:
+    """A checkpoint of transformers without weights; its tokenizer, of the library."""
+    folder.mkdir(exist_ok=True)
+    vocabulary, merges = byte_pairs(*CHAT_TOKENS)
+    model = tokenizers.models.BPE(vocabulary, [tuple(one.split(" ")) for one in merges])
+    theirs = tokenizers.Tokenizer(model)
+    theirs.pre_tokenizer = steps(*cuts)
+    if normal:
+        theirs.normalizer = steps(*normal)
+    theirs.decoder = tokenizers.decoders.ByteLevel()
+    theirs.add_special_tokens(list(CHAT_TOKENS))
+    theirs.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config |= {"bos_token": marks[0], "eos_token": marks[1]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+    return theirs
+
+
+def assigned(text: str) -> bool:
+    """Whether its characters are in all versions of Unicode at hand."""
+    return not any(unicodedata.category(one) == "Cn" or one == "\u2e63" for one in text)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", CUTTING)
+def test_ways_to_cut(name: str, tmp_path: Path) -> None:
+    """Those of `tokenizer.json` that a family has not are kept, beside what KerasHub reads."""
+    theirs = written(tmp_path / "theirs", *CUTTING[name][:4])
+    tokenizer = ours.Tokenizer.from_preset(tmp_path / "theirs")
+    assert type(tokenizer).__name__ == CUTTING[name][4]
+    texts = [text for text in corpus(900) if assigned(text)]
+    ids = [one.ids for one in theirs.encode_batch(texts, add_special_tokens=False)]
+    assert tokenizer.tokenize(texts) == ids
+    (tmp_path / "config.json").write_text(
+        '{"registered_name": "keras_hub>GPT2Backbone", "class_name": "GPT2Backbone", "config": {}}'
+    )
+    tokenizer.save_to_preset(tmp_path)
+    again = ours.Tokenizer.from_preset(tmp_path)
+    assert again.serialize() == tokenizer.serialize()
+    assert pickle.loads(pickle.dumps(again)).tokenize(texts) == ids
+    special = {*map(tokenizer.token_to_id, CHAT_TOKENS)}
+    plain = again.tokenize(texts, special_tokens_in_strings=False)
+    assert not special & {id for row in plain for id in row}
+    keras = keras_hub.tokenizers.Tokenizer.from_preset(str(tmp_path))
+    assert type(keras).__name__ == CUTTING[name][4]
+    for file, content in again.to_transformers():
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (tmp_path / "theirs" / file).write_bytes(data)
+    exported = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    assert without_specials(exported, texts) == ids
+
+
+SLOW = ("Replace", {"pattern": tokenizers.Regex("(a+)+b"), "content": ""})
+
+
+@pytest.mark.parametrize(
+    ("cuts", "normal", "message"),
+    [
+        (("Metaspace", BYTES), (), "'Metaspace'.* Text is cut as GPT2Tokenizer does it"),
+        ((cut_by("[ab]", "merged_with_next"), BYTES), (), "MergedWithNext"),
+        (
+            (BYTES,),
+            (("Replace", {"pattern": tokenizers.Regex("(a+)+b"), "content": ""}),),
+            "Replace",
+        ),
+        ((cut_by("a", "removed"),) * 21 + (BYTES,), (), "at most 20"),
+        ((cut_by("a"), BYTES, cut_by("(a+)+b")), (), "must end with the step ByteLevel"),
+    ],
+)
+def test_ways_to_cut_that_cannot_be_had(
+    cuts: Any, normal: Any, message: str, tmp_path: Path
+) -> None:
+    written(tmp_path, "gpt2", ("<|endoftext|>",) * 2, cuts, normal)
+    with pytest.warns(UserWarning, match=message):
+        tokenizer = ours.Tokenizer.from_preset(tmp_path)
+    assert "keras_hub_torch" not in tokenizer.serialize()
+
+
+def test_ways_to_fold(tmp_path: Path) -> None:
+    """What WordPieces of transformers' `tokenizer.json` are made of."""
+    tokens = {token: i for i, token in enumerate(word_pieces(*BERT))}
+    theirs = transformers.BertTokenizer(
+        vocab=tokens, do_lower_case=True, strip_accents=False, tokenize_chinese_chars=False
+    )
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    tokenizer = ours.Tokenizer.from_preset(tmp_path)
+    options = ("lowercase", "strip_accents", "split_on_cjk")
+    assert [getattr(tokenizer, name) for name in options] == [True, False, False]
+    for options in ({}, {"lowercase": True}, {"strip_accents": True, "split_on_cjk": False}):
+        tokenizer = ours.BertTokenizer(list(tokens), **options)
+        for file, content in tokenizer.to_transformers():
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            (tmp_path / file).write_bytes(data)
+        assert ours.Tokenizer.from_preset(tmp_path).serialize() == tokenizer.serialize()
+    described = json.loads((tmp_path / "tokenizer.json").read_text())
+    described["pre_tokenizer"] = {"type": "Metaspace", "replacement": "_"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    with pytest.warns(UserWarning, match="BertTokenizer knows no Replace, Metaspace"):
+        ours.Tokenizer.from_preset(tmp_path)
+
+
+def tekken(pieces: list[bytes], **changes: Any) -> dict[str, Any]:
+    """What Mistral's own `tekken.json` says."""
+    special = ("<unk>", "<s>", "</s>", "[INST]")
+    return {
+        "config": {
+            "pattern": TEKKEN,
+            "default_vocab_size": len(pieces) + 9,
+            "default_num_special_tokens": 10,
+            "version": "v11",
+        },
+        "vocab": [
+            {"rank": i, "token_bytes": base64.b64encode(piece).decode(), "token_str": None}
+            for i, piece in enumerate(pieces)
+        ],
+        "special_tokens": [
+            {"rank": i, "token_str": token, "is_control": True} for i, token in enumerate(special)
+        ],
+        **changes,
+    }
+
+
+def test_tekken(tmp_path: Path) -> None:
+    vocabulary, _ = byte_pairs()
+    numbers = {character: byte for byte, character in enumerate(byte_characters())}
+    pieces = [bytes(numbers[one] for one in token) for token in vocabulary]
+    pieces.sort(key=len)
+    (tmp_path / "tekken.json").write_text(json.dumps(tekken([*pieces, b"unused"])))
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+    tokenizer = ours.Tokenizer.from_preset(tmp_path)
+    converter = MistralConverter(str(tmp_path / "tekken.json"))
+    texts = list(corpus(700))
+    expected = converter.converted().encode_batch(texts, add_special_tokens=False)
+    assert tokenizer.tokenize(texts) == [one.ids for one in expected]
+    assert tokenizer("[INST]a") == [3, tokenizer.token_to_id("a")]
+    assert tokenizer.id_to_token(9) == "<SPECIAL_9>"
+    tokenizer.save_to_preset(tmp_path / "keras")
+    again = ours.Tokenizer.from_preset(tmp_path / "keras")
+    assert again.tokenize([*texts, "[INST]"]) == tokenizer.tokenize([*texts, "[INST]"])
+
+    old = tekken(pieces, special_tokens=None)
+    old["config"]["default_num_special_tokens"] = 30
+    (tmp_path / "tekken.json").write_text(json.dumps(old))
+    tokenizer = ours.Tokenizer.from_preset(tmp_path)
+    marks = ("<s>", "[/INST]", "<pad>", "[SYSTEM_PROMPT]", "<SPECIAL_29>")
+    assert [*map(tokenizer.token_to_id, marks)] == [1, 4, 11, 17, 29]
+    for nonsense in (
+        {"config": {}},
+        {"vocab": [{"rank": 0}]},
+        {"vocab": [{"token_bytes": "!"}]},
+        {"special_tokens": [{"rank": 10**9, "token_str": "x"}]},
+        {"special_tokens": [{"rank": i, "token_str": str(i)} for i in range(11)]},
+        {"config": {**old["config"], "default_num_special_tokens": 10**12}},
+    ):
+        (tmp_path / "tekken.json").write_text(json.dumps(tekken(pieces, **nonsense)))
+        with pytest.raises(ValueError, match=r"tekken\.json"):
+            ours.Tokenizer.from_preset(tmp_path)
+
+
+def test_whisper(tmp_path: Path) -> None:
+    """Languages and marks of time go along, and `WhisperProcessor` reads them."""
+    vocabulary, merges = byte_pairs()
+    options = whisper_options()
+    tokenizer = ours.WhisperTokenizer(vocabulary, merges, **options)
+    for file, content in tokenizer.to_transformers():
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (tmp_path / file).write_bytes(data)
+    (tmp_path / "config.json").write_text('{"model_type": "whisper"}')
+    extractor = {"feature_extractor_type": "WhisperFeatureExtractor"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(extractor))
+    theirs = transformers.WhisperProcessor.from_pretrained(tmp_path).tokenizer
+    texts = [*(text for text in corpus(500) if "<|" not in text), "<|transcribe|>a"]
+    assert without_specials(theirs, texts) == tokenizer.tokenize(texts)
+    first = tokenizer.no_timestamps_token_id + 1
+    assert theirs.convert_tokens_to_ids("<|30.00|>") in (first + 1500, theirs.unk_token_id)
+    start = theirs("a")["input_ids"]
+    assert start[:2] == [tokenizer.bos_token_id, tokenizer.no_timestamps_token_id]
+    assert start[-1] == tokenizer.eos_token_id
+    marked = [*texts, "<|de|> <|0.04|>"]
+    back = ours.Tokenizer.from_preset(tmp_path)
+    assert back.language_tokens == options["language_tokens"]
+    assert back.special_tokens[:5] == tokenizer.special_tokens
+    assert back.tokenize(marked) == without_specials(theirs, marked)
+    back.save_to_preset(tmp_path / "keras")
+    again = ours.Tokenizer.from_preset(tmp_path / "keras")
+    assert again.tokenize(marked) == back.tokenize(marked)
+
+
+@functools.cache
+def kinds() -> dict[str, str]:
+    """The classes whose models transformers has, and its types of these."""
+    found = {}
+    for name in pairs():
+        backbone = getattr(ours, name).backbone
+        known = known_kinds(TRANSFORMERS, getattr(models, backbone)) if backbone else []
+        found |= {name: known[0]} if known else {}
+    return found
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_every_class(name: str, tmp_path: Path) -> None:
+    """Ids of what is exported are its ids, and so they are once it is read again."""
+    arguments, options = pairs()[name]
+    options = {k: v for k, v in options.items() if k not in ("sequence_length", "add_bos")}
+    if issubclass(getattr(ours, name), ours.OPTTokenizer):
+        options["add_prefix_space"] = True
+    tokenizer = getattr(ours, name)(*arguments, **options)
+    for file, content in tokenizer.to_transformers():
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (tmp_path / file).write_bytes(data)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kinds()[name]}))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    texts = list(corpus(300))
+    ids, plain = (
+        tokenizer.tokenize(texts),
+        [text for text in texts if not re.search(r"[<[|▁]", text)],
+    )
+    found, expected = without_specials(theirs, plain), tokenizer.tokenize(plain)
+    same = sum(one == other for one, other in zip(found, expected, strict=True))
+    folds = getattr(tokenizer, "lowercase", False)
+    assert same >= (
+        0.85 if folds else 0.98 if isinstance(tokenizer, ours.WordPieceTokenizer) else 1
+    ) * len(plain)
+    theirs.save_pretrained(tmp_path / "again")
+    shutil.copy(tmp_path / "config.json", tmp_path / "again")
+    for folder in (tmp_path, tmp_path / "again"):
+        back = ours.Tokenizer.from_preset(folder)
+        assert type(back) is type(tokenizer)
+        assert back.tokenize(texts) == ids
+        assert back.vocabulary_size() == tokenizer.vocabulary_size()

@@ -280,6 +280,10 @@ def test_heads_are_dropped(architecture: str, config: dict[str, Any], tmp_path: 
 
 def test_half_a_model(tmp_path: Path) -> None:
     save(tmp_path, "T5EncoderModel", T5)
+    with pytest.raises(ValueError, match="of class T5Encoder, which is not a T5Backbone"):
+        T5Backbone.from_preset(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace("T5EncoderModel", "T5Model"))
     with pytest.raises(
         ValueError, match=r"missing: decoder.block.0.layer.0.SelfAttention.q.weight"
     ):

@@ -110,6 +110,21 @@ def make(folder: Path, models: dict[str, list[Any]]) -> None:
             compute_intermediates(model, folder / name)
 
 
+def look(folder: Path, settings: dict[str, dict[str, Any]]) -> None:
+    """Write pixels of pictures as timm makes them: name → what `pretrained_cfg` says of them."""
+    timm = import_timm()
+    from PIL import Image
+
+    pictures = load_file(folder / "pictures.safetensors")
+    found = {}
+    for name, config in settings.items():
+        config = timm.data.resolve_data_config(pretrained_cfg=config)
+        transform = timm.data.create_transform(**config, is_training=False)
+        for key, picture in pictures.items():
+            found[f"{name}.{key}"] = transform(Image.fromarray(picture.numpy()))
+    save_file(found, folder / "pixels.safetensors")
+
+
 def read(folder: Path, models: dict[str, str | None]) -> None:
     """Compute what timm reads from checkpoints: name of a folder → module."""
     timm = import_timm()
@@ -131,4 +146,6 @@ def shapes(folder: Path, architectures: list[str]) -> None:
 
 if __name__ == "__main__":
     command, place, given = sys.argv[1:]
-    {"make": make, "read": read, "shapes": shapes}[command](Path(place), json.loads(given))
+    {"make": make, "look": look, "read": read, "shapes": shapes}[command](
+        Path(place), json.loads(given)
+    )

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar
 import torch
 
 from .._backbone import Backbone
+from .._configuration import constructor_arguments, deserialize
 from .._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
-from .._model import constructor_arguments, deserialize
 from ..layers.cache import KeyValueShape, Step
 from ..layers.dtypes import DTypeLike
 from ..layers.layout import Kind, Layout

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from .._backbone import Backbone
+from .._configuration import COMMON
 from .._inputs import Images
-from .._model import COMMON
 from ..layers.convolution import (
     adjust_channels,
     channels_back,

@@ -181,6 +181,12 @@ class StableDiffusion3Backbone(Backbone):
         """Of the latents of images to be made, with the batch."""
         return (None, *self.diffuser.latent_shape)
 
+    @property
+    def image_step(self) -> int:
+        """What heights and widths of images must be multiples of."""
+        factor: int = 2 ** (len(self.vae.encoder_num_filters) - 1)
+        return factor * self.mmdit_patch_size
+
     # The parts
 
     def encode_text_step(
@@ -228,9 +234,15 @@ class StableDiffusion3Backbone(Backbone):
             x = torch.cat((x, self.t5(token_ids["t5"])), dim=1)
         return x, torch.cat(pooled, dim=-1)
 
-    def encode_image_step(self, images: torch.Tensor) -> torch.Tensor:
-        """Images `[batch, height, width, channels]` from -1 to 1 → their latents."""
-        return (self.vae.encode(images) - self.vae.shift) * self.vae.scale
+    def encode_image_step(
+        self, images: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """Images `[batch, height, width, channels]` from -1 to 1 → their latents.
+
+        Args:
+            generator: draws them, if the autoencoder does; by default PyTorch's own.
+        """
+        return (self.vae.encode(images, generator) - self.vae.shift) * self.vae.scale
 
     def configure_scheduler(self, num_steps: int) -> None:
         """How many steps there are, where a step is not told."""

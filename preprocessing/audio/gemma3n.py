@@ -11,9 +11,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._checkpoint import Checkpoint, setting
 from .base import MAX_SAMPLES, AudioConverter, check_sizes
-from .gemma4 import check_filters, standardized
+from .gemma4 import check_filters, per_bin, standardized
 from .spectrograms import hann_window, htk_points, triangles
+
+# What transformers has where a file does not say.
+DEFAULTS: dict[str, Any] = {
+    "feature_size": 128,
+    "sampling_rate": 16000,
+    "padding_value": 0.0,
+    "return_attention_mask": True,
+    "frame_length_ms": 32.0,
+    "hop_length_ms": 10.0,
+    "min_frequency": 125.0,
+    "max_frequency": 7600.0,
+    "preemphasis": 0.97,
+    "preemphasis_htk_flavor": True,
+    "fft_overdrive": True,
+    "dither": 0.0,
+    "input_scale_factor": 1.0,
+    "mel_floor": 1e-5,
+    "padding_side": "right",
+}
 
 
 class Gemma3nAudioConverter(AudioConverter):
@@ -104,6 +124,31 @@ class Gemma3nAudioConverter(AudioConverter):
         bins *= np.float32(sampling_rate / self.fft_length)
         points = htk_points(min_frequency, max_frequency, feature_size + 2, "float32")
         self.mel_filters = torch.from_numpy(triangles(points, bins).astype(np.float32))
+
+    @classmethod
+    def arguments_of(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        if not checkpoint.config.get("audio_config"):  # the processor is there all the same
+            raise FileNotFoundError(f"{checkpoint.source.handle} does not hear.")
+        settings = checkpoint.settings(cls.kind)
+        found: dict[str, Any] = {}
+        for name, default in DEFAULTS.items():
+            value = setting(settings, name, type(default), *(int,) * isinstance(default, float))
+            found[name] = default if value is None else type(default)(value)
+        for name in ("frame_length", "hop_length"):  # in files that transformers wrote itself
+            samples = setting(settings, name, int)
+            if samples is not None and settings.get(f"{name}_ms") is None:
+                found[f"{name}_ms"] = samples / found["sampling_rate"] * 1000.0
+        return {**found, **per_bin(settings)}
+
+    def to_transformers(self) -> dict[str, Any]:
+        lengths = {name: getattr(self, name) for name in ("frame_length", "hop_length")}
+        return {
+            "feature_extractor_type": "Gemma3nAudioFeatureExtractor",
+            **{name: getattr(self, name) for name in DEFAULTS},
+            **{name: getattr(self, name) for name in ("per_bin_mean", "per_bin_stddev")},
+            **lengths,
+            "fft_length": self.fft_length,
+        }
 
     def __call__(
         self,

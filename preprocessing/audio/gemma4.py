@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .._checkpoint import Checkpoint, differs, setting
 from .base import AudioConverter, at_length, check_sizes
 from .spectrograms import hann_window, htk_points, triangles
+
+# Arguments → what transformers calls them, and what it has where a file does not say.
+SETTINGS: dict[str, tuple[str, Any]] = {
+    "num_mels": ("feature_size", 128),
+    "sampling_rate": ("sampling_rate", 16000),
+    "min_frequency": ("min_frequency", 0.0),
+    "max_frequency": ("max_frequency", 8000.0),
+    "mel_floor": ("mel_floor", 1e-3),
+}
+# What does not happen here, unless it is this.
+WITHOUT = {"preemphasis": 0.0, "dither": 0.0, "input_scale_factor": 1.0, "padding_value": 0.0}
 
 
 class Gemma4AudioConverter(AudioConverter):
@@ -77,6 +90,55 @@ class Gemma4AudioConverter(AudioConverter):
         filters = triangles(points, np.fft.rfftfreq(num_fft_bins, 1.0 / sampling_rate))
         self.mel_filters = torch.from_numpy(filters.astype(np.float32))
 
+    @classmethod
+    def arguments_of(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        if not checkpoint.config.get("audio_config"):  # the processor is there all the same
+            raise FileNotFoundError(f"{checkpoint.source.handle} does not hear.")
+        settings = checkpoint.settings(cls.kind)
+        found: dict[str, Any] = {}
+        for name, (key, default) in SETTINGS.items():
+            value = setting(settings, key, type(default), *(int,) * isinstance(default, float))
+            found[name] = default if value is None else value
+        for name, key, milliseconds in (
+            ("frame_length", "frame_length", 20.0),
+            ("stride", "hop_length", 10.0),
+        ):
+            given = setting(settings, f"{key}_ms", float, int)
+            usual = round(found["sampling_rate"] * (given or milliseconds) / 1000.0)
+            samples = setting(settings, key, int)
+            found[name] = usual if given is not None or samples is None else samples
+        double = bool(setting(settings, "fft_overdrive", bool))
+        found["num_fft_bins"] = transform_length(found["frame_length"]) * (1 + double)
+        notes = [
+            f"{name}={settings[name]}, which is {value} here"
+            for name, value in WITHOUT.items()
+            if settings.get(name, value) != value
+        ]
+        differs(f"The feature extractor of {checkpoint.source.handle}", notes)
+        return {**found, **per_bin(settings)}
+
+    def to_transformers(self) -> dict[str, Any]:
+        usual = transform_length(self.frame_length)
+        if self.num_fft_bins not in (usual, 2 * usual):
+            raise NotImplementedError(
+                f"transformers has no num_fft_bins={self.num_fft_bins} for windows of "
+                f"frame_length={self.frame_length}, but {usual} or {2 * usual}."
+            )
+        return {
+            "feature_extractor_type": "Gemma4AudioFeatureExtractor",
+            **{key: getattr(self, name) for name, (key, _) in SETTINGS.items()},
+            "frame_length_ms": self.frame_length / self.sampling_rate * 1000.0,
+            "frame_length": self.frame_length,
+            "hop_length_ms": self.stride / self.sampling_rate * 1000.0,
+            "hop_length": self.stride,
+            "fft_length": self.num_fft_bins,
+            "fft_overdrive": self.num_fft_bins > usual,
+            **{name: getattr(self, name) for name in ("per_bin_mean", "per_bin_stddev")},
+            **WITHOUT,
+            "padding_side": "right",
+            "return_attention_mask": True,
+        }
+
     def audio_shape(self) -> tuple[int | None, ...]:
         return (self.num_samples // self.stride, self.num_mels)
 
@@ -114,3 +176,17 @@ def standardized(
     if mean is not None:
         mels = mels - mels.new_tensor(mean)
     return mels if deviation is None else mels / mels.new_tensor(deviation)
+
+
+def transform_length(frame_length: int) -> int:
+    """Of the Fourier transform for a window: a power of two."""
+    return 2 ** math.ceil(math.log2(max(frame_length, 1)))
+
+
+def per_bin(settings: Mapping[str, Any]) -> dict[str, list[float] | None]:
+    """Means and deviations of each filter, in transformers' files in lists of lists."""
+    found: dict[str, list[float] | None] = {}
+    for name in ("per_bin_mean", "per_bin_stddev"):
+        value = setting(settings, name, list)
+        found[name] = None if value is None else np.asarray(value, float).flatten().tolist()
+    return found

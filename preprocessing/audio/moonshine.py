@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .._checkpoint import Checkpoint, differs, setting
 from .base import AudioConverter, at_length, check_sizes
 
 SECONDS = (0.1, 64.0)
@@ -38,6 +39,29 @@ class MoonshineAudioConverter(AudioConverter):
         self.sampling_rate = sampling_rate
         self.padding_value = padding_value
         self.do_normalize = do_normalize
+
+    @classmethod
+    def arguments_of(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        settings = {"do_normalize": True, **checkpoint.settings(cls.kind)}
+        rate, value = (
+            setting(settings, name, int, float) for name in ("sampling_rate", "padding_value")
+        )
+        normal = setting(settings, "do_normalize", bool)
+        _note_normal(f"The feature extractor of {checkpoint.source.handle}", normal)
+        found = {"sampling_rate": rate, "padding_value": value, "do_normalize": normal}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def to_transformers(self) -> dict[str, Any]:
+        _note_normal("That of transformers", self.do_normalize)
+        return {
+            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+            "feature_size": 1,
+            "sampling_rate": self.sampling_rate,
+            "padding_side": "right",
+            "padding_value": self.padding_value,
+            "do_normalize": self.do_normalize,
+            "return_attention_mask": True,
+        }
 
     def __call__(
         self,
@@ -76,3 +100,7 @@ class MoonshineAudioConverter(AudioConverter):
             waves = (waves - mean) / (variance + 1e-7).sqrt()
         waves = waves.to(self.compute_dtype)
         return waves[0] if single else waves
+
+
+def _note_normal(what: str, do_normalize: bool) -> None:
+    differs(what, ["do_normalize=True: here padding counts, too"] if do_normalize else [])

@@ -7,11 +7,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._checkpoint import Checkpoint, differs, setting
 from .base import AudioConverter, at_length, check_sizes
 from .spectrograms import hann_window, slaney_points, triangles
 
 # 8 kHz.
 HIGHEST_MEL = 45.245640471924965
+# Arguments → what transformers calls them.
+SETTINGS = {
+    "num_mels": "feature_size",
+    "num_fft_bins": "n_fft",
+    "stride": "hop_length",
+    "sampling_rate": "sampling_rate",
+    "max_audio_length": "chunk_length",
+}
 
 
 class WhisperAudioConverter(AudioConverter):
@@ -58,6 +67,29 @@ class WhisperAudioConverter(AudioConverter):
         filters = triangles(points, np.fft.rfftfreq(num_fft_bins, 1.0 / sampling_rate))
         filters = filters.astype(np.float32) * (2.0 / (points[2:] - points[:-2]))  # equal areas
         self.mel_filters = torch.from_numpy(filters.astype(np.float32))
+
+    @classmethod
+    def arguments_of(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        settings = checkpoint.settings(cls.kind)
+        found = {name: setting(settings, key, int) for name, key in SETTINGS.items()}
+        notes = [
+            f"{name}={settings[name]}, which is 0 here"
+            for name in ("dither", "padding_value")
+            if settings.get(name)
+        ]
+        differs(f"The feature extractor of {checkpoint.source.handle}", notes)
+        return {name: value for name, value in found.items() if value is not None}
+
+    def to_transformers(self) -> dict[str, Any]:
+        return {
+            "feature_extractor_type": "WhisperFeatureExtractor",
+            **{key: getattr(self, name) for name, key in SETTINGS.items()},
+            "n_samples": self.num_samples,
+            "nb_max_frames": self.num_samples // self.stride,
+            "padding_side": "right",
+            "padding_value": 0.0,
+            "return_attention_mask": False,
+        }
 
     def audio_shape(self) -> tuple[int | None, ...]:
         return (self.max_audio_length, self.num_mels)

@@ -11,7 +11,9 @@ import torch
 
 from ...backbones.layers.convolution import check_data_format
 from .._arrays import as_tensor
+from .._checkpoint import Checkpoint
 from .._converter import Converter
+from . import foreign
 from .boxes import FORMATS, RELATIVE, resize_boxes
 from .inputs import as_images
 from .resizing import MODES, resize
@@ -60,6 +62,8 @@ class ImageConverter(Converter):
     fixed_dtype: ClassVar[str | None] = None
     # KerasHub does not save it.
     lost: ClassVar[Sequence[str]] = ("data_format",)
+    # transformers' class for the family.
+    processor: ClassVar[str] = foreign.GENERIC
 
     def __init__(
         self,
@@ -129,6 +133,17 @@ class ImageConverter(Converter):
             config["scale"] = [scale / deviation for deviation in deviations]
             config["offset"] = [-m / deviation for m, deviation in zip(mean, deviations)]
         return super().from_config(config)
+
+    @classmethod
+    def arguments_of(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        return foreign.arguments_of(checkpoint, cls.processor)
+
+    def to_transformers(self) -> dict[str, Any]:
+        return foreign.processor_of(self, self.processor)
+
+    def to_timm(self, channels: int = 3) -> dict[str, Any]:
+        """What timm's `pretrained_cfg` says of the same pixels."""
+        return foreign.timm_settings(self, channels)
 
     def __call__(self, inputs: Any) -> Any:
         """Images, or a dictionary of what belongs to them, converted."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
+from .._checkpoint import Checkpoint, differs
 from .converter import ImageConverter
 
 
@@ -23,13 +26,19 @@ class CSPNetImageConverter(ImageConverter):
 class DFineImageConverter(ImageConverter):
     """Of `DFineBackbone`."""
 
+    processor = "RTDetrImageProcessor"
+
 
 class DINOV2ImageConverter(ImageConverter):
     """Of `DINOV2Backbone`."""
 
+    processor = "BitImageProcessor"
+
 
 class DINOV3ImageConverter(ImageConverter):
     """Of `DINOV3Backbone`."""
+
+    processor = "DINOv3ViTImageProcessor"
 
 
 class DeepLabV3ImageConverter(ImageConverter):
@@ -39,6 +48,8 @@ class DeepLabV3ImageConverter(ImageConverter):
 class DeiTImageConverter(ImageConverter):
     """Of `DeiTBackbone`."""
 
+    processor = "DeiTImageProcessor"
+
 
 class DenseNetImageConverter(ImageConverter):
     """Of `DenseNetBackbone`."""
@@ -46,6 +57,8 @@ class DenseNetImageConverter(ImageConverter):
 
 class DepthAnythingImageConverter(ImageConverter):
     """Of `DepthAnythingBackbone`."""
+
+    processor = "DPTImageProcessor"
 
 
 class EfficientNetImageConverter(ImageConverter):
@@ -63,6 +76,8 @@ class MetaCLIP2ImageConverter(ImageConverter):
 class MiTImageConverter(ImageConverter):
     """Of `MiTBackbone`."""
 
+    processor = "SegformerImageProcessor"
+
 
 class MobileNetImageConverter(ImageConverter):
     """Of `MobileNetBackbone`."""
@@ -79,9 +94,13 @@ class PARSeqImageConverter(ImageConverter):
 class PaliGemmaImageConverter(ImageConverter):
     """Of `PaliGemmaBackbone`."""
 
+    processor = "SiglipImageProcessor"
+
 
 class ResNetImageConverter(ImageConverter):
     """Of `ResNetBackbone`."""
+
+    processor = "ConvNextImageProcessor"
 
 
 class RetinaNetImageConverter(ImageConverter):
@@ -91,17 +110,25 @@ class RetinaNetImageConverter(ImageConverter):
 class SAMImageConverter(ImageConverter):
     """Of `SAMBackbone`."""
 
+    processor = "SamImageProcessor"
+
 
 class SegFormerImageConverter(ImageConverter):
     """Of `SegFormerBackbone`."""
+
+    processor = "SegformerImageProcessor"
 
 
 class SigLIPImageConverter(ImageConverter):
     """Of `SigLIPBackbone`."""
 
+    processor = "SiglipImageProcessor"
+
 
 class SwinTransformerImageConverter(ImageConverter):
     """Of `SwinTransformerBackbone`."""
+
+    processor = "ViTImageProcessor"
 
 
 class VGGImageConverter(ImageConverter):
@@ -110,6 +137,8 @@ class VGGImageConverter(ImageConverter):
 
 class ViTImageConverter(ImageConverter):
     """Of `ViTBackbone`."""
+
+    processor = "ViTImageProcessor"
 
 
 class VideoPrismImageConverter(ImageConverter):
@@ -124,24 +153,28 @@ class SAM3ImageConverter(ImageConverter):
     """Of `SAM3PromptableConceptBackbone`."""
 
     backbone: ClassVar[str | None] = "SAM3PromptableConceptBackbone"
+    processor = "Sam3ImageProcessor"
 
 
 class Gemma3ImageConverter(ImageConverter):
     """Of `Gemma3Backbone`; in float32."""
 
     fixed_dtype = "float32"
+    processor = "Gemma3ImageProcessor"
 
 
 class Gemma3nImageConverter(ImageConverter):
     """Of `Gemma3nBackbone`; in float32."""
 
     fixed_dtype = "float32"
+    processor = "SiglipImageProcessor"
 
 
 class T5Gemma2ImageConverter(ImageConverter):
     """Of `T5Gemma2Backbone`; in float32."""
 
     fixed_dtype = "float32"
+    processor = "Gemma3ImageProcessor"
 
 
 class BLIP2ImageConverter(ImageConverter):
@@ -157,6 +190,7 @@ class BLIP2ImageConverter(ImageConverter):
 
     unsaved = ("scale", "offset")
     fixed_dtype = "float32"
+    processor = "BlipImageProcessor"
     # 1 / (255 · deviation), and -mean / deviation.
     SCALE: ClassVar[tuple[float, ...]] = (
         *(0.014598426619242919, 0.015007768493717055, 0.014220065717024086),
@@ -182,3 +216,15 @@ class BLIP2ImageConverter(ImageConverter):
             antialias=antialias,
             **kwargs,
         )
+
+    @classmethod
+    def arguments_of(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        found = super().arguments_of(checkpoint)
+        fixed = {"scale": cls.SCALE, "offset": cls.OFFSET}
+        notes = [
+            f"image_mean and image_std make {name}={found[name]}, which is fixed here"
+            for name, value in fixed.items()
+            if not np.allclose(np.array(found[name], float), value, rtol=1e-5)
+        ]
+        differs(f"What {checkpoint.source.handle} says of pixels", notes)
+        return {name: value for name, value in found.items() if name not in fixed}

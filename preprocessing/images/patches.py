@@ -8,9 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._checkpoint import Checkpoint, differs, setting
 from .converter import MAX_SIDE, ImageConverter
+from .foreign import CLIP, NUMBERS, interpolation_of, means_of, normalized, settings_of
 from .inputs import as_images
 from .resizing import resize
+
+GEMMA4 = {"resample": 3, "do_normalize": False, "patch_size": 16, "pooling_kernel_size": 3}
+QWEN = {"resample": 3, "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, **CLIP} | {
+    "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
+}
+# How many tokens transformers lets an image have.
+SOFT_TOKENS = (70, 140, 280, 560, 1120)
 
 
 class Gemma4ImageConverter(ImageConverter):
@@ -50,6 +59,13 @@ class Gemma4ImageConverter(ImageConverter):
         self.patch_size = patch_size
         self.max_soft_tokens = max_soft_tokens
         self.pooling_kernel_size = pooling_kernel_size
+
+    @classmethod
+    def arguments_of(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        return gemma4_arguments(checkpoint, "image_converter", "Gemma4ImageProcessor", 280)
+
+    def to_transformers(self) -> dict[str, Any]:
+        return {"image_processor_type": "Gemma4ImageProcessor", **gemma4_settings(self)}
 
     def __call__(self, inputs: Any) -> Any:
         if isinstance(inputs, Mapping):
@@ -129,6 +145,14 @@ class Qwen3_5ImageConverter(ImageConverter):
         self.min_pixels = min_pixels
         self.max_pixels = max_pixels
 
+    @classmethod
+    def arguments_of(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        known = {"Qwen2VLImageProcessor": QWEN}
+        return qwen_arguments(checkpoint, "image_converter", known)
+
+    def to_transformers(self) -> dict[str, Any]:
+        return {"image_processor_type": "Qwen2VLImageProcessor", **qwen_settings(self)}
+
     def __call__(self, inputs: Any) -> Any:
         images = as_images(inputs, self.data_format or "channels_last")
         if not isinstance(images, list) and images.ndim == 3:
@@ -193,3 +217,87 @@ def check_sizes(pixels: int, **sizes: int) -> None:
             raise ValueError(f"{name} must be from 1 to {MAX_SIDE:,}, not {size:,}.")
     if pixels > MAX_SIDE**2:
         raise ValueError(f"Images of {pixels:,} pixels; {MAX_SIDE**2:,} are the most.")
+
+
+# transformers
+
+
+def gemma4_arguments(
+    checkpoint: Checkpoint, kind: str, name: str, max_soft_tokens: int
+) -> dict[str, Any]:
+    """Arguments of a converter of images or of videos.
+
+    Args:
+        kind: of the converter.
+        name: of the class in transformers.
+        max_soft_tokens: where it does not say how many.
+    """
+    known = {name: {**GEMMA4, "max_soft_tokens": max_soft_tokens, "num_frames": 32}}
+    _, settings, notes = settings_of(checkpoint, kind, name, known)
+    if interpolation_of(settings, notes) != "bicubic" or not settings["do_resize"]:
+        said = {key: settings[key] for key in ("do_resize", "resample")}
+        notes.append(f"{said}: images are resized, bicubic, here")
+    differs(f"The {name} of {checkpoint.source.handle}", notes)
+    sizes = ("patch_size", "max_soft_tokens", "pooling_kernel_size")
+    return {**{key: setting(settings, key, int) for key in sizes}, **normalized(settings)}
+
+
+def gemma4_settings(converter: Any) -> dict[str, Any]:
+    """Those of transformers."""
+    if converter.max_soft_tokens not in SOFT_TOKENS:
+        raise NotImplementedError(
+            f"transformers knows no max_soft_tokens={converter.max_soft_tokens}, but {SOFT_TOKENS}."
+        )
+    sizes = ("patch_size", "max_soft_tokens", "pooling_kernel_size")
+    return {
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "resample": NUMBERS["bicubic"],
+        **{name: getattr(converter, name) for name in sizes},
+        **{"image_mean": [0.0] * 3, "image_std": [1.0] * 3},
+        **means_of(converter.scale, converter.offset),
+    }
+
+
+def qwen_arguments(
+    checkpoint: Checkpoint, kind: str, known: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Arguments of a converter of images or of videos.
+
+    Args:
+        kind: of the converter.
+        known: the class in transformers, and its settings.
+    """
+    name, settings, notes = settings_of(checkpoint, kind, next(iter(known)), known)
+    size = settings["size"]
+    if not isinstance(size, Mapping):
+        raise ValueError(f"size of {checkpoint.source.handle}'s {name} cannot be {size!r}.")
+    bounds = {"min_pixels": size.get("shortest_edge"), "max_pixels": size.get("longest_edge")}
+    bounds |= {key: settings[key] for key in bounds if settings.get(key) is not None}
+    if not settings["do_resize"]:
+        notes.append("do_resize=False: images are resized here")
+    found = {
+        "patch_size": setting(settings, "patch_size", int),
+        "temporal_patch_size": setting(settings, "temporal_patch_size", int),
+        "spatial_merge_size": setting(settings, "merge_size", int),
+        **bounds,
+        **normalized(settings),
+        "interpolation": interpolation_of(settings, notes),
+        "antialias": True,
+    }
+    differs(f"The {name} of {checkpoint.source.handle}", notes)
+    return found
+
+
+def qwen_settings(converter: Any) -> dict[str, Any]:
+    """Those of transformers."""
+    return {
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "resample": NUMBERS[converter.interpolation],
+        "size": {"shortest_edge": converter.min_pixels, "longest_edge": converter.max_pixels},
+        "patch_size": converter.patch_size,
+        "temporal_patch_size": converter.temporal_patch_size,
+        "merge_size": converter.spatial_merge_size,
+        **means_of(converter.scale, converter.offset),
+    }

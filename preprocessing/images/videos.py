@@ -9,11 +9,18 @@ from typing import Any, ClassVar
 import torch
 
 from .._arrays import as_tensor
+from .._checkpoint import Checkpoint, setting
 from .._converter import Converter
+from . import patches
 from .converter import ImageConverter
+from .foreign import HALF
 from .inputs import checked
 from .patches import Gemma4ImageConverter, check_sizes, cut_into_patches
 from .resizing import resize
+
+QWEN = {**patches.QWEN, "patch_size": 16, **HALF} | {
+    "size": {"shortest_edge": 128 * 32 * 32, "longest_edge": 32 * 32 * 768}
+}
 
 
 class VideoConverter(Converter):
@@ -81,6 +88,21 @@ class Gemma4VideoConverter(VideoConverter):
             patch_size, max_soft_tokens, pooling_kernel_size, scale=self.scale, offset=self.offset
         )
 
+    @classmethod
+    def arguments_of(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        kind = "video_converter"
+        found = patches.gemma4_arguments(checkpoint, kind, "Gemma4VideoProcessor", 70)
+        frames = setting(checkpoint.settings(kind), "num_frames", int)
+        return found if frames is None else {**found, "num_frames": frames}
+
+    def to_transformers(self) -> dict[str, Any]:
+        return {
+            "video_processor_type": "Gemma4VideoProcessor",
+            **patches.gemma4_settings(self),
+            "do_sample_frames": True,
+            "num_frames": self.num_frames,
+        }
+
     def __call__(self, inputs: Any) -> Any:
         if isinstance(inputs, (list, tuple)):
             return [self(as_videos(video, 4)[None]) for video in inputs]
@@ -138,6 +160,14 @@ class Qwen3_5VideoConverter(VideoConverter):
         self.frame_converter = ImageConverter(
             None, self.scale, self.offset, interpolation=interpolation
         )
+
+    @classmethod
+    def arguments_of(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        known = {"Qwen3VLVideoProcessor": QWEN}
+        return patches.qwen_arguments(checkpoint, "video_converter", known)
+
+    def to_transformers(self) -> dict[str, Any]:
+        return {"video_processor_type": "Qwen3VLVideoProcessor", **patches.qwen_settings(self)}
 
     def __call__(self, inputs: Any) -> Any:
         video = as_videos(inputs, 4)

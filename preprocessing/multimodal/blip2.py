@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from ..causal_lm import CausalLMPreprocessor
 from ..images.converter import ImageConverter
@@ -26,6 +26,8 @@ class BLIP2CausalLMPreprocessor(CausalLMPreprocessor):
     """
 
     backbone = "BLIP2Backbone"
+    processor = "Blip2Processor"
+    settings: ClassVar = {"num_query_tokens": "num_query_tokens"}
     image_converter: ImageConverter | None
 
     def __init__(
@@ -93,6 +95,8 @@ class BLIP2Seq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
     """
 
     backbone = "BLIP2Backbone"
+    processor = "Blip2Processor"
+    settings: ClassVar = {"num_query_tokens": "num_query_tokens"}
     image_converter: ImageConverter | None
 
     def __init__(

@@ -82,6 +82,7 @@ class CLIPPreprocessor(_PairsPreprocessor):
     """
 
     backbone = "CLIPBackbone"
+    processor = "CLIPProcessor"
     task = ""
 
     def __init__(
@@ -130,6 +131,7 @@ class SigLIPPreprocessor(_PairsPreprocessor):
     """
 
     backbone = "SigLIPBackbone"
+    processor = "SiglipProcessor"
     task = ""
 
     def __init__(

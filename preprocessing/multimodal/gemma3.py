@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -34,6 +34,8 @@ class Gemma3CausalLMPreprocessor(PromptsPreprocessor):
     """
 
     backbone = "Gemma3Backbone"
+    processor = "Gemma3Processor"
+    settings: ClassVar = {"image_seq_length": "vision_encoder.num_vision_tokens_per_image"}
     tokenizer: Any
     image_converter: ImageConverter | None
 

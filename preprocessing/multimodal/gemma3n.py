@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -42,6 +42,14 @@ class Gemma3nCausalLMPreprocessor(PromptsPreprocessor):
     """
 
     backbone = "Gemma3nBackbone"
+    processor = "Gemma3nProcessor"
+    settings: ClassVar = {
+        "image_seq_length": "vision_soft_tokens_per_image",
+        "audio_seq_length": "audio_soft_tokens_per_image",
+    }
+    needs: ClassVar = {
+        "feature_extractor": {"feature_extractor_type": "Gemma3nAudioFeatureExtractor"}
+    }
     tokenizer: Any
     image_converter: ImageConverter | None
     audio_converter: Gemma3nAudioConverter | None

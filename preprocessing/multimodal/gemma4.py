@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -53,6 +53,11 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
     """
 
     backbone = "Gemma4Backbone"
+    processor = "Gemma4Processor"
+    needs: ClassVar = {
+        "feature_extractor": {"feature_extractor_type": "Gemma4AudioFeatureExtractor"},
+        "video_processor": {"video_processor_type": "Gemma4VideoProcessor"},
+    }
     tokenizer: Any
     image_converter: Gemma4ImageConverter | None
     audio_converter: Gemma4AudioConverter | None
@@ -115,7 +120,9 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
             x: mapping of `prompts`, `responses` and perhaps `images`, `videos` and `audio`, of one
                 or several samples; or a list of mappings. A sample has an image or a list of
                 them, a video, and a clip; `video_metadata` says the `frames_indices` in the source
-                of each video and the source's `fps`.
+                of each video and the source's `fps`. In place of images there may be their
+                `pixel_values` and `pixel_position_ids`, of sound `audio_mel` and `audio_mel_mask`
+                and then as many `<|audio|>` as it is to have tokens.
             y: ignored, as is `sample_weight`.
             sequence_length: in place of the preprocessor's.
         """
@@ -124,7 +131,7 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
         pixels, sound = self._pixels(x), self._sound(x)
         x["prompts"] = self._with_places(x, pixels, sound)
         ids, response, mask = self.pack(x, length, self.add_end_token, self.add_start_token)
-        if sound:
+        if x.get("audio") is not None and sound:
             frames = FRAMES * int((ids == self._sound_id).sum(1).max())
             sound = {key: one[:, :, :frames] for key, one in sound.items()}
         inputs = self._inputs(ids[:, :-1], mask[:, :-1], pixels, sound, self._seen(x))
@@ -168,7 +175,8 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
     def _pixels(self, x: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Patches of the images, or of a video's frames, and their places."""
         images, videos = x.get("images"), x.get("videos")
-        for kind, given in (("image", images), ("video", videos), ("audio", x.get("audio"))):
+        kinds = {"image": images, "video": videos, "audio": x.get("audio")}
+        for kind, given in kinds.items():
             if given is not None and getattr(self, f"{kind}_converter") is None:
                 raise ValueError(f"There is {kind}, but no {kind}_converter.")
         if images is not None and self.image_converter is not None:
@@ -176,7 +184,7 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
         if videos is not None and self.video_converter is not None:
             found = [self.video_converter([video])[0] for video in videos]
             return {key: torch.cat([one[key] for one in found]) for key in found[0]}
-        return {}
+        return {} if self._is_for_text else _computed(x, ("pixel_values", "pixel_position_ids"))
 
     def _patches(self, converter: Gemma4ImageConverter, rows: Any) -> dict[str, torch.Tensor]:
         """Of images `[batch, images, patches, …]`; where samples have different numbers of them,
@@ -201,7 +209,11 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
     def _sound(self, x: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Spectrograms of clips, `[batch, 1, frames, mels]`, and which of the frames are real."""
         audio, converter = x.get("audio"), self.audio_converter
-        if audio is None or converter is None:
+        if audio is None:
+            made = {} if converter is None else _computed(x, ("audio_mel", "audio_mel_mask"))
+            frames = FRAMES * max(prompt.count(SOUND) for prompt in x["prompts"])
+            return {key: one[:, :, :frames] for key, one in made.items()}
+        if converter is None:
             return {}
         clips = [as_clips(one, converter.sampling_rate, None)[0][0] for one in audio]
         mels = converter(at_length(clips, max(map(len, clips))))[:, None]
@@ -232,10 +244,8 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
             ]
         if sound:
             counts = (sound["audio_mel_mask"].sum((1, 2)) + FRAMES - 1) // FRAMES
-            prompts = [
-                prompt.replace(SOUND, (SOUND * count).join(SOUND_MARKS))
-                for prompt, count in zip(prompts, counts.tolist(), strict=True)
-            ]
+            change = _with_sound if x.get("audio") is not None else _with_most
+            prompts = [*map(change, prompts, counts.tolist())]
         return prompts
 
     def _frames(self, count: int, said: Mapping[str, Any] | None) -> str:
@@ -303,3 +313,24 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
 
 def _positions(ids: torch.Tensor) -> torch.Tensor:
     return torch.arange(ids.shape[1], dtype=torch.int32).expand(len(ids), -1)
+
+
+def _computed(x: Mapping[str, Any], names: tuple[str, str]) -> dict[str, torch.Tensor]:
+    """What a converter has made already, of a batch."""
+    given = {name: x[name] for name in names if x.get(name) is not None}
+    if given and len(given) < len(names):
+        raise ValueError(f"{' and '.join(names)} go together; there is only {next(iter(given))}.")
+    return {
+        name: torch.stack([torch.as_tensor(row) for row in rows]) for name, rows in given.items()
+    }
+
+
+def _with_sound(prompt: str, count: int) -> str:
+    return prompt.replace(SOUND, (SOUND * count).join(SOUND_MARKS))
+
+
+def _with_most(prompt: str, count: int) -> str:
+    """With no more tokens of sound than there are."""
+    first, *rest = prompt.split(SOUND)
+    kept = [SOUND * (i < count) + text for i, text in enumerate(rest)]
+    return "".join([first, *kept])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from ..images.converter import ImageConverter
 from ..preprocessor import with_labels
@@ -22,6 +22,8 @@ class PaliGemmaCausalLMPreprocessor(PromptsPreprocessor):
     """
 
     backbone = "PaliGemmaBackbone"
+    processor = "PaliGemmaProcessor"
+    settings: ClassVar = {"image_seq_length": "image_sequence_length"}
     image_converter: ImageConverter | None
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -43,6 +43,8 @@ class Qwen3_5CausalLMPreprocessor(CausalLMPreprocessor):
     """
 
     backbone = "Qwen3_5Backbone"
+    processor = "Qwen3VLProcessor"
+    needs: ClassVar = {"video_processor": {"video_processor_type": "Qwen3VLVideoProcessor"}}
     tokenizer: Any
     image_converter: Qwen3_5ImageConverter | None
     video_converter: Qwen3_5VideoConverter | None

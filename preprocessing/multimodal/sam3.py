@@ -30,6 +30,7 @@ class SAM3PromptableConceptImageSegmenterPreprocessor(Preprocessor):
     """
 
     backbone = "SAM3PromptableConceptBackbone"
+    processor = "Sam3Processor"
     task = "pc_image_segmenter"
     # KerasHub does not save it.
     lost = ("point_pad_value",)

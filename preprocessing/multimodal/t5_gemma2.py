@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -36,6 +36,8 @@ class T5Gemma2Seq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
     """
 
     backbone = "T5Gemma2Backbone"
+    processor = "Gemma3Processor"
+    settings: ClassVar = {"image_seq_length": "vision_encoder.num_vision_tokens_per_image"}
     image_converter: ImageConverter | None
 
     def __init__(

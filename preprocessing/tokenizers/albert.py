@@ -35,6 +35,7 @@ class DebertaV3Tokenizer(SentencePieceTokenizer):
 
     backbone = "DebertaV3Backbone"
     model_file = "spm.model"
+    adds = ("[MASK]",)
     templates = ("start $A end", "start $A end $B:1 end:1")
     special = named(
         cls_token="[CLS]",

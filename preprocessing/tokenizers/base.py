@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from ...presets import builtin
+from ...presets.companions import GENERATION
 from ...presets.files import CONFIG, refuse_pointer, safe_name
 from ...presets.sources import PresetSource
+from .. import chat
 from .._layer import PreprocessingLayer, backbone_of, class_of, dtype_name, public_classes
 from .._libraries import library
 from .foreign import Foreign
@@ -45,6 +47,7 @@ class Tokenizer(PreprocessingLayer):
         templates: what transformers is to put around a text and a pair of them, in the words of
             the `tokenizers` library; `start`, `end` and the like stand for special tokens.
         turn_ends: tokens besides the end token with which a model ends its turn, if it has them.
+        chat_template: how a conversation becomes text, a template of Jinja or several by name.
     """
 
     backbone: ClassVar[str | None] = None
@@ -55,6 +58,9 @@ class Tokenizer(PreprocessingLayer):
     templates: ClassVar[tuple[str, str]] = ("$A", "$A $B:1")
     config_file = CONFIG_FILE
     sequence_length: int | None = None
+    chat_template: chat.Templates | None = None
+    # Ids of a checkpoint's own.
+    further_ends: Sequence[int] = ()
 
     start_token: str | None = None
     end_token: str | None = None
@@ -118,10 +124,11 @@ class Tokenizer(PreprocessingLayer):
     @property
     def stop_token_ids(self) -> list[int]:
         """What a generated text ends with: the end tokens, and those of a turn."""
-        ends = [getattr(self, f"{name}_id", None) for name in ("end_token", "end_token2")]
+        names = ("end_token", "end_token2", "eos_token")
+        ends = [getattr(self, f"{name}_id", None) for name in names]
         known = self.get_vocabulary()
         ends += [self.token_to_id(token) for token in self.turn_ends if token in known]
-        return [id for id in dict.fromkeys(ends) if id is not None]
+        return [id for id in dict.fromkeys((*ends, *self.further_ends)) if id is not None]
 
     def update_special_tokens(self) -> None:
         """Look the special tokens up in a new vocabulary.
@@ -200,6 +207,56 @@ class Tokenizer(PreprocessingLayer):
         """Ids of each text's tokens, or where `dtype` is `string` the tokens."""
         raise NotImplementedError
 
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = True,
+        **variables: Any,
+    ) -> Any:
+        """Ids, or text, of a conversation or a list of them, as in transformers.
+
+        Args:
+            conversation: messages `{"role": …, "content": …}`.
+            tools: that the model may call, as JSON schemas.
+            documents: that it may quote.
+            chat_template: the template, or the name of one of several.
+            add_generation_prompt: whether an answer is begun.
+            continue_final_message: whether the last message is left open.
+            tokenize: whether there are ids, or text.
+            variables: what else the template asks for.
+
+        Raises:
+            TypeError: messages, tools or documents that are no dictionaries.
+            ValueError: there is no template, or it is broken, refuses the conversation or runs for
+                too long.
+            ImportError: Jinja is not installed.
+        """
+        single = bool(conversation) and isinstance(conversation[0], Mapping)
+        template = chat.chosen(self.chat_template, chat_template, tools)
+        texts = [
+            chat.rendered(
+                template,
+                one,
+                tools,
+                documents,
+                add_generation_prompt,
+                continue_final_message,
+                **{**self.marks(), **variables},
+            )
+            for one in ([conversation] if single else conversation)
+        ]
+        found: list[Any] = self.chat_ids(texts) if tokenize else texts
+        return found[0] if single else found
+
+    def chat_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of text that a template has made, in which special tokens are what they look like."""
+        return self.encode(texts, True)
+
     def detokenize(self, inputs: Any) -> Any:
         """Text of ids: a string of a row, lists of strings of more.
 
@@ -233,7 +290,9 @@ class Tokenizer(PreprocessingLayer):
             return super().load(source, config_file, overrides)
         for found in cls.candidates(files.backbone):
             if found.reads(files):
-                return found(**{**found.arguments_of(files), **overrides})
+                tokenizer = found(**{**found.arguments_of(files), **overrides})
+                tokenizer.read_checkpoint(files)
+                return tokenizer
         raise FileNotFoundError(
             f"{source.handle} has no tokenizer of a {files.backbone} that can be read here."
         )
@@ -257,6 +316,11 @@ class Tokenizer(PreprocessingLayer):
         """The constructor's arguments for the tokenizer of a checkpoint of transformers."""
         raise NotImplementedError
 
+    def read_checkpoint(self, files: Foreign) -> None:
+        """Take what is no argument from a checkpoint of transformers."""
+        self.chat_template = chat.of_checkpoint(files.source, files.config)
+        self.further_ends = ends_of(files.source)
+
     def to_transformers(self) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
         """Contents of the files, by their names, of which `AutoTokenizer` makes this tokenizer.
 
@@ -272,19 +336,24 @@ class Tokenizer(PreprocessingLayer):
             single=single, pair=pair, special_tokens=list(tokens.items())
         )
         yield CONFIG_FILE, found.to_str(pretty=True).encode()
-        marks = ((theirs, getattr(self, f"{ours}_token", None)) for ours, theirs in MARKS)
-        named = {f"{theirs}_token": token for theirs, token in marks if isinstance(token, str)}
         yield (
             "tokenizer_config.json",
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",
                 "clean_up_tokenization_spaces": False,
-                **named,
+                **self.marks(),
             },
         )
+        if self.chat_template is not None:
+            yield from chat.transformers_files(self.chat_template)
+
+    def marks(self) -> dict[str, Any]:
+        """More of `tokenizer_config.json`: special tokens by transformers' names."""
+        marks = ((theirs, getattr(self, f"{ours}_token", None)) for ours, theirs in MARKS)
+        return {f"{theirs}_token": token for theirs, token in marks if isinstance(token, str)}
 
     def _template(self, template: str) -> str:
-        return re.sub(r"[a-z]+", lambda mark: str(getattr(self, f"{mark[0]}_token")), template)
+        return re.sub(r"[a-z_]+", lambda mark: str(getattr(self, f"{mark[0]}_token")), template)
 
     def to_library(self) -> Any:
         """A tokenizer of the `tokenizers` library that gives the same ids.
@@ -309,6 +378,9 @@ class Tokenizer(PreprocessingLayer):
         if self.assets:
             paths = source.download(f"{folder}/{name}" for name in self.assets)
             self.set_assets([read_asset(path) for path in paths])
+        self.chat_template = chat.of_preset(source, folder)
+        if self.chat_template is not None:  # one that comes from transformers
+            self.further_ends = ends_of(source)
 
     def load_assets(self, dir_path: str | os.PathLike[str]) -> None:
         """Read the vocabulary from the files of a folder.
@@ -337,11 +409,22 @@ class Tokenizer(PreprocessingLayer):
         folder = f"assets/{self.config_file.partition('.')[0]}"
         for name, content in zip(self.assets, self.asset_contents()):
             yield f"{folder}/{name}", content
+        if self.chat_template is not None:
+            yield from chat.files(self.chat_template, f"{folder}/")
 
 
 def named(**tokens: str) -> Mapping[str, str]:
     """Special tokens by their names."""
     return tokens
+
+
+def ends_of(source: PresetSource) -> list[int]:
+    """What text ends with by the `generation_config.json` of transformers, if there is one."""
+    if not source.has(GENERATION):
+        return []
+    value = source.json(GENERATION).get("eos_token_id")
+    ids = value if isinstance(value, list) else [value]
+    return [id for id in ids if type(id) is int and 0 <= id < 2**31]
 
 
 def read_asset(path: Path) -> bytes:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import os
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from .._layer import public_classes
 from .._libraries import library
+from . import cutting
 from .base import Tokenizer, lines_of, read_asset
+from .cutting import PREFIX, Step, byte_level, split
 from .foreign import Foreign
 
 
@@ -27,17 +31,27 @@ class BytePairTokenizer(Tokenizer):
         sequence_length: rows are cut or filled with the padding token to it.
         add_prefix_space: whether text that begins with no space gets one.
         unsplittable_tokens: tokens that text may have whole; by default the special tokens.
+        normalizer: what is done to text first, steps in the words of the `tokenizers` library, of
+            a model that was trained with others than its family.
+        pre_tokenizer: likewise what cuts text into words. A regular expression that no family has
+            gets five seconds for a text.
+        ignore_merges: likewise whether a word in the vocabulary is a token, whatever the rules say.
 
     Attributes:
         split_pattern: what words are, a regular expression; GPT-2's if it is None.
+        known_patterns: more of those that cut any text at once.
         normalizes: whether text is composed first (NFC).
         prefers_words: whether words in the vocabulary are tokens, whatever the rules say.
+        is_rebuilt: whether transformers cuts text as it knows the family to, no file asked.
     """
 
     keras_module = "keras_hub.src.tokenizers.byte_pair_tokenizer"
     assets = ("vocabulary.json", "merges.txt")
     unsaved: ClassVar[Sequence[str]] = ("vocabulary", "merges")
+    own: ClassVar[Sequence[str]] = ("normalizer", "pre_tokenizer", "ignore_merges")
     split_pattern: str | None = None
+    known_patterns: ClassVar[Sequence[str]] = ()
+    is_rebuilt: ClassVar[bool] = False
     normalizes: ClassVar[bool] = False
     prefers_words: ClassVar[bool] = False
 
@@ -48,11 +62,18 @@ class BytePairTokenizer(Tokenizer):
         sequence_length: int | None = None,
         add_prefix_space: bool = False,
         unsplittable_tokens: Iterable[str] | None = None,
+        *,
+        normalizer: Sequence[Mapping[str, Any]] | None = None,
+        pre_tokenizer: Sequence[Mapping[str, Any]] | None = None,
+        ignore_merges: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.sequence_length = sequence_length
         self.add_prefix_space = add_prefix_space
+        self.normalizer, self.pre_tokenizer = normalizer, pre_tokenizer
+        self.ignore_merges = ignore_merges
+        cutting.check_steps(normalizer or (), pre_tokenizer or ())
         if unsplittable_tokens is None:
             unsplittable_tokens = self.special_tokens
         self.unsplittable_tokens = list(unsplittable_tokens)
@@ -78,23 +99,23 @@ class BytePairTokenizer(Tokenizer):
         if isinstance(merges, (str, os.PathLike)):
             merges = [line.rstrip() for line in lines_of(read_asset(Path(merges)))]
         self.vocabulary, self.merges = check_vocabulary(vocabulary), list(merges)
-        self.__dict__.pop("plain_library", None)
+        for name in ("plain_library", "cutter"):
+            self.__dict__.pop(name, None)
         self.library = self.built(self.unsplittable_tokens)
         self.update_special_tokens()
 
-    def built(self, whole: Sequence[str]) -> Any:
+    def built(self, whole: Sequence[str], **options: Any) -> Any:
         """The tokenizer of the library, for which these tokens are whole in text."""
         tokenizers = library("tokenizers", "text")
         try:
-            found = tokenizers.Tokenizer(self.model(tokenizers.models))
+            found = tokenizers.Tokenizer(self.model(tokenizers.models, **options))
         except Exception as error:  # the library's own kind is no other
             raise ValueError(f"Vocabulary and merges do not fit: {error}.") from error
-        if whole:
-            found.add_special_tokens(list(whole))
-        normalizer, cutter = self.normalizer(tokenizers), self.cutter(tokenizers)
-        if normalizer is not None:
-            found.normalizer = normalizer
-        found.pre_tokenizer = cutter
+        found.add_special_tokens(list(whole))
+        steps, cuts = self.steps()
+        if self.cutter is not None:
+            steps, cuts = [], cuts[-1:]
+        found.normalizer, found.pre_tokenizer = cutting.in_library(steps, cuts)
         found.decoder = tokenizers.decoders.ByteLevel()
         return found
 
@@ -105,33 +126,67 @@ class BytePairTokenizer(Tokenizer):
         for rule, pair in zip(rules, pairs):
             if len(pair) != 2:
                 raise ValueError(f"{rule!r} is no rule of two pieces with a space between them")
-        options = {"ignore_merges": self.prefers_words, **options}
-        return models.BPE(vocab=self.pieces(), merges=pairs, **options)
+        ignores = self.prefers_words if self.ignore_merges is None else self.ignore_merges
+        options = {"vocab": self.pieces(), "ignore_merges": ignores, **options}
+        return models.BPE(merges=pairs, **options)
 
     def pieces(self) -> dict[str, int]:
         """The vocabulary with what else has an id in text."""
         return self.get_vocabulary()
 
-    def normalizer(self, tokenizers: Any) -> Any:
-        normalizers = tokenizers.normalizers
-        steps = [normalizers.NFC()] if self.normalizes else []
-        if self.add_prefix_space:  # by `ByteLevel` each word that is cut before would get one
-            double = normalizers.Replace(tokenizers.Regex(r"\A  "), " ")
-            steps += [normalizers.Prepend(" "), double]
-        return normalizers.Sequence(steps) if len(steps) > 1 else (*steps, None)[0]
+    def steps(self) -> tuple[list[Step], list[Step]]:
+        """What is done to text, and what cuts it into words."""
+        steps = self.own_normalizer() if self.normalizer is None else self.normalizer
+        cuts = self.own_cutters() if self.pre_tokenizer is None else self.pre_tokenizer
+        if not self.add_prefix_space or any(step.get("add_prefix_space") for step in cuts):
+            return list(steps), list(cuts)
+        if cuts[0]["type"] == "ByteLevel":
+            return list(steps), [{**cuts[0], "add_prefix_space": True}, *cuts[1:]]
+        return [*steps, *PREFIX], list(cuts)  # by `ByteLevel` each word that is cut would get one
 
-    def cutter(self, tokenizers: Any) -> Any:
-        """What cuts text into words."""
-        cutters = tokenizers.pre_tokenizers
+    def own_normalizer(self) -> Sequence[Step]:
+        """What the family does to text first."""
+        return [{"type": "NFC"}] if self.normalizes else []
+
+    def own_cutters(self) -> Sequence[Step]:
+        """What cuts text into words in the family."""
         if self.split_pattern is None:
-            return cutters.ByteLevel(add_prefix_space=False)
-        words = cutters.Split(tokenizers.Regex(self.split_pattern), behavior="isolated")
-        as_bytes = cutters.ByteLevel(add_prefix_space=False, use_regex=False)
-        return cutters.Sequence([words, as_bytes])
+            return [byte_level()]
+        return [split(self.split_pattern), byte_level(use_regex=False)]
+
+    @functools.cached_property
+    def cutter(self) -> cutting.Cutter | None:
+        return self.made_cutter()
+
+    def made_cutter(self) -> cutting.Cutter | None:
+        """What cuts text first, if that is no work for the library.
+
+        Raises:
+            ValueError: nothing can cut it so.
+        """
+        steps, cuts = self.steps()
+        patterns = filter(None, map(cutting.pattern_of, cuts))
+        if all(map(self.is_known, patterns)):
+            return None
+        if cuts[-1]["type"] != "ByteLevel":
+            raise ValueError("pre_tokenizer must end with the step ByteLevel.")
+        return cutting.Cutter(steps, cuts[:-1], self.is_known)
+
+    @classmethod
+    def is_known(cls, pattern: str) -> bool:
+        """Whether a family has that regular expression."""
+        return pattern in (cls.split_pattern, *cls.known_patterns) or pattern in known_patterns()
 
     @functools.cached_property
     def plain_library(self) -> Any:
-        return self.built(())
+        """As `library`, but what looks like a special token in text is none."""
+        if not (self.prefers_words or self.ignore_merges):
+            return self.built(())
+        assert self.merges is not None
+        made = {rule.replace(" ", "") for rule in self.merges}
+        hidden = {token for token in self.unsplittable_tokens if len(token) > 1} - made
+        pieces = {token: id for token, id in self.pieces().items() if token not in hidden}
+        return self.built((), vocab=pieces)
 
     # Tokens
 
@@ -161,7 +216,19 @@ class BytePairTokenizer(Tokenizer):
     # Text
 
     def encode(self, texts: Sequence[str], special: bool | None) -> list[list[Any]]:
-        return self.encoded(list(texts), special)
+        if self.cutter is None:
+            return self.encoded(list(texts), special)
+        whole = () if special is False else self.unsplittable_tokens
+        words = [[*self.words(text, whole)] for text in texts]
+        return self.encoded(words, special, is_pretokenized=True)
+
+    def words(self, text: str, whole: Sequence[str]) -> Iterator[str]:
+        """A text cut in words, special tokens whole."""
+        regex = library("regex", "text")
+        assert self.cutter is not None
+        special = "|".join(regex.escape(one) for one in sorted(whole, key=len, reverse=True))
+        for i, part in enumerate(regex.split(f"({special})", text) if whole else [text]):
+            yield from [part] if i % 2 else self.cutter.words(part)
 
     def encoded(self, texts: list[Any], special: bool | None, **options: Any) -> list[list[Any]]:
         found = self.plain_library if special is False else self.library
@@ -198,22 +265,63 @@ class BytePairTokenizer(Tokenizer):
             lines = lines_of(read_asset(files.source.file("merges.txt")))
             merges = [line.rstrip() for line in lines if line and not line.startswith("#version:")]
         vocabulary |= files.added
-        steps = files.steps("pre_tokenizer")
-        prefix = any(step.get("add_prefix_space") for step in steps)
-        prefix |= any(step["type"] == "Prepend" for step in files.steps("normalizer"))
-        found = {"vocabulary": vocabulary, "merges": merges, "add_prefix_space": prefix}
+        found: dict[str, Any] = {"vocabulary": vocabulary, "merges": merges}
         if "unsplittable_tokens" not in cls.unsaved and files.added:
             found["unsplittable_tokens"] = list(files.added)
-        return found | cls.special_arguments(files, vocabulary)
+        found |= cls.special_arguments(files, vocabulary)
+        return found | cls.cutting_arguments(files, found)
+
+    @classmethod
+    def cutting_arguments(cls, files: Foreign, others: Mapping[str, Any]) -> dict[str, Any]:
+        """Those that say how a checkpoint of transformers has text cut, where its family has not.
+
+        A warning says what cannot be done here.
+        """
+        prefix = files.config.get("add_prefix_space") is True
+        if not files.kind:
+            return {"add_prefix_space": prefix}
+        steps, cuts = files.steps("normalizer"), files.steps("pre_tokenizer")
+        if steps[-2:] == [*PREFIX]:
+            steps, prefix = steps[:-2], True
+        if cuts and cuts[0]["type"] == "ByteLevel":
+            given = bool(cuts[0].get("add_prefix_space", True))
+            cuts, prefix = [{**cuts[0], "add_prefix_space": False}, *cuts[1:]], prefix or given
+        like = cls(**{key: value for key, value in others.items() if key not in cls.unsaved})
+        own = cutting.complete(like.own_normalizer(), like.own_cutters())
+        found: dict[str, Any] = {"add_prefix_space": prefix}
+        try:
+            theirs = cutting.complete(steps, cuts)
+            found |= {name: b for name, a, b in zip(cls.own, own, theirs) if a != b}
+            ignores = bool(files.model.get("ignore_merges"))
+            found |= {} if ignores == cls.prefers_words else {"ignore_merges": ignores}
+            cls(**{**others, **found, "vocabulary": None, "merges": None}).made_cutter()
+        except ValueError as error:
+            files.warn(f"{error} Text is cut as {cls.__name__} does it.")
+            return {"add_prefix_space": prefix}
+        return found
 
     @classmethod
     def special_arguments(cls, files: Foreign, vocabulary: Mapping[str, int]) -> dict[str, Any]:
         """Those of the family's own arguments that a checkpoint of transformers settles."""
         return {}
 
+    def marks(self) -> dict[str, Any]:
+        """A byte is no special token, as it would be in text; BLIP-2's texts end with such."""
+        found = {k: v for k, v in super().marks().items() if v not in byte_characters()}
+        return found | ({"add_prefix_space": True} if self.add_prefix_space else {})
+
     def to_library(self) -> Any:
+        own = any(getattr(self, name) is not None for name in self.own)
+        if self.is_rebuilt and (own or self.add_prefix_space):
+            warnings.warn(
+                "AutoTokenizer cuts text as the family does, whatever tokenizer.json says; "
+                "PreTrainedTokenizerFast reads what this tokenizer does.",
+                stacklevel=2,
+            )
         tokenizers = library("tokenizers", "text")
-        return tokenizers.Tokenizer.from_str(self.library.to_str())
+        found = tokenizers.Tokenizer.from_str(self.library.to_str())
+        found.normalizer, found.pre_tokenizer = cutting.in_library(*self.steps())
+        return found
 
     # Files
 
@@ -226,6 +334,22 @@ class BytePairTokenizer(Tokenizer):
         assert self.merges is not None
         merges = "".join(f"{merge}\n" for merge in self.merges)
         return json.dumps(self.get_vocabulary()).encode(), merges.encode()
+
+
+@functools.cache
+def known_patterns() -> frozenset[str]:
+    """The regular expressions of all families."""
+    classes = [one for one in public_classes().values() if issubclass(one, BytePairTokenizer)]
+    own = {one.split_pattern for one in classes if isinstance(one.split_pattern, str)}
+    return frozenset(own.union(*(one.known_patterns for one in classes)))
+
+
+@functools.cache
+def byte_characters() -> list[str]:
+    """What stands for each byte in tokens (Radford et al., 2019): itself if it can be seen."""
+    seen = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in seen else next(others)) for byte in range(256)]
 
 
 def read_vocabulary(content: bytes) -> dict[str, int]:

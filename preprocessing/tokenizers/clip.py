@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .base import named
 from .byte_pair import BytePairTokenizer
+from .cutting import Step, byte_level, replace, split
+from .foreign import Foreign
 
 WORD_END = "</w>"
 WORDS = (
@@ -26,6 +28,7 @@ class CLIPTokenizer(BytePairTokenizer):
     templates = ("start $A end", "start $A end end $B end")
     special = named(start_token="<|startoftext|>", end_token="<|endoftext|>")
     unsaved = (*BytePairTokenizer.unsaved, "unsplittable_tokens")
+    known_patterns = (WORDS,)
 
     def __init__(
         self,
@@ -37,6 +40,16 @@ class CLIPTokenizer(BytePairTokenizer):
         self.pad_with_end_token = pad_with_end_token
         super().__init__(vocabulary, merges, **kwargs)
 
+    @classmethod
+    def special_arguments(cls, files: Foreign, vocabulary: Mapping[str, int]) -> dict[str, Any]:
+        if "pad_with_end_token" in cls.unsaved:
+            return {}
+        return {"pad_with_end_token": files.token("pad_token") == cls.special["end_token"]}
+
+    def marks(self) -> dict[str, Any]:
+        pad = {"pad_token": self.end_token} if self.pad_with_end_token else {}
+        return {**super().marks(), **pad}
+
     def update_special_tokens(self) -> None:
         super().update_special_tokens()
         if self.pad_with_end_token and self.end_token_id is not None:
@@ -46,15 +59,12 @@ class CLIPTokenizer(BytePairTokenizer):
         unknown = {"end_of_word_suffix": WORD_END, "unk_token": self.end_token}
         return super().model(models, **unknown, **options)
 
-    def normalizer(self, tokenizers: Any) -> Any:
-        normalizers = tokenizers.normalizers
-        spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
-        return normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    def own_normalizer(self) -> Sequence[Step]:
+        return [{"type": "NFC"}, replace(r"\s+", " "), {"type": "Lowercase"}]
 
-    def cutter(self, tokenizers: Any) -> Any:
-        cutters = tokenizers.pre_tokenizers
-        words = cutters.Split(tokenizers.Regex(WORDS), behavior="removed", invert=True)
-        return cutters.Sequence([words, cutters.ByteLevel(self.add_prefix_space)])
+    def own_cutters(self) -> Sequence[Step]:
+        words = split(WORDS, "Removed", invert=True)
+        return [words, byte_level(add_prefix_space=self.add_prefix_space)]
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         marks = (WORD_END, *self.special.values())

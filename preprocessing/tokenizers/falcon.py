@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from .base import named
 from .byte_pair import BytePairTokenizer
+from .cutting import Step, byte_level, split
+
+THREE_DIGITS = "[0-9][0-9][0-9]"
 
 
 class FalconTokenizer(BytePairTokenizer):
@@ -13,14 +16,12 @@ class FalconTokenizer(BytePairTokenizer):
 
     backbone = "FalconBackbone"
     special = named(end_token="<|endoftext|>", start_token="<|endoftext|>")
+    known_patterns = (THREE_DIGITS,)
 
-    def cutter(self, tokenizers: Any) -> Any:
-        cutters = tokenizers.pre_tokenizers
-        return cutters.Sequence(
-            [
-                cutters.Punctuation("contiguous"),
-                cutters.ByteLevel(add_prefix_space=False),
-                cutters.Digits(individual_digits=False),
-                cutters.Split(tokenizers.Regex("[0-9][0-9][0-9]"), behavior="isolated"),
-            ]
-        )
+    def own_cutters(self) -> Sequence[Step]:
+        return [
+            {"type": "Punctuation", "behavior": "Contiguous"},
+            byte_level(),
+            {"type": "Digits", "individual_digits": False},
+            split(THREE_DIGITS),
+        ]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...presets.checkpoints import TRANSFORMERS, dialect_of
 from ...presets.checkpoints.engine import find_table
+from ...presets.checkpoints.files import Within
 from ...presets.files import CONFIG, refuse_pointer
 from ...presets.sources import PresetSource
+from .cutting import Step, flat
 
 MAX_JSON_BYTES = 128 * 1024**2
+MAX_CONFIG_BYTES = 16 * 1024**2  # Gemma's lists all added tokens
 
 
 class Foreign:
@@ -23,7 +27,7 @@ class Foreign:
         source: that has them.
     """
 
-    def __init__(self, source: PresetSource) -> None:
+    def __init__(self, source: PresetSource | Within) -> None:
         self.source = source
 
     @property
@@ -46,24 +50,13 @@ class Foreign:
     def config(self) -> dict[str, Any]:
         """What `tokenizer_config.json` says."""
         name = "tokenizer_config.json"
-        return self.source.json(name) if self.source.has(name) else {}
+        return self.source.json(name, MAX_CONFIG_BYTES) if self.source.has(name) else {}
 
     @functools.cached_property
     def tokenizer(self) -> dict[str, Any]:
         """What `tokenizer.json`, of the `tokenizers` library, says."""
         path = self.first("tokenizer.json")
-        if path is None:
-            return {}
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"{path} is larger than {MAX_JSON_BYTES:,} bytes.")
-        refuse_pointer(path)
-        try:
-            found = json.loads(path.read_bytes())
-        except RecursionError as error:
-            raise ValueError(f"{path} is nested too deeply.") from error
-        if not isinstance(found, dict):
-            raise ValueError(f"{path} is no JSON object.")
-        return found
+        return {} if path is None else json_of(path)
 
     @property
     def model(self) -> dict[str, Any]:
@@ -93,13 +86,28 @@ class Foreign:
         value = value.get("content") if isinstance(value, Mapping) else value
         return value if isinstance(value, str) else None
 
-    def steps(self, part: str) -> list[dict[str, Any]]:
+    def steps(self, part: str) -> list[Step]:
         """The steps, one after the other, of a part of `tokenizer.json`, as `normalizer`."""
-        waiting, found = [self.tokenizer.get(part)], []
-        while waiting:
-            step = waiting.pop(0)
-            if isinstance(step, dict):
-                inner = step.get("normalizers") or step.get("pretokenizers") or []
-                waiting = [*inner, *waiting]
-                found.append(step)
-        return found
+        return flat(self.tokenizer.get(part))
+
+    def warn(self, message: str) -> None:
+        """Say what of the tokenizer cannot be had here."""
+        warnings.warn(f"{self.source.handle}'s tokenizer.json: {message}", stacklevel=2)
+
+
+def json_of(path: Path) -> dict[str, Any]:
+    """The object in a file that holds a vocabulary.
+
+    Raises:
+        ValueError: it is too large, or something else.
+    """
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_JSON_BYTES:,} bytes.")
+    refuse_pointer(path)
+    try:
+        found = json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no JSON object.")
+    return found

@@ -27,6 +27,10 @@ class Piece:
     score: float = 0.0
     kind: int = NORMAL
 
+    def write(self) -> bytes:
+        score = as_varint(SCORE << 3 | 5) + struct.pack("<f", self.score)
+        return field(PIECES, field(TEXT, self.text.encode()) + score + field(KIND, self.kind))
+
 
 @dataclass(frozen=True)
 class ModelFile:
@@ -83,11 +87,7 @@ class ModelFile:
             (ADD_DUMMY_PREFIX, int(self.add_dummy_prefix)),
             (REMOVE_EXTRA_WHITESPACES, int(self.remove_extra_whitespaces)),
         ]
-        parts = []
-        for piece in self.pieces:
-            score = as_varint(SCORE << 3 | 5) + struct.pack("<f", piece.score)
-            inner = field(TEXT, piece.text.encode()) + score + field(KIND, piece.kind)
-            parts.append(field(PIECES, inner))
+        parts = [piece.write() for piece in self.pieces]
         parts.append(field(TRAINER, b"".join(field(*one) for one in trainer)))
         parts.append(field(NORMALIZER, b"".join(field(*one) for one in normalizer)))
         return b"".join(parts)

@@ -15,6 +15,7 @@ class QwenTokenizer(BytePairTokenizer):
     backbone = "QwenBackbone"
     turn_ends = ("<|im_end|>",)
     normalizes = True
+    is_rebuilt = True
     split_pattern = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -29,12 +30,14 @@ class QwenMoeTokenizer(QwenTokenizer):
     """See `BytePairTokenizer`."""
 
     backbone = "QwenMoeBackbone"
+    is_rebuilt = False
 
 
 class Qwen3Tokenizer(QwenTokenizer):
     """See `BytePairTokenizer`."""
 
     backbone = "Qwen3Backbone"
+    is_rebuilt = False
     turn_ends = ("<|endoftext|>",)
     special = named(end_token="<|im_end|>", pad_token="<|endoftext|>")
 
@@ -55,6 +58,7 @@ class Qwen3_5Tokenizer(BytePairTokenizer):
     backbone = "Qwen3_5Backbone"
     turn_ends = ("<|endoftext|>",)
     normalizes = True
+    is_rebuilt = True
     split_pattern = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
         r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import dataclasses
 import functools
 import os
 import re
@@ -12,8 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ...presets.sources import PresetSource
 from .._libraries import library
 from .base import Tokenizer, read_asset
+from .cutting import Step
 from .foreign import Foreign
 from .model_file import (
     BYTE,
@@ -30,8 +31,13 @@ from .model_file import (
 
 # What transformers calls the file, in families old and new.
 FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
+SCHEME = "prepend_scheme.json"
 # Longer text is no path but the model itself, as Keras puts bytes into JSON.
 LONGEST_PATH = 2048
+# Pieces that stand for no text, with no score; those of other names are a family's own.
+NO_TEXT = ("<pad>", "<s>", "</s>", "[CLS]", "[SEP]", "[MASK]", "[PAD]")
+# What steps of `tokenizer.json` are made of that a model of SentencePiece does by itself.
+SPACES = r"[]'\AzZs \u2581▁{2,}|+$^nrt(?=)"
 # Ids that no token of a checkpoint has.
 MAX_GAP = 1000
 
@@ -51,6 +57,11 @@ class SentencePieceTokenizer(Tokenizer):
     # What transformers calls it, and tokens that it has before the model's own.
     model_file: ClassVar[str] = "tokenizer.model"
     first: ClassVar[Sequence[str]] = ()
+    # Those that it has behind them whatever the model.
+    adds: ClassVar[Sequence[str]] = ()
+
+    # Where a conversation has spaces that no text has, as of a checkpoint of transformers.
+    prepend_scheme: str | None = None
 
     def __init__(
         self,
@@ -128,6 +139,14 @@ class SentencePieceTokenizer(Tokenizer):
         flags = {"add_bos": self.add_bos, "add_eos": self.add_eos}
         return found.encode(list(texts), out_type=kind, **flags)
 
+    def chat_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        # sentencepiece itself finds no control tokens in text.
+        proto, found = vars(self).get("chat_library", (None, None))
+        if proto is not self.proto:
+            found = self.to_library()
+            vars(self)["chat_library"] = (self.proto, found)
+        return [one.ids for one in found.encode_batch_fast(texts, add_special_tokens=False)]
+
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         size = len(self.pieces)
         for row in rows:
@@ -146,15 +165,27 @@ class SentencePieceTokenizer(Tokenizer):
     @classmethod
     def arguments_of(cls, files: Foreign) -> dict[str, Any]:
         path = files.first(*FILES)
-        proto = of_json(files, cls.first) if path is None else read_asset(path)
-        if path is not None and not cls.first:
-            proto = with_added(proto, files.added)
+        added = {token: id for token, id in files.added.items() if token not in cls.adds}
+        if path is None:
+            proto = of_json(files, cls.first, cls.adds)
+        else:
+            proto = read_asset(path)
+            proto = proto if cls.first else with_added(proto, added)
+        steps = (*files.steps("normalizer"), *files.steps("pre_tokenizer"))
+        unknown = [step["type"] for step in steps if not is_of_model(step)]
+        if unknown:
+            names = ", ".join(dict.fromkeys(unknown))
+            files.warn(f"{cls.__name__} knows no {names}: text is cut without it.")
         return {"proto": proto, **cls.special_arguments(ModelFile.read(proto))}
 
     @classmethod
     def special_arguments(cls, model: ModelFile) -> dict[str, Any]:
         """Those of the family's own arguments that a model settles."""
         return {}
+
+    def read_checkpoint(self, files: Foreign) -> None:
+        super().read_checkpoint(files)
+        self.prepend_scheme = prepend_scheme_of(files)
 
     def to_transformers(self) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
         yield from super().to_transformers()
@@ -190,6 +221,10 @@ class SentencePieceTokenizer(Tokenizer):
             parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
             parts += [decoders.Strip(" ", 1, 0)] if model.add_dummy_prefix else []
             found.decoder = decoders.Sequence(parts)
+            if self.prepend_scheme and model.add_dummy_prefix and len(steps) == 2:
+                steps = []
+                spaces = tokenizers.pre_tokenizers.Metaspace
+                found.pre_tokenizer = spaces("▁", self.prepend_scheme, split=False)
         else:
             scores = [kinds[one].score if one in kinds else 0.0 for one in vocabulary]
             pairs = list(zip(vocabulary, scores))
@@ -210,6 +245,18 @@ class SentencePieceTokenizer(Tokenizer):
         return found
 
     # Files
+
+    def files(self) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
+        yield from super().files()
+        if self.chat_template is not None and self.prepend_scheme is not None:
+            folder = f"assets/{self.config_file.partition('.')[0]}"
+            yield f"{folder}/{SCHEME}", {"prepend_scheme": self.prepend_scheme}
+
+    def read_assets(self, source: PresetSource) -> None:
+        super().read_assets(source)
+        name = f"assets/{self.config_file.partition('.')[0]}/{SCHEME}"
+        if self.chat_template is not None and source.has(name):
+            self.prepend_scheme = checked_scheme(source.json(name).get("prepend_scheme"))
 
     def set_assets(self, contents: Sequence[bytes]) -> None:
         self.set_proto(contents[0])
@@ -235,6 +282,20 @@ def built(proto: bytes) -> Any:
         raise ValueError(
             f"These {len(proto):,} bytes are no SentencePiece model: {error}"
         ) from error
+
+
+def prepend_scheme_of(files: Foreign) -> str | None:
+    """Where transformers puts a space before text, `first` or `always`, also behind special tokens;
+    `None` where it does what the model says.
+    """
+    if str(files.config.get("tokenizer_class")).startswith("LlamaTokenizer"):
+        return "always" if files.config.get("legacy") else "first"
+    steps = (step for step in files.steps("pre_tokenizer") if step.get("type") == "Metaspace")
+    return checked_scheme(next(steps, {}).get("prepend_scheme"))
+
+
+def checked_scheme(value: Any) -> str | None:
+    return value if value in ("first", "always") else None
 
 
 def without_special_pieces(proto: bytes) -> bytes:
@@ -272,8 +333,7 @@ def is_of_pieces(files: Foreign) -> bool:
 
 def with_added(proto: bytes, added: Mapping[str, int]) -> bytes:
     """A model with tokens of higher ids as its own."""
-    model = ModelFile.read(proto)
-    size = len(model.pieces)
+    size = len(ModelFile.read(proto).pieces)
     more = {id: token for token, id in added.items() if id >= size}
     if not more or max(more) - size > len(more) + MAX_GAP:
         return proto
@@ -281,15 +341,25 @@ def with_added(proto: bytes, added: Mapping[str, int]) -> bytes:
         Piece(more[id], 0.0, USER_DEFINED) if id in more else Piece(f"<unused{id}>", 0.0, UNUSED)
         for id in range(size, max(more) + 1)
     ]
-    return dataclasses.replace(model, pieces=[*model.pieces, *pieces]).write()
+    return proto + b"".join(piece.write() for piece in pieces)
 
 
-def of_json(files: Foreign, first: Sequence[str]) -> bytes:
+def is_of_model(step: Step) -> bool:
+    """Whether a model of SentencePiece does what a step of `tokenizer.json` does."""
+    if step["type"] in ("Precompiled", "Prepend", "Metaspace", "WhitespaceSplit", "NFC"):
+        return True
+    pattern = step.get("pattern")
+    spaces = pattern if isinstance(pattern, Mapping) else {}
+    return step["type"] in ("Replace", "Split") and set(str([*spaces.values()])) <= set(SPACES)
+
+
+def of_json(files: Foreign, first: Sequence[str], adds: Sequence[str] = ()) -> bytes:
     """A model of what `tokenizer.json` describes.
 
     Args:
         first: tokens that it has before those of a model, which has the unknown token, begin and
             end instead.
+        adds: tokens that it has behind them and a model has not.
     """
     is_bpe = files.kind == "BPE"
     vocabulary = files.model["vocab"]
@@ -313,12 +383,15 @@ def of_json(files: Foreign, first: Sequence[str]) -> bytes:
     marks["unk"] = unknown or marks["unk"] or "<unk>"
     if first:
         tokens = ["<unk>", "<s>", "</s>", *(one for one in tokens[len(first) :] if one != "<mask>")]
-    control = {files.token(f"{name}_token") for name in ("bos", "eos", "pad", "cls", "sep")}
+    while tokens and tokens[-1] in adds:
+        tokens.pop()
+    named = [files.token(f"{name}_token") for name in ("bos", "eos", "pad", "cls", "sep")]
+    control = {*NO_TEXT, *(token for token in named if token and not token.startswith("<|"))}
 
     def kind(token: str) -> int:
         if token == marks["unk"]:
             return UNKNOWN
-        if token in control or (first and token in first):
+        if (token in control and not scores.get(token)) or (first and token in first):
             return CONTROL
         if token in files.added:
             return USER_DEFINED

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .base import named, read_asset
 from .byte_pair import BytePairTokenizer, check_vocabulary, read_vocabulary
+from .foreign import Foreign
+
+# Tokens that stand for no text; those of languages; how many there are of times, up to 30 s.
+MARK, LANGUAGE, TIMES = re.compile(r"<\|.*\|>"), re.compile(r"<\|[a-z]{2,3}\|>"), 1501
+END_OF_ENGLISH = 50_256  # its id in models that know no other language, whatever their tokens
 
 
 class WhisperTokenizer(BytePairTokenizer):
@@ -21,6 +27,7 @@ class WhisperTokenizer(BytePairTokenizer):
     """
 
     backbone = "WhisperBackbone"
+    templates = ("bos no_timestamps $A eos", "bos no_timestamps $A $B:1 eos")
     special = named(
         bos_token="<|startoftranscript|>",
         eos_token="<|endoftext|>",
@@ -72,6 +79,54 @@ class WhisperTokenizer(BytePairTokenizer):
 
     def update_special_tokens(self) -> None:
         """Their ids are those given."""
+
+    # Transformers
+
+    @classmethod
+    def arguments_of(cls, files: Foreign) -> dict[str, Any]:
+        found = super().arguments_of(files)
+        marks = {**found["special_tokens"], **(found["language_tokens"] or {})}
+        plain = {token: id for token, id in found["vocabulary"].items() if token not in marks}
+        return {**found, "vocabulary": plain, "unsplittable_tokens": list(marks)}
+
+    @classmethod
+    def special_arguments(cls, files: Foreign, vocabulary: Mapping[str, int]) -> dict[str, Any]:
+        marks = {token: id for token, id in vocabulary.items() if MARK.fullmatch(token)}
+        languages = {token: id for token, id in marks.items() if LANGUAGE.fullmatch(token)}
+        if marks.get("<|endoftext|>") == END_OF_ENGLISH:
+            return {"special_tokens": marks, "language_tokens": None}
+        others = {token: id for token, id in marks.items() if token not in languages}
+        return {"special_tokens": others, "language_tokens": languages or None}
+
+    def to_transformers(self) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
+        """With all marks of time, which KerasHub's vocabularies leave out."""
+        files = dict(super().to_transformers())
+        content = files["tokenizer.json"]
+        assert isinstance(content, bytes)
+        described = json.loads(content)
+        first = self.numbered["<|notimestamps|>"] + 1
+        times = {f"<|{i * 0.02:.2f}|>": first + i for i in range(TIMES)}
+        marks = {**self.numbered, **(self.language_tokens or {})}
+        taken = {*self.pieces().values()}
+        marks |= {token: id for token, id in times.items() if id not in taken}
+        described["model"]["vocab"] |= marks
+        described["added_tokens"] = [
+            {
+                "id": id,
+                "content": token,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": token not in times,
+            }
+            for token, id in sorted(marks.items(), key=lambda item: item[1])
+        ]
+        yield "tokenizer.json", json.dumps(described, indent=2).encode()
+        config = files["tokenizer_config.json"]
+        assert isinstance(config, dict)
+        end = {f"{name}_token": "<|endoftext|>" for name in ("bos", "eos", "unk", "pad")}
+        yield "tokenizer_config.json", {**config, **end, "tokenizer_class": "WhisperTokenizer"}
 
     def asset_contents(self) -> Sequence[bytes]:
         return json.dumps(self.own_vocabulary).encode(), super().asset_contents()[1]

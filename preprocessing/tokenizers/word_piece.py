@@ -15,6 +15,7 @@ import numpy as np
 
 from .._libraries import library
 from .base import Tokenizer, lines_of, read_asset
+from .cutting import Step, complete, in_library, replace, split
 from .foreign import Foreign
 
 MAX_WORD_BYTES = 100
@@ -40,7 +41,10 @@ IGNORABLE = dict.fromkeys(
 )
 CACHED_WORDS = 2**16
 # What case folding makes of letters that stay as they are in lower case.
-FOLDED = {"ß": "ss", "ς": "σ"}
+FOLDED = (("ß", "ss"), ("ς", "σ"))
+ACCENTS = replace(r"\p{Mn}", "")
+# Steps of others that the constructor's arguments stand for.
+KNOWN_STEPS = ("BertNormalizer", "NFD", "NFKC", "StripAccents", "Lowercase", "BertPreTokenizer")
 ONIGURUMA = r"!-/:-@\[-`{-~\p{P}"
 
 
@@ -169,21 +173,46 @@ class WordPieceTokenizer(Tokenizer):
             tokens = sorted(ids, key=lambda token: int(ids[token]))
         else:
             tokens = [line.rstrip() for line in lines_of(read_asset(path))]
-        config = files.config
+        found: dict[str, Any] = {"vocabulary": tokens}
+        theirs = {
+            "oov_token": files.model.get("unk_token") or files.token("unk_token"),
+            "suffix_indicator": files.model.get("continuing_subword_prefix"),
+        }
+        found |= {name: value for name, value in theirs.items() if isinstance(value, str)}
+        return found | cls.folding_arguments(files)
+
+    @classmethod
+    def folding_arguments(cls, files: Foreign) -> dict[str, Any]:
+        """Those that say how text is folded and cut; a warning says what they cannot."""
+        config, steps = files.config, files.steps("normalizer")
         lowercase, accents = config.get("do_lower_case"), config.get("strip_accents")
-        for step in files.steps("normalizer"):
-            lowercase = step.get("lowercase", step["type"] == "Lowercase" or lowercase)
-            accents = step.get("strip_accents", step["type"] == "StripAccents" or accents)
-        return {
-            "vocabulary": tokens,
+        chinese = config.get("tokenize_chinese_chars")
+        for step in steps:
+            if step["type"] == "BertNormalizer":
+                lowercase, accents = step.get("lowercase"), step.get("strip_accents")
+                chinese = step.get("handle_chinese_chars")
+                accents = lowercase if accents is None else accents
+        if steps and steps[0]["type"] != "BertNormalizer":
+            lowercase = any(step["type"] == "Lowercase" for step in steps)
+            accents = ACCENTS in steps or any(step["type"] == "StripAccents" for step in steps)
+        found = {
             "lowercase": bool(lowercase),
             "strip_accents": bool(lowercase if accents is None else accents),
+            "split_on_cjk": chinese is not False,
         }
+        cuts = files.steps("pre_tokenizer")
+        own = [complete(*folding_steps(**{**found, "split_on_cjk": cjk})) for cjk in (True, False)]
+        if (steps, cuts) == own[1]:
+            return found | {"split_on_cjk": False}
+        if (steps, cuts) != own[0]:
+            names = [one["type"] for one in (*steps, *cuts) if one["type"] not in KNOWN_STEPS]
+            if names:
+                files.warn(f"{cls.__name__} knows no {', '.join(names)}: text is cut without it.")
+        return found
 
     def to_library(self) -> Any:
         """Where it differs, unusual characters are normalized before text is cut."""
         tokenizers = library("tokenizers", "text")
-        normalizers, cutters = tokenizers.normalizers, tokenizers.pre_tokenizers
         model = tokenizers.models.WordPiece(
             self.ids,
             unk_token=self.oov_token,
@@ -191,24 +220,8 @@ class WordPieceTokenizer(Tokenizer):
             max_input_chars_per_word=MAX_WORD_BYTES,
         )
         found = tokenizers.Tokenizer(model)
-        steps = []
-        if self.strip_accents:
-            marks = normalizers.Replace(tokenizers.Regex(r"\p{Mn}"), "")
-            steps += [normalizers.NFD(), marks]
-        if self.lowercase:
-            ignorable = tokenizers.Regex(r"[\p{Default_Ignorable_Code_Point}&&\P{Cf}]")
-            steps += [normalizers.NFKC(), normalizers.Lowercase(), normalizers.NFKC()]
-            steps += [normalizers.Replace(*pair) for pair in ((ignorable, ""), *FOLDED.items())]
-        if steps:
-            found.normalizer = normalizers.Sequence(steps)
-        mark = ONIGURUMA + (cjk_of_oniguruma() if self.split_on_cjk else "")
-        spaces = tokenizers.Regex(r"[ \t\n\r\f\p{Cc}\p{Cf}]")
-        found.pre_tokenizer = cutters.Sequence(
-            [
-                cutters.Split(spaces, "removed"),
-                cutters.Split(tokenizers.Regex(f"[{mark}]"), "isolated"),
-            ]
-        )
+        steps = folding_steps(self.lowercase, self.strip_accents, self.split_on_cjk)
+        found.normalizer, found.pre_tokenizer = in_library(*steps)
         found.decoder = tokenizers.decoders.WordPiece(self.suffix_indicator, cleanup=False)
         found.add_special_tokens(self.special_tokens)
         return found
@@ -276,6 +289,20 @@ class WordPieceTokenizer(Tokenizer):
             else:
                 words.append(token)
         return " ".join(words)
+
+
+def folding_steps(
+    lowercase: bool, strip_accents: bool, split_on_cjk: bool
+) -> tuple[list[Step], list[Step]]:
+    """What is done to text, and what cuts it, as steps of the `tokenizers` library."""
+    steps: list[Step] = [{"type": "NFD"}, ACCENTS] if strip_accents else []
+    if lowercase:
+        steps += [{"type": "NFKC"}, {"type": "Lowercase"}, {"type": "NFKC"}]
+        steps += [replace(r"[\p{Default_Ignorable_Code_Point}&&\P{Cf}]", "")]
+        folded = ({"type": "Replace", "pattern": {"String": a}, "content": b} for a, b in FOLDED)
+        steps += folded
+    mark = ONIGURUMA + (cjk_of_oniguruma() if split_on_cjk else "")
+    return steps, [split(r"[ \t\n\r\f\p{Cc}\p{Cf}]", "Removed"), split(f"[{mark}]")]
 
 
 @functools.lru_cache(32)

@@ -8,16 +8,58 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .diffusers import DIFFUSERS
+from ...backbones._model import Model
+from ..files import CONFIG
+from ..sources import PresetSource
+from .diffusers import DIFFUSERS, in_pipeline
 from .engine import Dialect
+from .single_file import SINGLE_FILE, single_file
 from .timm import TIMM
 from .transformers import TRANSFORMERS
 
-__all__ = ("DIALECTS", "DIFFUSERS", "TIMM", "TRANSFORMERS", "dialect_of")
+__all__ = (
+    "DIALECTS",
+    "DIFFUSERS",
+    "SINGLE_FILE",
+    "TIMM",
+    "TRANSFORMERS",
+    "configuration",
+    "dialect_in",
+    "dialect_of",
+)
 
-DIALECTS: tuple[Dialect, ...] = (TRANSFORMERS, TIMM, DIFFUSERS)
+DIALECTS: tuple[Dialect, ...] = (TRANSFORMERS, TIMM, DIFFUSERS, SINGLE_FILE)
 
 
 def dialect_of(config: Mapping[str, Any]) -> Dialect | None:
     """The dialect of a config.json; `None` for Keras's own."""
     return next((dialect for dialect in DIALECTS if dialect.recognises(config)), None)
+
+
+def configuration(
+    source: PresetSource, cls: type[Model] = Model
+) -> tuple[PresetSource, dict[str, Any]]:
+    """What a preset says of its model, and where this model is.
+
+    It is what config.json says; else what all folders of a pipeline say, or the one that a `cls`
+    is in; else what the shapes in a single file say.
+
+    Raises:
+        FileNotFoundError: nothing of it is there.
+        ValueError: a pipeline that has several such models.
+    """
+    try:
+        return source, source.json(CONFIG)
+    except FileNotFoundError:
+        found = in_pipeline(source, cls)
+        if found is not None:
+            return found
+        shapes = single_file(source, cls)
+        if shapes is None:
+            raise
+        return source, shapes
+
+
+def dialect_in(source: PresetSource) -> Dialect | None:
+    """The dialect of a preset; `None` for Keras's own. Raises as `configuration` does."""
+    return dialect_of(configuration(source)[1])

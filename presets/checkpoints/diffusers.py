@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from ...backbones._model import Model
 from .. import diffusers
 from ..files import CONFIG
-from .engine import Dialect, Plan
+from ..sources import PresetSource
+from .engine import Dialect, Plan, find_table
+from .files import Within
 from .table import Table
 from .transformers import TRANSFORMERS
-
-if TYPE_CHECKING:
-    from ..sources import PresetSource
 
 INDEX = "model_index.json"
 # The document of a folder, if it is not config.json.
 SCHEDULER = {"scheduler": "scheduler_config.json"}
+# A text encoder → the folder of its tokenizer.
+TOKENIZERS = {"clip_l": "tokenizer", "clip_g": "tokenizer_2", "t5": "tokenizer_3"}
 # A pipeline's kind is its class, and this where it has a third encoder of text.
 THIRD, WITH_THIRD = "text_encoder_3", "+text_encoder_3"
 
@@ -61,26 +64,59 @@ class Diffusers(Dialect):
         if place:
             return {SCHEDULER.get(place, CONFIG): plan.config[place]}
         index: dict[str, Any] = {"_class_name": plan.config["_class_name"]}
-        for folder in (*plan.table.folders, *self.further):
-            config = plan.config[folder]
+        for part in (*plan.table.folders, *self.further):
+            config = plan.config[part]
             cls = config.get("_class_name") or config["architectures"][0]
             library = "diffusers" if "_class_name" in config else "transformers"
-            index[folder] = [library, cls]
-        absent = {name: parts for name, parts in plan.config.items() if isinstance(parts, list)}
+            index[part] = [library, cls]
+        absent = {part: entry for part, entry in plan.config.items() if isinstance(entry, list)}
         return {INDEX: {**index, **absent}}
 
 
-def pipeline(source: PresetSource) -> dict[str, Any] | None:
-    """One configuration of a pipeline's, each under its folder; `None` if it is no pipeline."""
+def in_pipeline(
+    source: PresetSource, cls: type[Model]
+) -> tuple[PresetSource, dict[str, Any]] | None:
+    """One configuration of a pipeline's, each under its folder; or a folder and its configuration,
+    if only a part is a `cls`. `None` if it is no pipeline.
+
+    Of pipelines that have no table as a whole the transformer is read.
+
+    Raises:
+        ValueError: several parts are.
+    """
     if not source.has(INDEX):
         return None
     index = source.json(INDEX)
-    config = {"_class_name": index.get("_class_name")}
+    config: dict[str, Any] = {"_class_name": index.get("_class_name")}
     for folder, kind in index.items():
         known = folder in ("transformer", "vae", "scheduler") or folder.startswith("text_encoder")
         if known and isinstance(kind, list) and kind[1:2] != [None]:
             config[folder] = source.json(f"{folder}/{SCHEDULER.get(folder, CONFIG)}")
-    return config
+    whole, parts = _class_of(config), [folder for folder in config if folder in index]
+    main = whole or _class_of(config.get("transformer", {}))
+    if main is None or (whole and issubclass(whole, cls)):
+        return source, config
+    fitting = ["transformer"] if issubclass(main, cls) else []
+    fitting = fitting or [one for one in parts if issubclass(_class_of(config[one]) or Model, cls)]
+    if len(fitting) > 1:
+        raise ValueError(
+            f"{source.handle} has several models of class {cls.__name__}: give the folder of one "
+            f"of {', '.join(fitting)}."
+        )
+    for folder in fitting:
+        return Within(source, folder), config[folder]
+    return source, config
+
+
+def _class_of(config: Any) -> type[Model] | None:
+    """The class of a model, or of a pipeline, that is read; `None` of another one."""
+    if not isinstance(config, Mapping):
+        return None
+    for dialect in (DIFFUSERS, TRANSFORMERS):
+        if dialect.recognises(config):
+            with contextlib.suppress(ValueError):
+                return find_table(dialect, dialect.kind(config), "").backbone
+    return None
 
 
 DIFFUSERS = Diffusers()

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from ...backbones._model import Model, check_arguments, whole
+from ...backbones._configuration import check_arguments, whole
+from ...backbones._model import Model
 from ..building import (
     assign,
     check_amounts,
@@ -37,6 +39,7 @@ from ..safetensors import write_safetensors
 from ..surplus import Ignore, superfluous
 from ..weights import Weight, together, writes
 from .files import BYTES, FLOATS, Stored, Within, index_of, open_weights, weight_files
+from .quantized import Dequantized, Format, dequantized, format_of
 from .table import REQUIRED, Operation, Table, Tensors, matches, parts
 
 if TYPE_CHECKING:
@@ -52,12 +55,14 @@ class Dialect(ABC):
 
     Attributes:
         name: the library's.
+        document: what the configuration is in.
         packages: where its tables are; every module there has a tuple `TABLES`.
         files: of the weights. The first that a checkpoint has is read, whole or in shards; the
             first of all is written.
     """
 
     name: ClassVar[str]
+    document: ClassVar[str] = CONFIG
     packages: tuple[ModuleType, ...]
     files: ClassVar[tuple[str, ...]] = (SAFETENSORS, "pytorch_model.bin")
 
@@ -83,12 +88,20 @@ class Dialect(ABC):
     ) -> list[str]:
         """Why a config.json cannot be read; `unknown` are keys of which nothing is known."""
 
+    def weights(self, source: PresetSource) -> list[Path]:
+        """The weight files of a checkpoint in one folder, fetched if need be."""
+        return weight_files(self.files, source)
+
     # Folders of a checkpoint in several that have documents alone.
     further: ClassVar[tuple[str, ...]] = ()
 
     def documents(self, plan: Plan, place: str) -> dict[str, Any]:
         """The JSON files of a folder."""
         return {CONFIG: plan.config}
+
+    def quantization(self, config: Mapping[str, Any]) -> Any:
+        """How the weights are quantized; `None` if they are not."""
+        return None
 
     @abstractmethod
     def heading(self, table: Table, kind: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -118,7 +131,10 @@ def find_table(dialect: Dialect, kind: str, where: str) -> Table:
 def known_kinds(dialect: Dialect, cls: type[Model]) -> list[str]:
     """The models whose checkpoints this class reads."""
     return [
-        kind for table in _all(modules(dialect)) if table.backbone is cls for kind in table.kinds
+        kind.partition("+")[0]
+        for table in _all(modules(dialect))
+        if table.backbone is cls
+        for kind in table.kinds
     ]
 
 
@@ -194,7 +210,7 @@ def to_ours(
         problems = _refused(table, arguments)
     if problems:
         raise ValueError(
-            f"The config.json of {where} is none for {table.backbone.__name__}:\n  "
+            f"The {dialect.document} of {where} is none for {table.backbone.__name__}:\n  "
             + "\n  ".join(problems)
         )
     if unknown:
@@ -252,13 +268,35 @@ def to_theirs(
             problems.append(str(error))
         else:
             for name, value in zip(key.theirs, values):
-                *outer, last = name.split(".")
-                functools.reduce(lambda inner, part: inner.setdefault(part, {}), outer, config)[
-                    last
-                ] = value
+                _put(config, name, value)
     if problems:
         raise ValueError(f"as {kind}: " + "; ".join(problems))
     return {**config, **table.extra}
+
+
+def with_keys(
+    dialect: Dialect, config: Mapping[str, Any], further: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A config.json with further keys, but for those that would make another model of it."""
+    table = find_table(dialect, dialect.kind(config), CONFIG)
+    result = deepcopy(dict(config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        arguments = to_ours(dialect, table, config, CONFIG)
+        for name, value in further.items():
+            changed = deepcopy(result)
+            _put(changed, name, value)
+            try:
+                if to_ours(dialect, table, changed, CONFIG) == arguments:
+                    result = changed
+            except ValueError:
+                pass
+    return result
+
+
+def _put(config: dict[str, Any], name: str, value: Any) -> None:
+    *outer, last = name.split(".")
+    functools.reduce(lambda inner, part: inner.setdefault(part, {}), outer, config)[last] = value
 
 
 def _look_up_kind(table: Table, arguments: Mapping[str, Any]) -> tuple[str, set[str], list[str]]:
@@ -481,8 +519,12 @@ def plan(
     cls: type[Model] = Model,
     overrides: Mapping[str, Any] | None = None,
     ignore: Ignore = (),
+    dequantize: bool = False,
 ) -> Iterator[Plan]:
     """How a checkpoint is read. Its files are open meanwhile.
+
+    Args:
+        dequantize: whether quantized weights may be read as floats.
 
     Raises:
         ValueError: as `configured`; and broken files, or weights that are not the model's.
@@ -490,22 +532,77 @@ def plan(
         FileNotFoundError: no weights.
     """
     table, arguments = configured(dialect, source, config, cls, overrides)
+    settings = dialect.quantization(config)
+    format = None if settings is None else _format(table, settings, source.handle, dequantize)
     model = construct(table.backbone, arguments, "meta")
     files: Counter[Path] = Counter()
+    held: list[tuple[str, Stored]] = []
     stored: dict[str, Stored] = {}
-    problems = []
+    problems: list[str] = []
     with ExitStack() as stack:
         for prefix, path in _held_in(dialect, table, source):
-            for tensor in open_weights(path, stack):
-                files[path] += 1
-                name = table.renamed(prefix + tensor.name)
-                if name in stored:
-                    problems.append(f"twice: {stored[name].name} and {tensor.name} in {path.name}")
-                stored[name] = tensor
+            tensors = open_weights(path, stack)
+            files[path] = len(tensors)
+            held += [(prefix + tensor.name, tensor) for tensor in tensors]
+        if format is not None:
+            held = _dequantized(table, format, settings, held, problems)
+        for full_name, tensor in held:
+            name = table.renamed(full_name)
+            if name in stored:
+                problems.append(f"twice: {stored[name].name} and {tensor.name}")
+            stored[name] = tensor
         model.build_parts(stored)
         bindings = bind(table.for_names(stored), arguments_of(model), model.state_dict())
+        if format is not None:
+            _drop_zeros(stored, bindings)
         absent = account(table, bindings, stored, problems, source.handle, ignore)
         yield Plan(table, config, model, bindings, stored, absent, files)
+
+
+def _format(table: Table, settings: Any, where: str, dequantize: bool) -> Format:
+    """The format of quantized weights.
+
+    Raises:
+        ValueError: it cannot be read, or only if asked for.
+    """
+    try:
+        format = format_of(settings)
+    except ValueError as error:
+        raise ValueError(f"The config.json of {where}: {error}") from error
+    if not dequantize and format.method not in table.quantized:
+        raise ValueError(
+            f"{where} has quantized weights ({format.method}). dequantize=True reads them as "
+            "floats, in the dtype that is given."
+        )
+    return format
+
+
+def _dequantized(
+    table: Table,
+    format: Format,
+    settings: Any,
+    held: list[tuple[str, Stored]],
+    problems: list[str],
+) -> list[tuple[str, Stored]]:
+    """The tensors by their names, weights in place of what they are packed in."""
+    found = []
+    for tensor in dequantized(format, settings, (tensor for _, tensor in held), problems):
+        if isinstance(tensor, Dequantized) and matches(
+            table.input_first, table.renamed(tensor.name)
+        ):
+            tensor = tensor.turned()
+        found.append((tensor.name, tensor))
+    return found
+
+
+def _drop_zeros(stored: dict[str, Stored], bindings: list[Binding]) -> None:
+    """Take biases of zeros out, that AutoGPTQ gives to layers without any."""
+    used = {name for binding in bindings for name in binding.theirs}
+    for name, tensor in list(stored.items()):
+        layer, _, leaf = name.rpartition(".")
+        packed = isinstance(stored.get(f"{layer}.weight"), Dequantized)
+        if leaf == "bias" and packed and name not in used and not tensor.read().any():
+            del stored[name]
 
 
 def files_of(dialect: Dialect, source: PresetSource, config: Mapping[str, Any]) -> list[Path]:
@@ -517,7 +614,7 @@ def files_of(dialect: Dialect, source: PresetSource, config: Mapping[str, Any]) 
 def _held_in(dialect: Dialect, table: Table, source: PresetSource) -> Iterator[tuple[str, Path]]:
     """The weight files, and what is put before the names in each."""
     if not table.folders:
-        yield from (("", path) for path in weight_files(dialect.files, source))
+        yield from (("", path) for path in dialect.weights(source))
     for folder, names in table.folders.items():
         inner = Within(source, folder)
         yield from ((f"{folder}.", path) for path in weight_files(names, inner))
@@ -532,6 +629,7 @@ def load(
     device: str | torch.device | None,
     mmap: bool | None,
     ignore: Ignore,
+    dequantize: bool,
     overrides: Mapping[str, Any],
     sharing: Sharing | None = None,
 ) -> ModelType:
@@ -546,7 +644,7 @@ def load(
         model = construct(table.backbone, sized(table.backbone, arguments, sizes), where)
         if not load_weights:
             return model.eval()  # type: ignore[return-value]
-    with plan(dialect, source, config, cls, others, ignore) as found:
+    with plan(dialect, source, config, cls, others, ignore, dequantize) as found:
         source.settle()
         if device.type != "meta":
             _fill(found, torch.device(device), mmap is not False, source.handle, sharing)
@@ -567,10 +665,16 @@ def _fill(
         _draw(plan.model, plan.drawn, device)
     present = [binding for binding in plan.bindings if binding not in plan.absent]
     for binding in track(present, "Reading weights", lambda binding: binding.nbytes):
-        values = binding.load([plan.stored[name].read() for name in binding.theirs])
-        for name, value in values.items():
-            owner, _, leaf = name.rpartition(".")
-            assign(plan.model.get_submodule(owner), leaf, value, device, keep)
+        _read(plan, binding, device, keep)
+
+
+def _read(plan: Plan, binding: Binding, device: torch.device, keep: bool) -> None:
+    """Fill the weights of one rule; nothing else of them is left in memory."""
+    dtype = functools.reduce(torch.promote_types, (t.dtype for t in binding.ours.values()))
+    values = binding.load([plan.stored[name].read(dtype) for name in binding.theirs])
+    for name, value in values.items():
+        owner, _, leaf = name.rpartition(".")
+        assign(plan.model.get_submodule(owner), leaf, value, device, keep)
 
 
 def _fill_parts(plan: Plan, device: torch.device, where: str, sharing: Sharing) -> None:
@@ -738,21 +842,24 @@ def export(
         destination: opens the folder, or one within it, in the process that writes.
     """
     for name, files in (plan.table.folders or {"": dialect.files}).items():
-        _export(plan, name, files[0], weights, dialect.documents(plan, name), destination)
+        _export(dialect, plan, name, files[0], weights, destination)
     if plan.table.folders and writes(weights.values()):
         for name in (*dialect.further, ""):  # what makes one of them comes last
-            documents = dialect.documents(plan, name)
             with destination(name) as folder:
-                for document, content in documents.items():
-                    (folder / document).write_text(json.dumps(content, indent=2))
+                _describe(dialect, plan, name, folder)
+
+
+def _describe(dialect: Dialect, plan: Plan, place: str, folder: Path) -> None:
+    for name, content in dialect.documents(plan, place).items():
+        (folder / name).write_text(json.dumps(content, indent=2))
 
 
 def _export(
+    dialect: Dialect,
     plan: Plan,
     within: str,
     file_name: str,
     weights: Mapping[str, Weight],
-    documents: Mapping[str, Any],
     destination: Callable[[str], AbstractContextManager[Path]],
 ) -> None:
     """What one folder holds."""
@@ -777,8 +884,7 @@ def _export(
         if not writes(weights.values()):
             return
         with destination(within) as folder:
-            for name, content in documents.items():
-                (folder / name).write_text(json.dumps(content, indent=2))
+            _describe(dialect, plan, within, folder)
             for file, held, bindings in shards:
                 headers = {
                     name.removeprefix(prefix): (tensor.dtype, tuple(tensor.shape))

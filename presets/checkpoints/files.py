@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import torch
 
@@ -17,12 +17,14 @@ from ..files import SAFETENSORS, refuse_pointer, safe_name
 from ..reading import read_view_into
 from ..refusals import names_in
 from ..safetensors import NAMED, offsets_of, open_safetensors
-
-if TYPE_CHECKING:
-    from ..sources import PresetSource
+from ..sources import PresetSource
 
 BYTES = frozenset(("U8", "uint8"))
-FLOATS = frozenset(("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"))
+# Of eight bits, which are read as the shortest type that has all their numbers.
+EIGHT_BITS = frozenset(("F8_E4M3", "F8_E5M2"))
+FLOATS = EIGHT_BITS | {
+    *("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,8 @@ class Stored:
     get: Callable[[], torch.Tensor]
     place: tuple[IO[bytes], int] | None = None
 
-    def read(self) -> torch.Tensor:
+    def read(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The values; those that are computed in this dtype, if one is given."""
         return self.get()
 
     def read_view(self, view: torch.Tensor, target: torch.Tensor) -> None:
@@ -69,13 +72,14 @@ class Stored:
         return replace(self, get=lambda: self.get().clone())
 
 
-class Within:
+class Within(PresetSource):
     """A folder of a preset as a preset."""
 
     def __init__(self, source: PresetSource, folder: str) -> None:
+        super().__init__(f"{source.handle}/{folder}")
         self.source = source
         self.folder = folder
-        self.handle = f"{source.handle}/{folder}"
+        self.snapshot = source.snapshot
 
     def has(self, name: str) -> bool:
         return self.source.has(f"{self.folder}/{name}")
@@ -83,14 +87,8 @@ class Within:
     def file(self, name: str) -> Path:
         return self.source.file(f"{self.folder}/{name}")
 
-    def json(self, name: str) -> dict[str, Any]:
-        return self.source.json(f"{self.folder}/{name}")
 
-    def download(self, names: Iterable[str]) -> list[Path]:
-        return self.source.download(f"{self.folder}/{name}" for name in names)
-
-
-def weight_files(names: Sequence[str], source: PresetSource | Within) -> list[Path]:
+def weight_files(names: Sequence[str], source: PresetSource) -> list[Path]:
     """The first of these files that a preset has, or its shards, fetched if need be.
 
     Raises:
@@ -135,11 +133,20 @@ def open_weights(path: Path, stack: ExitStack) -> list[Stored]:
             name,
             tuple(header.get_shape()),
             str(header.get_dtype()),
-            functools.partial(file.get_tensor, name),
+            functools.partial(_widened if header.get_dtype() in EIGHT_BITS else _plain, file, name),
             (data, offsets[name]),
         )
         for name, header in headers.items()
     ]
+
+
+def _plain(file: Any, name: str) -> torch.Tensor:
+    tensor: torch.Tensor = file.get_tensor(name)
+    return tensor
+
+
+def _widened(file: Any, name: str) -> torch.Tensor:
+    return _plain(file, name).to(torch.bfloat16)
 
 
 def _open_pickle(path: Path) -> list[Stored]:

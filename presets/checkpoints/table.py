@@ -423,7 +423,8 @@ class Table:
         parts: arguments that are models themselves → their classes.
         architecture: in transformers the class whose checkpoints are written.
         instead: rules for weights that some files hold in another form; read, never written.
-        quantized: values of `quant_method` whose weights `instead` reads.
+        quantized: values of `quant_method` whose weights are read as floats without being asked.
+        input_first: matrices `[in, out]` there, which are `[out, in]` where they are quantized.
         also: classes that are written in the same way, and read again as `backbone`.
         ignored: keys of config.json that do not matter to a backbone.
         renames: other names of weights → those that the rules use.
@@ -446,6 +447,7 @@ class Table:
     weights: tuple[Rule, ...]
     instead: tuple[Rule, ...] = ()
     quantized: tuple[str, ...] = ()
+    input_first: tuple[str, ...] = ()
     also: tuple[type[Model], ...] = ()
     ignored: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
@@ -463,11 +465,7 @@ class Table:
 
     def renamed(self, name: str) -> str:
         """The name that the rules use for a weight of a checkpoint."""
-        for theirs, ours in self.renames:
-            found = parts(theirs, name)
-            if found is not None:
-                name = ours.replace("*", "{}").format(*found)
-        return name
+        return renamed(self.renames, name)
 
     def for_names(self, names: Iterable[str]) -> Table:
         """The table for a file with these weights."""
@@ -485,6 +483,15 @@ def filled(template: str, numbers: Sequence[str]) -> str:
     """A template with numbers in its places, each shifted as it says there."""
     rest = iter(numbers)
     return _NUMBER.sub(lambda match: str(int(next(rest)) + int(match[0][1:-1] or 0)), template)
+
+
+def renamed(renames: Iterable[tuple[str, str]], name: str) -> str:
+    """A name after all changes that apply to it, one after the other."""
+    for theirs, ours in renames:
+        found = parts(theirs, name)
+        if found is not None:
+            name = ours.replace("*", "{}").format(*found)
+    return name
 
 
 def parts(template: str, name: str) -> tuple[str, ...] | None:

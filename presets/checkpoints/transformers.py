@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,10 +26,13 @@ GENERIC = frozenset(
     bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping
     encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id
     forced_eos_token_id length_penalty max_length min_length no_repeat_ngram_size num_beam_groups
-    num_beams num_return_sequences output_scores prefix remove_invalid_values repetition_penalty
-    return_dict_in_generate suppress_tokens temperature top_k top_p typical_p
+    num_beams num_return_sequences output_scores prefix quantization_config remove_invalid_values
+    repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p
     """.split()  # noqa: SIM905 (sixty lines otherwise)
 )
+
+# Encoders of models that have a decoder, too, under the same `model_type`.
+ENCODERS, ENCODER = (["T5EncoderModel"],), "+encoder"
 
 
 class Transformers(Dialect):
@@ -43,7 +45,8 @@ class Transformers(Dialect):
         return "model_type" in config and "registered_name" not in config
 
     def kind(self, config: Mapping[str, Any]) -> str:
-        return str(config["model_type"])
+        encoder = config.get("architectures") in ENCODERS
+        return str(config["model_type"]) + ENCODER * encoder
 
     def title(self, config: Mapping[str, Any]) -> str:
         return str((config.get("architectures") or ["Model"])[0])
@@ -54,18 +57,18 @@ class Transformers(Dialect):
     def problems(
         self, config: Mapping[str, Any], unknown: Sequence[str], table: Table
     ) -> list[str]:
-        settings = config.get("quantization_config")
-        if not settings:
-            return []
-        method = settings.get("quant_method") if isinstance(settings, Mapping) else None
-        if method in table.quantized:
-            return []
-        return [f"quantization_config: quantized weights ({reprlib.repr(method)}) cannot be read"]
+        return []
+
+    def quantization(self, config: Mapping[str, Any]) -> Any:
+        for inner in (config, config.get("text_config")):
+            if isinstance(inner, Mapping) and inner.get("quantization_config"):
+                return inner["quantization_config"]
+        return None
 
     def heading(self, table: Table, kind: str, dtype: torch.dtype) -> dict[str, Any]:
         return {
             "architectures": [table.architecture],
-            "model_type": kind,
+            "model_type": kind.removesuffix(ENCODER),
             "torch_dtype": str(dtype).removeprefix("torch."),
         }
 

@@ -14,7 +14,6 @@ from ...backbones.stable_diffusion_3.backbone import T5_DIM, VAE_FACTOR
 from ...backbones.vae import VAEBackbone
 from ..checkpoints.table import (
     BATCHED,
-    REQUIRED,
     Arguments,
     Key,
     Operation,
@@ -223,12 +222,6 @@ def free(**arguments: Any) -> Key:
     )
 
 
-def check_untied(tied: bool) -> tuple[()]:
-    if not tied:
-        raise ValueError("tie_embedding_weights is False, for logits that there are not")
-    return ()
-
-
 TRANSFORMER_CONFIG = (
     Key(
         {"sample_size": 128, "in_channels": 16, "out_channels": 16},
@@ -290,9 +283,7 @@ CLIP_CONFIG = (
     fixed("architectures", ["CLIPTextModelWithProjection"]),
 )
 T5_CONFIG = (
-    Key({"d_model": REQUIRED}, ("hidden_dim",), lambda dim: (dim,), lambda dim: (dim,)),
-    *(one for one in t5.T5.config if "tie_embedding_weights" not in one.ours),
-    Key({}, ("tie_embedding_weights",), lambda: (True,), check_untied),
+    *t5.ENCODER.config,
     fixed("model_type", "t5"),
     fixed("architectures", ["T5EncoderModel"]),
 )
@@ -302,7 +293,6 @@ MODEL_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.b
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 ABSENT = [None, None]
 TOWERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
-T5_ENCODER = tuple(one for one in t5.T5.weights if one.theirs[0].startswith(("shared", "encoder.")))
 PIPELINE = Table(
     model_types=("StableDiffusion3Pipeline",),
     backbone=StableDiffusion3Backbone,
@@ -364,12 +354,9 @@ WITH_T5 = replace(
     ),
     ignored=(
         *PIPELINE.ignored,
-        *(
-            f"text_encoder_3.{name}"
-            for name in (*t5.T5.ignored, "tie_word_embeddings", "scale_decoder_outputs")
-        ),
+        *(f"text_encoder_3.{name}" for name in t5.ENCODER.ignored),
     ),
-    weights=(*PIPELINE.weights, *of("t5", "text_encoder_3.", T5_ENCODER)),
+    weights=(*PIPELINE.weights, *of("t5", "text_encoder_3.", t5.ENCODER_WEIGHTS)),
     tied={"text_encoder_3.encoder.embed_tokens.weight": "text_encoder_3.shared.weight"},
     extra=dict.fromkeys(TOKENIZERS, ABSENT),
     folders={**PIPELINE.folders, "text_encoder_3": CLIP_FILES},

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from ...backbones._model import Model, snake_case
+from ...backbones._configuration import snake_case
+from ...backbones._model import Model
 from ...backbones.layers.convolution import Convolution, SeparableConv2D
 from ...backbones.layers.core import Projection
 from ...backbones.layers.layout import (

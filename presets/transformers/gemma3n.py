@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ...backbones._model import COMMON, constructor_arguments
+from ...backbones._configuration import COMMON, constructor_arguments
 from ...backbones.gemma3n import Gemma3nBackbone
 from ...backbones.layers.activations import activation_name
 from ...backbones.mobilenetv5 import MobileNetV5Backbone

@@ -66,6 +66,10 @@ GPT2 = Table(
         only("add_cross_attention", False),
         only("tie_word_embeddings", True),
     ),
+    input_first=tuple(
+        f"transformer.h.{{}}.{name}.weight"
+        for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    ),
     ignored=("is_decoder", "n_ctx", "reorder_and_upcast_attn", "summary_*"),
     weights=(
         rule("transformer.wte.weight", "token_embedding.weight"),

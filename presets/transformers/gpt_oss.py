@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from ...backbones.gpt_oss import GptOssBackbone, keras_layer_types
 from ...backbones.layers.masks import FULL, SLIDING
 from ..checkpoints.table import (
     REQUIRED,
     Key,
-    Operation,
-    Rule,
     Table,
-    Tensors,
     either,
     fixed,
     key,
@@ -96,41 +91,6 @@ def save_head_dim(size: int | None, width: int, count: int) -> tuple[int]:
     return (size,)
 
 
-# Four bits each: sign, two of exponent, one of mantissa. (OCP Microscaling Formats, 2023.)
-FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-BLOCK = 32
-
-
-def pack(tensors: Tensors) -> list[torch.Tensor]:
-    """Shapes of the published form of `[experts, in, out]`, which is read and never written."""
-    (weight,) = tensors
-    experts, inputs, outputs = weight.shape
-    if not weight.is_meta:
-        raise NotImplementedError("MXFP4 is not written.")
-    if inputs % BLOCK:
-        raise ValueError(f"{inputs} inputs are not divisible into blocks of {BLOCK}.")
-    groups = inputs // BLOCK
-    return [
-        torch.empty((experts, outputs, groups, BLOCK // 2), dtype=torch.uint8, device="meta"),
-        torch.empty((experts, outputs, groups), dtype=torch.uint8, device="meta"),
-    ]
-
-
-def unpack(tensors: Tensors, shapes: Sequence[torch.Size]) -> list[torch.Tensor]:
-    """Blocks of 32 numbers, two a byte, low half first, and an exponent for each; one expert at a
-    time, in bfloat16, which holds them exactly.
-    """
-    blocks, exponents = tensors
-    table = torch.tensor((*FP4, *(-value for value in FP4)))
-    weight = torch.empty(tuple(shapes[0]), dtype=torch.bfloat16)
-    for expert, (packed, exponent) in enumerate(zip(blocks, exponents)):
-        codes = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2)  # [out, groups, 32]
-        scale = torch.exp2(exponent.float() - 127)
-        weight[expert] = (table[codes.int()] * scale[..., None]).flatten(1).T
-    return [weight]
-
-
-MXFP4 = Operation(pack, unpack)
 GPT_OSS = Table(
     model_types=("gpt_oss",),
     backbone=GptOssBackbone,
@@ -168,7 +128,6 @@ GPT_OSS = Table(
         "initial_context_length",
         "max_position_embeddings",
         "router_aux_loss_coef",
-        "quantization_config.*",
     ),
     weights=(
         *ENDS,
@@ -194,17 +153,7 @@ GPT_OSS = Table(
             ),
         ),
     ),
-    instead=under(
-        *BLOCKS,
-        [
-            Rule(
-                (f"mlp.experts.{name}_blocks", f"mlp.experts.{name}_scales"),
-                (f"sparse_moe_block.experts.{name}",),
-                (MXFP4,),
-            )
-            for name in ("gate_up_proj", "down_proj")
-        ],
-    ),
+    # All that are published have the experts in MXFP4; KerasHub reads them as floats, too.
     quantized=("mxfp4",),
     renames=RENAMES,
     dropped=DROPPED,

@@ -107,7 +107,7 @@ HEADS = ("pad_head_dim_to_multiple_of", "hidden_dim", "decoder_num_heads")
 MOONSHINE = Table(
     model_types=("moonshine",),
     backbone=MoonshineBackbone,
-    architecture="MoonshineModel",
+    architecture="MoonshineForConditionalGeneration",
     config=(
         key("vocab_size", "vocabulary_size", 32768),
         key("encoder_num_hidden_layers", "encoder_num_layers", 6),
@@ -168,44 +168,48 @@ MOONSHINE = Table(
     ),
     # Zeros that fill up the heads change nothing there.
     ignored=("pad_head_dim_to_multiple_of", "tie_word_embeddings"),
-    weights=(
-        rule("encoder.conv1.weight", "conv1.weight"),
-        *layer("encoder.conv2", "conv2"),
-        *layer("encoder.conv3", "conv3"),
-        *layer("encoder.groupnorm", "group_norm"),
-        *(
-            Rule((), (f"{side}_rotary_embedding.inv_freq",), (frequencies,))
-            for side in ("encoder", "decoder")
-        ),
-        *under(
-            "encoder.layers.{}.",
-            "encoder_blocks.{}.",
-            (
-                rule("input_layernorm.weight", "self_attention_layer_norm.weight"),
-                *attention("self_attn", "self_attention_layer"),
-                rule("post_attention_layernorm.weight", "feedforward_layer_norm.weight"),
-                *layer("mlp.fc1", "feedforward.dense_1"),
-                *layer("mlp.fc2", "feedforward.dense_2"),
+    weights=under(
+        "model.",
+        "",
+        (
+            rule("encoder.conv1.weight", "conv1.weight"),
+            *layer("encoder.conv2", "conv2"),
+            *layer("encoder.conv3", "conv3"),
+            *layer("encoder.groupnorm", "group_norm"),
+            *(
+                Rule((), (f"{side}_rotary_embedding.inv_freq",), (frequencies,))
+                for side in ("encoder", "decoder")
             ),
-        ),
-        rule("encoder.layer_norm.weight", "encoder_final_layer_norm.weight"),
-        rule("decoder.embed_tokens.weight", "token_embedding.weight"),
-        *under(
-            "decoder.layers.{}.",
-            "decoder_blocks.{}.",
-            (
-                rule("input_layernorm.weight", "norm1.weight"),
-                *attention("self_attn", "self_attention"),
-                rule("post_attention_layernorm.weight", "norm2.weight"),
-                *attention("encoder_attn", "cross_attention"),
-                rule("final_layernorm.weight", "norm3.weight"),
-                *layer("mlp.fc1", "ff.dense_1"),
-                *layer("mlp.fc2", "ff.dense_2"),
+            *under(
+                "encoder.layers.{}.",
+                "encoder_blocks.{}.",
+                (
+                    rule("input_layernorm.weight", "self_attention_layer_norm.weight"),
+                    *attention("self_attn", "self_attention_layer"),
+                    rule("post_attention_layernorm.weight", "feedforward_layer_norm.weight"),
+                    *layer("mlp.fc1", "feedforward.dense_1"),
+                    *layer("mlp.fc2", "feedforward.dense_2"),
+                ),
             ),
+            rule("encoder.layer_norm.weight", "encoder_final_layer_norm.weight"),
+            rule("decoder.embed_tokens.weight", "token_embedding.weight"),
+            *under(
+                "decoder.layers.{}.",
+                "decoder_blocks.{}.",
+                (
+                    rule("input_layernorm.weight", "norm1.weight"),
+                    *attention("self_attn", "self_attention"),
+                    rule("post_attention_layernorm.weight", "norm2.weight"),
+                    *attention("encoder_attn", "cross_attention"),
+                    rule("final_layernorm.weight", "norm3.weight"),
+                    *layer("mlp.fc1", "ff.dense_1"),
+                    *layer("mlp.fc2", "ff.dense_2"),
+                ),
+            ),
+            rule("decoder.norm.weight", "decoder_post_norm.weight"),
         ),
-        rule("decoder.norm.weight", "decoder_post_norm.weight"),
     ),
-    renames=(("model.*", "*"),),
-    tied={"proj_out.weight": "decoder.embed_tokens.weight"},
+    renames=tuple((name, f"model.{name}") for name in ("encoder.*", "decoder.*")),
+    tied={"proj_out.weight": "model.decoder.embed_tokens.weight"},
 )
 TABLES = (MOONSHINE,)

@@ -1,4 +1,4 @@
-"""T5, T5 1.1 and Flan-T5."""
+"""T5, T5 1.1 and Flan-T5; and their encoder alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from ...backbones.layers.activations import activation_name
 from ...backbones.layers.t5 import BUCKETS, MAX_DISTANCE
+from ...backbones.stable_diffusion_3 import T5Encoder
 from ...backbones.t5 import T5Backbone
 from ..checkpoints.table import REQUIRED, TRANSPOSE, Key, Rule, Table, fixed, key, only, rule, under
 
@@ -145,4 +146,28 @@ T5 = Table(
     },
     extra={"decoder_start_token_id": 0},
 )
-TABLES = (T5,)
+
+
+def check_untied(tied: bool) -> tuple[()]:
+    if not tied:
+        raise ValueError("tie_embedding_weights is False, for logits that there are not")
+    return ()
+
+
+ENCODER_WEIGHTS = tuple(
+    one for one in T5.weights if one.theirs[0].startswith(("shared.", "encoder."))
+)
+ENCODER = Table(
+    model_types=("t5+encoder",),
+    backbone=T5Encoder,
+    architecture="T5EncoderModel",
+    config=(
+        Key({"d_model": REQUIRED}, ("hidden_dim",), lambda dim: (dim,), lambda dim: (dim,)),
+        *(one for one in T5.config if "tie_embedding_weights" not in one.ours),
+        Key({}, ("tie_embedding_weights",), lambda: (True,), check_untied),
+    ),
+    ignored=(*T5.ignored, "tie_word_embeddings", "scale_decoder_outputs"),
+    weights=ENCODER_WEIGHTS,
+    tied={"encoder.embed_tokens.weight": "shared.weight"},
+)
+TABLES = (T5, ENCODER)

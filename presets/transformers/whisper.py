@@ -31,7 +31,7 @@ def check_width(size: int) -> tuple[()]:
 WHISPER = Table(
     model_types=("whisper",),
     backbone=WhisperBackbone,
-    architecture="WhisperModel",
+    architecture="WhisperForConditionalGeneration",
     config=(
         Key(
             {
@@ -80,37 +80,41 @@ WHISPER = Table(
         "tie_word_embeddings",
         "use_weighted_layer_sum",
     ),
-    weights=(
-        *layer("encoder.conv1", "encoder_token_embedding_conv_layer_1"),
-        *layer("encoder.conv2", "encoder_token_embedding_conv_layer_2"),
-        rule("encoder.embed_positions.weight", "encoder_position_embedding.weight"),
-        *under(
-            "encoder.layers.{}.",
-            "encoder_transformer_layers.{}.",
-            (*attention("self_attn", "self_attention_layer"), *BLOCK),
-        ),
-        *layer("encoder.layer_norm", "encoder_layer_norm"),
-        *under(
-            "decoder.embed_",
-            "decoder_token_and_position_embedding.",
-            (
-                rule("tokens.weight", "token_embedding.weight"),
-                rule("positions.weight", "position_embedding.weight"),
+    weights=under(
+        "model.",
+        "",
+        (
+            *layer("encoder.conv1", "encoder_token_embedding_conv_layer_1"),
+            *layer("encoder.conv2", "encoder_token_embedding_conv_layer_2"),
+            rule("encoder.embed_positions.weight", "encoder_position_embedding.weight"),
+            *under(
+                "encoder.layers.{}.",
+                "encoder_transformer_layers.{}.",
+                (*attention("self_attn", "self_attention_layer"), *BLOCK),
             ),
-        ),
-        *under(
-            "decoder.layers.{}.",
-            "decoder_transformer_layers.{}.",
-            (
-                *attention("self_attn", "self_attention"),
-                *attention("encoder_attn", "cross_attention"),
-                *layer("encoder_attn_layer_norm", "cross_attention_layer_norm"),
-                *BLOCK,
+            *layer("encoder.layer_norm", "encoder_layer_norm"),
+            *under(
+                "decoder.embed_",
+                "decoder_token_and_position_embedding.",
+                (
+                    rule("tokens.weight", "token_embedding.weight"),
+                    rule("positions.weight", "position_embedding.weight"),
+                ),
             ),
+            *under(
+                "decoder.layers.{}.",
+                "decoder_transformer_layers.{}.",
+                (
+                    *attention("self_attn", "self_attention"),
+                    *attention("encoder_attn", "cross_attention"),
+                    *layer("encoder_attn_layer_norm", "cross_attention_layer_norm"),
+                    *BLOCK,
+                ),
+            ),
+            *layer("decoder.layer_norm", "decoder_layer_norm"),
         ),
-        *layer("decoder.layer_norm", "decoder_layer_norm"),
     ),
-    renames=(("model.*", "*"),),
-    tied={"proj_out.weight": "decoder.embed_tokens.weight"},
+    renames=tuple((name, f"model.{name}") for name in ("encoder.*", "decoder.*")),
+    tied={"proj_out.weight": "model.decoder.embed_tokens.weight"},
 )
 TABLES = (WHISPER,)

@@ -1,0 +1,1 @@
+"""Tables of files that hold all of a model and no configuration, a module for each family."""
