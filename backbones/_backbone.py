@@ -43,10 +43,12 @@ class Backbone(Model):
 
     Attributes:
         fused: whether `fuse` has made it.
+        divided: whether processes have parts of its layers, by a tensor plan.
         blank_side: of images that any model of the class takes, if it takes several sizes.
     """
 
     fused: bool = False
+    divided: bool = False
     blank_side: int = 256
 
     # Presets
@@ -266,6 +268,11 @@ class Backbone(Model):
         from ..presets.loading import load_weights
 
         self._refuse_fused()
+        if any(hasattr(parameter, "full_tensor") for parameter in self.parameters()):
+            raise ValueError(
+                f"This {self.class_name} is shared by several processes: read the weights by "
+                "from_preset(..., device_mesh=mesh), or by torch.distributed.checkpoint."
+            )
         load_weights(self, filepath, ignore)
 
     def save_weights(
@@ -332,6 +339,13 @@ class Backbone(Model):
 
     # LoRA
 
+    def _refuse_divided(self) -> None:
+        if self.divided:
+            raise NotImplementedError(
+                f"This {self.class_name} was loaded by a tensor plan, and layers of which a process "
+                "has a part take no adapters; those of plan='fsdp' do."
+            )
+
     def enable_lora(
         self,
         rank: int | None = None,
@@ -359,6 +373,7 @@ class Backbone(Model):
         """
         from ..lora import enable_lora
 
+        self._refuse_divided()
         enable_lora(self, rank, target_layer_names, lora_alpha, format)
 
     def disable_lora(self) -> AbstractContextManager[Any]:
@@ -447,6 +462,7 @@ class Backbone(Model):
         """
         from ..lora import load_lora_weights
 
+        self._refuse_divided()
         load_lora_weights(self, filepath, ignore)
 
     def merge_lora(self) -> None:

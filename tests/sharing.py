@@ -180,6 +180,10 @@ def check_options(folder: Path) -> None:
     model = Backbone.from_preset(folder / "bert", device_mesh=mesh, plan=plan)
     assert model.token_embedding.weight.placements == (Shard(1),)
     check_training("bert", plain, model, slice(None))
+    with pytest.raises(NotImplementedError, match="tensor plan"):
+        model.enable_lora(2)
+    with pytest.raises(ValueError, match="shared by several processes"):
+        model.load_weights(folder / "bert" / "model.weights.h5")
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     model = Backbone.from_preset(folder / "llama", device_mesh=mesh, plan="fsdp", mp_policy=policy)
     assert model(inputs_of("llama")).dtype == torch.bfloat16
