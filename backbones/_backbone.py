@@ -342,8 +342,8 @@ class Backbone(Model):
     def _refuse_divided(self) -> None:
         if self.divided:
             raise NotImplementedError(
-                f"This {self.class_name} was loaded by a tensor plan, and layers of which a process "
-                "has a part take no adapters; those of plan='fsdp' do."
+                f"This {self.class_name} has a tensor plan, and layers of which a process has a "
+                "part take no adapters; those of plan='fsdp' do."
             )
 
     def enable_lora(
