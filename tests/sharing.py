@@ -33,6 +33,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "vit": lambda: models.ViTBackbone((8, 8, 3), (4, 4), 2, 2, 12, 9),
 }
 DECODERS = ("gemma", "llama", "mixtral")
+SAVED = ("mixtral", "modern_bert")
 FORMATS = {"gemma": ("transformers", "safetensors"), "llama": ("shards",)}
 
 
@@ -161,7 +162,17 @@ def check_plans(folder: Path) -> None:
             plain, model = check_loading(folder / name, mesh, plan)
             if name in DECODERS:
                 check_generation(name, plain, model)
+            if name in SAVED and plan == "tensor":
+                check_saving(folder / name, model)
             check_training(name, plain, model, rows)
+
+
+def check_saving(folder: Path, model: Any) -> None:
+    again = folder.with_name(f"{folder.name}-again")
+    model.save_to_preset(again, carry=False)
+    dist.barrier()
+    weights = "model.weights.h5"
+    assert (again / weights).read_bytes() == (folder / weights).read_bytes()
 
 
 def check_options(folder: Path) -> None:
