@@ -146,7 +146,6 @@ def fully_shard_blocks(
     options: dict[str, Any] = {"mesh": mesh, "mp_policy": mp_policy or MixedPrecisionPolicy()}
     # At the root, too: an optimizer made after a forward pass would get what was gathered.
     options["reshard_after_forward"] = True
-    options["ignored_params"] = {one for one in model.parameters() if not one.ndim}
     units = (*model.block_classes, ReversibleEmbedding)
     for module in reversed(list(model.modules())):  # those within others first
         if isinstance(module, units):
@@ -173,7 +172,7 @@ def _of_other_dtype(unit: nn.Module) -> list[nn.Module]:
         (module, parameter)
         for module in unit.modules()
         for parameter in module.parameters(recurse=False)
-        if parameter.ndim and parameter not in managed
+        if parameter not in managed
     ]
     counts = Counter(parameter.dtype for _, parameter in left)
     main = counts.most_common(1)[0][0] if counts else None
