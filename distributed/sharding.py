@@ -174,7 +174,8 @@ def _of_other_dtype(unit: nn.Module) -> list[nn.Module]:
         for parameter in module.parameters(recurse=False)
         if parameter not in managed
     ]
-    counts = Counter(parameter.dtype for _, parameter in left)
+    own = [parameter.dtype for module, parameter in left if module is unit]
+    counts = Counter(own or (parameter.dtype for _, parameter in left))
     main = counts.most_common(1)[0][0] if counts else None
     others = (module for module, parameter in left if parameter.dtype != main)
     return [module for module in dict.fromkeys(others) if module is not unit]
