@@ -45,6 +45,7 @@ benchmarks: .venv/test
 	$(BIN)/python benchmarks/diffusion.py
 	$(BIN)/python benchmarks/multimodal.py
 	$(BIN)/python benchmarks/quantized.py
+	$(BIN)/python benchmarks/distributed.py
 
 .venv/python: constraints.txt
 	$(PYTHON) -m venv .venv

@@ -9,7 +9,7 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
@@ -19,6 +19,10 @@ from ._model import Model
 from .layers.fusion import fold_norms
 from .layers.layout import keras_children
 from .layers.pyramid import Level, PyramidOutputs
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy
 
 BackboneType = TypeVar("BackboneType", bound="Backbone")
 ValueType = TypeVar("ValueType")
@@ -39,10 +43,12 @@ class Backbone(Model):
 
     Attributes:
         fused: whether `fuse` has made it.
+        divided: whether processes have parts of its layers, by a tensor plan.
         blank_side: of images that any model of the class takes, if it takes several sizes.
     """
 
     fused: bool = False
+    divided: bool = False
     blank_side: int = 256
 
     # Presets
@@ -66,6 +72,10 @@ class Backbone(Model):
         mmap: bool | None = None,
         ignore: Sequence[str] | bool = (),
         dequantize: bool = False,
+        device_mesh: DeviceMesh | None = None,
+        plan: str | Mapping[str, Any] | None = None,
+        mp_policy: MixedPrecisionPolicy | None = None,
+        checkpoint_activations: bool = False,
         **kwargs: Any,
     ) -> BackboneType:
         """Build the model of a preset, in `eval()` mode.
@@ -90,6 +100,16 @@ class Backbone(Model):
             dequantize: whether the quantized weights of a transformers checkpoint (GPTQ, AWQ,
                 bitsandbytes, fp8, compressed-tensors) are read as floats, in the dtype asked
                 for; otherwise they are refused, but for gpt-oss in MXFP4.
+            device_mesh: the processes that share the model; each of them calls this, and reads only
+                the bytes that it holds. Parameters are DTensors.
+            plan: how they share it. With `"fsdp"` every process has its own inputs, and the weights
+                of a block are gathered while it computes (FSDP2; over two dimensions of the mesh
+                they are replicated over the first). With `"tensor"` all of them have the same
+                inputs, and layers are divided: attention by heads, feed-forward networks, experts
+                and the vocabulary; over a dimension called `"tensor"` of a mesh that has two, and
+                FSDP2 over the other one.
+            mp_policy: of FSDP2.
+            checkpoint_activations: calls `gradient_checkpointing`.
             kwargs: constructor arguments that replace those of the preset, `dtype` and
                 `trainable` among them. As in Keras the dtype is float32 if not given, whatever
                 the file holds; `"auto"` takes the file's.
@@ -102,7 +122,21 @@ class Backbone(Model):
         """
         from ..presets.loading import load_backbone
 
-        return load_backbone(cls, preset, load_weights, device, mmap, ignore, dequantize, kwargs)
+        if device_mesh is None:
+            if plan is not None or mp_policy is not None or checkpoint_activations:
+                raise ValueError(
+                    "plan, mp_policy and checkpoint_activations are for models that several "
+                    "processes share: device_mesh is missing."
+                )
+            return load_backbone(
+                cls, preset, load_weights, device, mmap, ignore, dequantize, kwargs
+            )
+        from ..distributed import load_shared
+
+        sharing = (device_mesh, plan, mp_policy, checkpoint_activations)
+        return load_shared(
+            cls, preset, load_weights, device, mmap, ignore, dequantize, kwargs, *sharing
+        )
 
     def save_to_preset(
         self,
@@ -237,6 +271,11 @@ class Backbone(Model):
         from ..presets.loading import load_weights
 
         self._refuse_fused()
+        if any(hasattr(parameter, "full_tensor") for parameter in self.parameters()):
+            raise ValueError(
+                f"This {self.class_name} is shared by several processes: read the weights by "
+                "from_preset(..., device_mesh=mesh), or by torch.distributed.checkpoint."
+            )
         load_weights(self, filepath, ignore)
 
     def save_weights(
@@ -340,6 +379,13 @@ class Backbone(Model):
 
     # LoRA
 
+    def _refuse_divided(self) -> None:
+        if self.divided:
+            raise NotImplementedError(
+                f"This {self.class_name} has a tensor plan, and layers of which a process has a "
+                "part take no adapters; those of plan='fsdp' do."
+            )
+
     def enable_lora(
         self,
         rank: int | None = None,
@@ -370,6 +416,7 @@ class Backbone(Model):
         """
         from ..lora import enable_lora
 
+        self._refuse_divided()
         enable_lora(self, rank, target_layer_names, lora_alpha, format)
 
     def disable_lora(self) -> AbstractContextManager[Any]:
@@ -458,6 +505,7 @@ class Backbone(Model):
         """
         from ..lora import load_lora_weights
 
+        self._refuse_divided()
         load_lora_weights(self, filepath, ignore)
 
     def merge_lora(self) -> None:

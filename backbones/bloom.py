@@ -11,6 +11,7 @@ from .layers.alibi import alibi_bias
 from .layers.attention import attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layer import Layer
@@ -26,6 +27,13 @@ class BloomAttention(Layer):
             "output_dense": "_output_dense",
         },
         built_on_call=True,
+    )
+
+    division = Division(
+        ("query_dense", "key_dense", "value_dense"),
+        ("output_dense",),
+        heads=("num_heads",),
+        arguments={"bias": 1},
     )
 
     def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
@@ -59,6 +67,7 @@ class BloomDecoder(Layer):
         },
         built_on_call=True,
     )
+    division = Division(("mlp_intermediate_dense",), ("mlp_output_dense",))
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -10,8 +11,9 @@ from torch import nn
 from ._backbone import Backbone
 from ._inputs import PaddingMask, TokenIds
 from .layers.activations import Activation
-from .layers.attention import PRIVATE_ATTENTION, attend, merge_heads, split_heads
+from .layers.attention import DIVISION, PRIVATE_ATTENTION, attend, merge_heads, split_heads
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layer import Layer
@@ -57,6 +59,7 @@ class DisentangledSelfAttention(Layer):
     """Attention by content to content, content to position and position to content."""
 
     layout = PRIVATE_ATTENTION
+    division = replace(DIVISION, heads=("num_heads",))
 
     def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -111,6 +114,7 @@ class DisentangledAttentionEncoder(Layer):
         },
         built_on_call=True,
     )
+    division = Division(("feedforward_intermediate_dense",), ("feedforward_output_dense",))
 
     def __init__(
         self, hidden_dim: int, intermediate_dim: int, num_heads: int, dropout: float

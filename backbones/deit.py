@@ -14,6 +14,7 @@ from .layers.activations import gelu
 from .layers.attention import MultiHeadAttention
 from .layers.convolution import Conv2D, check_data_format, pair
 from .layers.core import Dense, Dropout, LayerNormalization
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layer import Layer
@@ -57,6 +58,8 @@ class DeiTEmbeddings(PositionGrid):
 
 
 class DeiTIntermediate(Layer):
+    division = Division(columns=("dense",))
+
     def __init__(self, hidden_dim: int, intermediate_dim: int) -> None:
         super().__init__()
         self.dense = Dense(hidden_dim, intermediate_dim)
@@ -67,6 +70,7 @@ class DeiTIntermediate(Layer):
 
 class DeiTOutput(Layer):
     layout = Layout(attributes={"output": "dense"})
+    division = Division(rows=("output",))
 
     def __init__(self, intermediate_dim: int, hidden_dim: int, dropout_rate: float) -> None:
         super().__init__()

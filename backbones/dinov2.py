@@ -16,6 +16,7 @@ from .layers.activations import gelu
 from .layers.attention import MultiHeadAttention
 from .layers.convolution import Conv2D, check_data_format
 from .layers.core import Dense, Dropout, LayerNormalization
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layer import Layer
@@ -146,6 +147,8 @@ class DINOV2Attention(Layer):
 
 
 class DINOV2MLP(Layer):
+    division = Division(("fc1",), ("fc2",))
+
     def __init__(self, hidden_dim: int, intermediate_dim: int) -> None:
         super().__init__()
         self.fc1 = Dense(hidden_dim, intermediate_dim, kernel_initializer=initializer)
@@ -156,6 +159,8 @@ class DINOV2MLP(Layer):
 
 
 class DINOV2SwiGLUFFN(Layer):
+    division = Division(("weights_in",), ("weights_out",), {"weights_in": 2})
+
     def __init__(self, hidden_dim: int, intermediate_dim: int) -> None:
         super().__init__()
         width = (int(intermediate_dim * 2 / 3) + 7) // 8 * 8

@@ -16,6 +16,7 @@ from .layers.activations import Activation, ActivationLike
 from .layers.attention import attend, merge_heads, split_heads
 from .layers.convolution import Conv2D, channels_first, check_data_format
 from .layers.core import Dense, Dropout, LayerNormalization
+from .layers.division import Division
 from .layers.dtypes import DTypeLike, for_projections
 from .layers.initializers import truncated_normal
 from .layers.layer import Layer
@@ -86,6 +87,7 @@ class DINOV3Attention(Layer):
             "o_proj": "output_dense",
         }
     )
+    division = Division(("q_proj", "k_proj", "v_proj"), ("o_proj",), heads=("num_heads",))
 
     def __init__(
         self,
@@ -121,6 +123,8 @@ def turn_patches(x: torch.Tensor, tables: Tables) -> torch.Tensor:
 
 
 class DINOV3MLP(Layer):
+    division = Division(("up_proj",), ("down_proj",))
+
     def __init__(
         self, hidden_dim: int, intermediate_dim: int, activation: ActivationLike, use_bias: bool
     ) -> None:
@@ -134,6 +138,8 @@ class DINOV3MLP(Layer):
 
 
 class DINOV3GatedMLP(Layer):
+    division = Division(("gate_proj", "up_proj"), ("down_proj",))
+
     def __init__(
         self, hidden_dim: int, intermediate_dim: int, activation: ActivationLike, use_bias: bool
     ) -> None:

@@ -18,6 +18,7 @@ from .layers.activations import Activation
 from .layers.attention import CachedMultiHeadAttention, MultiHeadAttention
 from .layers.cache import Crossing, CrossKeyValueShape, Past, Step, encoder_decoder_outputs
 from .layers.core import Dense, Dropout, Embedding, UnitRMSNormalization
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
@@ -36,6 +37,8 @@ class EdRecRMSNormalization(UnitRMSNormalization):
 
 
 class EdRecGatedFeedForward(Layer):
+    division = Division(("up_proj", "gate_proj"), ("down_proj",))
+
     def __init__(self, hidden_dim: int, intermediate_dim: int, dropout: float) -> None:
         super().__init__()
         self.up_proj = Dense(hidden_dim, intermediate_dim, use_bias=False)

@@ -11,6 +11,7 @@ from ._inputs import TokenIds
 from .layers.activations import Activation, ActivationLike
 from .layers.attention import attend_evenly, merge_heads, split_heads
 from .layers.core import Dense, Dropout, Embedding, LayerNormalization, PositionEmbedding
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layer import Layer
@@ -28,6 +29,12 @@ class EsmSelfAttention(Layer):
             "o_dense_layer": "o_dense",
         },
         built_on_call=True,
+    )
+
+    division = Division(
+        ("q_dense_layer", "k_dense_layer", "v_dense_layer"),
+        ("o_dense_layer",),
+        heads=("num_heads",),
     )
 
     def __init__(self, hidden_dim: int, num_heads: int, use_bias: bool) -> None:
@@ -54,6 +61,7 @@ class ESMEncoder(Layer):
         attributes={"ffn_norm": "feedforward_norm"},
         built_on_call=True,
     )
+    division = Division(("feedforward_intermediate_dense",), ("feedforward_output_dense",))
 
     def __init__(
         self,
@@ -113,6 +121,7 @@ class ESMBackbone(Backbone):
         ValueError: `position_embedding_type` is neither `rotary` nor `absolute`.
     """
 
+    division = Division(tables=("token_embedding",))
     layout = Layout(
         Kind.GRAPH,
         assigned=(

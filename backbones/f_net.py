@@ -15,6 +15,7 @@ from .layers.core import (
     PositionEmbedding,
     ReversibleEmbedding,
 )
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layer import Layer
@@ -32,6 +33,7 @@ class FNetEncoder(Layer):
             "output_dense": "_output_dense",
         },
     )
+    division = Division(("intermediate_dense",), ("output_dense",))
 
     def __init__(self, hidden_dim: int, intermediate_dim: int, dropout: float) -> None:
         super().__init__()

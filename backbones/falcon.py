@@ -11,6 +11,7 @@ from .layers.alibi import alibi_bias
 from .layers.attention import attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
@@ -18,6 +19,13 @@ from .layers.layout import Layout, Stack
 
 class FalconAttention(Layer):
     layout = Layout(built_on_call=True)
+
+    division = Division(
+        ("query_dense", "key_dense", "value_dense"),
+        ("output_dense",),
+        heads=("num_heads",),
+        arguments={"bias": 1},
+    )
 
     def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -41,6 +49,7 @@ class FalconAttention(Layer):
 
 class FalconTransformerDecoder(Layer):
     layout = Layout(attributes={"attention": "attention_layer"}, built_on_call=True)
+    division = Division(("dense_h_to_4h",), ("dense_4h_to_h",))
 
     def __init__(
         self,

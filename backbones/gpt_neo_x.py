@@ -10,6 +10,7 @@ from .layers.activations import Activation
 from .layers.attention import attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, LayerNormalization, ReversibleEmbedding
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layer import Layer
@@ -29,6 +30,8 @@ class GPTNeoXAttention(Layer):
         },
         built_on_call=True,
     )
+
+    division = Division(("query_key_value",), ("attention_output",), heads=("num_heads",))
 
     def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -73,6 +76,7 @@ class GPTNeoXDecoder(Layer):
         },
         built_on_call=True,
     )
+    division = Division(("feedforward_intermediate_dense",), ("feedforward_output_dense",))
 
     def __init__(
         self,

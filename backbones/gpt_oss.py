@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -12,16 +13,17 @@ from torch.nn import functional as F
 
 from ._backbone import Backbone
 from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
-from .layers.attention import ATTENTION, attend, merge_heads, split_heads
+from .layers.attention import ATTENTION, DIVISION, attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, Dropout, EinsumDense, ReversibleEmbedding, RMSNormalization
+from .layers.division import Division, Experts
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal, zeros
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.masks import FULL, SLIDING, check_layer_types
 from .layers.rotary import Tables, rotary_tables, rotate_part, yarn_frequencies, yarn_magnitude
-from .layers.routing import Routes, expert_weights
+from .layers.routing import ExpertBank, expert_weights
 from .layers.transformer import head_dim as default_head_dim
 
 
@@ -33,6 +35,9 @@ class GptOssAttention(Layer):
     """Grouped-query attention with rotary positions and a sink in each head."""
 
     layout = ATTENTION
+    division = replace(
+        DIVISION, weights={"sinks": 0}, heads=("num_query_heads", "num_key_value_heads")
+    )
 
     def __init__(
         self,
@@ -94,12 +99,15 @@ def attend_with_sinks(
     return attend(query, key, value, mask, scale=dim**-0.5)[..., :dim]
 
 
-class GptOssExperts(Layer):
+class GptOssExperts(ExpertBank):
     """Gated feed-forward networks; matrices are `[experts, in, out]`.
 
     The gates are the even outputs of the first product, what they gate the odd ones.
     """
 
+    division = Experts(
+        weights={"gate_up_proj": 0, "gate_up_proj_bias": 0, "down_proj": 0, "down_proj_bias": 0}
+    )
     alpha = 1.702
     limit = 7.0
 
@@ -116,7 +124,7 @@ class GptOssExperts(Layer):
         self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
         """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
-        routes = Routes(experts, self.down_proj.shape[0])
+        routes = self.routes(experts, self.down_proj.shape[0])
         x = routes.product(routes.rows(x), self.gate_up_proj, self.gate_up_proj_bias)
         gate, up = x.unflatten(-1, (-1, 2)).unbind(-1)
         gate = gate.clamp(max=self.limit)
@@ -128,6 +136,7 @@ class GptOssExperts(Layer):
 
 class GptOssTopKRouter(Layer):
     layout = Layout(built_on_call=True)
+    division = Division(whole=("router_dense",))
 
     def __init__(self, hidden_dim: int, num_experts: int, top_k: int) -> None:
         super().__init__()

@@ -14,12 +14,13 @@ from .layers.attention import ATTENTION
 from .layers.cache import KeyValueShape, Step
 from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GroupedQueryAttention, SparseDecoder
+from .layers.division import Division, Experts
 from .layers.dtypes import DTypeLike
 from .layers.initializers import glorot_uniform, random_normal
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.rotary import rotary_frequencies, rotary_tables
-from .layers.routing import Routes, choose_experts, expert_weights, jitter
+from .layers.routing import ExpertBank, choose_experts, expert_weights, jitter
 from .layers.transformer import head_dim
 
 
@@ -31,8 +32,10 @@ class CachedMixtralAttention(GroupedQueryAttention):
     layout = ATTENTION
 
 
-class MixtralMoeExperts(Layer):
+class MixtralMoeExperts(ExpertBank):
     """Gated feed-forward networks; matrices are `[experts, in, out]`."""
+
+    division = Experts(weights={"gate": 0, "intermediate": 0, "output": 0})
 
     def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
         super().__init__()
@@ -45,7 +48,7 @@ class MixtralMoeExperts(Layer):
         self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
         """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
-        routes = Routes(experts, self.gate.shape[0])
+        routes = self.routes(experts, self.gate.shape[0])
         x = routes.rows(x)
         x = routes.product(x, self.intermediate) * F.silu(routes.product(x, self.gate))
         return routes.tokens(routes.product(x, self.output), weights)
@@ -61,6 +64,7 @@ class MixtralSparseMoeBlock(Layer):
         },
         built_on_call=True,
     )
+    division = Division(whole=("sparse_feedforward_gate_dense",))
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from ._inputs import PaddingMask, TokenIds
 from .layers.activations import Activation
 from .layers.attention import attend, attend_evenly, merge_heads, split_heads
 from .layers.core import Dense, LayerNormalization, ReversibleEmbedding
+from .layers.division import Division
 from .layers.dtypes import DTypeLike, for_projections
 from .layers.initializers import truncated_normal
 from .layers.layer import Layer
@@ -19,6 +20,8 @@ from .layers.rotary import Tables, rotary_frequencies, rotary_part, rotary_table
 
 
 class ModernBertAttention(Layer):
+    division = Division(("qkv",), ("output_dense",), {"qkv": 3}, heads=("num_heads",))
+
     def __init__(self, hidden_dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -33,6 +36,8 @@ class ModernBertAttention(Layer):
 
 
 class ModernBertMLP(Layer):
+    division = Division(("wi_0", "wi_1"), ("wo",))
+
     def __init__(self, hidden_dim: int, intermediate_dim: int) -> None:
         super().__init__()
         self.wi_0 = Dense(hidden_dim, intermediate_dim, use_bias=False)

@@ -22,6 +22,7 @@ from .layers.attention import (
 from .layers.cache import Crossing, CrossKeyValueShape, Pair, Past, Step, encoder_decoder_outputs
 from .layers.convolution import Conv1D, GroupNormalization
 from .layers.core import Dense, Dropout, LayerNormalization, ReversibleEmbedding
+from .layers.division import Division
 from .layers.dtypes import DTypeLike, DTypePolicyMap
 from .layers.initializers import truncated_normal
 from .layers.layer import Layer
@@ -98,6 +99,8 @@ class MoonshineMultiHeadAttention(CachedMultiHeadAttention):
 
 
 class MoonshineMLP(Layer):
+    division = Division(("dense_1",), ("dense_2",))
+
     def __init__(self, hidden_dim: int, expansion: int, initializer_range: float) -> None:
         super().__init__()
         init = truncated_normal(initializer_range)
@@ -113,6 +116,7 @@ class MoonshineGatedMLP(Layer):
     layout = Layout(
         class_name="MoonshineMLP",
     )
+    division = Division(("dense_1",), ("dense_2",), {"dense_1": 2})
 
     def __init__(self, hidden_dim: int, expansion: int, initializer_range: float) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.cache import KeyValueShape, Step
 from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedExperts, GatedFeedForward, NormedQueryAttention, SparseDecoder
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layer import Layer
@@ -47,6 +48,7 @@ class Qwen3SparseMoeBlock(Layer):
         },
         built_on_call=True,
     )
+    division = Division(whole=("sparse_feedforward_gate_dense",))
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from .layers.attention import ATTENTION
 from .layers.cache import KeyValueShape, Step
 from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.decoder import GatedExperts, GatedFeedForward, GroupedQueryAttention, SparseDecoder
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layer import Layer
@@ -56,6 +57,7 @@ class QwenSparseMoeBlock(Layer):
         },
         built_on_call=True,
     )
+    division = Division(whole=("sparse_feedforward_gate_dense", "shared_expert_gate_dense"))
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from ._inputs import TokenIds
 from .layers.activations import Activation, ActivationLike
 from .layers.attention import attend_evenly, merge_heads, split_heads
 from .layers.core import Dense, Dropout, Embedding, ReversibleEmbedding, RMSNormalization
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
 from .layers.layer import Layer
@@ -33,6 +34,12 @@ class RoformerAttention(Layer):
         built_on_call=True,
     )
 
+    division = Division(
+        ("q_dense_layer", "k_dense_layer", "v_dense_layer"),
+        ("o_dense_layer",),
+        heads=("num_heads",),
+    )
+
     def __init__(self, hidden_dim: int, num_heads: int, head_size: int, use_bias: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -52,6 +59,7 @@ class RoformerAttention(Layer):
 
 class RoformerV2Encoder(Layer):
     layout = Layout(built_on_call=True)
+    division = Division(("feedforward_intermediate_dense",), ("feedforward_output_dense",))
 
     def __init__(
         self,

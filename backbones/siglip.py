@@ -23,6 +23,7 @@ from .layers.attention import MultiHeadAttention
 from .layers.clip import cosines, even_head_dim
 from .layers.convolution import Conv2D, check_data_format
 from .layers.core import Dense, Embedding, LayerNormalization, ReversibleEmbedding
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.initializers import glorot_uniform, random_normal, variance_scaling
 from .layers.layer import Layer
@@ -97,6 +98,8 @@ class SigLIPTextEmbedding(Layer):
 
 
 class SigLIPMLP(Layer):
+    division = Division(("fc1",), ("fc2",))
+
     def __init__(self, hidden_dim: int, intermediate_dim: int, activation: ActivationLike) -> None:
         super().__init__()
         init = random_normal(1e-6)

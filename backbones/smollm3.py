@@ -12,6 +12,7 @@ from ._inputs import CacheIndex, CacheState, PaddingMask, TokenIds
 from .layers.attention import attend, merge_heads, split_heads
 from .layers.cache import KeyValueShape, Past, Step
 from .layers.core import Dense, EinsumDense, ReversibleEmbedding, RMSNormalization
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
@@ -51,6 +52,11 @@ class SmolLM3Attention(Layer):
         attributes={
             "rotary_emb": "rotary_embedding",
         },
+    )
+    division = Division(
+        ("q_proj", "k_proj", "v_proj"),
+        ("o_proj",),
+        heads=("num_attention_heads", "num_key_value_heads"),
     )
 
     def __init__(
@@ -95,6 +101,8 @@ class SmolLM3Attention(Layer):
 
 class SmolLM3MLP(Layer):
     """A gated feed-forward network."""
+
+    division = Division(("gate_proj", "up_proj"), ("down_proj",))
 
     def __init__(self, hidden_dim: int, intermediate_dim: int, mlp_bias: bool) -> None:
         super().__init__()

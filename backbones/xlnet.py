@@ -10,8 +10,9 @@ from torch import nn
 from ._backbone import Backbone
 from ._inputs import PaddingMask, TokenIds
 from .layers.activations import Activation, ActivationLike
-from .layers.attention import ATTENTION, attend, merge_heads, split_heads
+from .layers.attention import ATTENTION, DIVISION, attend, merge_heads, split_heads
 from .layers.core import Dense, Dropout, EinsumDense, Embedding, LayerNormalization
+from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.initializers import (
     Initializer,
@@ -41,6 +42,7 @@ class ContentAndQueryEmbedding(Layer):
         attributes={"word_embedding": "word_embed"},
         built_on_call=True,
     )
+    division = Division(tables=("word_embedding",))
 
     def __init__(self, vocabulary_size: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
@@ -88,6 +90,7 @@ class TwoStreamRelativeAttention(Layer):
     """Transformer-XL's attention over the content stream."""
 
     layout = replace(ATTENTION, attributes={**ATTENTION.attributes, "encoding": "_encoding_dense"})
+    division = replace(DIVISION, columns=(*DIVISION.columns, "encoding"), heads=("num_heads",))
 
     def __init__(self, hidden_dim: int, num_heads: int, initializer: Initializer) -> None:
         super().__init__()
@@ -138,6 +141,16 @@ class XLNetEncoder(Layer):
     layout = Layout(
         attributes={"rel_attn": "relative_attention", "layer_norm_rel_attn": "layer_norm"},
         built_on_call=True,
+    )
+    division = Division(
+        ("feedforward_intermediate_dense",),
+        ("feedforward_output_dense",),
+        weights={
+            "content_attention_bias": 0,
+            "positional_attention_bias": 0,
+            "segment_attention_bias": 0,
+            "segment_encoding": 1,
+        },
     )
 
     def __init__(

@@ -19,7 +19,7 @@ from ..backbones._configuration import UnknownClass, deserialize
 from ..backbones._model import Model
 from ..backbones._registry import find_class
 from ..backbones.layers.dtypes import FLOATS, DTypePolicy
-from . import builtin
+from . import builtin, parts
 from .building import (
     ModelType,
     alone,
@@ -37,6 +37,7 @@ from .files import ADAPTER, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .keras.archive import unpack
 from .keras.h5 import Dataset, WeightFile, shard_names
 from .keras.tree import Variable, keras_variables
+from .parts import Sharing
 from .progress import track
 from .refusals import naming
 from .safetensors import NAMED, offsets_of, open_safetensors
@@ -67,8 +68,9 @@ def load_backbone(
     ignore: Ignore,
     dequantize: bool,
     overrides: dict[str, Any],
+    sharing: Sharing | None = None,
 ) -> ModelType:
-    """See `Backbone.from_preset`."""
+    """See `Backbone.from_preset`; with `sharing` this process reads what it holds of the model."""
     from .sources import open_preset
 
     device = None if device is None else torch.device(device)
@@ -78,7 +80,9 @@ def load_backbone(
             raise NotImplementedError(f"{preset} is a {known}: {NOT_YET}")
         source = open_preset(preset)
         model = source.consistently(
-            lambda: _load(cls, source, load_weights, device, mmap, ignore, dequantize, overrides)
+            lambda: _load(
+                cls, source, load_weights, device, mmap, ignore, dequantize, overrides, sharing
+            )
         )
     vars(model)["preset"] = source.origin
     return model
@@ -93,6 +97,7 @@ def _load(
     ignore: Ignore,
     dequantize: bool,
     overrides: dict[str, Any],
+    sharing: Sharing | None,
 ) -> ModelType:
     from .checkpoints import TRANSFORMERS, configuration, dialect_of
     from .checkpoints.engine import load
@@ -108,7 +113,17 @@ def _load(
         overrides = {**overrides, "dtype": stored_dtype(source, dialect, config)}
     if dialect is not None:
         model = load(
-            dialect, source, config, cls, load_weights, device, mmap, ignore, dequantize, overrides
+            dialect,
+            source,
+            config,
+            cls,
+            load_weights,
+            device,
+            mmap,
+            ignore,
+            dequantize,
+            overrides,
+            sharing,
         )
         if dialect is TRANSFORMERS:
             vars(model)["checkpoint"] = source.checkpoint
@@ -116,6 +131,7 @@ def _load(
     found, arguments = keras_config(config, source.handle, cls)
     check_class(found, cls)
     sizes, overrides = split_sizes(found, overrides)
+    parts.refuse_shared(sharing, sizes, arguments["dtype"])
     if dequantize and arguments["dtype"] is not None:
         raise ValueError(
             f"{source.handle} is quantized by Keras and stays so: dequantize=True is for "
@@ -140,7 +156,7 @@ def _load(
     if torch.device(device or torch.get_default_device()).type == "meta":
         check(model, files, ignore)
     else:
-        fill(model, files, device, mmap, ignore, source.settle)
+        fill(model, files, device, mmap, ignore, source.settle, sharing)
     return resized(model, sizes).eval()
 
 
@@ -257,12 +273,14 @@ def fill(
     mmap: bool | None = None,
     ignore: Ignore = (),
     settle: Callable[[], None] = lambda: None,
+    sharing: Sharing | None = None,
 ) -> None:
     """Read every weight of a model, each once; `meta` ones are made anew.
 
     Args:
         files: one, or an index and the files that it lists.
         settle: is called when they are open and fit the model, before it changes.
+        sharing: of a model on the meta device with other processes.
 
     Raises:
         ValueError: the file's weights are not exactly the model's.
@@ -270,7 +288,7 @@ def fill(
     path = files[0]
     device = torch.device(device or torch.get_default_device())
     if path.name.endswith(".safetensors"):
-        _fill_from_safetensors(model, path, device, mmap is not False, ignore, settle)
+        _fill_from_safetensors(model, path, device, mmap is not False, ignore, settle, sharing)
         return
     if not path.name.endswith((".weights.h5", ".weights.json")):
         raise ValueError(
@@ -283,6 +301,9 @@ def fill(
         settle()
         stored = [(variable, file.datasets[used[name]]) for name, variable in variables.items()]
         file.unpack(dataset for _, dataset in stored)
+        if sharing is not None:
+            _fill_parts(model, stored, device, sharing)
+            return
         # What does not become a weight where it is read is read here first.
         largest = max((d.nbytes for v, d in stored if not _fresh(v.tensor, device)), default=0)
         scratch = torch.empty(largest, dtype=torch.uint8, device="cpu")
@@ -297,6 +318,29 @@ def fill(
                 value = variable.from_keras(dataset.read(memory))
                 assign(variable.module, variable.name, value, device, keep=False)
     complete(model)
+
+
+def _fill_parts(
+    model: Model,
+    stored: Sequence[tuple[Variable, Dataset]],
+    device: torch.device,
+    sharing: Sharing,
+) -> None:
+    def read(item: tuple[Variable, Dataset]) -> None:
+        variable, dataset = item
+        parts.read_parts(
+            sharing,
+            [dataset],
+            lambda tensors: [variable.from_keras(tensors[0])],
+            [(variable.module, variable.name)],
+        )
+
+    sharing.share(model, device)
+    with changing(model), ThreadPoolExecutor(THREADS) as pool:
+        done = pool.map(read, stored)
+        for _ in track(stored, "Reading weights", lambda item: item[1].nbytes):
+            next(done)
+    parts.complete(sharing, model)
 
 
 def _fresh(tensor: torch.Tensor, device: torch.device) -> bool:
@@ -448,10 +492,16 @@ def _fill_from_safetensors(
     keep: bool,
     ignore: Ignore,
     settle: Callable[[], None],
+    sharing: Sharing | None,
 ) -> None:
-    with open_safetensors(path) as file, path.open("rb") as source:
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open_safetensors(path))
+        source = stack.enter_context(path.open("rb"))
         expected = _account_safetensors(model, file, path, ignore)
         settle()
+        if sharing is not None:
+            _fill_parts_from_safetensors(model, path, device, expected, sharing)
+            return
         offsets = offsets_of(path)
         dtypes = {name: NAMED.get(file.get_slice(name).get_dtype()) for name in expected}
         staged = {
@@ -470,3 +520,21 @@ def _fill_from_safetensors(
                 owner, _, leaf = name.rpartition(".")
                 value = next(values) if name in staged else file.get_tensor(name)
                 assign(model.get_submodule(owner), leaf, value, device, keep)
+
+
+def _fill_parts_from_safetensors(
+    model: Model,
+    path: Path,
+    device: torch.device,
+    weights: Mapping[str, torch.Tensor],
+    sharing: Sharing,
+) -> None:
+    from .checkpoints.files import open_weights
+
+    sharing.share(model, device)
+    with contextlib.ExitStack() as stack, changing(model):
+        stored = {one.name: one for one in open_weights(path, stack)}
+        for name in track(weights, "Reading weights", lambda name: weights[name].nbytes):
+            owner, _, leaf = name.rpartition(".")
+            place = (model.get_submodule(owner), leaf)
+            parts.read_parts(sharing, [stored[name]], lambda tensors: tensors, [place])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -33,6 +35,53 @@ def read_into(target: torch.Tensor, descriptor: int, offset: int, dtype: torch.d
         tile = _scratch("tile", piece.shape, dtype)
         _read_bytes(descriptor, tile, offset)
         offset += tile.nbytes
+        _copy(piece, _converted(tile, target.dtype))
+
+
+def read_view_into(
+    target: torch.Tensor, descriptor: int, offset: int, dtype: torch.dtype, view: torch.Tensor
+) -> None:
+    """Fill a tensor with some of the numbers that a file holds, and read no others.
+
+    Args:
+        view: has the target's shape; where its numbers are in its memory, they are in the file
+            from `offset` on.
+
+    Raises:
+        OSError: the file cannot be read, or ends too early.
+    """
+    if not view.numel():
+        return
+    offset += int(view.storage_offset()) * dtype.itemsize
+    # Axes as they follow one another in the file.
+    axes = [axis for axis, size in enumerate(view.shape) if size != 1]
+    axes.sort(key=view.stride, reverse=True)
+    sizes, steps = ([each(axis) for axis in axes] for each in (view.size, view.stride))
+    target = target.as_strided(sizes, [target.stride(axis) for axis in axes])
+    outer, run = len(axes), 1
+    while outer and steps[outer - 1] == run:  # numbers that stand together
+        outer -= 1
+        run *= sizes[outer]
+    rows = outer > 0 and run * dtype.itemsize < BLOCK_BYTES
+    for index in itertools.product(*map(range, sizes[: outer - rows])):
+        begin = offset + dtype.itemsize * sum(map(operator.mul, index, steps))
+        if rows:
+            _read_rows(target[index], descriptor, begin, dtype, steps[outer - 1])
+        else:
+            read_into(target[index], descriptor, begin, dtype)
+
+
+def _read_rows(
+    target: torch.Tensor, descriptor: int, offset: int, dtype: torch.dtype, step: int
+) -> None:
+    """Fill the rows of a tensor, of which each is `step` numbers behind the one before it."""
+    size = dtype.itemsize * target[0].numel()
+    for piece in target.split(max(TILE_BYTES // size, 1)):
+        tile = _scratch("tile", piece.shape, dtype)
+        memory = tile.view(-1).view(torch.uint8).numpy().data
+        for begin in range(0, len(memory), size):
+            _fill(memory[begin : begin + size], descriptor, offset)
+            offset += step * dtype.itemsize
         _copy(piece, _converted(tile, target.dtype))
 
 
@@ -84,7 +133,10 @@ def _scratch(name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tenso
 
 
 def _read_bytes(descriptor: int, memory: torch.Tensor, offset: int) -> None:
-    rest = memory.view(-1).view(torch.uint8).numpy().data
+    _fill(memory.view(-1).view(torch.uint8).numpy().data, descriptor, offset)
+
+
+def _fill(rest: memoryview, descriptor: int, offset: int) -> None:
     while rest:
         count = _read_some(descriptor, rest, offset)
         if not count:

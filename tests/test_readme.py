@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,17 @@ def stand_ins(
     monkeypatch.chdir(tmp_path)
 
 
+@contextmanager
+def one_process() -> Iterator[None]:
+    """A group of this process alone, as torchrun would make it."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_python(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks, one after the other, given but a user's data."""
     from .cases import stable_diffusion_3
@@ -131,12 +144,16 @@ def test_python(stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
         "photos": [np.zeros((20, 30, 3), "uint8"), np.zeros((40, 30, 3), "uint8")],
         "sd3": StableDiffusion3Backbone.from_config(stable_diffusion_3.config()).eval(),
         "prompt_ids": {"clip_l": tokens["token_ids"][:, :5], "clip_g": tokens["token_ids"][:, :5]},
+        "device": "cpu",
+        "nodes": 1,
+        "gpus": 1,
         "empty_ids": {"clip_l": torch.ones(2, 5).long(), "clip_g": torch.ones(2, 5).long()},
     }
     shown = blocks("python")
     assert len(shown) >= 7
-    for block in shown:
-        exec(compile(block, str(README), "exec"), variables)
+    with one_process():
+        for block in shown:
+            exec(compile(block, str(README), "exec"), variables)
     assert variables["found"]["token_ids"].shape == (2, 64)
     assert variables["loss"].isfinite()
     names = ["assets", "config.json", "metadata.json", "model.safetensors", "tokenizer.json"]

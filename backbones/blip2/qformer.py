@@ -12,6 +12,7 @@ from .._model import Component
 from ..layers.activations import gelu
 from ..layers.attention import MultiHeadAttention
 from ..layers.core import Dense, Dropout, LayerNormalization
+from ..layers.division import Division
 from ..layers.dtypes import DTypeLike
 from ..layers.layer import Layer
 from ..layers.layout import Stack
@@ -38,6 +39,8 @@ class QFormerAttention(Layer):
 
 
 class QFormerLayer(Layer):
+    division = Division(("intermediate_dense",), ("output_dense",))
+
     def __init__(
         self,
         has_cross_attention: bool,

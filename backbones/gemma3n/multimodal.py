@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..layers.core import Dense, Embedding
+from ..layers.division import Whole
 from ..layers.layer import Layer
 from ..layers.layout import Layout
 from ..layers.multimodal import count_places, fill
@@ -83,6 +84,8 @@ class Gemma3nMultimodalEmbeddingProcessor(Layer):
         },
         outside=True,
     )
+
+    division = Whole()
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from ..layers.activations import Activation, ActivationLike
 from ..layers.attention import attend_or_average, merge_heads, split_heads
 from ..layers.cache import Past, Step
 from ..layers.core import Dense, Embedding, ReversibleEmbedding
+from ..layers.division import Division, Whole
 from ..layers.layer import Layer
 from ..layers.layout import Layout, Parts, Stack
 from ..layers.masks import SLIDING, Mask
@@ -33,6 +34,8 @@ HALF = 2**-0.5
 
 class Gemma3nTextScaledWordEmbedding(Layer):
     """An embedding times a factor, which maps hidden states back to logits without it."""
+
+    division = Division(tables=("embedding",))
 
     def __init__(self, embedding: Embedding, scale: float) -> None:
         super().__init__()
@@ -56,6 +59,13 @@ class Gemma3nTextAttention(Layer):
 
     Where keys and values are another layer's, this one's projections for them have no use.
     """
+
+    division = Division(
+        ("q_proj", "k_proj", "v_proj"),
+        ("o_proj",),
+        shared=("q_norm", "k_norm"),
+        heads=("num_heads", "num_key_value_heads"),
+    )
 
     def __init__(
         self,
@@ -106,6 +116,8 @@ class GaussianTopK(Layer):
 
 
 class Gemma3nTextMLP(Layer):
+    division = Division(("gate_proj", "up_proj"), ("down_proj",), across=("sparse",))
+
     def __init__(
         self, dim: int, intermediate_dim: int, activation: ActivationLike, sparsity: float
     ) -> None:
@@ -122,6 +134,8 @@ class Gemma3nTextMLP(Layer):
 
 
 class Gemma3nTextLaurelBlock(Layer):
+    division = Whole()
+
     def __init__(self, dim: int, rank: int, epsilon: float) -> None:
         super().__init__()
         self.linear_left = Dense(dim, rank, use_bias=False)
@@ -136,6 +150,8 @@ class Gemma3nTextAltUp(Layer):
     """Predicts streams `[S, B, T, D]` from each other, and corrects them by what the block has
     made of the active one.
     """
+
+    division = Whole()
 
     def __init__(
         self, dim: int, num_inputs: int, active: int, epsilon: float, correct_scale: bool
@@ -170,6 +186,8 @@ class Gemma3nTextAltUp(Layer):
 
 
 class Gemma3nTextDecoderBlock(Layer):
+    division = Division(whole=("per_layer_input_gate", "per_layer_projection"))
+
     def __init__(
         self,
         attention: Gemma3nTextAttention,

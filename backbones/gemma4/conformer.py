@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..layers.convolution import Conv2D, DepthwiseConv1D
 from ..layers.core import Dense, LayerNormalization
+from ..layers.division import Whole
 from ..layers.initializers import glorot_uniform
 from ..layers.layer import Layer
 from ..layers.layout import Layout
@@ -236,6 +237,7 @@ class Gemma4AudioConformerLightConv1d(Layer):
 
 
 class Gemma4AudioConformerBlock(Layer):
+    division = Whole()
     layout = Layout(
         names={name: f"{{}}_{name}" for name in ("ffw_start", "attention", "lconv", "ffw_end")}
     )

@@ -11,6 +11,7 @@ from .._backbone import Backbone
 from .._inputs import CacheIndex, CacheState, Input, PaddingMask, TokenIds
 from ..layers.cache import Step
 from ..layers.core import Dense, Embedding, RMSNormalization
+from ..layers.division import Division
 from ..layers.gemma import mean_of_tokens, scale_embeddings, times
 from ..layers.layout import Stack
 from ..layers.masks import Mask
@@ -103,6 +104,7 @@ class Gemma4Decoder(Gemma4Towers):
     """
 
     tower_inputs: ClassVar = {"vision_encoder": VISION, "audio_encoder": AUDIO}
+    division = Division(tables=("per_layer_token_embedding",))
 
     transformer_layers: Stack
     final_normalization: RMSNormalization

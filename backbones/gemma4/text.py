@@ -10,16 +10,24 @@ import torch
 from torch import nn
 
 from ..layers.activations import gelu_approximate
-from ..layers.attention import ATTENTION, attend, attend_soft_capped, merge_heads, split_heads
+from ..layers.attention import (
+    ATTENTION,
+    DIVISION,
+    attend,
+    attend_soft_capped,
+    merge_heads,
+    split_heads,
+)
 from ..layers.cache import Past
 from ..layers.core import Dense, Dropout, EinsumDense, RMSNormalization
+from ..layers.division import Division, Experts, Whole
 from ..layers.gemma import rms_normed, times, within_range
 from ..layers.initializers import zeros
 from ..layers.layer import Layer
 from ..layers.layout import Layout
 from ..layers.masks import Mask
 from ..layers.rotary import Tables, rotate
-from ..layers.routing import Routes, choose_experts, expert_weights
+from ..layers.routing import ExpertBank, choose_experts, expert_weights
 
 # Keys and values of a layer, `[batch, heads, length, head_dim]`.
 KeyValue = tuple[torch.Tensor, torch.Tensor]
@@ -54,6 +62,11 @@ class Gemma4TextAttention(Layer):
         ATTENTION,
         class_name="Gemma4TextAttention",
         order=("query", "key", "value", "key_norm", "query_norm", "attention_output"),
+    )
+    division = replace(
+        DIVISION,
+        shared=("query_norm", "key_norm"),
+        heads=("num_query_heads", "num_key_value_heads"),
     )
 
     def __init__(
@@ -147,6 +160,8 @@ class SharedAttention(Gemma4TextAttention):
 class Gemma4Router(Layer):
     """Which experts each token goes to, and their weights."""
 
+    division = Whole()
+
     def __init__(self, hidden_dim: int, num_experts: int, top_k: int, epsilon: float) -> None:
         super().__init__()
         self.top_k = top_k
@@ -160,12 +175,15 @@ class Gemma4Router(Layer):
         return choose_experts(self.proj(x * self.per_dim_scale.to(x.dtype)), self.top_k, True)
 
 
-class Gemma4MoEBlock(Layer):
+class Gemma4MoEBlock(ExpertBank):
     """A gated feed-forward network for each expert, with a learned weight of its own."""
+
+    division = Experts(
+        weights={"gate_proj": 0, "up_proj": 0, "down_proj": 0, "per_expert_scale": 0}
+    )
 
     def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
         super().__init__()
-        self.num_experts = num_experts
         inwards = (num_experts, hidden_dim, intermediate_dim)
         self.gate_proj = expert_weights(inwards, zeros)
         self.up_proj = expert_weights(inwards, zeros)
@@ -173,14 +191,15 @@ class Gemma4MoEBlock(Layer):
         self.per_expert_scale = nn.Parameter(torch.ones(num_experts))
 
     def forward(
-        self, x: torch.Tensor, weights: torch.Tensor, experts: torch.Tensor
+        self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
-        """`x` `[tokens, dim]`; `weights` and `experts` of each token `[tokens, top_k]`."""
-        routes = Routes(experts, self.num_experts)
+        """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
+        routes = self.routes(experts, len(self.per_expert_scale))
         rows = routes.rows(x)
         gate = gelu_approximate(routes.product(rows, self.gate_proj))
         rows = routes.product(gate * routes.product(rows, self.up_proj), self.down_proj)
-        return routes.tokens(rows, weights * self.per_expert_scale[experts])
+        scale = self.per_expert_scale[experts.clamp(max=len(self.per_expert_scale) - 1)]
+        return routes.tokens(rows, weights * scale)
 
 
 class Gemma4TextDecoderBlock(Layer):
@@ -214,6 +233,11 @@ class Gemma4TextDecoderBlock(Layer):
             "per_layer_up_proj",
             "post_per_layer_input_norm",
         ),
+    )
+    division = Division(
+        ("ffw_gating", "ffw_gating_2"),
+        ("ffw_linear",),
+        whole=("per_layer_input_gate", "per_layer_up_proj"),
     )
 
     def __init__(
@@ -292,5 +316,5 @@ class Gemma4MixtureBlock(Gemma4TextDecoderBlock):
         dense = self.post_ffw_norm_dense(super().feed_forward(x))
         weights, experts = self.moe_router(x.flatten(0, 1))
         tokens = self.pre_ffw_norm_moe(x).flatten(0, 1)
-        mixed = self.moe_expert_bank(tokens, weights, experts).view_as(x)
+        mixed = self.moe_expert_bank(tokens, experts, weights).view_as(x)
         return dense + self.post_ffw_norm_moe_path(mixed)

@@ -12,6 +12,7 @@ from .._model import Component
 from ..layers.activations import gelu_approximate
 from ..layers.attention import ATTENTION, attend, merge_heads, split_heads
 from ..layers.core import Dense, Dropout, RMSNormalization
+from ..layers.division import Whole
 from ..layers.dtypes import DTypeLike
 from ..layers.gemma import rms_normed
 from ..layers.layer import Layer
@@ -81,6 +82,7 @@ class Gemma4VisionAttention(Layer):
 
 class Gemma4VisionDecoderBlock(Layer):
     layout = Layout(attributes={"ffw_gating": "gating_ffw", "ffw_gating_2": "gating_ffw_2"})
+    division = Whole()
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from .cache import Crossing, Past
 from .core import EinsumDense
+from .division import Division
 from .dtypes import for_projections
 from .initializers import Initializer, glorot_uniform, zeros
 from .layer import Layer
@@ -28,6 +29,9 @@ ATTENTION = Layout(
 PRIVATE_ATTENTION = replace(
     ATTENTION, attributes={name: f"_{held}" for name, held in ATTENTION.attributes.items()}
 )
+
+# What processes have of it: heads.
+DIVISION = Division(("query", "key", "value"), ("attention_output",))
 
 
 def split_heads(x: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -195,6 +199,7 @@ class MultiHeadAttention(Layer):
     """
 
     layout = ATTENTION
+    division = replace(DIVISION, heads=("num_heads",))
 
     def __init__(
         self,

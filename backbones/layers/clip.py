@@ -13,6 +13,7 @@ from .activations import Activation, ActivationLike
 from .attention import MultiHeadAttention
 from .convolution import Conv2D
 from .core import Dense, Embedding, LayerNormalization
+from .division import Division
 from .initializers import random_normal
 from .layer import Layer
 from .masks import Mask
@@ -51,6 +52,8 @@ class CLIPEmbedding(EmbeddedPositionGrid):
 
 
 class CLIPEncoderLayer(Layer):
+    division = Division(("dense_1",), ("dense_2",))
+
     def __init__(
         self, hidden_dim: int, num_heads: int, intermediate_dim: int, activation: ActivationLike
     ) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .division import Vocabulary
 from .dtypes import in_compute_dtype
 from .initializers import Initializer, glorot_uniform, uniform, zeros
 from .layer import Layer
@@ -151,6 +152,8 @@ class Embedding(Layer, nn.Embedding):
 
 class ReversibleEmbedding(Embedding):
     """An embedding that also maps hidden states `[..., dim]` to logits `[..., vocabulary]`."""
+
+    division = Vocabulary(weights={"weight": 0, "reverse_embeddings": 1})
 
     def __init__(
         self,

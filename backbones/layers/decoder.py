@@ -13,16 +13,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .attention import PRIVATE_ATTENTION, attend, merge_heads, split_heads
+from .attention import DIVISION, PRIVATE_ATTENTION, attend, merge_heads, split_heads
 from .cache import Past
 from .core import Dense, Dropout, EinsumDense
+from .division import Division, Experts
 from .dtypes import for_projections
 from .initializers import Initializer, glorot_uniform, random_normal
 from .layer import Layer
 from .layout import Layout
 from .masks import Mask
 from .rotary import Tables, rotate
-from .routing import Routes, expert_weights
+from .routing import ExpertBank, expert_weights
 
 INIT = random_normal(0.02)
 PROJECTIONS = {
@@ -36,6 +37,7 @@ class GroupedQueryAttention(Layer):
     """Several heads of queries share one of keys and values (arXiv:2305.13245); all are rotated."""
 
     layout = PRIVATE_ATTENTION
+    division = replace(DIVISION, heads=("num_query_heads", "num_key_value_heads"))
 
     def __init__(
         self,
@@ -100,6 +102,9 @@ class NormedQueryAttention(GroupedQueryAttention):
             "attention_output",
         ),
     )
+    division = replace(
+        GroupedQueryAttention.division, shared=("query_dense_layernorm", "key_dense_layernorm")
+    )
 
     def __init__(
         self,
@@ -129,6 +134,10 @@ class GatedProjections(Layer):
     """Holds the three projections of a gated feed-forward network (arXiv:2002.05202), which in
     Keras may belong to a block directly.
     """
+
+    division = Division(
+        ("feedforward_intermediate_dense", "feedforward_gate_dense"), ("feedforward_output_dense",)
+    )
 
     def add_projections(
         self, hidden_dim: int, intermediate_dim: int, initializer: Initializer
@@ -160,8 +169,10 @@ class GatedFeedForward(GatedProjections):
         return self.feed_forward(x)
 
 
-class GatedExperts(Layer):
+class GatedExperts(ExpertBank):
     """A gated feed-forward network for each expert; matrices are `[experts, in, out]`."""
+
+    division = Experts(weights={"gate_and_intermediate": 0, "output": 0})
 
     def __init__(self, num_experts: int, hidden_dim: int, intermediate_dim: int) -> None:
         super().__init__()
@@ -174,7 +185,7 @@ class GatedExperts(Layer):
         self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
         """`x` `[tokens, dim]`; `experts` and `weights` of each token `[tokens, top_k]`."""
-        routes = Routes(experts, self.output.shape[0])
+        routes = self.routes(experts, self.output.shape[0])
         gate, x = routes.product(routes.rows(x), self.gate_and_intermediate).chunk(2, dim=-1)
         return routes.tokens(routes.product(x * F.silu(gate), self.output), weights)
 

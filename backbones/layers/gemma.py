@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .activations import gelu_approximate
-from .attention import ATTENTION, attend, attend_soft_capped, merge_heads, split_heads
+from .attention import ATTENTION, DIVISION, attend, attend_soft_capped, merge_heads, split_heads
 from .cache import Past
 from .core import Dropout, EinsumDense, UnitRMSNormalization
+from .division import Division
 from .dtypes import for_projections
 from .layer import Layer
 from .layout import Layout
@@ -61,6 +63,11 @@ class CachedGemmaAttention(Layer):
     """
 
     layout = ATTENTION
+    division = replace(
+        DIVISION,
+        shared=("query_norm", "key_norm"),
+        heads=("num_query_heads", "num_key_value_heads"),
+    )
 
     def __init__(
         self,
@@ -110,6 +117,7 @@ class GemmaDecoderBlock(Layer):
     """Attention and a gated feed-forward network, with norms before and perhaps after each."""
 
     layout = Layout(attributes={"ffw_gating": "gating_ffw", "ffw_gating_2": "gating_ffw_2"})
+    division = Division(("ffw_gating", "ffw_gating_2"), ("ffw_linear",))
 
     def __init__(
         self,

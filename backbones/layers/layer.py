@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from .division import Division
+
 _computed_again: ContextVar[bool] = ContextVar("computed_again", default=False)
 
 
@@ -33,10 +35,12 @@ class Layer(nn.Module):
     Attributes:
         keras_shapes: of those parameters and buffers that have another shape in Keras.
         float32: names of buffers that are float32 whatever the dtype.
+        division: how processes that compute the layer together divide it.
     """
 
     keras_shapes: ClassVar[dict[str, tuple[int, ...]]] = {}
     float32: ClassVar[frozenset[str]] = frozenset()
+    division: ClassVar[Division | None] = None
 
     def loaded(self) -> None:
         """Called when weights have been read from a file of Keras, to compute what they imply."""

@@ -15,6 +15,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .dtypes import for_projections
 from .initializers import Initializer, keras_fans
+from .layer import Layer
 
 # The matrices of torch's grouped kernel start and step by multiples of so many bytes.
 ALIGNMENT = 16
@@ -75,6 +76,19 @@ def load_balancing_loss(
     return logits.shape[-1] * (share * probability).sum()
 
 
+class ExpertBank(Layer):
+    """Holds the matrices of experts.
+
+    Attributes:
+        some: whether others are elsewhere; see `Routes`.
+    """
+
+    some = False
+
+    def routes(self, chosen: torch.Tensor, num_experts: int) -> Routes:
+        return Routes(chosen, num_experts, self.some)
+
+
 class Routes:
     """The ways of tokens to their experts and back.
 
@@ -82,14 +96,17 @@ class Routes:
 
     Args:
         chosen: experts of each token, `[tokens, top_k]`.
+        some: whether there may be experts from `num_experts` on, which are elsewhere: what their
+            rows are counts nothing, their weights must be zeros.
 
     Attributes:
         experts: expert of each row, `[rows]`.
         ends: one past the last row of each expert, `[experts]`, int32.
     """
 
-    def __init__(self, chosen: torch.Tensor, num_experts: int) -> None:
+    def __init__(self, chosen: torch.Tensor, num_experts: int, some: bool = False) -> None:
         self.top_k = chosen.shape[1]
+        self.some = some
         self.experts, self.order = chosen.flatten().sort(stable=True)
         every = torch.arange(num_experts, device=chosen.device)
         self.ends = torch.searchsorted(self.experts, every, right=True, out_int32=True)
@@ -107,8 +124,16 @@ class Routes:
             bias: `[experts, out]`.
         """
         x = for_projections(x)
-        y: torch.Tensor = grouped_product(x, weight.to(x.dtype), self.ends)
-        return y if bias is None else y + bias.to(x.dtype).index_select(0, self.experts)
+        if not self.some:
+            y: torch.Tensor = grouped_product(x, weight.to(x.dtype), self.ends)
+            return y if bias is None else y + bias.to(x.dtype).index_select(0, self.experts)
+        # Products leave the rows of experts elsewhere as the memory was.
+        elsewhere = (self.experts >= len(weight))[:, None]
+        y = grouped_product(x.masked_fill(elsewhere, 0), weight.to(x.dtype), self.ends)
+        y = y.masked_fill(elsewhere, 0)
+        if bias is None:
+            return y
+        return y + bias.to(x.dtype).index_select(0, self.experts.clamp(max=len(weight) - 1))
 
     def tokens(self, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """`[rows, dim]`, weighted with `[tokens, top_k]` and summed → `[tokens, dim]`."""

@@ -13,6 +13,7 @@ from .activations import gelu_approximate
 from .attention import attend, merge_heads, split_heads
 from .convolution import Conv2D
 from .core import Dense, Embedding, LayerNormalization
+from .division import Division
 from .layer import Layer
 from .layout import Layout, Stack
 from .vision import EmbeddedPositionGrid, embed_patches
@@ -35,6 +36,10 @@ class SiglipEmbeddings(EmbeddedPositionGrid):
 
 
 class SiglipAttention(Layer):
+    division = Division(
+        ("query_proj", "key_proj", "value_proj"), ("out_proj",), heads=("num_heads",)
+    )
+
     def __init__(self, hidden_dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -52,6 +57,7 @@ class SiglipAttention(Layer):
 
 class SiglipBlock(Layer):
     layout = Layout(attributes={"multi_head_attention": "attn"}, built_on_call=True)
+    division = Division(("mlp_dense_1",), ("mlp_dense_2",))
 
     def __init__(self, attention: SiglipAttention, hidden_dim: int, intermediate_dim: int) -> None:
         super().__init__()

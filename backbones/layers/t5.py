@@ -11,6 +11,7 @@ from .activations import Activation, ActivationLike
 from .attention import attend_biased, merge_heads, split_heads
 from .cache import Crossing, Pair, Past
 from .core import Dense, Dropout, RMSNormalization
+from .division import Division
 from .initializers import random_normal
 from .layer import Layer
 from .layout import Layout
@@ -25,6 +26,13 @@ class T5LayerNorm(RMSNormalization):
 
 class T5MultiHeadAttention(Layer):
     """Attention without a scale; the positions come in as a bias on the scores."""
+
+    division = Division(
+        ("query_projector", "key_projector", "value_projector"),
+        ("output_projector",),
+        weights={"relative_attention_bias": 1},
+        heads=("num_heads",),
+    )
 
     def __init__(
         self,
@@ -107,6 +115,7 @@ class T5TransformerLayer(Layer):
             "layer_norm",
         ),
     )
+    division = Division(("input_projector", "gate_projector"), ("output_projector",))
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from .activations import Activation
 from .attention import (
     ATTENTION,
+    DIVISION,
     attend_biased,
     attend_biased_soft_capped,
     merge_heads,
@@ -22,6 +24,7 @@ from .attention import (
 )
 from .cache import CrossKeyValueShape, Pair, Past
 from .core import Dense, Dropout, EinsumDense, UnitRMSNormalization
+from .division import Division
 from .initializers import random_normal
 from .layer import Layer
 from .layout import Layout
@@ -62,6 +65,11 @@ class T5GemmaAttention(Layer):
     """
 
     layout = ATTENTION
+    division = replace(
+        DIVISION,
+        shared=("query_norm", "key_norm"),
+        heads=("num_query_heads", "num_key_value_heads"),
+    )
 
     def __init__(
         self,
@@ -129,6 +137,8 @@ class T5GemmaAttention(Layer):
 
 
 class T5GemmaMLP(Layer):
+    division = Division(("gate_proj", "up_proj"), ("down_proj",))
+
     def __init__(
         self,
         hidden_dim: int,

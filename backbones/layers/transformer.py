@@ -10,6 +10,7 @@ from .activations import Activation, ActivationLike
 from .attention import CachedMultiHeadAttention, MultiHeadAttention
 from .cache import Crossing, Past
 from .core import Dense, Dropout, LayerNormalization
+from .division import Division
 from .initializers import Initializer, glorot_uniform, zeros
 from .layer import Layer
 from .layout import Layout
@@ -25,6 +26,8 @@ _CHILDREN = (
 
 class FeedForward(Layer):
     """The half of a block after its attention, shared by encoder and decoder."""
+
+    division = Division(("feedforward_intermediate_dense",), ("feedforward_output_dense",))
 
     normalize_first: bool
     feedforward_layer_norm: LayerNormalization

@@ -9,6 +9,7 @@ from .activations import gelu
 from .attention import MultiHeadAttention
 from .convolution import Conv2D
 from .core import Dense, Dropout, Embedding, LayerNormalization
+from .division import Division
 from .initializers import random_normal
 from .layer import Layer
 from .layout import Layout, Stack
@@ -54,6 +55,8 @@ class ViTPatchingAndEmbedding(EmbeddedPositionGrid):
 
 
 class MLP(Layer):
+    division = Division(("dense_1",), ("dense_2",))
+
     def __init__(
         self, hidden_dim: int, mlp_dim: int, use_bias: bool = True, dropout_rate: float = 0.0
     ) -> None:

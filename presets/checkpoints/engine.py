@@ -33,6 +33,7 @@ from ..building import (
 )
 from ..files import CONFIG, SAFETENSORS
 from ..gathering import Gathering
+from ..parts import Sharing, read_parts, refuse_shared
 from ..progress import track
 from ..refusals import shortened
 from ..safetensors import write_safetensors
@@ -631,11 +632,13 @@ def load(
     ignore: Ignore,
     dequantize: bool,
     overrides: Mapping[str, Any],
+    sharing: Sharing | None = None,
 ) -> ModelType:
-    """The model of a checkpoint. See `Backbone.from_preset`."""
+    """The model of a checkpoint. See `loading.load_backbone`."""
     device = torch.device(device or torch.get_default_device())
     backbone = find_table(dialect, dialect.kind(config), source.handle).backbone
     sizes, others = split_sizes(backbone, overrides)
+    refuse_shared(sharing, sizes)
     if sizes or not load_weights:  # what cannot be built is refused before anything is read
         table, arguments = configured(dialect, source, config, cls, others)
         where = "meta" if load_weights else device
@@ -645,11 +648,16 @@ def load(
     with plan(dialect, source, config, cls, others, ignore, dequantize) as found:
         source.settle()
         if device.type != "meta":
-            _fill(found, torch.device(device), mmap is not False, source.handle)
+            _fill(found, torch.device(device), mmap is not False, source.handle, sharing)
     return resized(found.model, sizes).eval()  # type: ignore[return-value]
 
 
-def _fill(plan: Plan, device: torch.device, keep: bool, where: str) -> None:
+def _fill(
+    plan: Plan, device: torch.device, keep: bool, where: str, sharing: Sharing | None
+) -> None:
+    if sharing is not None:
+        _fill_parts(plan, device, where, sharing)
+        return
     if plan.drawn:
         warnings.warn(
             f"{where} has no weights for {', '.join(plan.drawn)}; they are drawn at random.",
@@ -668,6 +676,23 @@ def _read(plan: Plan, binding: Binding, device: torch.device, keep: bool) -> Non
     for name, value in values.items():
         owner, _, leaf = name.rpartition(".")
         assign(plan.model.get_submodule(owner), leaf, value, device, keep)
+
+
+def _fill_parts(plan: Plan, device: torch.device, where: str, sharing: Sharing) -> None:
+    if plan.drawn:
+        raise ValueError(
+            f"{where} has no weights for {', '.join(plan.drawn)}; processes that share a model "
+            "cannot draw them at random. Load it in one process, and save it with them."
+        )
+    sharing.share(plan.model, device)
+    for binding in track(plan.bindings, "Reading weights", lambda binding: binding.nbytes):
+        owners = (name.rpartition(".") for name in binding.ours)
+        read_parts(
+            sharing,
+            [plan.stored[name] for name in binding.theirs],
+            lambda tensors: list(binding.load(tensors).values()),  # noqa: B023
+            [(plan.model.get_submodule(owner), leaf) for owner, _, leaf in owners],
+        )
 
 
 def _draw(model: Model, names: list[str], device: torch.device) -> None:

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from ..files import SAFETENSORS, refuse_pointer, safe_name
+from ..reading import read_view_into
 from ..refusals import names_in
-from ..safetensors import open_safetensors
+from ..safetensors import NAMED, offsets_of, open_safetensors
 from ..sources import PresetSource
 
 BYTES = frozenset(("U8", "uint8"))
@@ -34,16 +35,37 @@ class Stored:
         name: its name there.
         dtype: what the file calls it.
         get: its values.
+        place: the open file and where in it the numbers begin; `None` where they may not stand
+            there one after the other.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     get: Callable[[], torch.Tensor]
+    place: tuple[IO[bytes], int] | None = None
 
     def read(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The values; those that are computed in this dtype, if one is given."""
         return self.get()
+
+    def read_view(self, view: torch.Tensor, target: torch.Tensor) -> None:
+        """As `parts.Readable.read_view`.
+
+        Raises:
+            ValueError: the file has become shorter.
+        """
+        known = NAMED.get(self.dtype)
+        if self.place is None or known is None:
+            whole = self.read().contiguous()
+            begin = whole.storage_offset() + view.storage_offset()
+            target.copy_(whole.as_strided(view.shape, view.stride(), begin))
+            return
+        file, offset = self.place
+        try:
+            read_view_into(target, file.fileno(), offset, known, view)
+        except OSError as error:
+            raise ValueError(f"{file.name} is broken: {self.name}: {error}") from error
 
     def again(self) -> Stored:
         """The same tensor for a second place, in memory of its own."""
@@ -103,6 +125,8 @@ def open_weights(path: Path, stack: ExitStack) -> list[Stored]:
     if path.suffix != ".safetensors":
         return _open_pickle(path)
     file = stack.enter_context(open_safetensors(path))
+    data = stack.enter_context(path.open("rb"))
+    offsets = offsets_of(path)
     headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     return [
         Stored(
@@ -110,6 +134,7 @@ def open_weights(path: Path, stack: ExitStack) -> list[Stored]:
             tuple(header.get_shape()),
             str(header.get_dtype()),
             functools.partial(_widened if header.get_dtype() in EIGHT_BITS else _plain, file, name),
+            (data, offsets[name]),
         )
         for name, header in headers.items()
     ]

@@ -261,7 +261,7 @@ HALVES = Operation(
 EXPERTS = Operation(
     save=lambda tensors: [matrix for tensor in tensors for matrix in tensor.mT],
     load=lambda tensors, shapes: [
-        torch.stack(list(tensors[i : i + len(tensors) // len(shapes)])).mT
+        torch.stack([one.mT for one in tensors[i : i + len(tensors) // len(shapes)]])
         for i in range(0, len(tensors), len(tensors) // len(shapes))
     ],
 )

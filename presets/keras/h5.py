@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 
 from ..files import read_json, refuse_pointer, safe_name
-from ..reading import read_into
+from ..reading import read_into, read_view_into
 from ..refusals import shortened
 from ..staging import read_to_device
 from . import libhdf5
@@ -72,6 +72,19 @@ class Dataset:
         except OSError as error:
             raise ValueError(f"{self.file} is broken: {self.path}: {error}") from error
         return target
+
+    def read_view(self, view: torch.Tensor, target: torch.Tensor) -> None:
+        """As `parts.Readable.read_view`.
+
+        Raises:
+            ValueError: the file has become shorter.
+        """
+        if self.offset is None:
+            raise RuntimeError(f"{self.path} is not unpacked.")
+        try:
+            read_view_into(target, self.source.fileno(), self.offset, self.dtype, view)
+        except OSError as error:
+            raise ValueError(f"{self.file} is broken: {self.path}: {error}") from error
 
     def read_to_device(self, device: torch.device) -> torch.Tensor:
         """The data in new memory of a device.

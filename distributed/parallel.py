@@ -1,0 +1,391 @@
+"""Layers that processes compute together, each with its part of the weights.
+
+The parameters are DTensors, and so is what passes between processes; a layer itself computes with
+plain tensors, the parts that are here. What is divided, and how, is said by `Layer.division`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
+
+from ..backbones._model import Model
+from ..backbones.layers.core import Projection, ReversibleEmbedding
+from ..backbones.layers.division import Division, Experts, Vocabulary, Whole
+
+
+def entered(x: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
+    """What all processes have, where each goes on with its part: gradients are added up."""
+    if not x.requires_grad:
+        return x
+    whole = DTensor.from_local(x, mesh, [Replicate()], run_check=False)
+    return whole.to_local(grad_placements=[Partial()])
+
+
+def added(x: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
+    """The sum over all processes."""
+    parts = DTensor.from_local(x, mesh, [Partial()], run_check=False)
+    return parts.redistribute(placements=[Replicate()]).to_local()
+
+
+def gathered(x: torch.Tensor, size: int, mesh: DeviceMesh) -> torch.Tensor:
+    """Parts of the last axis, which has this size, as a whole."""
+    shape = torch.Size((*x.shape[:-1], size))
+    stride = torch.empty(shape, device="meta").stride()
+    place = [Shard(x.ndim - 1)]
+    parts = DTensor.from_local(x, mesh, place, run_check=False, shape=shape, stride=stride)
+    return parts.redistribute(placements=[Replicate()]).to_local()
+
+
+class Entry:
+    """Where projections of one thing take it, so that its gradients are added up once for all."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.given: torch.Tensor | None = None
+        self.taken: torch.Tensor | None = None
+
+    def __call__(self, x: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
+        if torch.compiler.is_compiling() or not x.requires_grad:
+            return entered(x, mesh)
+        if self.taken is None or self.given is not x:
+            self.given, self.taken = x, entered(x, mesh)
+        return self.taken
+
+
+class Here(nn.Module):
+    """A layer whose weights, while it computes, read as what this process has of them.
+
+    Attributes:
+        first, count, size: of what is divided: the first that is here, how many, and of all.
+    """
+
+    mesh: DeviceMesh
+    computing: bool = False
+    first: int
+    count: int
+    size: int
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.computing = True
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self.computing = False
+
+    def here(self, name: str) -> torch.Tensor | None:
+        parameter = self._parameters[name]
+        return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
+class Gathered(Here):
+    """A layer whose weights are gathered to be used."""
+
+    def here(self, name: str) -> torch.Tensor | None:
+        parameter = self._parameters[name]
+        if not isinstance(parameter, DTensor):
+            return parameter
+        return parameter.redistribute(placements=[Replicate()]).to_local()
+
+
+class Shared(Here):
+    """A layer with whole weights that acts on a part of something."""
+
+    def here(self, name: str) -> torch.Tensor | None:
+        parameter = super().here(name)
+        return None if parameter is None else entered(parameter, self.mesh)
+
+
+class Column(Here):
+    """A projection with a part of its outputs."""
+
+    entry: Entry
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(self.entry(x, self.mesh))
+
+
+class Row(Here):
+    """A projection with a part of its inputs. The bias is added once."""
+
+    entry: Entry
+
+    def here(self, name: str) -> torch.Tensor | None:
+        return None if name == "bias" else super().here(name)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.entry.clear()
+        y = added(super().forward(x), self.mesh)
+        bias = super().here("bias")
+        return y if bias is None else y + bias.to(y.dtype)
+
+
+class Rows(Here):
+    """A table with some of the rows, and the logits of these."""
+
+    def forward(self, inputs: torch.Tensor, reverse: bool = False) -> Any:
+        if reverse:
+            return super().forward(inputs, reverse)
+        rows = inputs - self.first
+        elsewhere = (rows < 0) | (rows >= self.count)
+        x = super().forward(rows.masked_fill(elsewhere, 0))
+        # No view, which FSDP would warn of.
+        return added(x.masked_fill(elsewhere[..., None], 0), self.mesh).clone()
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().logits(entered(x, self.mesh))  # type: ignore[misc]
+        return gathered(y, self.size, self.mesh)
+
+
+class Across(Here):
+    """A layer without weights that looks at all of what is divided."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        whole = entered(gathered(x, self.size, self.mesh), self.mesh)
+        return super().forward(whole).narrow(-1, self.first, self.count)
+
+
+class Some(Here):
+    """Some of the experts."""
+
+    some = True
+
+    def forward(
+        self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        experts = experts - self.first
+        elsewhere = (experts < 0) | (experts >= self.count)
+        x, weights = entered(x, self.mesh), entered(weights, self.mesh)
+        experts = experts.masked_fill(elsewhere, self.count)
+        y = super().forward(x, experts, weights.masked_fill(elsewhere, 0))
+        return added(y, self.mesh)
+
+
+class Cut(Here):
+    """A layer with arguments that come whole, and of which it takes its part."""
+
+    names: tuple[str, ...]  # of the arguments of `forward`
+    division: Division
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(self.names, args), **kwargs)
+        for name, axis in self.division.arguments.items():
+            whole = entered(given[name], self.mesh)
+            if whole.shape[axis] > 1:
+                size = whole.shape[axis] // self.mesh.size()
+                given[name] = whole.narrow(axis, self.mesh.get_local_rank() * size, size)
+        return super().forward(**given)
+
+
+@functools.cache
+def _class(kind: Any, cls: Any, names: tuple[str, ...]) -> type[nn.Module]:
+    """A class of layers as another one, with parameters of these names."""
+
+    def weight(name: str) -> property:
+        return property(lambda self: self.here(name) if self.computing else self._parameters[name])
+
+    properties = {name: weight(name) for name in names}
+    return type(cls.__name__, (kind, cls), {**properties, "__module__": cls.__module__})
+
+
+class Dividing:
+    """Divides a model on the meta device over a mesh of one dimension.
+
+    Attributes:
+        fused: projections of several things → how many.
+    """
+
+    def __init__(self, model: Model, mesh: DeviceMesh) -> None:
+        self.model = model
+        self.mesh = mesh
+        self.count = mesh.size()
+        self.rank = mesh.get_local_rank()
+        self.kinds: dict[nn.Module, type[Here]] = {}
+        self.places: dict[tuple[nn.Module, str], Placement] = {}
+        self.sizes: dict[nn.Module, int] = {}
+        self.heads: dict[nn.Module, tuple[str, ...]] = {}
+        self.fused: dict[nn.Module, int] = {}
+
+    def by_layers(self) -> None:
+        """As the layers say.
+
+        Raises:
+            ValueError: there are some that cannot be divided, or not by so many; it names them.
+        """
+        known: set[nn.Module] = set()
+        problems: list[str] = []
+        for path, layer in self.model.named_modules():
+            division: Division | None = getattr(layer, "division", None)
+            if division is not None:
+                problems += self._plan(path, layer, division)
+                known |= {layer, *_children(layer, division.whole)}
+                if isinstance(division, Whole):
+                    known |= set(layer.modules())
+        name = self.model.class_name
+        if not self.kinds:
+            raise ValueError(f"{name} has no tensor plan; use plan='fsdp'.")
+        undivided = sorted(_undivided(self.model, known | self.kinds.keys()))
+        if undivided:
+            raise ValueError(
+                f"{name} has no tensor plan; use plan='fsdp'. These layers cannot be divided: "
+                f"{', '.join(undivided)}."
+            )
+        if problems:
+            raise ValueError(
+                f"{name} cannot be divided by {self.count}:\n  " + "\n  ".join(problems)
+            )
+        self._divide()
+        for layer in self.model.modules():
+            if isinstance(layer, Model) and layer.cache_shapes:
+                layer.cache_shapes = [
+                    replace(shape, num_heads=shape.num_heads // self.count)
+                    for shape in layer.cache_shapes
+                ]
+
+    def by_names(self, plan: Mapping[str, Placement]) -> None:
+        """By patterns of weights' names; the rest is whole.
+
+        Raises:
+            ValueError: a pattern without weights, or a placement that they cannot have.
+        """
+        names = [name for name, _ in self.model.named_parameters()]
+        for pattern, place in plan.items():
+            found = [name for name in names if fnmatchcase(name, pattern)]
+            if not found:
+                raise ValueError(f"plan: {self.model.class_name} has no weight {pattern!r}.")
+            if not isinstance(place, (Shard, Replicate)):
+                raise ValueError(
+                    f"plan: {pattern!r} must be Shard(axis) or Replicate(), not {place!r}."
+                )
+            for name in found:
+                path, _, leaf = name.rpartition(".")
+                layer = self.model.get_submodule(path)
+                shape = tuple(layer.get_parameter(leaf).shape)
+                if isinstance(place, Shard) and not -len(shape) <= place.dim < len(shape):
+                    raise ValueError(f"plan: {name} {shape} has no axis {place.dim}.")
+                self.kinds[layer] = Gathered
+                axis = getattr(place, "dim", None)
+                self.places[layer, leaf] = place if axis is None else Shard(axis % len(shape))
+        self._divide()
+
+    def _plan(self, path: str, layer: nn.Module, division: Division) -> Iterator[str]:
+        """Note what becomes of a layer, and say what is wrong with that."""
+        entry = Entry()
+        for axis, children in enumerate((division.columns, division.rows)):
+            for child in _children(layer, children):
+                assert isinstance(child, Projection)
+                self.kinds[child] = Row if axis else Column
+                vars(child)["entry"] = entry if division.rows else Entry()
+                self.places[child, "weight"] = Shard(axis)
+                if not axis:
+                    self.places[child, "bias"] = Shard(0)
+        for name, count in division.fused.items():
+            (child,) = _children(layer, (name,))
+            self.fused[child] = count
+            size = _outputs(child) // count
+            if size % self.count:
+                yield f"{path}.{name} has {count} x {size} outputs"
+            for kind in ("weight", "bias"):
+                self.places[child, kind] = _StridedShard(0, split_factor=count)
+        for child in _children(layer, division.shared):
+            self.kinds[child] = Shared
+        for child in _children(layer, division.across):
+            if not isinstance(child, nn.Identity):
+                self.kinds[child] = Across
+                self.sizes[child] = _outputs(*_children(layer, division.columns[:1]))
+        for name in division.tables:
+            for child in _children(layer, (name,)):
+                yield from self._plan(f"{path}.{name}", child, ReversibleEmbedding.division)
+        weights = [name for name in division.weights if layer._parameters.get(name) is not None]
+        for name in weights:
+            self.places[layer, name] = Shard(division.weights[name])
+        if division.arguments:
+            self.kinds[layer] = Cut
+            vars(layer)["names"] = tuple(inspect.signature(layer.forward).parameters)
+        if isinstance(division, (Vocabulary, Experts)):
+            many = isinstance(division, Vocabulary)
+            self.kinds[layer] = Rows if many else Some
+            self.sizes[layer] = size = len(layer.get_parameter(weights[0]))
+            if many and not self._run(size, self.count - 1)[1]:
+                yield f"{path} has {size} rows"
+            if not many and size % self.count:
+                yield f"{path} has {size} experts"
+        self.heads[layer] = division.heads
+        for name in division.heads:
+            size = getattr(layer, name)
+            if size % self.count:
+                yield f"{path}.{name} is {size}"
+
+    def _divide(self) -> None:
+        vars(self.model)["divided"] = True
+        for layer in list(self.model.modules()):
+            kind = self.kinds.get(layer, Here)
+            names = tuple(layer._parameters)
+            for name, parameter in layer._parameters.items():
+                if parameter is not None:
+                    place = self.places.get((layer, name), Replicate())
+                    layer._parameters[name] = self._distributed(parameter, place)
+            for name in self.heads.get(layer, ()):
+                setattr(layer, name, getattr(layer, name) // self.count)
+            size = self.sizes.get(layer)
+            if size is not None:
+                first, count = self._run(size, self.rank)
+                vars(layer).update(first=first, count=count, size=size)
+            if names or kind is not Here:
+                vars(layer)["mesh"] = self.mesh
+                layer.__class__ = _class(kind, type(layer), names)  # type: ignore[arg-type]
+
+    def _distributed(self, parameter: nn.Parameter, place: Placement) -> nn.Parameter:
+        local = parameter.detach()
+        if isinstance(place, _StridedShard):
+            each = local.chunk(int(place.split_factor))
+            local = torch.cat([part.chunk(self.count)[self.rank] for part in each])
+        elif isinstance(place, Shard):
+            run = self._run(local.shape[place.dim], self.rank)
+            local = local.narrow(place.dim, *run).contiguous()
+        whole = DTensor.from_local(
+            local,
+            self.mesh,
+            [place],
+            run_check=False,
+            shape=parameter.shape,
+            stride=parameter.stride(),
+        )
+        return nn.Parameter(whole, parameter.requires_grad)
+
+    def _run(self, size: int, rank: int) -> tuple[int, int]:
+        """Where a process's part of an axis begins and how long it is, as by torch.chunk."""
+        step = -(-size // self.count)
+        first = min(rank * step, size)
+        return first, min(step, size - first)
+
+
+def _children(layer: nn.Module, names: Iterable[str]) -> Iterator[nn.Module]:
+    return (child for child in map(layer._modules.get, names) if child is not None)
+
+
+def _outputs(projection: nn.Module) -> int:
+    assert isinstance(projection, Projection)
+    return projection.out_features
+
+
+def _undivided(model: Model, known: set[nn.Module]) -> Iterator[str]:
+    """Layers of blocks that hold matrices of which nothing is known."""
+    blocks = [block for block in model.modules() if isinstance(block, model.block_classes)]
+    inside = {module for block in blocks for module in block.modules()}
+    for path, module in model.named_modules():
+        large = any(one.ndim > 1 for one in module.parameters(recurse=False))
+        if large and module in inside and module not in known:
+            yield path

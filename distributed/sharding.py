@@ -1,0 +1,181 @@
+"""What a process holds of a model, by its plan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
+
+from ..backbones._model import Model
+from ..backbones.layers.core import ReversibleEmbedding
+from ..presets.parts import Box, Part
+from .parallel import Dividing
+
+PLANS = ("fsdp", "tensor")
+TENSOR = "tensor"  # the name of the mesh's dimension that layers are divided over
+
+
+class Sharding:
+    """How the processes of a mesh share a model. See `Backbone.from_preset` for the arguments.
+
+    Raises:
+        ValueError: arguments that do not go together.
+    """
+
+    def __init__(
+        self,
+        mesh: DeviceMesh,
+        plan: str | Mapping[str, Any],
+        mp_policy: MixedPrecisionPolicy | None = None,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        if isinstance(plan, str) and plan not in PLANS:
+            raise ValueError(f"plan is {plan!r}; it must be one of {', '.join(map(repr, PLANS))}.")
+        self.plan = plan
+        self.names = mesh.mesh_dim_names or ()
+        if mesh.ndim > 1 and not self.names:
+            raise ValueError(
+                "A device_mesh of several dimensions needs names for them: "
+                'init_device_mesh("cuda", (2, 4), mesh_dim_names=("fsdp", "tensor")).'
+            )
+        if plan != "fsdp" and self.names and TENSOR not in self.names:
+            raise ValueError(
+                f"plan={plan!r} needs a dimension of the device_mesh called 'tensor'; it has "
+                f"{', '.join(map(repr, self.names))}."
+            )
+        if mesh.get_coordinate() is None:
+            raise ValueError("This process is no part of the device_mesh.")
+        self.mesh = mesh
+        self.mp_policy = mp_policy
+        self.checkpoint_activations = checkpoint_activations
+
+    def place(self, device: str | torch.device | None) -> torch.device:
+        """Where this process holds its parts.
+
+        Raises:
+            ValueError: elsewhere than the mesh.
+        """
+        kind = self.mesh.device_type
+        if device is not None and torch.device(device).type != kind:
+            raise ValueError(f"device is {str(device)!r}, and the device_mesh is one of {kind!r}.")
+        if device is not None:
+            return torch.device(device)
+        if kind == "cpu":
+            return torch.device(kind)
+        return torch.device(kind, torch.get_device_module(kind).current_device())
+
+    def share(self, model: Model, device: torch.device) -> None:
+        """See `presets.parts.Sharing`."""
+        if self.plan == "fsdp":
+            fully_shard_blocks(model, self.mesh, self.mp_policy)
+        else:
+            rest = tuple(name for name in self.names if name != TENSOR)
+            dividing = Dividing(model, self.mesh[TENSOR] if rest else self.mesh)
+            if isinstance(self.plan, str):
+                dividing.by_layers()
+            else:
+                dividing.by_names(self.plan)
+            if rest and dividing.fused:
+                raise ValueError(
+                    f"{model.class_name} has projections of several things in one, which can be "
+                    "divided over a device_mesh of one dimension only."
+                )
+            if rest:
+                fully_shard_blocks(model, self.mesh[rest], self.mp_policy)
+        model.to_empty(device=device)
+        if self.checkpoint_activations:
+            model.gradient_checkpointing()
+
+    def parts(self, module: nn.Module, name: str) -> list[Part]:
+        """See `presets.parts.Sharing`."""
+        tensor = module._parameters.get(name)
+        if tensor is None:
+            tensor = module._buffers[name]  # type: ignore[assignment]
+        assert tensor is not None
+        if not isinstance(tensor, DTensor):
+            return [Part([(0, size) for size in tensor.shape], tensor.data)]
+        local = tensor._local_tensor.data
+        (*_, place) = tensor.placements
+        if isinstance(place, _StridedShard):  # several things behind each other, a part of each
+            count = int(place.split_factor)
+            step, size = (len(one) // count for one in (tensor, local))
+            first = tensor.device_mesh.get_local_rank() * size
+            rest = [(0, width) for width in tensor.shape[1:]]
+            return [
+                Part([(i * step + first, i * step + first + size), *rest], part)
+                for i, part in enumerate(local.chunk(count))
+            ]
+        return [Part(box_of(tensor), local)]
+
+
+def box_of(tensor: DTensor) -> Box:
+    """What this process holds of a tensor."""
+    mesh, placements = tensor.device_mesh, tensor.placements
+    box = [(0, size) for size in tensor.shape]
+    coordinate = mesh.get_coordinate()
+    assert coordinate is not None
+    # FSDP divides what tensor parallelism has left, though its dimension stands before.
+    order = sorted(range(mesh.ndim), key=lambda dim: type(placements[dim]) is not Shard)
+    for dim in order:
+        axis = getattr(placements[dim], "dim", None)
+        if axis is not None:
+            start, stop = box[axis]
+            size = -(-(stop - start) // mesh.size(dim))  # as torch.chunk
+            begin = min(start + coordinate[dim] * size, stop)
+            box[axis] = (begin, min(begin + size, stop))
+    assert [stop - start for start, stop in box] == list(tensor._local_tensor.shape)
+    return box
+
+
+def fully_shard_blocks(
+    model: Model, mesh: DeviceMesh, mp_policy: MixedPrecisionPolicy | None = None
+) -> None:
+    """Apply FSDP2 to every block, and to the rest of the model as a whole."""
+    options: dict[str, Any] = {"mesh": mesh, "mp_policy": mp_policy or MixedPrecisionPolicy()}
+    # At the root, too: an optimizer made after a forward pass would get what was gathered.
+    options["reshard_after_forward"] = True
+    units = (*model.block_classes, ReversibleEmbedding)
+    for module in reversed(list(model.modules())):  # those within others first
+        if isinstance(module, units):
+            _fully_shard(module, options)
+    _fully_shard(model, options)
+    register_fsdp_forward_method(model, "forward_intermediates")
+
+
+def _fully_shard(unit: nn.Module, options: Mapping[str, Any]) -> None:
+    for part in _of_other_dtype(unit):
+        fully_shard(part, **options)
+    fully_shard(unit, **options)
+
+
+def _of_other_dtype(unit: nn.Module) -> list[nn.Module]:
+    """Modules whose own weights cannot be gathered together with most of a unit's."""
+    managed = {
+        parameter
+        for module in unit.modules()
+        if isinstance(module, FSDPModule)
+        for parameter in module.parameters()
+    }
+    left = [
+        (module, parameter)
+        for module in unit.modules()
+        for parameter in module.parameters(recurse=False)
+        if parameter not in managed
+    ]
+    own = [parameter.dtype for module, parameter in left if module is unit]
+    counts = Counter(own or (parameter.dtype for _, parameter in left))
+    main = counts.most_common(1)[0][0] if counts else None
+    others = (module for module, parameter in left if parameter.dtype != main)
+    return [module for module in dict.fromkeys(others) if module is not unit]

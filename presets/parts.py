@@ -1,0 +1,299 @@
+"""Parts of tensors, as the processes that share a model hold them: where a file has their numbers.
+
+How a file arranges a tensor is said by functions of whole tensors. Here they are applied to
+tensors without data, and what they do to the strides tells which bytes a part is made of.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from ..backbones._model import Model
+from ..backbones.layers.layer import Layer
+
+# Of each axis the first index and the one behind the last.
+Box: TypeAlias = Sequence[tuple[int, int]]
+Function: TypeAlias = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What this process holds of a tensor: a box of it, in memory of any strides."""
+
+    box: Box
+    target: torch.Tensor
+
+
+class Sharing(Protocol):
+    """How several processes share a model."""
+
+    def share(self, model: Model, device: torch.device) -> None:
+        """Leave of each weight of a model without data what this process holds, in new memory."""
+
+    def parts(self, module: nn.Module, name: str) -> list[Part]:
+        """What this process holds of a module's weight."""
+
+
+def refuse_shared(sharing: Sharing | None, sizes: Mapping[str, Any], dtype: Any = None) -> None:
+    """Refuse what a model that processes share cannot be.
+
+    Args:
+        sizes: as of `building.resized`.
+        dtype: of the configuration.
+
+    Raises:
+        ValueError: it says what.
+    """
+    if sharing is None:
+        return
+    if sizes:
+        raise ValueError(
+            f"{', '.join(sizes)} resamples tables, which with device_mesh no process has whole: "
+            "load the model in one process, and save it with them."
+        )
+    if isinstance(dtype, Mapping) and dtype.get("class_name") == "DTypePolicyMap":
+        raise ValueError("A quantized preset cannot be shared over a device_mesh.")
+
+
+class Readable(Protocol):
+    """A tensor in a file, in row-major order."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read(self) -> torch.Tensor:
+        """All of it."""
+
+    def read_view(self, view: torch.Tensor, target: torch.Tensor) -> None:
+        """Fill a tensor with those numbers that a view of it, without data, shows."""
+
+
+@torch.no_grad()
+def read_parts(
+    sharing: Sharing,
+    stored: Sequence[Readable],
+    function: Function,
+    weights: Sequence[tuple[nn.Module, str]],
+) -> None:
+    """Read what this process holds of some weights, and no more where that can be told.
+
+    Args:
+        function: of the stored tensors; gives the weights.
+    """
+    arranged = Arranged([one.shape for one in stored], function)
+    whole: list[torch.Tensor] = []
+    for index, (module, name) in enumerate(weights):
+        for part in sharing.parts(module, name):
+            elsewhere = part.target.device.type != "cpu"
+            memory = torch.empty_like(part.target, device="cpu") if elsewhere else part.target
+            pieces = arranged.pieces(index, Part(part.box, memory))
+            if pieces is None:
+                whole = whole or list(function([one.read() for one in stored]))
+                memory.copy_(_boxed(whole[index], part.box))
+            for piece in pieces or ():
+                stored[piece.number].read_view(piece.view, piece.target)
+            if elsewhere:
+                part.target.copy_(memory)
+
+
+@torch.no_grad()
+def complete(sharing: Sharing, model: Model) -> None:
+    """As `building.complete`: what layers compute of their weights, they compute of whole ones."""
+    for module in model.modules():
+        if isinstance(module, Layer) and type(module).loaded is not Layer.loaded:
+            twin = copy.copy(module)
+            twin.__dict__ = dict(module.__dict__)
+            for kind in ("_parameters", "_buffers"):
+                twin.__dict__[kind] = {k: _whole(t) for k, t in getattr(module, kind).items()}
+            twin.loaded()
+            for name, value in (*twin._parameters.items(), *twin._buffers.items()):
+                if value is not None:
+                    for part in sharing.parts(module, name):
+                        part.target.copy_(_boxed(value, part.box))
+
+
+def _whole(tensor: Any) -> Any:
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+class Arranged:
+    """What a function makes of stored tensors, followed without data.
+
+    Args:
+        shapes: of the stored tensors.
+        function: of all of them.
+    """
+
+    def __init__(self, shapes: Sequence[Sequence[int]], function: Function) -> None:
+        stored = [torch.empty(tuple(shape), device="meta") for shape in shapes]
+        self._numbers = {_memory(tensor): i for i, tensor in enumerate(stored)}
+        self._following = _Following()
+        self._stored = stored
+        try:
+            with self._following:
+                self.results: Sequence[torch.Tensor | None] = function(stored)
+        except (RuntimeError, NotImplementedError, ValueError, TypeError):  # it looks at data
+            self.results = ()
+
+    def pieces(self, index: int, part: Part) -> list[Piece] | None:
+        """Where the numbers of a part of a result are; `None` if that cannot be told."""
+        result = self.results[index] if index < len(self.results) else None
+        try:
+            return None if result is None else list(self._find(result, part.box, part.target))
+        except LookupError:
+            return None
+
+    def _find(self, made: torch.Tensor, box: Box, target: torch.Tensor) -> Iterator[Piece]:
+        if any(start >= stop for start, stop in box):
+            return
+        memory = _memory(made)
+        if memory in self._numbers:
+            yield Piece(self._numbers[memory], _boxed(made, box), target)
+            return
+        how, before = self._following.made[memory]
+        if made.storage_offset() or not made.is_contiguous():
+            raise LookupError
+        if isinstance(how, tuple):
+            (base,) = before
+            for inner, view in _split(how, base.shape, box, target):
+                yield from self._find(base, inner, view)
+            return
+        begin = 0
+        for one in before:
+            end = begin + one.shape[how]
+            start, stop = (min(max(at, begin), end) for at in box[how])
+            if start < stop:
+                inner = [*box]
+                inner[how] = (start - begin, stop - begin)
+                view = target.narrow(how, start - box[how][0], stop - start)
+                yield from self._find(one, inner, view)
+            begin = end
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Numbers of one stored tensor.
+
+    Attributes:
+        number: of the stored tensor.
+        view: of it, whose shape is the target's; its strides say where the numbers are.
+    """
+
+    number: int
+    view: torch.Tensor
+    target: torch.Tensor
+
+
+class _Following(TorchFunctionMode):
+    """Notes what is copied: from which tensors, and along which axis or into which shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: dict[int, tuple[int | tuple[int, ...], list[torch.Tensor]]] = {}
+        self._kept: list[torch.Tensor] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        if func in (torch.cat, torch.stack):
+            axis = kwargs.get("dim", args[1] if len(args) > 1 else 0) % made.ndim
+            tensors = list(args[0])
+            if func is torch.stack:
+                tensors = [tensor.unsqueeze(axis) for tensor in tensors]
+            self._note(made, axis, tensors)
+        elif func in COPIES and _memory(made) != _memory(args[0]):
+            self._note(made, tuple(made.shape), [args[0]])
+        return made
+
+    def _note(
+        self, made: torch.Tensor, how: int | tuple[int, ...], before: list[torch.Tensor]
+    ) -> None:
+        self._kept.append(made)  # or another tensor gets its memory
+        self.made[_memory(made)] = how, before
+
+
+COPIES = (
+    *(torch.Tensor.reshape, torch.Tensor.flatten, torch.Tensor.contiguous, torch.Tensor.clone),
+    *(torch.reshape, torch.flatten, torch.clone),
+)
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _boxed(tensor: torch.Tensor, box: Box) -> torch.Tensor:
+    for axis, (start, stop) in enumerate(box):
+        tensor = tensor.narrow(axis, start, stop - start)
+    return tensor
+
+
+def _split(
+    shape: Sequence[int], before: Sequence[int], box: Box, target: torch.Tensor
+) -> Iterator[tuple[Box, torch.Tensor]]:
+    """A box of a tensor of this shape as boxes of the one that it was before some of its axes were
+    made one, and what of the target belongs to each.
+
+    Raises:
+        LookupError: axes were not only joined.
+    """
+    groups = _joined(shape, before)
+    runs = [list(_runs(sizes, *ends)) for sizes, ends in zip(groups, box)]
+    for chosen in itertools.product(*runs):
+        view = target
+        for axis, (run, (start, _)) in enumerate(zip(chosen, box)):
+            begin, ranges = run
+            view = view.narrow(axis, begin - start, math.prod(b - a for a, b in ranges))
+        inner = [ends for _, ranges in chosen for ends in ranges]
+        yield inner, view.reshape([stop - start for start, stop in inner])
+
+
+def _joined(shape: Sequence[int], before: Sequence[int]) -> list[list[int]]:
+    """The axes that each axis was made of."""
+    rest = list(before)
+    groups = []
+    for size in shape:
+        group: list[int] = []
+        while rest and (math.prod(group) < size or (math.prod(group) == size and rest[0] == 1)):
+            group.append(rest.pop(0))
+        if math.prod(group) != size:
+            raise LookupError
+        groups.append(group)
+    if rest:
+        raise LookupError
+    return groups
+
+
+def _runs(
+    sizes: Sequence[int], start: int, stop: int
+) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """A range of an axis that was made of axes of these sizes, as boxes of those, each with the
+    place where it begins.
+    """
+    if not sizes:
+        yield start, []
+        return
+    inner = math.prod(sizes[1:])
+    while start < stop:
+        row, within = divmod(start, inner)
+        whole = (stop - start) // inner
+        if not within and whole:
+            ends = (row, row + whole)
+            yield start, [ends, *((0, size) for size in sizes[1:])]
+            start += whole * inner
+            continue
+        end = min(stop, (row + 1) * inner)
+        for begin, ranges in _runs(sizes[1:], within, end - row * inner):
+            yield row * inner + begin, [(row, row + 1), *ranges]
+        start = end

@@ -1,0 +1,308 @@
+"""Run by every process of a group: presets are loaded over a mesh, run, trained and generated from,
+and compared with what one process makes of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.utils._pytree import tree_leaves
+
+from keras_hub_torch import models
+from keras_hub_torch.generation import generate
+from keras_hub_torch.models import Backbone
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "bert": lambda: models.BertBackbone(37, 2, 2, 12, 7, max_sequence_length=17),
+    "gemma": lambda: models.GemmaBackbone(31, 2, 4, 2, 10, 12, 4),
+    "llama": lambda: models.LlamaBackbone(31, 2, 4, 16, 18, 2),
+    "mixtral": lambda: models.MixtralBackbone(31, 2, 4, 16, 9, 2, 4),
+    "modern_bert": lambda: models.ModernBertBackbone(31, 12, 7, 2, 2, 2),
+    "t5": lambda: models.T5Backbone(31, 1, 2, 12, 18, dropout=0.0),
+    "vit": lambda: models.ViTBackbone((8, 8, 3), (4, 4), 2, 2, 12, 9),
+}
+DECODERS = ("gemma", "llama", "mixtral")
+SAVED = ("mixtral", "modern_bert")
+FORMATS = {"gemma": ("transformers", "safetensors"), "llama": ("shards",)}
+
+
+def write(folder: Path) -> None:
+    for name, build in MODELS.items():
+        torch.manual_seed(0)
+        model = build()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        model.save_to_preset(folder / name)
+        if name == "gemma":
+            model.export_to_transformers(folder / f"{name}-transformers", carry=False)
+            model.save_to_preset(folder / f"{name}-safetensors", format="safetensors")
+        if name == "llama":
+            model.save_to_preset(folder / f"{name}-shards", max_shard_size=4e-6)
+
+
+@contextmanager
+def bytes_read() -> Iterator[list[int]]:
+    """How many each reading of a file gives."""
+    counts: list[int] = []
+    read = os.preadv
+
+    def counted(*args: Any) -> int:
+        counts.append(read(*args))
+        return counts[-1]
+
+    os.preadv = counted  # type: ignore[assignment]
+    try:
+        yield counts
+    finally:
+        os.preadv = read
+
+
+def inputs_of(name: str, rows: slice = slice(None)) -> Any:
+    generator = torch.Generator().manual_seed(1)
+    if name == "vit":
+        return torch.randn(4, 8, 8, 3, generator=generator)[rows]
+    ids = torch.randint(1, 31, (4, 6), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    ids, mask = ids[rows], mask[rows]
+    if name == "t5":
+        decoder = {"decoder_token_ids": ids.flip(1), "decoder_padding_mask": mask}
+        return {"encoder_token_ids": ids, "encoder_padding_mask": mask, **decoder}
+    return {"token_ids": ids, "padding_mask": mask}
+
+
+def outputs_of(model: Any, inputs: Any) -> dict[str, torch.Tensor]:
+    return {f"output {i}": value for i, value in enumerate(tree_leaves(model(inputs)))}
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, name: str, relative: float = 2e-5) -> None:
+    error = (found - expected).abs().max().item()
+    most = relative * max(1.0, expected.abs().max().item())
+    assert error <= most, f"{name}: {error} > {most}"
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def check_loading(folder: Path, mesh: DeviceMesh, plan: str) -> Any:
+    """The model, if each process has read no more than its parts of the file."""
+    plain = Backbone.from_preset(folder)
+    with bytes_read() as counts:
+        model = Backbone.from_preset(folder, device_mesh=mesh, plan=plan)
+    state, expected = model.state_dict(), plain.state_dict()
+    assert list(state) == list(expected)
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    for name, tensor in state.items():
+        assert torch.equal(whole(tensor), expected[name]), name
+    held = sum((t.to_local() if isinstance(t, DTensor) else t).nbytes for t in state.values())
+    divided = sum(
+        t.nbytes for t in state.values() if not all(p == Replicate() for p in t.placements)
+    )
+    everywhere = sum(t.nbytes for t in expected.values()) - divided
+    assert sum(counts) <= held * 1.001, (sum(counts), held)
+    # What does not divide evenly is more on some processes: a row of each of these small tables.
+    assert held <= 1.3 * divided / mesh.size() + everywhere
+    return plain, model
+
+
+def check_training(name: str, plain: Any, model: Any, rows: slice) -> None:
+    """Three steps; `rows` are those of the inputs that this process takes."""
+    optimizers = [torch.optim.AdamW(m.parameters(), lr=1e-2, eps=1e-3) for m in (plain, model)]
+    for _ in range(3):
+        expected, found = (
+            outputs_of(plain, inputs_of(name)),
+            outputs_of(model, inputs_of(name, rows)),
+        )
+        for key, value in expected.items():
+            close(found[key], value[rows], f"{name} {key}")
+            assert type(found[key]) is torch.Tensor
+        for optimizer, values in zip(optimizers, (expected, found)):
+            optimizer.zero_grad()
+            sum(value.square().mean() for value in values.values()).backward()  # type: ignore[union-attr]
+        most = max(p.grad.abs().max().item() for p in plain.parameters() if p.grad is not None)
+        for (key, theirs), ours in zip(plain.named_parameters(), model.parameters()):
+            if theirs.grad is not None:
+                assert isinstance(ours.grad, DTensor)
+                assert ours.grad.placements == ours.placements
+                close(whole(ours.grad) / most, theirs.grad / most, f"gradient of {name} {key}")
+        for optimizer in optimizers:
+            optimizer.step()
+        for (key, theirs), ours in zip(plain.named_parameters(), model.named_parameters()):
+            close(whole(ours[1]), theirs, f"{name} {key} after a step", 1e-4)
+
+
+def check_generation(name: str, plain: Any, model: Any) -> None:
+    prompts = {key: value[:2, :4] for key, value in inputs_of(name).items()}
+    expected = generate(plain, prompts, 9)
+    found = generate(model, prompts, 9)
+    assert torch.equal(found["token_ids"], expected["token_ids"])
+
+
+def check_plans(folder: Path) -> None:
+    rank, size = dist.get_rank(), dist.get_world_size()
+    mine = slice(rank * 4 // size, (rank + 1) * 4 // size)
+    shards = init_device_mesh("cpu", (size,))
+    tensors = init_device_mesh("cpu", (size,), mesh_dim_names=("tensor",))
+    for name in MODELS:
+        for plan, mesh, rows in (("fsdp", shards, mine), ("tensor", tensors, slice(None))):
+            for form in FORMATS.get(name, ()):
+                check_loading(folder / f"{name}-{form}", mesh, plan)
+            plain, model = check_loading(folder / name, mesh, plan)
+            if name in DECODERS:
+                check_generation(name, plain, model)
+            if name in SAVED and plan == "tensor":
+                check_saving(folder / name, model)
+            check_training(name, plain, model, rows)
+
+
+def check_saving(folder: Path, model: Any) -> None:
+    again = folder.with_name(f"{folder.name}-again")
+    model.save_to_preset(again, carry=False)
+    dist.barrier()
+    weights = "model.weights.h5"
+    assert (again / weights).read_bytes() == (folder / weights).read_bytes()
+
+
+def check_options(folder: Path) -> None:
+    """Plans by weights' names, activation checkpointing, mixed precision."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("tensor",))
+    for plan in ("fsdp", "tensor"):
+        plain = Backbone.from_preset(folder / "llama")
+        model = Backbone.from_preset(
+            folder / "llama", device_mesh=mesh, plan=plan, checkpoint_activations=True
+        )
+        check_training("llama", plain, model, slice(None))
+    plan = {"*dense*weight": Shard(0), "token_embedding.*": Shard(-1)}
+    plain = Backbone.from_preset(folder / "bert")
+    model = Backbone.from_preset(folder / "bert", device_mesh=mesh, plan=plan)
+    assert model.token_embedding.weight.placements == (Shard(1),)
+    check_training("bert", plain, model, slice(None))
+    with pytest.raises(NotImplementedError, match="tensor plan"):
+        model.enable_lora(2)
+    with pytest.raises(ValueError, match="shared by several processes"):
+        model.load_weights(folder / "bert" / "model.weights.h5")
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+    model = Backbone.from_preset(folder / "llama", device_mesh=mesh, plan="fsdp", mp_policy=policy)
+    assert model(inputs_of("llama")).dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def check_refusals(folder: Path) -> None:
+    size = dist.get_world_size()
+    mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("tensor",))
+    refused: list[tuple[str, dict[str, Any], str]] = [
+        ("bert", {"plan": "tp", "device_mesh": mesh}, "plan is 'tp'; it must be one of"),
+        ("bert", {"plan": "fsdp"}, "device_mesh is missing"),
+        ("bert", {"device_mesh": mesh}, "needs a plan"),
+        ("bert", {"plan": "fsdp", "device_mesh": mesh, "device": "meta"}, "device is 'meta'"),
+        ("bert", {"plan": "fsdp", "device_mesh": mesh, "mmap": True}, "mmap=True"),
+        ("bert", {"plan": "fsdp", "device_mesh": mesh, "load_weights": False}, "load_weights"),
+        ("vgg", {"plan": "tensor", "device_mesh": mesh}, "VGGBackbone has no tensor plan"),
+        ("odd", {"plan": "tensor", "device_mesh": mesh}, "num_key_value_heads is 1"),
+        ("bert", {"plan": {"x.*": Shard(0)}, "device_mesh": mesh}, "has no weight 'x.*'"),
+        ("bert", {"plan": {"*": 0}, "device_mesh": mesh}, "'*' must be Shard(axis)"),
+        ("bert", {"plan": {"*": Shard(1)}, "device_mesh": mesh}, "has no axis 1"),
+        ("vit", {"plan": "fsdp", "device_mesh": mesh, "image_shape": (16, 16, 3)}, "resamples"),
+    ]
+    plain = init_device_mesh("cpu", (1, size))
+    named = init_device_mesh("cpu", (1, size), mesh_dim_names=("data", "model"))
+    refused += [
+        ("bert", {"plan": "fsdp", "device_mesh": plain}, "needs names"),
+        ("bert", {"plan": "tensor", "device_mesh": named}, "called 'tensor'; it has 'data', 'mo"),
+    ]
+    if dist.get_rank() == 0:
+        models.GemmaBackbone(31, 1, 4, 1, 10, 12, 4).save_to_preset(folder / "odd")
+        models.VGGBackbone([1], [4]).save_to_preset(folder / "vgg")
+    dist.barrier()
+    for name, arguments, message in refused:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            Backbone.from_preset(folder / name, **arguments)
+
+
+def check_two_dimensions(folder: Path) -> None:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("fsdp", "tensor"))
+    first = mesh["fsdp"].get_local_rank() * 2
+    for name in ("bert", "gemma", "llama", "mixtral", "t5"):
+        plain, model = check_loading(folder / name, mesh, "tensor")
+        assert any(
+            sum(isinstance(place, Shard) or "Strided" in repr(place) for place in p.placements) == 2
+            for p in model.parameters()
+        )
+        if name in DECODERS:
+            check_generation(name, plain, model)
+        check_training(name, plain, model, slice(first, first + 2))
+
+
+def check_death(folder: Path) -> None:
+    """A process that is no more ends what the others wait for."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("tensor",))
+    plan = "tensor" if dist.get_world_size() == 2 else "fsdp"
+    model = Backbone.from_preset(folder / "llama", device_mesh=mesh, plan=plan)
+    dist.barrier()
+    if dist.get_rank() == 1:
+        os._exit(0)
+    try:
+        model(inputs_of("llama"))
+    except RuntimeError:
+        return
+    raise AssertionError("computed without one of the processes")
+
+
+def check_families(folder: Path, plan: str) -> None:
+    name = "tensor" if plan == "tensor" else "fsdp"
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=(name,))
+    for preset in sorted(folder.iterdir()):
+        inputs, given = torch.load(preset / "inputs.pt")
+        plain = Backbone.from_preset(preset, **given)
+        model = Backbone.from_preset(preset, device_mesh=mesh, plan=plan, **given)
+        both = [
+            {key: value for key, value in outputs_of(one, inputs).items() if value.requires_grad}
+            for one in (plain, model)
+        ]
+        for values in both:
+            torch.manual_seed(2)
+            sum((value * torch.randn(value.shape)).sum() for value in values.values()).backward()  # type: ignore[union-attr]
+        for key, value in both[0].items():
+            close(both[1][key], value, f"{preset.name} {key}")
+        most = max(p.grad.abs().max().item() for p in plain.parameters() if p.grad is not None)
+        for (key, theirs), ours in zip(plain.named_parameters(), model.parameters()):
+            if theirs.grad is not None:
+                # Some are zero but for rounding.
+                largest = max(theirs.grad.abs().max().item(), 1e-2 * most)
+                label = f"gradient of {preset.name} {key}"
+                close(whole(ours.grad) / largest, theirs.grad / largest, label, 1e-4)
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    if len(sys.argv) > 2:
+        check_families(folder, sys.argv[2])
+        dist.barrier()
+        os._exit(0)
+    if dist.get_rank() == 0:
+        write(folder)
+    dist.barrier()
+    if dist.get_world_size() == 2:
+        check_plans(folder)
+        check_options(folder)
+        check_refusals(folder)
+    else:
+        check_two_dimensions(folder)
+    check_death(folder)
+    os._exit(0)
