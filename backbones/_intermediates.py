@@ -147,9 +147,10 @@ def _as_asked(
     if not (maps or prefix_tokens):
         return x
     patch_size = getattr(model, "patch_size", None)
-    if patch_size is None or images.ndim != 4:
+    (spec,) = model.input_specs.values()
+    if patch_size is None or "frames" in spec.axes:
         raise ValueError(f"The blocks of {model.class_name} do not give the patches of an image.")
-    height, width = images.shape[1:3] if order == "channels_last" else images.shape[2:]
+    height, width = images.shape[-3:-1] if order == "channels_last" else images.shape[-2:]
     rows, columns = (side // step for side, step in zip((height, width), pair(patch_size)))
     before, patches = x[:, : -rows * columns], x[:, -rows * columns :]
     if maps:

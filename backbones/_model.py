@@ -208,7 +208,8 @@ class Model(nn.Module, Configurable):
                 Post-norm models have none; where stages differ in width it is a stage's own.
             maps: whether patches are put side by side, `[batch, rows, columns, dim]`, or
                 `[batch, dim, rows, columns]` by `data_format="channels_first"`, without what is
-                before them. Blocks that give maps give them in this order in any case.
+                before them. Of several images in a row `batch` counts all images. Blocks that give
+                maps give them in this order in any case.
             prefix_tokens: whether each tensor comes as a pair: patches, and what is before them
                 (class token and registers).
             intermediates_only: otherwise all blocks are run, and the result is a pair: what the

@@ -272,19 +272,22 @@ def sizes_of(reference: Reference, model: Any) -> list[tuple[int, int, int]]:
 def test_inductor(compiled_image: Reference) -> None:
     """One graph for all sizes in inference, and gradients. Those are compiled for one size, since
     inductor (torch 2.13) makes each convolution's gradient for one.
+
+    In the dtype that training is compared in: inductor's own norms round, too.
     """
     torch._dynamo.reset()
     counters.clear()
-    model = compiled_image.load(trainable=True)
+    dtype = getattr(torch, compiled_image.case.training_dtype)
+    model = compiled_image.load(trainable=True).to(dtype)
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
     sizes = sizes_of(compiled_image, model)
     with torch.no_grad():
         for size in sizes:
-            images = resized(compiled_image.tensors, model, *size)
+            images = resized(compiled_image.tensors, model, *size).to(dtype)
             oracle.assert_close(compiled(images), oracle.named(model(images)))
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
-    images = resized(compiled_image.tensors, model, *sizes[0])
+    images = resized(compiled_image.tensors, model, *sizes[0]).to(dtype)
     found = []
     for one in (torch.compile(model, fullgraph=True, dynamic=False), model):
         model.zero_grad()

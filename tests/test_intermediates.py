@@ -286,8 +286,9 @@ def test_towers() -> None:
         tower(images)
     normed = next(y for m, _, y in calls if m is tower.image_encoder.encoder_layer_norm)
     assert torch.equal(tower.forward_intermediates(images, 1, norm=True)[0], normed)
-    with pytest.raises(ValueError, match="do not give the patches of an image"):
-        tower.forward_intermediates(images, maps=True)
+    (patches,) = tower.forward_intermediates(images, 1)
+    (found,) = tower.forward_intermediates(images, 1, maps=True)
+    assert torch.equal(found, patches.unflatten(1, (2, 2)))
     model = Gemma3Backbone(17, 8, 2, 2, 1, 4, 8, 12, vision_encoder=tower).eval()
     assert len(model.forward_intermediates(IDS)) == 2
     encoder = MiTBackbone([1, 1], 2, [1, 1], [1, 1], 0.0, [3, 3], [2, 2], (8, 8, 3), [4, 6])

@@ -20,7 +20,7 @@ FLOORS = (
     ("backbones.layers",),
     ("backbones",),
     ("presets",),
-    ("lora", "preprocessing", "distributed"),
+    ("lora", "preprocessing", "distributed", "quantizers"),
     ("generation",),
     ("", "__main__", "cli", "layers", "models"),  # the package itself is ""
 )

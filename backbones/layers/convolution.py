@@ -389,7 +389,28 @@ def resize(
     """
     if interpolation == "nearest":
         return F.interpolate(x, tuple(size), mode="nearest-exact")
+    if interpolation == "bilinear" and x.requires_grad and torch.compiler.is_compiling():
+        # Inductor (torch 2.13) may add up the gradient of an interpolation before it is there.
+        rows, columns = (
+            linear_weights(many, new, align_corners, x.device).to(x.dtype)
+            for many, new in zip(x.shape[2:], size)
+        )
+        return rows @ (x @ columns.mT)
     return F.interpolate(x, tuple(size), mode=interpolation, align_corners=align_corners)
+
+
+def linear_weights(
+    places: int, size: int, align_corners: bool, device: torch.device
+) -> torch.Tensor:
+    """What each place along an axis is worth in each of `size` new ones, `[size, places]`."""
+    old = torch.arange(places, device=device)
+    new = torch.arange(size, device=device)[:, None]
+    if align_corners:
+        centers = new * ((places - 1) / torch.sym_max(size - 1, 1))
+    else:
+        centers = (new + 0.5) * (places / size) - 0.5
+    centers = centers.clamp(min=0).minimum(old[-1])
+    return (1 - (centers - old).abs()).clamp(min=0)
 
 
 class BatchNormalization(Layer, nn.BatchNorm2d):
@@ -455,7 +476,7 @@ SMALL_GROUP = 4096
 
 
 class GroupNormalization(Layer, nn.GroupNorm):
-    """Group norm over `[batch, channels, …]`; its statistics are in float32."""
+    """Group norm over `[batch, channels, …]`; its statistics are in float32, or float64 of such."""
 
     compute_dtype: torch.dtype | None = None
 
@@ -463,12 +484,13 @@ class GroupNormalization(Layer, nn.GroupNorm):
         super().__init__(groups, channels, eps=epsilon)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight, bias = self.weight.float(), self.bias.float()
+        exact = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weight.to(exact), self.bias.to(exact)
         if torch.compiler.is_compiling() or not self.is_small(x):
             # `F.group_norm` is the same, but refuses groups of a single value.
-            x = torch.group_norm(x.float(), self.num_groups, weight, bias, self.eps)
+            x = torch.group_norm(x.to(exact), self.num_groups, weight, bias, self.eps)
         else:
-            x = self.centred(x.float(), weight, bias)
+            x = self.centred(x.to(exact), weight, bias)
         return x.to(self.compute_dtype or self.weight.dtype)
 
     def is_small(self, x: torch.Tensor) -> bool:

@@ -15,6 +15,7 @@ from ..layers.convolution import (
     DepthwiseConv2D,
     SamePadding,
     adjust_channels,
+    channels_first,
     resize,
 )
 from ..layers.core import RMSNormalization
@@ -30,14 +31,14 @@ class RmsNorm2d(RMSNormalization):
     """RMS norm over the channels of `[batch, channels, height, width]`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return channels_first(super().forward(x.permute(0, 2, 3, 1)), "channels_last")
 
 
 class LayerScale2d(LayerScale):
     """A factor for each channel of `[batch, channels, height, width]`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return channels_first(super().forward(x.permute(0, 2, 3, 1)), "channels_last")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""SAM's Vision Transformer alone. There it takes normalized images; here it normalizes them."""
+"""SAM's Vision Transformer alone. There it takes normalized images; here it normalizes them.
+
+Models of type `vitdet` have no neck behind their blocks: they are other networks.
+"""
 
 from __future__ import annotations
 

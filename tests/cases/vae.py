@@ -18,7 +18,13 @@ def config(**others: Any) -> dict[str, Any]:
 
 
 CASES = [
-    Case("vae", "VAEBackbone", config(sample_channels=6), images(2, 12, 8, 3)),
+    Case(
+        "vae",
+        "VAEBackbone",
+        config(sample_channels=6),
+        images(2, 12, 8, 3),
+        training_dtype="float64",
+    ),
     Case(
         "vae-others",
         "VAEBackbone",
