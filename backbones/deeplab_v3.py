@@ -81,8 +81,8 @@ class DeepLabV3Backbone(Backbone):
         dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: levels that the encoder does not have, an encoder of other channels or with
-            `channels_first`, or images of other channels, or of a size where the enlarged map is
+        ValueError: levels that the encoder does not have, an `upsampling_size` beyond the image, an
+            encoder of other channels or with `channels_first`, or images of other channels, or of a size where the enlarged map is
             not that of the low-level one.
     """
 
@@ -125,7 +125,13 @@ class DeepLabV3Backbone(Backbone):
         self.segmentation_head_conv = Conv2D(width, FILTERS, 1, use_bias=False)
         self.segmentation_head_norm = BatchNormalization(FILTERS)
         self.enlarged = pair(upsampling_size)
-        self.restored = 2 ** int(spatial_pyramid_pooling_key[1:]) // self.enlarged[0]
+        stride = 2 ** int(spatial_pyramid_pooling_key[1:])
+        self.restored = stride // self.enlarged[0]
+        if self.restored < 1:
+            raise ValueError(
+                f"upsampling_size={upsampling_size!r} enlarges {spatial_pyramid_pooling_key} beyond "
+                f"the image: it must be {stride} at most."
+            )
         self.relu = nn.ReLU(inplace=True)
         self.image_encoder = own_dtype(image_encoder)
 

@@ -107,6 +107,7 @@ def test_layers_that_keras_numbers(tmp_path: Path) -> None:
         ("RetinaNetBackbone", {"image_encoder": GRAY}, ["image_shape", "3 channels"]),
         ("DeepLabV3Backbone", {"low_level_feature_key": "P7"}, ["'P7'", "P2, P3"]),
         ("DeepLabV3Backbone", {"spatial_pyramid_pooling_key": "C"}, ["'C'", "P2, P3"]),
+        ("DeepLabV3Backbone", {"upsampling_size": 99}, ["upsampling_size=99", "at most"]),
         ("BASNetBackbone", {"image_encoder": GRAY}, ["image_shape=(None, None, 3)", "1)"]),
         ("BASNetBackbone", {"projection_filters": 5}, ["projection_filters=5", "=64"]),
         ("BASNetBackbone", {"prediction_heads": []}, ["prediction_heads", "not 0"]),
