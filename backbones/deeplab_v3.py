@@ -82,8 +82,8 @@ class DeepLabV3Backbone(Backbone):
 
     Raises:
         ValueError: levels that the encoder does not have, an `upsampling_size` beyond the image, an
-            encoder of other channels or with `channels_first`, or images of other channels, or of a size where the enlarged map is
-            not that of the low-level one.
+            encoder of other channels or with `channels_first`, or images of other channels, or of a
+            size where the enlarged map is not that of the low-level one.
     """
 
     def __init__(
