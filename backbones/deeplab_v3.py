@@ -129,8 +129,8 @@ class DeepLabV3Backbone(Backbone):
         self.restored = stride // self.enlarged[0]
         if self.restored < 1:
             raise ValueError(
-                f"upsampling_size={upsampling_size!r} enlarges {spatial_pyramid_pooling_key} beyond "
-                f"the image: it must be {stride} at most."
+                f"upsampling_size={upsampling_size!r} enlarges {spatial_pyramid_pooling_key} "
+                f"beyond the image: it must be {stride} at most."
             )
         self.relu = nn.ReLU(inplace=True)
         self.image_encoder = own_dtype(image_encoder)
