@@ -379,13 +379,6 @@ class Backbone(Model):
 
     # LoRA
 
-    def _refuse_divided(self) -> None:
-        if self.divided:
-            raise NotImplementedError(
-                f"This {self.class_name} has a tensor plan, and layers of which a process has a "
-                "part take no adapters; those of plan='fsdp' do."
-            )
-
     def enable_lora(
         self,
         rank: int | None = None,
@@ -416,7 +409,6 @@ class Backbone(Model):
         """
         from ..lora import enable_lora
 
-        self._refuse_divided()
         enable_lora(self, rank, target_layer_names, lora_alpha, format)
 
     def disable_lora(self) -> AbstractContextManager[Any]:
@@ -505,7 +497,6 @@ class Backbone(Model):
         """
         from ..lora import load_lora_weights
 
-        self._refuse_divided()
         load_lora_weights(self, filepath, ignore)
 
     def merge_lora(self) -> None:
