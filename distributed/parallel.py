@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -111,7 +111,8 @@ class Here(nn.Module):
 
         Every process has them whole, and computes with what goes with its part of the weights.
         """
-        return _class(ADAPTED.get(cls.kind, cls.kind), adapter, (*cls.names, *names))
+        kind: Any = ADAPTED.get(cls.kind, cls.kind)
+        return _class(kind, adapter, (*cls.names, *names))  # type: ignore[arg-type]
 
 
 class Gathered(Here):
@@ -209,6 +210,8 @@ class Adapted(Here):
 
 
 class AdaptedColumn(Adapted, Column):
+    cut_outputs: Callable[..., Any]  # of adapters, as `factors`
+
     def factors(self) -> Any:
         factors = super().factors()  # type: ignore[misc]
         return self.cut_outputs(*factors, self.cut) if self.computing else factors
@@ -219,6 +222,8 @@ class AdaptedColumn(Adapted, Column):
 
 
 class AdaptedRow(Adapted, Row):
+    cut_inputs: Callable[..., Any]
+
     def factors(self) -> Any:
         factors = super().factors()  # type: ignore[misc]
         return self.cut_inputs(*factors, self.cut) if self.computing else factors

@@ -36,7 +36,7 @@ from ..backbones.layers.quantized import (
     QuantizedEmbedding,
     QuantizedReversibleEmbedding,
 )
-from ..presets.gathering import full, local, local_part, sharded_as
+from ..presets.gathering import full, is_fully_sharded, local, local_part, sharded_as
 from ..presets.weights import with_tensors
 
 FACTORS = ("lora_kernel_a", "lora_kernel_b")
@@ -90,8 +90,10 @@ class Adapter(nn.Module):
         """An adapted layer that shares the parameters of `layer`, which should not be used on."""
         adapted = cls.__new__(cls)
         adapted.__dict__.update(layer.__dict__)
-        adapted.__dict__.setdefault("wrapped_class", type(layer))
-        adapted.plain_class, adapted.adapter_class = type(layer), cls
+        # FSDP's hooks go with the layer, and its class stays behind.
+        plain = type(layer).__mro__[2] if is_fully_sharded(layer) else type(layer)
+        adapted.__dict__.setdefault("wrapped_class", plain)
+        adapted.plain_class, adapted.adapter_class = plain, cls
         adapted.rank, adapted.scale, adapted.active, adapted.merged = rank, scale, True, False
         *outer, last = cls.kernel_shape_of(layer)
         factory: dict[str, Any] = {"dtype": torch.float32, "device": layer.weight.device}

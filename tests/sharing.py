@@ -36,7 +36,7 @@ DECODERS = ("gemma", "llama", "mixtral")
 ADAPTED: dict[str, list[str] | None] = {
     "llama": ["query", "value", "attention_output", "token_embedding"],
     "gemma": ["query", "key", "attention_output", "ffw_gating", "ffw_linear", "token_embedding"],
-    "modern_bert": None,
+    "modern_bert": ["qkv", "wi_0", "output_dense"],
 }
 ENDS = (".lora.h5", "-adapted")
 SAVED = ("mixtral", "modern_bert")
