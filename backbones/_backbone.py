@@ -43,12 +43,10 @@ class Backbone(Model):
 
     Attributes:
         fused: whether `fuse` has made it.
-        divided: whether processes have parts of its layers, by a tensor plan.
         blank_side: of images that any model of the class takes, if it takes several sizes.
     """
 
     fused: bool = False
-    divided: bool = False
     blank_side: int = 256
 
     # Presets
@@ -389,8 +387,8 @@ class Backbone(Model):
     ) -> None:
         """Freeze the weights and add trainable adapters to some layers.
 
-        Before `fully_shard` or after it: in a model that is sharded already the adapters are whole
-        in every process, equal, and trained by the mean of all gradients.
+        Before `fully_shard` or after it: in a model that is sharded already, by `from_preset` too
+        and with any plan, the adapters are whole in every process, equal, and trained by all.
 
         After `merge_lora` the merged adapters become part of the frozen weights, and new ones are
         added: a second stage. Without arguments it undoes `disable_lora`.

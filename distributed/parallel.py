@@ -401,7 +401,6 @@ class Dividing:
                 yield f"{path}.{name} is {size}"
 
     def _divide(self) -> None:
-        vars(self.model)["divided"] = True
         for layer in list(self.model.modules()):
             kind = self.kinds.get(layer, Here)
             names = tuple(layer._parameters)

@@ -33,7 +33,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "vit": lambda: models.ViTBackbone((8, 8, 3), (4, 4), 2, 2, 12, 9),
 }
 DECODERS = ("gemma", "llama", "mixtral")
-ADAPTED: dict[str, list[str] | None] = {
+ADAPTED = {
     "llama": ["query", "value", "attention_output", "token_embedding"],
     "gemma": ["query", "key", "attention_output", "ffw_gating", "ffw_linear", "token_embedding"],
     "modern_bert": ["qkv", "wi_0", "output_dense"],
@@ -178,7 +178,6 @@ def check_plans(folder: Path) -> None:
 def check_adapters(folder: Path, mesh: DeviceMesh, rows: slice) -> None:
     """Those of all kinds of layers learn, are saved and merged as in one process."""
     name = folder.name
-    state = torch.get_rng_state()
     plain = Backbone.from_preset(folder)
     model = Backbone.from_preset(folder, device_mesh=mesh, plan="tensor")
     names = ADAPTED[name]
@@ -213,7 +212,6 @@ def check_adapters(folder: Path, mesh: DeviceMesh, rows: slice) -> None:
         torch.manual_seed(0)
         one.enable_lora(2, names, lora_alpha=3.0, format="peft")
     check_training(name, plain, model, rows)
-    torch.set_rng_state(state)
 
 
 def check_saving(folder: Path, model: Any) -> None:
@@ -239,6 +237,10 @@ def check_options(folder: Path) -> None:
     plain = Backbone.from_preset(folder / "bert")
     model = Backbone.from_preset(folder / "bert", device_mesh=mesh, plan=plan)
     assert model.token_embedding.weight.placements == (Shard(1),)
+    check_training("bert", plain, model, slice(None))
+    for one in (plain, model):
+        torch.manual_seed(0)
+        one.enable_lora(2)
     check_training("bert", plain, model, slice(None))
     with pytest.raises(ValueError, match="shared by several processes"):
         model.load_weights(folder / "bert" / "model.weights.h5")
