@@ -43,12 +43,10 @@ class Backbone(Model):
 
     Attributes:
         fused: whether `fuse` has made it.
-        divided: whether processes have parts of its layers, by a tensor plan.
         blank_side: of images that any model of the class takes, if it takes several sizes.
     """
 
     fused: bool = False
-    divided: bool = False
     blank_side: int = 256
 
     # Presets
@@ -379,13 +377,6 @@ class Backbone(Model):
 
     # LoRA
 
-    def _refuse_divided(self) -> None:
-        if self.divided:
-            raise NotImplementedError(
-                f"This {self.class_name} has a tensor plan, and layers of which a process has a "
-                "part take no adapters; those of plan='fsdp' do."
-            )
-
     def enable_lora(
         self,
         rank: int | None = None,
@@ -396,8 +387,8 @@ class Backbone(Model):
     ) -> None:
         """Freeze the weights and add trainable adapters to some layers.
 
-        Before `fully_shard` or after it: in a model that is sharded already the adapters are whole
-        in every process, equal, and trained by the mean of all gradients.
+        Before `fully_shard` or after it: in a model that is sharded already, by `from_preset` too
+        and with any plan, the adapters are whole in every process, equal, and trained by all.
 
         After `merge_lora` the merged adapters become part of the frozen weights, and new ones are
         added: a second stage. Without arguments it undoes `disable_lora`.
@@ -416,7 +407,6 @@ class Backbone(Model):
         """
         from ..lora import enable_lora
 
-        self._refuse_divided()
         enable_lora(self, rank, target_layer_names, lora_alpha, format)
 
     def disable_lora(self) -> AbstractContextManager[Any]:
@@ -505,7 +495,6 @@ class Backbone(Model):
         """
         from ..lora import load_lora_weights
 
-        self._refuse_divided()
         load_lora_weights(self, filepath, ignore)
 
     def merge_lora(self) -> None:

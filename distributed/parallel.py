@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -47,6 +47,18 @@ def gathered(x: torch.Tensor, size: int, mesh: DeviceMesh) -> torch.Tensor:
     return parts.redistribute(placements=[Replicate()]).to_local()
 
 
+def run(size: int, rank: int, count: int) -> tuple[int, int]:
+    """Where a process's part of an axis begins and how long it is, as by torch.chunk."""
+    step = -(-size // count)
+    first = min(rank * step, size)
+    return first, min(step, size - first)
+
+
+def cut(x: torch.Tensor, axis: int, mesh: DeviceMesh) -> torch.Tensor:
+    """This process's part of what all have."""
+    return x.narrow(axis, *run(x.shape[axis], mesh.get_local_rank(), mesh.size()))
+
+
 class Entry:
     """Where projections of one thing take it, so that its gradients are added up once for all."""
 
@@ -77,6 +89,10 @@ class Here(nn.Module):
     first: int
     count: int
     size: int
+    # of a class that `_class` made
+    kind: type[Here]
+    undivided: type[nn.Module]
+    names: tuple[str, ...]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         self.computing = True
@@ -88,6 +104,15 @@ class Here(nn.Module):
     def here(self, name: str) -> torch.Tensor | None:
         parameter = self._parameters[name]
         return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+    @classmethod
+    def with_adapter(cls, adapter: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
+        """The class of such layers with an adapter, which has parameters of these names.
+
+        Every process has them whole, and computes with what goes with its part of the weights.
+        """
+        kind: Any = ADAPTED.get(cls.kind, cls.kind)
+        return _class(kind, adapter, (*cls.names, *names))  # type: ignore[arg-type]
 
 
 class Gathered(Here):
@@ -109,9 +134,10 @@ class Shared(Here):
 
 
 class Column(Here):
-    """A projection with a part of its outputs."""
+    """A projection with a part of its outputs, of several things if it gives those."""
 
     entry: Entry
+    pieces: int = 1
 
     def forward(self, x: torch.Tensor) -> Any:
         return super().forward(self.entry(x, self.mesh))
@@ -173,14 +199,58 @@ class Some(Here):
         return added(y, self.mesh)
 
 
+class Adapted(Here):
+    """A divided layer with an adapter, whose factors every process has whole."""
+
+    def here(self, name: str) -> torch.Tensor | None:
+        parameter = super().here(name)
+        if parameter is None or not name.startswith("lora_"):
+            return parameter
+        return entered(parameter, self.mesh)
+
+
+class AdaptedColumn(Adapted, Column):
+    cut_outputs: Callable[..., Any]  # of adapters, as `factors`
+
+    def factors(self) -> Any:
+        factors = super().factors()  # type: ignore[misc]
+        return self.cut_outputs(*factors, self.cut) if self.computing else factors
+
+    def cut(self, x: torch.Tensor, axis: int) -> torch.Tensor:
+        parts = [cut(part, axis, self.mesh) for part in x.chunk(self.pieces, axis)]
+        return torch.cat(parts, axis)
+
+
+class AdaptedRow(Adapted, Row):
+    cut_inputs: Callable[..., Any]
+
+    def factors(self) -> Any:
+        factors = super().factors()  # type: ignore[misc]
+        return self.cut_inputs(*factors, self.cut) if self.computing else factors
+
+    def cut(self, x: torch.Tensor, axis: int) -> torch.Tensor:
+        return cut(x, axis, self.mesh)
+
+
+class AdaptedRows(Adapted, Rows):
+    def here(self, name: str) -> torch.Tensor | None:
+        parameter = super().here(name)
+        if parameter is None or name != "lora_kernel_a":
+            return parameter
+        return parameter.narrow(0, self.first, self.count)
+
+
+ADAPTED: dict[Any, type[Here]] = {Column: AdaptedColumn, Row: AdaptedRow, Rows: AdaptedRows}
+
+
 class Cut(Here):
     """A layer with arguments that come whole, and of which it takes its part."""
 
-    names: tuple[str, ...]  # of the arguments of `forward`
+    takes: tuple[str, ...]  # the names of `forward`'s arguments
     division: Division
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        given = dict(zip(self.names, args), **kwargs)
+        given = dict(zip(self.takes, args), **kwargs)
         for name, axis in self.division.arguments.items():
             whole = entered(given[name], self.mesh)
             if whole.shape[axis] > 1:
@@ -196,8 +266,9 @@ def _class(kind: Any, cls: Any, names: tuple[str, ...]) -> type[nn.Module]:
     def weight(name: str) -> property:
         return property(lambda self: self.here(name) if self.computing else self._parameters[name])
 
-    properties = {name: weight(name) for name in names}
-    return type(cls.__name__, (kind, cls), {**properties, "__module__": cls.__module__})
+    namespace = {name: weight(name) for name in names}
+    facts = {"kind": kind, "undivided": cls, "names": names, "__module__": cls.__module__}
+    return type(cls.__name__, (kind, cls), {**namespace, **facts})
 
 
 class Dividing:
@@ -294,6 +365,7 @@ class Dividing:
         for name, count in division.fused.items():
             (child,) = _children(layer, (name,))
             self.fused[child] = count
+            vars(child)["pieces"] = count
             size = _outputs(child) // count
             if size % self.count:
                 yield f"{path}.{name} has {count} x {size} outputs"
@@ -313,12 +385,12 @@ class Dividing:
             self.places[layer, name] = Shard(division.weights[name])
         if division.arguments:
             self.kinds[layer] = Cut
-            vars(layer)["names"] = tuple(inspect.signature(layer.forward).parameters)
+            vars(layer)["takes"] = tuple(inspect.signature(layer.forward).parameters)
         if isinstance(division, (Vocabulary, Experts)):
             many = isinstance(division, Vocabulary)
             self.kinds[layer] = Rows if many else Some
             self.sizes[layer] = size = len(layer.get_parameter(weights[0]))
-            if many and not self._run(size, self.count - 1)[1]:
+            if many and not run(size, self.count - 1, self.count)[1]:
                 yield f"{path} has {size} rows"
             if not many and size % self.count:
                 yield f"{path} has {size} experts"
@@ -329,7 +401,6 @@ class Dividing:
                 yield f"{path}.{name} is {size}"
 
     def _divide(self) -> None:
-        vars(self.model)["divided"] = True
         for layer in list(self.model.modules()):
             kind = self.kinds.get(layer, Here)
             names = tuple(layer._parameters)
@@ -341,7 +412,7 @@ class Dividing:
                 setattr(layer, name, getattr(layer, name) // self.count)
             size = self.sizes.get(layer)
             if size is not None:
-                first, count = self._run(size, self.rank)
+                first, count = run(size, self.rank, self.count)
                 vars(layer).update(first=first, count=count, size=size)
             if names or kind is not Here:
                 vars(layer)["mesh"] = self.mesh
@@ -353,8 +424,7 @@ class Dividing:
             each = local.chunk(int(place.split_factor))
             local = torch.cat([part.chunk(self.count)[self.rank] for part in each])
         elif isinstance(place, Shard):
-            run = self._run(local.shape[place.dim], self.rank)
-            local = local.narrow(place.dim, *run).contiguous()
+            local = cut(local, place.dim, self.mesh).contiguous()
         whole = DTensor.from_local(
             local,
             self.mesh,
@@ -364,12 +434,6 @@ class Dividing:
             stride=parameter.stride(),
         )
         return nn.Parameter(whole, parameter.requires_grad)
-
-    def _run(self, size: int, rank: int) -> tuple[int, int]:
-        """Where a process's part of an axis begins and how long it is, as by torch.chunk."""
-        step = -(-size // self.count)
-        first = min(rank * step, size)
-        return first, min(step, size - first)
 
 
 def _children(layer: nn.Module, names: Iterable[str]) -> Iterator[nn.Module]:

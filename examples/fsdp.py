@@ -33,13 +33,11 @@ def main() -> None:
     mesh = init_device_mesh("cuda" if on_gpu else "cpu", (dist.get_world_size(),))
 
     torch.manual_seed(0)  # the same head everywhere
-    model = Classifier(Backbone.from_preset(args.preset, device=device)).to(device)
-    for module in list(model.modules()):
-        if isinstance(module, model.backbone.block_classes):
-            fully_shard(module, mesh=mesh)
-    fully_shard(model.backbone, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    model.train()
+    # Each process reads its part of the weights alone.
+    backbone = Backbone.from_preset(args.preset, device=device, device_mesh=mesh, plan="fsdp")
+    model = Classifier(backbone).to(device)
+    fully_shard(model, mesh=mesh)  # the head
+    model.train()  # from_preset gives models for inference
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
     start = 0
 

@@ -17,8 +17,8 @@ An adapter computes in float32 at least, in whatever type a cast has left its fa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -36,11 +36,14 @@ from ..backbones.layers.quantized import (
     QuantizedEmbedding,
     QuantizedReversibleEmbedding,
 )
-from ..presets.gathering import full, local, local_part, sharded_as
+from ..presets.gathering import full, is_fully_sharded, local, local_part, sharded_as
 from ..presets.weights import with_tensors
 
 FACTORS = ("lora_kernel_a", "lora_kernel_b")
 _he_uniform = variance_scaling(2.0, "fan_in", "uniform")
+# Takes a part of an axis.
+Cut: TypeAlias = Callable[[torch.Tensor, int], torch.Tensor]
+Matrices: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 AdapterType = TypeVar("AdapterType", bound="Adapter")
 
 
@@ -87,14 +90,18 @@ class Adapter(nn.Module):
         """An adapted layer that shares the parameters of `layer`, which should not be used on."""
         adapted = cls.__new__(cls)
         adapted.__dict__.update(layer.__dict__)
-        adapted.__dict__.setdefault("wrapped_class", type(layer))
-        adapted.plain_class, adapted.adapter_class = type(layer), cls
+        # FSDP's hooks go with the layer, and its class stays behind.
+        plain = type(layer).__mro__[2] if is_fully_sharded(layer) else type(layer)
+        adapted.__dict__.setdefault("wrapped_class", plain)
+        adapted.plain_class, adapted.adapter_class = plain, cls
         adapted.rank, adapted.scale, adapted.active, adapted.merged = rank, scale, True, False
         *outer, last = cls.kernel_shape_of(layer)
         factory: dict[str, Any] = {"dtype": torch.float32, "device": layer.weight.device}
         adapted.lora_kernel_a = nn.Parameter(torch.empty(*outer, rank, **factory))
         adapted.lora_kernel_b = nn.Parameter(torch.empty(rank, last, **factory))
         adapted.reset_adapter()
+        if hasattr(layer, "with_adapter"):  # processes have parts of it
+            adapted.__class__ = layer.with_adapter(cls, FACTORS)
         return adapted
 
     @staticmethod
@@ -209,8 +216,18 @@ class AdaptedDense(Adapter, Projection):
             precise(self.lora_kernel_b),
         )
 
+    def cut_outputs(self, a: torch.Tensor, b: torch.Tensor, cut: Cut) -> Matrices:
+        """The part of `factors` for those outputs that `cut` takes of an axis."""
+        if self.blocks == 1:
+            return a, cut(b, 1)
+        return cut(a.unflatten(1, (-1, self.rank)), 1).flatten(1), b
+
+    def cut_inputs(self, a: torch.Tensor, b: torch.Tensor, cut: Cut) -> Matrices:
+        """The part of `factors` for those inputs that `cut` takes of an axis."""
+        return cut(a, 0), b
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        projected = self.plain_class.forward(self, x)
+        projected = getattr(self.plain_class, "undivided", self.plain_class).forward(self, x)
         if not self.is_added:
             return self.guarded(projected)
         return projected + (self.adapt(x) * self.scale).to(projected.dtype)
@@ -250,6 +267,14 @@ class AdaptedInnerDense(AdaptedDense):
         """
         a = precise(self.lora_kernel_a).permute(self._axes()).reshape(self.out_features, -1)
         return a.T, precise(self.lora_kernel_b).T
+
+    def cut_outputs(self, a: torch.Tensor, b: torch.Tensor, cut: Cut) -> Matrices:
+        return cut(a, 1), b
+
+    def cut_inputs(self, a: torch.Tensor, b: torch.Tensor, cut: Cut) -> Matrices:
+        if self.blocks == 1:
+            return a, cut(b, 0)
+        return cut(a.unflatten(0, (-1, self.rank)), 0).flatten(0, 1), b
 
     def adapt(self, x: torch.Tensor) -> torch.Tensor:
         a, b = self.factors()

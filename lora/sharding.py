@@ -3,7 +3,8 @@
 Those that are there before `fully_shard` are sharded with the model. FSDP does not take in any that
 come later. They are small: every process has them whole, and their gradients are averaged as those
 of FSDP's own parameters are. Where a layer computes with DTensors (tensor parallelism), so does its
-adapter, the same one in all processes.
+adapter, the same one in all processes; one that computes with its part of the weights takes what
+goes with it of the factors (`distributed/parallel.py`), whose gradients are added up.
 """
 
 from __future__ import annotations

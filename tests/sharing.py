@@ -33,6 +33,12 @@ MODELS: dict[str, Callable[[], Any]] = {
     "vit": lambda: models.ViTBackbone((8, 8, 3), (4, 4), 2, 2, 12, 9),
 }
 DECODERS = ("gemma", "llama", "mixtral")
+ADAPTED = {
+    "llama": ["query", "value", "attention_output", "token_embedding"],
+    "gemma": ["query", "key", "attention_output", "ffw_gating", "ffw_linear", "token_embedding"],
+    "modern_bert": ["qkv", "wi_0", "output_dense"],
+}
+ENDS = (".lora.h5", "-adapted")
 SAVED = ("mixtral", "modern_bert")
 FORMATS = {"gemma": ("transformers", "safetensors"), "llama": ("shards",)}
 
@@ -165,6 +171,47 @@ def check_plans(folder: Path) -> None:
             if name in SAVED and plan == "tensor":
                 check_saving(folder / name, model)
             check_training(name, plain, model, rows)
+    for name in ADAPTED:
+        check_adapters(folder / name, tensors, slice(None))
+
+
+def check_adapters(folder: Path, mesh: DeviceMesh, rows: slice) -> None:
+    """Those of all kinds of layers learn, are saved and merged as in one process."""
+    name = folder.name
+    plain = Backbone.from_preset(folder)
+    model = Backbone.from_preset(folder, device_mesh=mesh, plan="tensor")
+    names = ADAPTED[name]
+    for seed, one in ((0, plain), (dist.get_rank(), model)):
+        torch.manual_seed(seed)
+        one.enable_lora(2, names, lora_alpha=3.0)
+    check_training(name, plain, model, rows)
+    files, presets = ([folder.with_name(f"{name}-{i}{end}") for i in range(2)] for end in ENDS)
+    if dist.get_rank() == 0:
+        plain.save_lora_weights(files[0])
+    dist.barrier()
+    again = Backbone.from_preset(folder)
+    again.enable_lora(2, names, lora_alpha=3.0)
+    for one in (again, model):
+        one.load_lora_weights(files[0])
+    if dist.get_rank() == 0:
+        again.save_lora_weights(files[0])
+        again.save_to_preset(presets[0], carry=False)
+    model.save_lora_weights(files[1])
+    model.save_to_preset(presets[1], carry=False)
+    dist.barrier()
+    assert files[0].read_bytes() == files[1].read_bytes()
+    weights = [preset / "model.weights.h5" for preset in presets]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    expected = outputs_of(again, inputs_of(name, rows))
+    for change in ("merge_lora", "unmerge_lora"):
+        getattr(model, change)()
+        for key, value in outputs_of(model, inputs_of(name, rows)).items():
+            close(value, expected[key], f"{name} {key}: {change}")
+    for one in (plain, model):  # one first factor for all heads
+        one.delete_lora()
+        torch.manual_seed(0)
+        one.enable_lora(2, names, lora_alpha=3.0, format="peft")
+    check_training(name, plain, model, rows)
 
 
 def check_saving(folder: Path, model: Any) -> None:
@@ -191,8 +238,10 @@ def check_options(folder: Path) -> None:
     model = Backbone.from_preset(folder / "bert", device_mesh=mesh, plan=plan)
     assert model.token_embedding.weight.placements == (Shard(1),)
     check_training("bert", plain, model, slice(None))
-    with pytest.raises(NotImplementedError, match="tensor plan"):
-        model.enable_lora(2)
+    for one in (plain, model):
+        torch.manual_seed(0)
+        one.enable_lora(2)
+    check_training("bert", plain, model, slice(None))
     with pytest.raises(ValueError, match="shared by several processes"):
         model.load_weights(folder / "bert" / "model.weights.h5")
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
@@ -245,6 +294,7 @@ def check_two_dimensions(folder: Path) -> None:
         if name in DECODERS:
             check_generation(name, plain, model)
         check_training(name, plain, model, slice(first, first + 2))
+    check_adapters(folder / "gemma", mesh, slice(first, first + 2))
 
 
 def check_death(folder: Path) -> None:
