@@ -19,6 +19,7 @@ from .layers.cache import Cache
 from .layers.core import PositionEmbedding
 from .layers.dtypes import DTypeLike, DTypePolicy, DTypePolicyMap, Quantization
 from .layers.layout import GRAPH, Layout, Stack, keras_children
+from .layers.quantized import Quantized
 
 ModelType = TypeVar("ModelType", bound="Model")
 
@@ -397,6 +398,8 @@ class Model(nn.Module, Configurable):
                 if hasattr(owner, "lora_kernel_a"):
                     raise ValueError(f"{path} has an adapter; merge or delete it first.")
                 axis = next(i for i in range(old.ndim) if old.shape[i] != new.shape[i])
+                if isinstance(owner, Quantized) and new.shape[axis] > old.shape[axis]:
+                    raise ValueError(f"{path} is quantized; give it more rows before.")
                 _replace(owner, name, _resized(old, axis, new.shape[axis]))
                 plain = {k: v for k, v in blank.__dict__.items() if isinstance(v, (int, tuple))}
                 owner.__dict__.update({k: v for k, v in plain.items() if k != "training"})

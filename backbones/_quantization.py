@@ -80,6 +80,9 @@ def quantize_layers(model: nn.Module, modes: Mapping[str, Quantization]) -> dict
                 )
             activations = default_activations(quantization)
             made[id(layer)] = kind.convert(layer, quantization, activations)
+            drawn = not next(layer.parameters()).is_meta
+            if drawn and quantization.mode in ("int8", "int4"):
+                made[id(layer)].fill(layer)
         owner, _, leaf = place.path.rpartition(".")
         setattr(model.get_submodule(owner), leaf, made[id(layer)])
     return {name: place.path for name, place in found.items()}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..backbones._model import Model
+from ..backbones.layers.quantized import Quantized
 from . import builtin
 from .files import CONFIG, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .gathering import Gathering
@@ -172,6 +173,11 @@ def export_checkpoint(
     """
     from .checkpoints.engine import export, export_plan
 
+    if any(isinstance(layer, Quantized) for layer in model.modules()):
+        raise NotImplementedError(
+            f"This {model.class_name} is quantized as Keras does it, which no checkpoint of "
+            f"{dialect.name} says: export the model that it was made of."
+        )
     target = Path(os.path.expanduser(path))
     carried: list[str] = []
 

@@ -100,9 +100,7 @@ def quantize(
         for key, target in wanted.items():
             if id(target.module) not in made:
                 layer = made[id(target.module)] = converted(key)
-                weights = dict(target.module.named_parameters(recurse=False))
-                for name, value in layer.quantize(weights).items():
-                    getattr(layer, name).copy_(value)
+                layer.fill(target.module)
             owner, _, leaf = key.rpartition(".")
             setattr(model.get_submodule(owner), leaf, made[id(target.module)])
         done = list(wanted)

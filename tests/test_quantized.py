@@ -386,6 +386,13 @@ def test_what_modules_do(small: tuple[Any, Any], tmp_path: Path) -> None:
     half.save_to_preset(tmp_path)
     again = keras_hub_torch.models.Backbone.from_preset(tmp_path, dtype="bfloat16")
     assert torch.equal(half(inputs), again(inputs))
+    if not any(isinstance(layer, quantized.Float8Dense) for layer in model.modules()):
+        fresh = keras_hub_torch.models.Backbone.from_preset(tmp_path, load_weights=False)
+        assert fresh.token_embedding.weight.any()  # drawn, as of any other model
+        with pytest.raises(ValueError, match="is quantized"):
+            model.resize_token_embeddings(50)
+    with pytest.raises(NotImplementedError, match="is quantized"):
+        model.export_to_transformers(tmp_path / "exported")
     assert model.to("meta").device.type == "meta"
 
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import keras_hub
 import pytest
+import tokenizers
 import torch
 import transformers
 from transformers.integrations.mistral.tokenizer import MistralConverter
 from typer.testing import CliRunner
 
-import tokenizers
 from keras_hub_torch import cli, models
 from keras_hub_torch import tokenizers as ours
 from keras_hub_torch.generation.embedding import embed

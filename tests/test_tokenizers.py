@@ -17,11 +17,11 @@ from typing import Any
 import keras_hub
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from transformers.integrations.gguf.gguf_tokenizer_mapping import set_split_regex
 
-import tokenizers
 from keras_hub_torch import tokenizers as ours
 from keras_hub_torch.preprocessing.tokenizers import base, cutting
 

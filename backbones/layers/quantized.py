@@ -99,6 +99,13 @@ class Quantized(Layer):
         """
         raise NotImplementedError(f"{self.quantization.mode} needs data.")
 
+    @torch.no_grad()
+    def fill(self, layer: nn.Module) -> None:
+        """Take over the weights of a layer in floating point."""
+        weights = dict(layer.named_parameters(recurse=False))
+        for name, value in self.quantize(weights).items():
+            getattr(self, name).copy_(value)
+
     def note_groups(self, scale: torch.Tensor | None) -> None:
         """Look whether groups are in order.
 
