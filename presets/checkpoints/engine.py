@@ -9,7 +9,7 @@ import pkgutil
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -788,8 +788,8 @@ def _untie(
 # Writing
 
 
-def export_plan(dialect: Dialect, model: Model, without: Collection[str] = ()) -> Plan:
-    """How a model is written, `without` weights of these names.
+def export_plan(dialect: Dialect, model: Model) -> Plan:
+    """How a model without adapters is written.
 
     Raises:
         NotImplementedError: no table for the model's class.
@@ -802,11 +802,7 @@ def export_plan(dialect: Dialect, model: Model, without: Collection[str] = ()) -
                 f"The {part} has no weights, and a {dialect.name} checkpoint holds some: load "
                 f"them, or draw them at random by {part}.build()."
             )
-    state = {
-        name: tensor.detach()
-        for name, tensor in model.state_dict(keep_vars=True).items()
-        if "lora_kernel_" not in name and name not in without
-    }
+    state = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
     problems = []
     for table in _all(_nearest_first(dialect, cls)):
         if cls in (table.backbone, *table.also):
