@@ -9,7 +9,7 @@ import torch
 
 import keras_hub_torch
 from keras_hub_torch import quantizers
-from keras_hub_torch.backbones.layers.quantized import integer_product
+from keras_hub_torch.backbones.layers.products import integer_product
 
 from .precision import COMPILE, DEVICE
 from .test_cuda import SMALL
