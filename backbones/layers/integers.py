@@ -51,7 +51,8 @@ def quantize_groups(x: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
     low, high = INT4
     groups = F.pad(x, (0, -inputs % size)).unflatten(1, (-1, size))
     smallest, largest = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-    scale = (largest - smallest + EPSILON) / (high - low)
+    # NumPy, with which Keras computes it, rounds the difference of bfloat16, and nothing else.
+    scale = ((largest - smallest).float() + EPSILON) / (high - low)
     zero = ((-smallest / scale).round() + low).clamp(low, high)
     integers = ((groups / scale).round() + zero).clamp(low, high)
     return integers.flatten(1)[:, :inputs].to(torch.int8), scale[..., 0], zero[..., 0]

@@ -79,8 +79,12 @@ class Quantized(Layer):
         converted.activations = activations
         default = AbsMaxQuantizer(value_range=INT4 if quantization.mode == "int4" else (-127, 127))
         converted.weights = weights or default
-        with torch.device(cast(torch.Tensor, layer.weight).device):
+        weight = cast(torch.Tensor, layer.weight)
+        with torch.device(weight.device):
             converted.make()
+        for name, buffer in converted._buffers.items():
+            if buffer is not None and buffer.is_floating_point() and name not in cls.float32:
+                converted._buffers[name] = buffer.to(weight.dtype)
         return converted
 
     def make(self) -> None:
@@ -238,13 +242,13 @@ class Int4Dense(PackedDense):
         self.hold("g_idx", (torch.arange(self.rows) // size).float())
 
     def quantize(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        kernel = self.to_kernel(weights["weight"].float())
+        kernel = self.to_kernel(weights["weight"])
         matrix, size = kernel.reshape(self.rows, self.columns).T, self.quantization.group_size
         if size == -1:
             # Keras takes a quantizer of one's own for Dense alone.
             is_einsum = issubclass(self.wrapped_class, EinsumDense)
             own = AbsMaxQuantizer(None, INT4) if is_einsum else self.weights
-            integers, scale = own(matrix)
+            integers, scale = own(matrix.float())
             found = {"kernel_scale": scale[:, 0]}
         else:
             integers, scale, zero = quantize_groups(matrix, size)
@@ -405,7 +409,7 @@ class QuantizedTable(Quantized):
             integers, scale = self.weights(table.float())
             scale = scale[..., 0]
         else:
-            integers, scale, zero = quantize_groups(table.float(), size)
+            integers, scale, zero = quantize_groups(table, size)
             found = {f"{prefix}embeddings_zero": zero}
         integers = integers.to(torch.int8)
         packed = pack_int4(integers, -1) if self.quantization.bits == 4 else integers
