@@ -1,8 +1,8 @@
-"""Weights of four bits in the arrangement that torch's own kernels take, for inference.
+"""Weights of four bits as torch's own kernels take them, in tiles, for inference in bfloat16.
 
-They are multiplied in bfloat16, on the kind of device they were arranged on, as (code - 8) · scale +
-shift: the shift is rounded to bfloat16, too. A layer keeps them in no other form, but for tokens'
-tables, whose rows cannot be read of tiles.
+They are (code - 8) · scale + shift, of which the shift is rounded to bfloat16 as the scale is. Tiles
+are for one kind of device, and a layer keeps its weights in no other form, except for a table of
+tokens, whose rows cannot be read of them.
 """
 
 from __future__ import annotations
