@@ -20,6 +20,8 @@ VECTORIZED = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") and (
 # They read the weights again for every few rows: with more than so many rows it is faster to
 # dequantize these.
 FEW = 16
+# Torch 2.6 cannot tell exporting from compiling.
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def product(
@@ -87,7 +89,7 @@ def weighted_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if VECTORIZED and fits and x.device.type == "cpu" and x.dtype == torch.bfloat16:
         if not torch.compiler.is_compiling():
             return multiply_few(x, weight)
-        if not torch.compiler.is_exporting():  # whose programs run without this package
+        if not is_exporting():  # whose programs run without this package
             return cast(torch.Tensor, int8_product(x, weight))
     return F.linear(x, weight.to(x.dtype))
 

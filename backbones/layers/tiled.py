@@ -1,8 +1,8 @@
 """Weights of four bits as torch's own kernels take them, in tiles, for inference in bfloat16.
 
-They are (code - 8) · scale + shift, of which the shift is rounded to bfloat16 as the scale is. Tiles
-are for one kind of device, and a layer keeps its weights in no other form, except for a table of
-tokens, whose rows cannot be read of them.
+They are (code - 8) · scale + shift, the shift rounded to bfloat16 as the scale is. Tiles are for
+one kind of device. A layer keeps its weights in no other form, except for a table of tokens, whose
+rows cannot be read of them.
 """
 
 from __future__ import annotations
