@@ -306,8 +306,8 @@ class Backbone(Model):
         - Batch norms are folded into convolutions, of models of images: a norm that the model feeds
           with one convolution's output, which nothing else reads. The others stay.
         - Weights of up to four bits, in a model that computes in bfloat16, are arranged for
-          torch's own kernels, where these take them: on CPUs with AVX2 and CUDA devices from
-          Ampere on, in groups of a multiple of 32. The copy stays on its kind of device.
+          torch's own kernels: on CPUs with AVX2 and CUDA devices from Ampere on, of layers in
+          which each 32 inputs share a scale. The copy stays on its kind of device.
 
         The copy computes the same, cannot be trained further to the same end, and has no files:
         save the model that it was made of.

@@ -14,7 +14,7 @@ import keras_hub_torch
 from keras_hub_torch import quantizers
 from keras_hub_torch.backbones._quantization import DENSE
 from keras_hub_torch.backbones.layers import products, tiled
-from keras_hub_torch.backbones.layers.core import Dense
+from keras_hub_torch.backbones.layers.core import Dense, EinsumDense
 from keras_hub_torch.backbones.layers.dtypes import Quantization
 from keras_hub_torch.backbones.layers.integers import pack_int4
 
@@ -27,19 +27,24 @@ def quantized(
     mode: str, bits: int, size: int, inputs: int, outputs: int, shuffled: bool = False
 ) -> Any:
     """A layer in bfloat16, of random numbers."""
-    dense = Dense(inputs, outputs)
+    return filled(Dense(inputs, outputs), Quantization(mode, bits, size), shuffled)
+
+
+def filled(dense: Dense, quantization: Quantization, shuffled: bool = False) -> Any:
     torch.nn.init.normal_(dense.bias)
     dense = dense.to(torch.bfloat16)
-    layer: Any = DENSE[mode].convert(dense, Quantization(mode, bits, size))
+    mode, bits, size = quantization.mode, quantization.bits, quantization.group_size
+    layer: Any = DENSE[mode].convert(dense, quantization)
     if mode in ("int8", "int4"):
         layer.fill(dense)
         return layer
-    codes = torch.randint(0, 2**bits, (outputs, inputs), dtype=torch.uint8)
+    rows = layer.rows
+    codes = torch.randint(0, 2**bits, (layer.columns, rows), dtype=torch.uint8)
     layer.weight.copy_(pack_int4(codes, 0) if bits == 4 else codes)
     layer.kernel_scale.uniform_(0.01, 0.02)
     layer.kernel_zero.copy_(torch.randint(0, 2**bits, layer.kernel_zero.shape))
-    groups = torch.arange(inputs) / (inputs if size == -1 else size)
-    layer.g_idx.copy_(groups[torch.randperm(inputs)] if shuffled else groups)
+    groups = torch.arange(rows) / (rows if size == -1 else size)
+    layer.g_idx.copy_(groups[torch.randperm(rows)] if shuffled else groups)
     if mode == "awq":
         layer.awq_scales.uniform_(0.5, 2)
     layer.loaded()
@@ -110,6 +115,16 @@ def test_tiles(name: str) -> None:
     assert (x.grad - expected).abs().max() <= 2**-7 * expected.abs().max()
 
 
+@pytest.mark.parametrize(("mode", "size"), [("int4", 32), ("int4", -1), ("gptq", 64)])
+def test_tiles_of_groups_across_heads(mode: str, size: int) -> None:
+    plain = filled(EinsumDense("btd,ndh->btnh", 128, (2, 6), True), Quantization(mode, 4, size))
+    assert not plain.plain
+    layer = tiled.TiledDense.of(plain)
+    assert layer is not None
+    for rows in (2, 40):
+        assert_exact(layer, plain, torch.randn(rows, 2, 128, dtype=torch.bfloat16))
+
+
 def test_tiles_compile_and_export() -> None:
     layer: Any = tiled.TiledDense.of(quantized(*TILED["gptq-shuffled"]))
     x = torch.randn(40, 2, layer.in_features, dtype=torch.bfloat16)
@@ -142,7 +157,7 @@ def test_fuse(tmp_path: Path) -> None:
     model.quantize(config=quantizers.Int4QuantizationConfig(block_size=32))
     fused, exact = model.fuse(), copy.deepcopy(model).float()
     parts = [one for one in fused.modules() if isinstance(one, tiled.Tiled)]
-    assert len(parts) == 1 + 4  # Keras's groups of queries, keys and values cross heads
+    assert len(parts) == 1 + 7
     ids = {"token_ids": torch.randint(1, 97, (2, 9)), "padding_mask": torch.ones(2, 9)}
     hidden = torch.randn(3, 64, dtype=torch.bfloat16)
     with torch.no_grad():

@@ -88,24 +88,24 @@ class TiledDense(Tiled, QuantizedDense):
 
     @classmethod
     def of(cls, layer: PackedDense) -> TiledDense | None:
-        if not layer.plain or layer.quantization.bits > 4:
+        awq_scales = layer._buffers.get("awq_scales")
+        if layer.quantization.bits > 4 or (awq_scales is not None and not layer.plain):
             return None
-        integers, order = layer.weight, None
+        integers, scale = layer.weight, layer.kernel_scale
         if layer.quantization.bits == 4:
             integers = unpack_int4(integers, layer.columns, 0)
-        if layer.g_idx is not None and not layer.in_order:
-            groups, order = layer.g_idx.long().sort(stable=True)
-            places = torch.arange(layer.rows, device=groups.device)
-            if not torch.equal(groups, places // size_of(layer, layer.rows)):
-                return None
-            integers = integers.index_select(1, order)
-        tiles = arranged(layer, integers, layer.kernel_scale, layer.kernel_zero)
+        group = group_of_each(layer.rows, layer.g_idx, integers.device)
+        if not layer.plain:  # a weight's scale depends on the output, the input, and both
+            group = numbered(layer.columns, scale, group)
+            matrices = (matrix.T.reshape(layer.kernel_shape) for matrix in (integers, group))
+            integers, group = (layer.from_kernel(kernel) for kernel in matrices)
+        tiles = arranged(layer, integers, scale, layer.kernel_zero, group)
         if tiles is None:
             return None
         dropped = ("weight", "kernel_scale", "kernel_zero", "g_idx")
-        tiled = cast(TiledDense, cls.taken_over(layer, tiles, *dropped))
-        tiled.register_buffer("order", order)
-        tiled.awq_scales = layer._buffers.get("awq_scales")
+        tiled = cast(TiledDense, cls.taken_over(layer, tiles[:2], *dropped))
+        tiled.register_buffer("order", tiles[2])
+        tiled.awq_scales = awq_scales
         return tiled
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor:
@@ -132,11 +132,13 @@ class TiledReversibleEmbedding(Tiled, QuantizedReversibleEmbedding):
         if layer.quantization.bits != 4 or not layer.in_order:
             return None
         integers, scale, zero = layer.reverse_table(layer.embeddings_scale.dtype)
-        tiles = arranged(layer, unpack_int4(integers, layer.columns, -1), scale, zero)
+        group = group_of_each(layer.embedding_dim, layer.g_idx, integers.device)
+        integers = unpack_int4(integers, layer.columns, -1)
+        tiles = arranged(layer, integers, scale, zero, group)
         if tiles is None:
             return None
         reverse = [name for name in layer._buffers if name.startswith("reverse_")]
-        return cast(TiledReversibleEmbedding, cls.taken_over(layer, tiles, *reverse))
+        return cast(TiledReversibleEmbedding, cls.taken_over(layer, tiles[:2], *reverse))
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor:
         return multiply_tiles(x, self.tiles, self.tile_scales, self.num_embeddings)
@@ -173,41 +175,69 @@ def tile_layers(model: nn.Module) -> int:
     return sum(tiled is not None for tiled in made.values())
 
 
-def size_of(layer: Quantized, inputs: int) -> int:
-    """Of a group."""
-    return inputs if layer.quantization.group_size == -1 else layer.quantization.group_size
+def group_of_each(inputs: int, index: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """The group of each input, `[1, in]`."""
+    if index is None:
+        return torch.zeros(1, inputs, dtype=torch.int32, device=device)
+    return index.int()[None]
+
+
+def numbered(outputs: int, scale: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+    """Groups of inputs `[1, in]` → groups of weights `[out, in]`, in the order of scales."""
+    first = torch.arange(0, scale.numel(), scale.numel() // outputs, device=group.device)
+    return first.int()[:, None] + group
+
+
+def in_blocks(group: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+    """The group of each block `[..., blocks]` of weights `[..., in]`, where each so many inputs, as
+    they come or in another order, have one; and that order.
+    """
+    for order in (None, group[0].argsort(stable=True)):
+        ordered = group if order is None else group.index_select(1, order)
+        for size in GROUPS:
+            if group.shape[1] % size == 0:
+                blocks = ordered.unflatten(1, (-1, size))
+                if torch.equal(blocks, blocks[..., :1].expand_as(blocks)):
+                    return blocks[..., 0], order
+    return None
 
 
 def arranged(
-    layer: Quantized, integers: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Tiles and their scales of weights `[out, in]`, groups in order; `None` where no kernel takes
-    them.
+    layer: Quantized,
+    integers: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor | None,
+    group: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None:
+    """Tiles, their scales, and the order of inputs, of weights `[out, in]`; `None` where no kernel
+    takes them.
 
     Args:
-        scale, zero: `[out, groups]`; without zeros the weights are divided by scales `[out]`.
+        scale, zero: of all groups; without zeros the weights are divided by scales.
+        group: of each input `[1, in]`, or of each weight `[out, in]`.
     """
-    if (layer.compute_dtype or scale.dtype) != torch.bfloat16 or layer.activations is not None:
-        return None
-    outputs, inputs = integers.shape
-    size = size_of(layer, inputs)
-    each = next((n for n in GROUPS if size % n == inputs % n == 0), None)
     multiple = 8 if integers.is_cuda else WIDTH
-    if each is None or not multiple:
+    dtype = layer.compute_dtype or scale.dtype
+    if dtype != torch.bfloat16 or layer.activations is not None or not multiple:
         return None
+    blocks = in_blocks(group)
+    if blocks is None:
+        return None
+    group, order = blocks
+    integers = integers if order is None else integers.index_select(1, order)
     # Codes are around 8, so that shifts, and what is rounded of them, are small.
     middle = 8 if integers.dtype == torch.int8 else 8 - 2 ** (layer.quantization.bits - 1)
-    rows = (0, 0, 0, -outputs % multiple)
+    rows = (0, 0, 0, -len(integers) % multiple)
     tiles = tiles_of(F.pad((integers + middle).to(torch.uint8), rows))
     if tiles is None:
         return None
-    if zero is None:
-        scale, zero = 1 / scale.float()[:, None], torch.zeros_like(scale)[:, None]
-    scale = scale.to(torch.bfloat16)
-    shift = ((8 - middle - zero.float()) * scale.float()).to(torch.bfloat16)
-    groups = torch.arange(inputs // each, device=scale.device) * each // size
-    pairs = torch.stack([F.pad(x[:, groups], rows).T for x in (scale, shift)], -1)
-    return tiles, pairs.contiguous()
+    group = numbered(len(integers), scale, group) if len(group) == 1 else group
+    scale = 1 / scale.float() if zero is None else scale
+    scale = scale.to(torch.bfloat16).flatten()[group]  # [out, blocks]
+    zero = torch.zeros_like(scale) if zero is None else zero.float().flatten()[group]
+    shift = ((8 - middle - zero) * scale.float()).to(torch.bfloat16)
+    pairs = torch.stack([F.pad(x, rows).T for x in (scale, shift)], -1)
+    return tiles, pairs.contiguous(), order
 
 
 def tiles_of(codes: torch.Tensor) -> torch.Tensor | None:
