@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import filecmp
 import os
+import shutil
 import signal
 import sys
 import time
@@ -494,8 +495,9 @@ DIES = 7
 
 
 if __name__ == "__main__":
+    shutil.rmtree(folder := Path(sys.argv[1], sys.argv[2]), ignore_errors=True)
     for function, name, count in RUNS[sys.argv[2]]:
-        codes = processes(function, Path(sys.argv[1]) / name, count)
+        codes = processes(function, folder / name, count)
         expected = [0] * count
         if function is death:
             expected[2] = DIES
