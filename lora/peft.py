@@ -33,7 +33,8 @@ from ..backbones._model import Model
 from ..backbones.layers.core import Projection
 from ..backbones.layers.quantized import Quantized
 from ..presets.checkpoints import TRANSFORMERS
-from ..presets.checkpoints.engine import Binding, Plan, export_plan
+from ..presets.checkpoints.bindings import Binding, Plan
+from ..presets.checkpoints.exporting import export_plan
 from ..presets.checkpoints.files import FLOATS, Stored, open_weights
 from ..presets.checkpoints.table import TRANSPOSE, Operation
 from ..presets.files import ADAPTER as CONFIG

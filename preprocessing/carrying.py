@@ -12,8 +12,8 @@ from typing import Any
 from ..backbones._configuration import constructor_arguments
 from ..backbones._model import Model
 from ..presets.checkpoints import DIFFUSERS, TRANSFORMERS, dialect_in
+from ..presets.checkpoints.arguments import with_keys
 from ..presets.checkpoints.diffusers import INDEX
-from ..presets.checkpoints.engine import with_keys
 from ..presets.checkpoints.files import Within
 from ..presets.companions import (
     FOREIGN,

@@ -46,7 +46,7 @@ from .staging import read_to_device
 from .surplus import Ignore, lines_of, superfluous
 
 if TYPE_CHECKING:
-    from .checkpoints.engine import Dialect
+    from .checkpoints.dialect import Dialect
     from .sources import PresetSource
 
 NOT_YET = "this class of KerasHub is not part of keras_hub_torch yet."
@@ -100,7 +100,7 @@ def _load(
     sharing: Sharing | None,
 ) -> ModelType:
     from .checkpoints import TRANSFORMERS, configuration, dialect_of
-    from .checkpoints.engine import load
+    from .checkpoints.loading import load
 
     try:
         source, config = configuration(source, cls)
@@ -218,8 +218,8 @@ def keras_files(source: PresetSource) -> list[Path]:
 
 def stored_dtype(source: PresetSource, dialect: Dialect | None, config: Mapping[str, Any]) -> str:
     """The floating dtype that most bytes of a preset's weights have."""
-    from .checkpoints.engine import files_of
     from .checkpoints.files import open_weights
+    from .checkpoints.loading import files_of
 
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints import configuration, dialect_of
-from .checkpoints.engine import files_of
+from .checkpoints.loading import files_of
 from .files import SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .journal import HIDDEN
 from .keras.h5 import shard_names

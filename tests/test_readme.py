@@ -28,7 +28,7 @@ from keras_hub_torch.models import (
 from keras_hub_torch.presets import sources, uploading
 from keras_hub_torch.presets.builtin import presets_of
 from keras_hub_torch.presets.checkpoints import TIMM, TRANSFORMERS
-from keras_hub_torch.presets.checkpoints.engine import known_kinds
+from keras_hub_torch.presets.checkpoints.dialect import known_kinds
 
 README = Path(__file__).parents[1] / "README.md"
 
