@@ -266,7 +266,7 @@ class Backbone(Model):
         Raises:
             ValueError: the file's weights are not exactly this model's.
         """
-        from ..presets.loading import load_weights
+        from ..presets.filling import load_weights
 
         self._refuse_fused()
         if any(hasattr(parameter, "full_tensor") for parameter in self.parameters()):

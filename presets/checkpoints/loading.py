@@ -17,6 +17,7 @@ from ...backbones._model import Model
 from ..building import assign, check_class, construct, place, resized, sized, split_sizes
 from ..parts import Sharing, read_parts, refuse_shared
 from ..progress import track
+from ..request import Request
 from ..surplus import Ignore
 from .accounting import account
 from .arguments import arguments_of, to_ours
@@ -166,47 +167,39 @@ def load(
     source: PresetSource,
     config: Mapping[str, Any],
     cls: type[ModelType],
-    load_weights: bool,
-    device: str | torch.device | None,
-    mmap: bool | None,
-    ignore: Ignore,
-    dequantize: bool,
-    overrides: Mapping[str, Any],
-    sharing: Sharing | None = None,
+    request: Request,
 ) -> ModelType:
-    """The model of a checkpoint. See `loading.load_backbone`."""
-    device = torch.device(device or torch.get_default_device())
+    """The model of a checkpoint."""
     backbone = find_table(dialect, dialect.kind(config), source.handle).backbone
-    sizes, others = split_sizes(backbone, overrides)
-    refuse_shared(sharing, sizes)
-    if sizes or not load_weights:  # what cannot be built is refused before anything is read
+    sizes, others = split_sizes(backbone, request.overrides)
+    refuse_shared(request.sharing, sizes)
+    if sizes or not request.load_weights:  # what cannot be built is refused before it is read
         table, arguments = configured(dialect, source, config, cls, others)
-        where = "meta" if load_weights else device
+        where = "meta" if request.load_weights else request.device
         model = construct(table.backbone, sized(table.backbone, arguments, sizes), where)
-        if not load_weights:
+        if not request.load_weights:
             return model.eval()  # type: ignore[return-value]
-    with plan(dialect, source, config, cls, others, ignore, dequantize) as found:
+    planned = plan(dialect, source, config, cls, others, request.ignore, request.dequantize)
+    with planned as found:
         source.settle()
-        if device.type != "meta":
-            _fill(found, torch.device(device), mmap is not False, source.handle, sharing)
+        if request.device.type != "meta":
+            _fill(found, source.handle, request)
     return resized(found.model, sizes).eval()  # type: ignore[return-value]
 
 
-def _fill(
-    plan: Plan, device: torch.device, keep: bool, where: str, sharing: Sharing | None
-) -> None:
-    if sharing is not None:
-        _fill_parts(plan, device, where, sharing)
+def _fill(plan: Plan, where: str, request: Request) -> None:
+    if request.sharing is not None:
+        _fill_parts(plan, request.device, where, request.sharing)
         return
     if plan.drawn:
         warnings.warn(
             f"{where} has no weights for {', '.join(plan.drawn)}; they are drawn at random.",
             stacklevel=9,
         )
-        _draw(plan.model, plan.drawn, device)
+        _draw(plan.model, plan.drawn, request.device)
     present = [binding for binding in plan.bindings if binding not in plan.absent]
     for binding in track(present, "Reading weights", lambda binding: binding.nbytes):
-        _read(plan, binding, device, keep)
+        _read(plan, binding, request.device, request.mmap is not False)
 
 
 def _read(plan: Plan, binding: Binding, device: torch.device, keep: bool) -> None:
