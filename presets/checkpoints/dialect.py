@@ -98,16 +98,6 @@ def find_table(dialect: Dialect, kind: str, where: str) -> Table:
     )
 
 
-def known_kinds(dialect: Dialect, cls: type[Model]) -> list[str]:
-    """The models whose checkpoints this class reads."""
-    return [
-        kind.partition("+")[0]
-        for table in all_tables(dialect)
-        if table.backbone is cls
-        for kind in table.kinds
-    ]
-
-
 def nearest_tables(dialect: Dialect, cls: type[Model]) -> Iterator[Table]:
     """All tables, those first whose module is named as the module or folder of the class."""
     families = [part for base in cls.__mro__ for part in base.__module__.split(".")]
