@@ -226,6 +226,7 @@ def account(
 
 
 def refuse(problems: list[str], path: Path, hint: str = "") -> None:
+    """Raises ValueError: there are problems."""
     if problems:
         raise ValueError(
             f"{path} does not fit the model ({len(problems)} problems){hint}:{lines_of(problems)}"

@@ -375,6 +375,7 @@ def rule(
     *operations: Operation | Callable[[Arguments], Operation],
     **when: Any,
 ) -> Rule:
+    """One weight there; `when` are the arguments of models that have it."""
     return Rule((theirs,), (ours,) if isinstance(ours, str) else ours, operations, when)
 
 
@@ -524,6 +525,7 @@ def parts(template: str, name: str) -> tuple[str, ...] | None:
 
 
 def matches(templates: Iterable[str], name: str) -> bool:
+    """Whether any of the templates fits a name."""
     return any(parts(template, name) is not None for template in templates)
 
 
