@@ -16,6 +16,7 @@ import torch
 from . import _registry
 from ._inputs import check_keys
 from ._model import Model
+from .layers.convolution import channels_back, check_data_format
 from .layers.fusion import fold_norms
 from .layers.layout import keras_children
 from .layers.pyramid import Level, PyramidOutputs
@@ -266,7 +267,7 @@ class Backbone(Model):
         Raises:
             ValueError: the file's weights are not exactly this model's.
         """
-        from ..presets.loading import load_weights
+        from ..presets.filling import load_weights
 
         self._refuse_fused()
         if any(hasattr(parameter, "full_tensor") for parameter in self.parameters()):
@@ -524,15 +525,23 @@ class Backbone(Model):
 
 
 class FeaturePyramidBackbone(Backbone):
-    """A backbone of images that gives feature maps of several resolutions."""
+    """A backbone of images that gives feature maps of several resolutions.
 
-    def pyramid_levels(self) -> list[Level]:
-        """The feature maps, the largest first."""
+    Attributes:
+        levels: the maps, the largest first.
+    """
+
+    levels: list[Level]
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The map of each level, `[batch, channels, height, width]`."""
         raise NotImplementedError
 
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Each level's feature map by name."""
-        raise NotImplementedError
+        """Each level's map by name, with the channels where the images have them."""
+        data_format = check_data_format(getattr(self, "data_format", None))
+        maps = zip(self.levels, self.features(images))
+        return {level.name: channels_back(x, data_format) for level, x in maps}
 
     def layers_of(self, levels: Iterable[str]) -> frozenset[str]:
         """Names of the Keras layers that some levels depend on."""
@@ -555,4 +564,4 @@ class FeaturePyramidBackbone(Backbone):
             given = self.tensors(check_keys(given, known, type(self).__name__))
             return self.forward_pyramid(*given.values())
 
-        return PyramidOutputs(self.pyramid_levels(), compute)
+        return PyramidOutputs(self.levels, compute)

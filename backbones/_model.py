@@ -16,7 +16,6 @@ from ._inputs import as_tensors, check_keys, check_tensors, inputs_of
 from ._intermediates import intermediates
 from ._quantization import quantize_layers
 from .layers.cache import Cache
-from .layers.core import PositionEmbedding
 from .layers.dtypes import DTypeLike, DTypePolicy, DTypePolicyMap, Quantization
 from .layers.layout import GRAPH, Layout, Stack, keras_children
 from .layers.quantized import Quantized
@@ -253,12 +252,6 @@ class Model(nn.Module, Configurable):
         """
         if not self.cache_shapes:
             raise NotImplementedError(f"{type(self).__name__} has no cache.")
-        for name, module in self.named_modules():
-            if not isinstance(module, PositionEmbedding) or name.startswith("encoder"):
-                continue
-            room = module.sequence_length
-            if room < max_length:
-                raise ValueError(f"max_length is {max_length}, but the position table has {room}.")
         dtype = dtype or self.dtype_policy.compute_dtype
         where = self.device if device is None else torch.device(device)
         return Cache(self.cache_shapes, batch_size, max_length, dtype, where)

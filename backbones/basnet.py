@@ -146,7 +146,7 @@ class BASNetBackbone(Backbone):
         check_at_least(1, num_classes=num_classes, projection_filters=projection_filters)
         self.channels = image_channels(image_shape, "channels_last")
         check_resnet(image_encoder, projection_filters)
-        levels = image_encoder.pyramid_levels()[:4]
+        levels = image_encoder.levels[:4]
         self.stride = levels[0].stride // 4
         self.blank_side = 32 * self.stride
         filters = 8 * projection_filters

@@ -287,6 +287,23 @@ def scaled(filters: int, ratio: float, argument: str) -> int:
     return channels
 
 
+def check_stem(kernel_size: int | Sequence[int], strides: int, pooling: str | None) -> None:
+    """Refuse what makes no stem.
+
+    Raises:
+        ValueError: it names the argument.
+    """
+    if pooling not in (None, "", "max"):
+        raise ValueError(f"stem_pooling={pooling!r} must be 'max' or None.")
+    if strides not in (1, 2, 4) or (pooling and strides != 4):
+        wanted = "4 with stem_pooling='max'" if pooling else "1, 2 or 4"
+        raise ValueError(f"stem_strides={strides} must be {wanted}.")
+    if not isinstance(kernel_size, int) and (len(kernel_size) != 2 or strides > 1):
+        raise ValueError(
+            f"stem_kernel_size={kernel_size} must be one number, or two with stem_strides=1."
+        )
+
+
 def downsampling(
     names: tuple[str, str],
     channels: int,
@@ -414,18 +431,7 @@ class CSPNetBackbone(FeaturePyramidBackbone):
         check_choice(BLOCKS, block_type=block_type)
         check_choice(STAGES, stage_type=stage_type)
         check_choice(("valid", "same"), stem_padding=stem_padding)
-        if stem_pooling not in (None, "", "max"):
-            raise ValueError(f"stem_pooling={stem_pooling!r} must be 'max' or None.")
-        if stem_strides not in (1, 2, 4) or (stem_pooling and stem_strides != 4):
-            wanted = "4 with stem_pooling='max'" if stem_pooling else "1, 2 or 4"
-            raise ValueError(f"stem_strides={stem_strides} must be {wanted}.")
-        if not isinstance(stem_kernel_size, int) and (
-            len(stem_kernel_size) != 2 or stem_strides > 1
-        ):
-            raise ValueError(
-                f"stem_kernel_size={stem_kernel_size} must be one number, or two with "
-                "stem_strides=1."
-            )
+        check_stem(stem_kernel_size, stem_strides, stem_pooling)
         check_equally_long(
             stackwise_depth=stackwise_depth, stackwise_num_filters=stackwise_num_filters
         )
@@ -520,9 +526,6 @@ class CSPNetBackbone(FeaturePyramidBackbone):
         self.stages = Stack("stage_{}", built)
         self.smallest = smallest_seen(windows, 0), smallest_seen(windows, 1)
 
-    def pyramid_levels(self) -> list[Level]:
-        return self.levels
-
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """What each stage gives, `[batch, channels, height, width]`."""
         check_images(images, self.data_format, self.channels, at_least=self.smallest)
@@ -530,12 +533,6 @@ class CSPNetBackbone(FeaturePyramidBackbone):
         for stage in self.stages:
             seen.append(stage(seen[-1]))
         return seen[1:]
-
-    def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {
-            level.name: channels_back(x, self.data_format)
-            for level, x in zip(self.levels, self.features(images))
-        }
 
     def forward(self, images: Images) -> torch.Tensor:
         return channels_back(self.features(images)[-1], self.data_format)

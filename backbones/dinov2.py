@@ -319,9 +319,6 @@ class DINOV2Backbone(FeaturePyramidBackbone):
     def layout(self) -> Layout:
         return Layout(Kind.GRAPH, prefix="{}_" if self.named else "")
 
-    def pyramid_levels(self) -> list[Level]:
-        return self.levels
-
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         x = self.embeddings(images)
         seen = [x, *self.encoder(x)]

@@ -196,6 +196,7 @@ def complete(model: Model) -> None:
 
 
 def check_class(found: type[Model], cls: type[Model]) -> None:
+    """Raises ValueError: what was found is no `cls`."""
     if not issubclass(found, cls):
         raise ValueError(
             f"The preset is of class {found.__name__}, which is not a {cls.__name__}. Call "

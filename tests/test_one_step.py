@@ -226,7 +226,7 @@ def half_read(
             original(*args, **options)
 
         original = building.assign
-        patch.setattr("keras_hub_torch.presets.loading.assign", assign)
+        patch.setattr("keras_hub_torch.presets.filling.assign", assign)
         with pytest.raises(OSError, match="Input/output"):
             model.load_weights(path)
     return model, path

@@ -221,7 +221,6 @@ class Qwen3_5VisionEncoder(Component):
     ) -> None:
         super().__init__(dtype, trainable, name)
         self.out_hidden_size = out_hidden_size = out_hidden_size or hidden_size
-        self.patch_shape = (temporal_patch_size, patch_size, patch_size, in_channels)
         self.merge = spatial_merge_size
         self.head_dim = hidden_size // num_heads
         self.side = math.isqrt(num_position_embeddings)
