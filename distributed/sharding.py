@@ -15,12 +15,10 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor.placement_types import _StridedShard
 
 from ..backbones._model import Model
 from ..backbones.layers.core import ReversibleEmbedding
-from ..presets.parts import Box, Part
+from ..presets.parts import Part, complete, parts_of
 from .parallel import Dividing
 
 PLANS = ("fsdp", "tensor")
@@ -100,43 +98,11 @@ class Sharding:
 
     def parts(self, module: nn.Module, name: str) -> list[Part]:
         """See `presets.parts.Sharing`."""
-        tensor = module._parameters.get(name)
-        if tensor is None:
-            tensor = module._buffers[name]  # type: ignore[assignment]
-        assert tensor is not None
-        if not isinstance(tensor, DTensor):
-            return [Part([(0, size) for size in tensor.shape], tensor.data)]
-        local = tensor._local_tensor.data
-        (*_, place) = tensor.placements
-        if isinstance(place, _StridedShard):  # several things behind each other, a part of each
-            count = int(place.split_factor)
-            step, size = (len(one) // count for one in (tensor, local))
-            first = tensor.device_mesh.get_local_rank() * size
-            rest = [(0, width) for width in tensor.shape[1:]]
-            return [
-                Part([(i * step + first, i * step + first + size), *rest], part)
-                for i, part in enumerate(local.chunk(count))
-            ]
-        return [Part(box_of(tensor), local)]
+        return parts_of(getattr(module, name))
 
-
-def box_of(tensor: DTensor) -> Box:
-    """What this process holds of a tensor."""
-    mesh, placements = tensor.device_mesh, tensor.placements
-    box = [(0, size) for size in tensor.shape]
-    coordinate = mesh.get_coordinate()
-    assert coordinate is not None
-    # FSDP divides what tensor parallelism has left, though its dimension stands before.
-    order = sorted(range(mesh.ndim), key=lambda dim: type(placements[dim]) is not Shard)
-    for dim in order:
-        axis = getattr(placements[dim], "dim", None)
-        if axis is not None:
-            start, stop = box[axis]
-            size = -(-(stop - start) // mesh.size(dim))  # as torch.chunk
-            begin = min(start + coordinate[dim] * size, stop)
-            box[axis] = (begin, min(begin + size, stop))
-    assert [stop - start for start, stop in box] == list(tensor._local_tensor.shape)
-    return box
+    def complete(self, model: Model) -> None:
+        """See `presets.parts.Sharing`."""
+        complete(model)
 
 
 def fully_shard_blocks(

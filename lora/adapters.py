@@ -132,8 +132,12 @@ class Adapter(nn.Module):
 
     def reset_adapter(self) -> None:
         """A random first factor and a zero second one, so that nothing is added."""
-        _he_uniform(self.lora_kernel_a, *keras_fans(tuple(self.lora_kernel_a.shape)))
-        nn.init.zeros_(self.lora_kernel_b)
+        a = self.lora_kernel_a
+        whole = torch.empty(a.shape, dtype=a.dtype, device=a.device)
+        _he_uniform(whole, *keras_fans(tuple(a.shape)))
+        with torch.no_grad():
+            local(a).copy_(local_part(whole, a))
+            local(self.lora_kernel_b).zero_()
         self.merged = False
 
     def merged_from(self, name: str) -> tuple[str, ...]:

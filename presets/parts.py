@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..backbones._model import Model
 from ..backbones.layers.layer import Layer
+from .gathering import full, is_in_pieces, is_sharded, local, own_part
+from .weights import weights_of
 
 # Of each axis the first index and the one behind the last.
 Box: TypeAlias = Sequence[tuple[int, int]]
@@ -41,6 +43,57 @@ class Sharing(Protocol):
 
     def parts(self, module: nn.Module, name: str) -> list[Part]:
         """What this process holds of a module's weight."""
+
+    def complete(self, model: Model) -> None:
+        """What layers compute of their weights, when these have been read."""
+
+
+class Held:
+    """A model that is shared already, and a blank one in place of which it is filled.
+
+    Raises:
+        ValueError: the blank one has weights that the model has not.
+    """
+
+    def __init__(self, model: Model, blank: Model) -> None:
+        self.model = model
+        self._weights = weights_of(model)
+        self._names = {module: f"{path}." for path, module in blank.named_modules()}
+        self._names[blank] = ""
+
+    def share(self, model: Model, device: torch.device) -> None:
+        missing = ", ".join(name for name in model.state_dict() if name not in self._weights)
+        if missing:
+            raise ValueError(
+                f"The file has weights of parts that this {model.class_name}, which several "
+                f"processes share, does not have: {missing}."
+            )
+
+    def parts(self, module: nn.Module, name: str) -> list[Part]:
+        return parts_of(self._weights[self._names[module] + name].tensor)
+
+    def complete(self, model: Model) -> None:
+        complete(self.model)
+
+
+def parts_of(tensor: torch.Tensor) -> list[Part]:
+    """What this process holds of a tensor."""
+    held = local(tensor).detach()
+    if not is_sharded(tensor):
+        return [Part([(0, size) for size in tensor.shape], held)]
+    if not is_in_pieces(tensor):
+        return [Part([(start, start + size) for start, size in zip(*own_part(tensor))], held)]
+    # Several things behind each other, a part of each.
+    place: Any
+    ((dim, place),) = ((i, p) for i, p in enumerate(tensor.placements) if not p.is_replicate())
+    axis, count = place.dim, place.split_factor
+    whole, size = tensor.shape[axis] // count, held.shape[axis] // count
+    first = tensor.device_mesh.get_local_rank(dim) * size
+    box = [(0, width) for width in tensor.shape]
+    return [
+        Part([*box[:axis], (i * whole + first, i * whole + first + size), *box[axis + 1 :]], part)
+        for i, part in enumerate(held.chunk(count, axis))
+    ]
 
 
 def refuse_shared(sharing: Sharing | None, sizes: Mapping[str, Any], dtype: Any = None) -> None:
@@ -106,7 +159,7 @@ def read_parts(
 
 
 @torch.no_grad()
-def complete(sharing: Sharing, model: Model) -> None:
+def complete(model: Model) -> None:
     """As `building.complete`: what layers compute of their weights, they compute of whole ones."""
     for module in model.modules():
         if isinstance(module, Layer) and type(module).loaded is not Layer.loaded:
@@ -117,12 +170,12 @@ def complete(sharing: Sharing, model: Model) -> None:
             twin.loaded()
             for name, value in (*twin._parameters.items(), *twin._buffers.items()):
                 if value is not None:
-                    for part in sharing.parts(module, name):
+                    for part in parts_of(getattr(module, name)):
                         part.target.copy_(_boxed(value, part.box))
 
 
 def _whole(tensor: Any) -> Any:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return None if tensor is None else full(tensor)
 
 
 class Arranged:

@@ -220,6 +220,28 @@ def check_saving(folder: Path, model: Any) -> None:
     dist.barrier()
     weights = "model.weights.h5"
     assert (again / weights).read_bytes() == (folder / weights).read_bytes()
+    check_reading(folder, model)
+
+
+def check_reading(folder: Path, model: Any) -> None:
+    """Weights read into a model that is shared, and what adapters are then, equal everywhere."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(7.0)
+    torch.manual_seed(dist.get_rank())
+    model.load_weights(folder / "model.weights.h5")
+    expected = Backbone.from_preset(folder).state_dict()
+    adapters = {}
+    for name, tensor in model.state_dict().items():
+        if name in expected:
+            assert torch.equal(whole(tensor), expected[name]), name
+        else:
+            adapters[name] = whole(tensor)
+    everywhere: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, adapters)
+    for name, tensor in adapters.items():
+        assert tensor.any() == name.endswith("_a")
+        assert all(torch.equal(other[name], tensor) for other in everywhere)
 
 
 def check_options(folder: Path) -> None:
@@ -242,8 +264,7 @@ def check_options(folder: Path) -> None:
         torch.manual_seed(0)
         one.enable_lora(2)
     check_training("bert", plain, model, slice(None))
-    with pytest.raises(ValueError, match="shared by several processes"):
-        model.load_weights(folder / "bert" / "model.weights.h5")
+    check_reading(folder / "bert", model)
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     model = Backbone.from_preset(folder / "llama", device_mesh=mesh, plan="fsdp", mp_policy=policy)
     assert model(inputs_of("llama")).dtype == torch.bfloat16
