@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -18,8 +19,9 @@ from torch.distributed.fsdp import (
 
 from ..backbones._model import Model
 from ..backbones.layers.core import ReversibleEmbedding
+from ..backbones.layers.quantized import Float8Dense, Quantized
 from ..presets.parts import Part, complete, parts_of
-from .parallel import Dividing
+from .parallel import Dividing, greatest
 
 PLANS = ("fsdp", "tensor")
 TENSOR = "tensor"  # the name of the mesh's dimension that layers are divided over
@@ -92,6 +94,9 @@ class Sharding:
                 )
             if rest:
                 fully_shard_blocks(model, self.mesh[rest], self.mp_policy)
+        for layer in model.modules():
+            if isinstance(layer, Float8Dense):
+                layer.seen = functools.partial(_largest, mesh=self.mesh)
         model.to_empty(device=device)
         if self.checkpoint_activations:
             model.gradient_checkpointing()
@@ -105,10 +110,22 @@ class Sharding:
         complete(model)
 
 
+def _largest(x: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
+    return greatest(x.abs().amax(), mesh)
+
+
 def fully_shard_blocks(
     model: Model, mesh: DeviceMesh, mp_policy: MixedPrecisionPolicy | None = None
 ) -> None:
     """Apply FSDP2 to every block, and to the rest of the model as a whole."""
+    integers = [module for module in model.modules() if isinstance(module, Quantized)]
+    if integers and mp_policy is not None and mp_policy.param_dtype is not None:
+        raise ValueError(
+            "mp_policy has a param_dtype, which quantized weights cannot be cast to: give "
+            'from_preset a dtype, "bfloat16" or "mixed_bfloat16".'
+        )
+    for layer in integers:
+        _train_nothing(layer)
     options: dict[str, Any] = {"mesh": mesh, "mp_policy": mp_policy or MixedPrecisionPolicy()}
     # At the root, too: an optimizer made after a forward pass would get what was gathered.
     options["reshard_after_forward"] = True
@@ -118,6 +135,14 @@ def fully_shard_blocks(
             _fully_shard(module, options)
     _fully_shard(model, options)
     register_fsdp_forward_method(model, "forward_intermediates")
+
+
+def _train_nothing(layer: Quantized) -> None:
+    """Have integers as frozen parameters: FSDP passes over buffers."""
+    for name in ("weight", "reverse_embeddings"):
+        tensor = layer._buffers.pop(name, None)
+        if tensor is not None:
+            layer._parameters[name] = nn.Parameter(tensor.contiguous(), requires_grad=False)
 
 
 def _fully_shard(unit: nn.Module, options: Mapping[str, Any]) -> None:
@@ -138,7 +163,7 @@ def _of_other_dtype(unit: nn.Module) -> list[nn.Module]:
         (module, parameter)
         for module in unit.modules()
         for parameter in module.parameters(recurse=False)
-        if parameter not in managed
+        if parameter not in managed and parameter.is_floating_point()
     ]
     own = [parameter.dtype for module, parameter in left if module is unit]
     counts = Counter(own or (parameter.dtype for _, parameter in left))

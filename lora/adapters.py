@@ -368,11 +368,17 @@ class AdaptedQuantized(Adapter):
                 "weights and presets that are saved have them merged."
             )
 
+    def merged_from(self, name: str) -> tuple[str, ...]:
+        if name == "bias" or not self.active:
+            return (name,)
+        tensors = (*self._parameters.items(), *self._buffers.items())
+        return tuple(k for k, tensor in tensors if tensor is not None)
+
     def merged_tensor(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = getattr(self, name)
         if not self.active:
             return super().merged_tensor(name)
-        if name not in self._buffers:
+        if name == "bias":
             return tensor
         with torch.no_grad():
             return self.merged_weights().get(name, tensor).to(tensor.dtype)

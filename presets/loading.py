@@ -132,7 +132,7 @@ def _load(
     found, arguments = keras_config(config, source.handle, cls)
     check_class(found, cls)
     sizes, overrides = split_sizes(found, overrides)
-    parts.refuse_shared(sharing, sizes, arguments["dtype"])
+    parts.refuse_shared(sharing, sizes)
     if dequantize and arguments["dtype"] is not None:
         raise ValueError(
             f"{source.handle} is quantized by Keras and stays so: dequantize=True is for "

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..backbones._model import Model
 from ..backbones.layers.layer import Layer
+from ..backbones.layers.quantized import Quantized
 from .gathering import full, is_in_pieces, is_sharded, local, own_part
 from .weights import weights_of
 
@@ -96,12 +97,11 @@ def parts_of(tensor: torch.Tensor) -> list[Part]:
     ]
 
 
-def refuse_shared(sharing: Sharing | None, sizes: Mapping[str, Any], dtype: Any = None) -> None:
+def refuse_shared(sharing: Sharing | None, sizes: Mapping[str, Any]) -> None:
     """Refuse what a model that processes share cannot be.
 
     Args:
         sizes: as of `building.resized`.
-        dtype: of the configuration.
 
     Raises:
         ValueError: it says what.
@@ -113,8 +113,6 @@ def refuse_shared(sharing: Sharing | None, sizes: Mapping[str, Any], dtype: Any 
             f"{', '.join(sizes)} resamples tables, which with device_mesh no process has whole: "
             "load the model in one process, and save it with them."
         )
-    if isinstance(dtype, Mapping) and dtype.get("class_name") == "DTypePolicyMap":
-        raise ValueError("A quantized preset cannot be shared over a device_mesh.")
 
 
 class Readable(Protocol):
@@ -162,12 +160,16 @@ def read_parts(
 def complete(model: Model) -> None:
     """As `building.complete`: what layers compute of their weights, they compute of whole ones."""
     for module in model.modules():
-        if isinstance(module, Layer) and type(module).loaded is not Layer.loaded:
+        if isinstance(module, Quantized):
+            module.loaded()  # it looks at what is whole everywhere
+        elif isinstance(module, Layer) and type(module).loaded is not Layer.loaded:
             twin = copy.copy(module)
             twin.__dict__ = dict(module.__dict__)
             for kind in ("_parameters", "_buffers"):
                 twin.__dict__[kind] = {k: _whole(t) for k, t in getattr(module, kind).items()}
             twin.loaded()
+            state = ("_parameters", "_buffers")
+            vars(module).update({k: v for k, v in vars(twin).items() if k not in state})
             for name, value in (*twin._parameters.items(), *twin._buffers.items()):
                 if value is not None:
                     for part in parts_of(getattr(module, name)):
