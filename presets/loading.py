@@ -33,6 +33,7 @@ from .building import (
     sized,
     split_sizes,
 )
+from .drawing import drawn
 from .files import ADAPTER, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .keras.archive import unpack
 from .keras.h5 import Dataset, WeightFile, shard_names
@@ -148,6 +149,9 @@ def _load(
         overrides = {key: value for key, value in overrides.items() if key != "dtype"}
     arguments |= overrides
     if sizes or not load_weights:  # what cannot be built is refused before anything is read
+        if sharing is not None and not load_weights:
+            assert isinstance(device, torch.device)
+            return drawn(found, sized(found, arguments, sizes), device, sharing).eval()
         where = "meta" if load_weights else device or torch.get_default_device()
         model = construct(found, sized(found, arguments, sizes), where)
         if not load_weights:

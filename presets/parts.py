@@ -149,7 +149,7 @@ def read_parts(
             pieces = arranged.pieces(index, Part(part.box, memory))
             if pieces is None:
                 whole = whole or list(function([one.read() for one in stored]))
-                memory.copy_(_boxed(whole[index], part.box))
+                memory.copy_(boxed(whole[index], part.box))
             for piece in pieces or ():
                 stored[piece.number].read_view(piece.view, piece.target)
             if elsewhere:
@@ -173,7 +173,7 @@ def complete(model: Model) -> None:
             for name, value in (*twin._parameters.items(), *twin._buffers.items()):
                 if value is not None:
                     for part in parts_of(getattr(module, name)):
-                        part.target.copy_(_boxed(value, part.box))
+                        part.target.copy_(boxed(value, part.box))
 
 
 def _whole(tensor: Any) -> Any:
@@ -212,7 +212,7 @@ class Arranged:
             return
         memory = _memory(made)
         if memory in self._numbers:
-            yield Piece(self._numbers[memory], _boxed(made, box), target)
+            yield Piece(self._numbers[memory], boxed(made, box), target)
             return
         how, before = self._following.made[memory]
         if made.storage_offset() or not made.is_contiguous():
@@ -288,7 +288,7 @@ def _memory(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _boxed(tensor: torch.Tensor, box: Box) -> torch.Tensor:
+def boxed(tensor: torch.Tensor, box: Box) -> torch.Tensor:
     for axis, (start, stop) in enumerate(box):
         tensor = tensor.narrow(axis, start, stop - start)
     return tensor

@@ -31,6 +31,7 @@ from ..building import (
     sized,
     split_sizes,
 )
+from ..drawing import Notes, draw, drawn
 from ..files import CONFIG, SAFETENSORS
 from ..gathering import Gathering
 from ..parts import Sharing, read_parts, refuse_shared
@@ -641,6 +642,9 @@ def load(
     refuse_shared(sharing, sizes)
     if sizes or not load_weights:  # what cannot be built is refused before anything is read
         table, arguments = configured(dialect, source, config, cls, others)
+        if sharing is not None and not load_weights:
+            config = sized(table.backbone, arguments, sizes)
+            return drawn(table.backbone, config, device, sharing).eval()  # type: ignore[return-value]
         where = "meta" if load_weights else device
         model = construct(table.backbone, sized(table.backbone, arguments, sizes), where)
         if not load_weights:
@@ -655,14 +659,15 @@ def load(
 def _fill(
     plan: Plan, device: torch.device, keep: bool, where: str, sharing: Sharing | None
 ) -> None:
-    if sharing is not None:
-        _fill_parts(plan, device, where, sharing)
-        return
     if plan.drawn:
         warnings.warn(
             f"{where} has no weights for {', '.join(plan.drawn)}; they are drawn at random.",
-            stacklevel=9,
+            stacklevel=9 if sharing is None else 10,
         )
+    if sharing is not None:
+        _fill_parts(plan, device, sharing)
+        return
+    if plan.drawn:
         _draw(plan.model, plan.drawn, device)
     present = [binding for binding in plan.bindings if binding not in plan.absent]
     for binding in track(present, "Reading weights", lambda binding: binding.nbytes):
@@ -678,14 +683,13 @@ def _read(plan: Plan, binding: Binding, device: torch.device, keep: bool) -> Non
         assign(plan.model.get_submodule(owner), leaf, value, device, keep)
 
 
-def _fill_parts(plan: Plan, device: torch.device, where: str, sharing: Sharing) -> None:
-    if plan.drawn:
-        raise ValueError(
-            f"{where} has no weights for {', '.join(plan.drawn)}; processes that share a model "
-            "cannot draw them at random. Load it in one process, and save it with them."
-        )
+def _fill_parts(plan: Plan, device: torch.device, sharing: Sharing) -> None:
+    noted = _noted(plan.model, plan.drawn) if plan.drawn else None
     sharing.share(plan.model, device)
-    for binding in track(plan.bindings, "Reading weights", lambda binding: binding.nbytes):
+    if noted is not None:
+        draw(*noted, plan.model, device, sharing)
+    present = [binding for binding in plan.bindings if binding not in plan.absent]
+    for binding in track(present, "Reading weights", lambda binding: binding.nbytes):
         owners = (name.rpartition(".") for name in binding.ours)
         read_parts(
             sharing,
@@ -700,10 +704,23 @@ def _draw(model: Model, names: list[str], device: torch.device) -> None:
     for name in names:
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
-        place(module, leaf, torch.empty_like(getattr(module, leaf), device=device))
+        old = getattr(module, leaf)
+        place(module, leaf, torch.empty(old.shape, dtype=old.dtype, device=device))
     with torch.no_grad():
-        for owner in {name.rpartition(".")[0] for name in names}:
+        for owner in dict.fromkeys(name.rpartition(".")[0] for name in names):
             model.get_submodule(owner).reset_parameters()  # type: ignore[operator]
+
+
+def _noted(model: Model, names: list[str]) -> tuple[Notes, dict[str, torch.Tensor]]:
+    """What `_draw` does to weights without memory, and these; the model stays as it is."""
+    weights = {name: model.get_parameter(name) for name in names}
+    with Notes() as notes:
+        _draw(model, names, torch.device("meta"))
+    blank: dict[str, torch.Tensor] = {name: model.get_parameter(name) for name in names}
+    for name, weight in weights.items():
+        owner, _, leaf = name.rpartition(".")
+        model.get_submodule(owner)._parameters[leaf] = weight
+    return notes, blank
 
 
 def account(
