@@ -76,7 +76,7 @@ class Sharding:
             return torch.device(kind)
         return torch.device(kind, torch.get_device_module(kind).current_device())
 
-    def share(self, model: Model, device: torch.device) -> None:
+    def share(self, model: Model, device: torch.device) -> Model:
         """See `presets.parts.Sharing`."""
         if self.plan == "fsdp":
             fully_shard_blocks(model, self.mesh, self.mp_policy)
@@ -100,6 +100,7 @@ class Sharding:
         model.to_empty(device=device)
         if self.checkpoint_activations:
             model.gradient_checkpointing()
+        return model
 
     def parts(self, module: nn.Module, name: str) -> list[Part]:
         """See `presets.parts.Sharing`."""

@@ -118,8 +118,8 @@ def drawn(
         )
     with Notes() as notes:
         blank = construct(cls, arguments, "meta")
-    sharing.share(model, device)
-    draw(notes, dict(_tensors(blank)), model, device, sharing)
+    shared = sharing.share(model, device)
+    draw(notes, dict(_tensors(blank)), model, shared, device, sharing)
     return model
 
 
@@ -127,18 +127,22 @@ def draw(
     notes: Notes,
     tensors: Mapping[str, torch.Tensor],
     model: Model,
+    shared: Model,
     device: torch.device,
     sharing: Sharing,
 ) -> None:
     """Give weights of a model what has been noted of tensors of these names.
 
     All processes get the numbers of the first one's generator.
+
+    Args:
+        shared: what `share` has made of the model.
     """
     places = {}
     for name, tensor in tensors.items():
         owner, _, leaf = name.rpartition(".")
         places[model.get_submodule(owner), leaf] = tensor
-    with gathering(model.parameters()) as processes, processes.drawing(device):
+    with gathering(shared.parameters()) as processes, processes.drawing(device):
         Drawing(notes.calls, device).fill(places, sharing)
 
 

@@ -133,7 +133,6 @@ def _load(
     found, arguments = keras_config(config, source.handle, cls)
     check_class(found, cls)
     sizes, overrides = split_sizes(found, overrides)
-    parts.refuse_shared(sharing, sizes)
     if dequantize and arguments["dtype"] is not None:
         raise ValueError(
             f"{source.handle} is quantized by Keras and stays so: dequantize=True is for "
@@ -160,6 +159,10 @@ def _load(
     files = keras_files(source)
     if torch.device(device or torch.get_default_device()).type == "meta":
         check(model, files, ignore)
+    elif sharing is not None and sizes:
+        resizing = parts.Resizing(sharing, model, sizes)
+        fill(model, files, device, mmap, ignore, source.settle, resizing)
+        return resizing.finish().eval()
     else:
         fill(model, files, device, mmap, ignore, source.settle, sharing)
     return resized(model, sizes).eval()

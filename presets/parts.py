@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias
 
 import torch
 from torch import nn
@@ -20,6 +20,8 @@ from torch.overrides import TorchFunctionMode
 from ..backbones._model import Model
 from ..backbones.layers.layer import Layer
 from ..backbones.layers.quantized import Quantized
+from ..backbones.layers.vision import PositionGrid
+from .building import ModelType, blank_resized, check_resized, place, resampling
 from .gathering import full, is_in_pieces, is_sharded, local, own_part
 from .weights import weights_of
 
@@ -39,8 +41,12 @@ class Part:
 class Sharing(Protocol):
     """How several processes share a model."""
 
-    def share(self, model: Model, device: torch.device) -> None:
-        """Leave of each weight of a model without data what this process holds, in new memory."""
+    def share(self, model: Model, device: torch.device) -> Model:
+        """Leave of each weight of a model without data what this process holds, in new memory.
+
+        Returns:
+            The model, or another one that is shared in its place.
+        """
 
     def parts(self, module: nn.Module, name: str) -> list[Part]:
         """What this process holds of a module's weight."""
@@ -62,19 +68,81 @@ class Held:
         self._names = {module: f"{path}." for path, module in blank.named_modules()}
         self._names[blank] = ""
 
-    def share(self, model: Model, device: torch.device) -> None:
+    def share(self, model: Model, device: torch.device) -> Model:
         missing = ", ".join(name for name in model.state_dict() if name not in self._weights)
         if missing:
             raise ValueError(
                 f"The file has weights of parts that this {model.class_name}, which several "
                 f"processes share, does not have: {missing}."
             )
+        return self.model
 
     def parts(self, module: nn.Module, name: str) -> list[Part]:
         return parts_of(self._weights[self._names[module] + name].tensor)
 
     def complete(self, model: Model) -> None:
         complete(self.model)
+
+
+class Resizing(Generic[ModelType]):
+    """A model for images of another size, and the one of which it gets the weights.
+
+    Tables of positions are read whole by every process.
+
+    Args:
+        sharing: how the model for images of another size is shared.
+        arguments: as of `building.resized`.
+    """
+
+    def __init__(self, sharing: Sharing, model: ModelType, arguments: Mapping[str, Any]) -> None:
+        self._sharing = sharing
+        self._model = model
+        self._arguments = arguments
+
+    def share(self, model: Model, device: torch.device) -> Model:
+        self.resized = blank_resized(self._model, self._arguments)
+        self._tables = resampling(self._model, self.resized)
+        expected = self.resized.state_dict(keep_vars=True)
+        self._whole = set(self._tables)
+        for name, tensor in self._model.state_dict(keep_vars=True).items():
+            owner, _, leaf = name.rpartition(".")
+            module = self._model.get_submodule(owner)
+            if name in self._tables or isinstance(module, PositionGrid):
+                self._whole.add(name)
+                place(module, leaf, torch.empty_like(tensor, device="cpu"))
+            if name not in self._tables:
+                check_resized(self._arguments, name, tensor, expected[name])
+        self._names = {module: path for path, module in self._model.named_modules()}
+        return self._sharing.share(self.resized, device)
+
+    def parts(self, module: nn.Module, name: str) -> list[Part]:
+        path = self._names[module]
+        if f"{path}.{name}" in self._whole:
+            return parts_of(getattr(module, name).detach())
+        return self._sharing.parts(self.resized.get_submodule(path), name)
+
+    def complete(self, model: Model) -> None:
+        for module in self._model.modules():
+            if isinstance(module, PositionGrid):
+                module.loaded()
+        complete(self.resized, but=PositionGrid)
+
+    @torch.no_grad()
+    def finish(self) -> ModelType:
+        """Resample the tables.
+
+        Raises:
+            ValueError: the arguments ask for other channels, too.
+        """
+        for name in self._whole:
+            owner, _, leaf = name.rpartition(".")
+            module = self.resized.get_submodule(owner)
+            old = getattr(self._model.get_submodule(owner), leaf)
+            value = self._tables[name]() if name in self._tables else old
+            check_resized(self._arguments, name, value, getattr(module, leaf))
+            for part in self._sharing.parts(module, leaf):
+                part.target.copy_(boxed(value, part.box))
+        return self.resized
 
 
 def parts_of(tensor: torch.Tensor) -> list[Part]:
@@ -95,24 +163,6 @@ def parts_of(tensor: torch.Tensor) -> list[Part]:
         Part([*box[:axis], (i * whole + first, i * whole + first + size), *box[axis + 1 :]], part)
         for i, part in enumerate(held.chunk(count, axis))
     ]
-
-
-def refuse_shared(sharing: Sharing | None, sizes: Mapping[str, Any]) -> None:
-    """Refuse what a model that processes share cannot be.
-
-    Args:
-        sizes: as of `building.resized`.
-
-    Raises:
-        ValueError: it says what.
-    """
-    if sharing is None:
-        return
-    if sizes:
-        raise ValueError(
-            f"{', '.join(sizes)} resamples tables, which with device_mesh no process has whole: "
-            "load the model in one process, and save it with them."
-        )
 
 
 class Readable(Protocol):
@@ -157,9 +207,11 @@ def read_parts(
 
 
 @torch.no_grad()
-def complete(model: Model) -> None:
+def complete(model: Model, but: type[nn.Module] | tuple[()] = ()) -> None:
     """As `building.complete`: what layers compute of their weights, they compute of whole ones."""
     for module in model.modules():
+        if isinstance(module, but):
+            continue
         if isinstance(module, Quantized):
             module.loaded()  # it looks at what is whole everywhere
         elif isinstance(module, Layer) and type(module).loaded is not Layer.loaded:

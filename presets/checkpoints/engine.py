@@ -34,7 +34,7 @@ from ..building import (
 from ..drawing import Notes, draw, drawn
 from ..files import CONFIG, SAFETENSORS
 from ..gathering import Gathering
-from ..parts import Sharing, read_parts, refuse_shared
+from ..parts import Resizing, Sharing, read_parts
 from ..progress import track
 from ..refusals import shortened
 from ..safetensors import write_safetensors
@@ -639,7 +639,6 @@ def load(
     device = torch.device(device or torch.get_default_device())
     backbone = find_table(dialect, dialect.kind(config), source.handle).backbone
     sizes, others = split_sizes(backbone, overrides)
-    refuse_shared(sharing, sizes)
     if sizes or not load_weights:  # what cannot be built is refused before anything is read
         table, arguments = configured(dialect, source, config, cls, others)
         if sharing is not None and not load_weights:
@@ -651,6 +650,10 @@ def load(
             return model.eval()  # type: ignore[return-value]
     with plan(dialect, source, config, cls, others, ignore, dequantize) as found:
         source.settle()
+        if sharing is not None and sizes:
+            resizing = Resizing(sharing, found.model, sizes)
+            _fill(found, device, False, source.handle, resizing)
+            return resizing.finish().eval()  # type: ignore[return-value]
         if device.type != "meta":
             _fill(found, torch.device(device), mmap is not False, source.handle, sharing)
     return resized(found.model, sizes).eval()  # type: ignore[return-value]
@@ -685,9 +688,9 @@ def _read(plan: Plan, binding: Binding, device: torch.device, keep: bool) -> Non
 
 def _fill_parts(plan: Plan, device: torch.device, sharing: Sharing) -> None:
     noted = _noted(plan.model, plan.drawn) if plan.drawn else None
-    sharing.share(plan.model, device)
+    shared = sharing.share(plan.model, device)
     if noted is not None:
-        draw(*noted, plan.model, device, sharing)
+        draw(*noted, plan.model, shared, device, sharing)
     present = [binding for binding in plan.bindings if binding not in plan.absent]
     for binding in track(present, "Reading weights", lambda binding: binding.nbytes):
         owners = (name.rpartition(".") for name in binding.ours)
