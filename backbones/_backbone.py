@@ -259,22 +259,18 @@ class Backbone(Model):
 
         In files of a whole task the backbone is found; a warning names the rest. A model into which
         reading has failed half-way, because a disk did say, neither runs nor is saved until all
-        weights have been read.
+        weights have been read. Of a sharded model every process calls this, and reads its parts.
 
         Args:
             ignore: as in `from_preset`.
 
         Raises:
             ValueError: the file's weights are not exactly this model's.
+            OSError: the file cannot be read; or another process of a sharded model has failed.
         """
         from ..presets.filling import load_weights
 
         self._refuse_fused()
-        if any(hasattr(parameter, "full_tensor") for parameter in self.parameters()):
-            raise ValueError(
-                f"This {self.class_name} is shared by several processes: read the weights by "
-                "from_preset(..., device_mesh=mesh), or by torch.distributed.checkpoint."
-            )
         load_weights(self, filepath, ignore)
 
     def save_weights(

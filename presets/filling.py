@@ -28,6 +28,7 @@ from .safetensors import NAMED, offsets_of, open_safetensors
 from .snapshot import Snapshot, consistently
 from .staging import read_to_device
 from .surplus import Ignore, lines_of, superfluous
+from .weights import blank_of, together
 
 THREADS = 4
 ZERO_POINTS = (
@@ -44,20 +45,35 @@ def load_weights(model: Model, filepath: str | os.PathLike[str], ignore: Ignore 
 
 
 def _load_file(model: Model, path: Path, ignore: Ignore) -> None:
-    if path.name.endswith(".keras"):
-        with tempfile.TemporaryDirectory() as folder:
-            unpack(path, Path(folder))
-            fill(model, [Path(folder, WEIGHTS)], ignore=ignore)
-    else:
-        snapshot = Snapshot(path.parent)
-        consistently(
-            snapshot,
-            lambda: fill(model, _found(snapshot, path), ignore=ignore, settle=snapshot.settle),
-        )
-    for module in model.modules():
-        reset = getattr(module, "reset_adapter", None)
-        if callable(reset):  # as in Keras, adapters begin anew
-            reset()
+    with contextlib.ExitStack() as stack, together(model) as processes:
+        is_shared = not processes.is_over
+
+        def read(files: Sequence[Path], settle: Callable[[], None] = lambda: None) -> None:
+            if not is_shared:
+                fill(model, files, ignore=ignore, settle=settle)
+                return
+
+            def begin() -> None:
+                settle()
+                processes.agree()
+                stack.enter_context(changing(model))  # until all processes are done
+
+            blank = blank_of(model)
+            sharing = parts.Held(model, blank)
+            fill(blank, files, ignore=ignore, settle=begin, sharing=sharing)
+
+        if path.name.endswith(".keras"):
+            with tempfile.TemporaryDirectory() as folder:
+                unpack(path, Path(folder))
+                read([Path(folder, WEIGHTS)])
+        else:
+            snapshot = Snapshot(path.parent)
+            consistently(snapshot, lambda: read(_found(snapshot, path), snapshot.settle))
+        processes.agree()
+        adapters = [module for module in model.modules() if hasattr(module, "reset_adapter")]
+        with processes.drawing(model.device):
+            for module in adapters:  # as in Keras they begin anew
+                module.reset_adapter()  # type: ignore[operator]
 
 
 def _found(snapshot: Snapshot, path: Path) -> list[Path]:
@@ -141,7 +157,7 @@ def _fill_parts(
         done = pool.map(read, stored)
         for _ in track(stored, "Reading weights", lambda item: item[1].nbytes):
             next(done)
-    parts.complete(sharing, model)
+    sharing.complete(model)
 
 
 def _fresh(tensor: torch.Tensor, device: torch.device) -> bool:

@@ -19,10 +19,11 @@ from ..backbones._registry import find_class
 from ..backbones.layers.dtypes import FLOATS, DTypePolicy
 from . import builtin
 from .building import ModelType, check_class, construct, resized, sized, split_sizes
+from .drawing import drawn
 from .files import ADAPTER, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .filling import check, fill
 from .keras.h5 import WeightFile, shard_names
-from .parts import Sharing, refuse_shared
+from .parts import Resizing, Sharing
 from .refusals import naming
 from .request import Request
 from .surplus import Ignore
@@ -91,7 +92,6 @@ def _load_keras(
     check_class(found, cls)
     sizes, overrides = split_sizes(found, request.overrides)
     quantized, dtype = arguments["dtype"], overrides.get("dtype")
-    refuse_shared(request.sharing, sizes, quantized)
     if request.dequantize and quantized is not None:
         raise ValueError(
             f"{source.handle} is quantized by Keras and stays so: dequantize=True is for "
@@ -106,25 +106,30 @@ def _load_keras(
         overrides["dtype"] = {**quantized, "config": changed}
     arguments |= overrides
     if sizes or not request.load_weights:  # what cannot be built is refused before it is read
+        config = sized(found, arguments, sizes)
+        if request.sharing is not None and not request.load_weights:
+            return drawn(found, config, request.device, request.sharing).eval()
         where = "meta" if request.load_weights else request.device
-        model = construct(found, sized(found, arguments, sizes), where)
+        model = construct(found, config, where)
         if not request.load_weights:
             return model.eval()
     model = construct(found, arguments, "meta")
     files = keras_files(source)
     if request.device.type == "meta":
         check(model, files, request.ignore)
-    else:
-        fill(
-            model,
-            files,
-            request.device,
-            request.mmap,
-            request.ignore,
-            source.settle,
-            request.sharing,
-        )
-    return resized(model, sizes).eval()
+        return resized(model, sizes).eval()
+    sharing = request.sharing
+    resizing = Resizing(sharing, model, sizes) if sharing is not None and sizes else None
+    fill(
+        model,
+        files,
+        request.device,
+        request.mmap,
+        request.ignore,
+        source.settle,
+        resizing or sharing,
+    )
+    return (resizing.finish() if resizing is not None else resized(model, sizes)).eval()
 
 
 def _adapter_message(source: PresetSource) -> str:

@@ -393,6 +393,11 @@ def failures(folder: Path) -> None:
         kind, text = ValueError, "must end in"
     with pytest.raises(kind, match=text):
         model.save_weights(folder / ("a.b" if wrong else "a.weights.h5"))
+    wrong, kind, text = rank == 3, OSError, "process 3 .*is no weight file"
+    if wrong:
+        kind, text = ValueError, "is no weight file"
+    with pytest.raises(kind, match=text):
+        model.load_weights(folder / ("config.json" if wrong else "model.weights.h5"))
     assert before == (folder / "model.weights.h5").read_bytes()
     model.save_to_preset(folder)
     model.export_to_transformers(folder / "transformers")

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +16,8 @@ import torch
 from ...backbones._configuration import check_arguments
 from ...backbones._model import Model
 from ..building import assign, check_class, construct, place, resized, sized, split_sizes
-from ..parts import Sharing, read_parts, refuse_shared
+from ..drawing import Notes, draw, drawn
+from ..parts import Resizing, Sharing, read_parts
 from ..progress import track
 from ..request import Request
 from ..surplus import Ignore
@@ -172,34 +174,43 @@ def load(
     """The model of a checkpoint."""
     backbone = find_table(dialect, dialect.kind(config), source.handle).backbone
     sizes, others = split_sizes(backbone, request.overrides)
-    refuse_shared(request.sharing, sizes)
+    sharing = request.sharing
     if sizes or not request.load_weights:  # what cannot be built is refused before it is read
         table, arguments = configured(dialect, source, config, cls, others)
+        wanted = sized(table.backbone, arguments, sizes)
+        if sharing is not None and not request.load_weights:
+            return drawn(table.backbone, wanted, request.device, sharing).eval()  # type: ignore[return-value]
         where = "meta" if request.load_weights else request.device
-        model = construct(table.backbone, sized(table.backbone, arguments, sizes), where)
+        model = construct(table.backbone, wanted, where)
         if not request.load_weights:
             return model.eval()  # type: ignore[return-value]
     planned = plan(dialect, source, config, cls, others, request.ignore, request.dequantize)
     with planned as found:
         source.settle()
+        if sharing is not None and sizes:
+            resizing = Resizing(sharing, found.model, sizes)
+            _fill(found, source.handle, replace(request, sharing=resizing))
+            return resizing.finish().eval()  # type: ignore[return-value]
         if request.device.type != "meta":
             _fill(found, source.handle, request)
     return resized(found.model, sizes).eval()  # type: ignore[return-value]
 
 
 def _fill(plan: Plan, where: str, request: Request) -> None:
-    if request.sharing is not None:
-        _fill_parts(plan, request.device, where, request.sharing)
-        return
+    sharing, device = request.sharing, request.device
     if plan.drawn:
         warnings.warn(
             f"{where} has no weights for {', '.join(plan.drawn)}; they are drawn at random.",
-            stacklevel=9,
+            stacklevel=9 if sharing is None else 10,
         )
-        _draw(plan.model, plan.drawn, request.device)
+    if sharing is not None:
+        _fill_parts(plan, device, sharing)
+        return
+    if plan.drawn:
+        _draw(plan.model, plan.drawn, device)
     present = [binding for binding in plan.bindings if binding not in plan.absent]
     for binding in track(present, "Reading weights", lambda binding: binding.nbytes):
-        _read(plan, binding, request.device, request.mmap is not False)
+        _read(plan, binding, device, request.mmap is not False)
 
 
 def _read(plan: Plan, binding: Binding, device: torch.device, keep: bool) -> None:
@@ -211,14 +222,13 @@ def _read(plan: Plan, binding: Binding, device: torch.device, keep: bool) -> Non
         assign(plan.model.get_submodule(owner), leaf, value, device, keep)
 
 
-def _fill_parts(plan: Plan, device: torch.device, where: str, sharing: Sharing) -> None:
-    if plan.drawn:
-        raise ValueError(
-            f"{where} has no weights for {', '.join(plan.drawn)}; processes that share a model "
-            "cannot draw them at random. Load it in one process, and save it with them."
-        )
-    sharing.share(plan.model, device)
-    for binding in track(plan.bindings, "Reading weights", lambda binding: binding.nbytes):
+def _fill_parts(plan: Plan, device: torch.device, sharing: Sharing) -> None:
+    noted = _noted(plan.model, plan.drawn) if plan.drawn else None
+    shared = sharing.share(plan.model, device)
+    if noted is not None:
+        draw(*noted, plan.model, shared, device, sharing)
+    present = [binding for binding in plan.bindings if binding not in plan.absent]
+    for binding in track(present, "Reading weights", lambda binding: binding.nbytes):
         owners = (name.rpartition(".") for name in binding.ours)
         read_parts(
             sharing,
@@ -233,7 +243,20 @@ def _draw(model: Model, names: list[str], device: torch.device) -> None:
     for name in names:
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
-        place(module, leaf, torch.empty_like(getattr(module, leaf), device=device))
+        old = getattr(module, leaf)
+        place(module, leaf, torch.empty(old.shape, dtype=old.dtype, device=device))
     with torch.no_grad():
-        for owner in {name.rpartition(".")[0] for name in names}:
+        for owner in dict.fromkeys(name.rpartition(".")[0] for name in names):
             model.get_submodule(owner).reset_parameters()  # type: ignore[operator]
+
+
+def _noted(model: Model, names: list[str]) -> tuple[Notes, dict[str, torch.Tensor]]:
+    """What `_draw` does to weights without memory, and these; the model stays as it is."""
+    weights = {name: model.get_parameter(name) for name in names}
+    with Notes() as notes:
+        _draw(model, names, torch.device("meta"))
+    blank: dict[str, torch.Tensor] = {name: model.get_parameter(name) for name in names}
+    for name, weight in weights.items():
+        owner, _, leaf = name.rpartition(".")
+        model.get_submodule(owner)._parameters[leaf] = weight
+    return notes, blank
