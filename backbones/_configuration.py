@@ -32,11 +32,12 @@ PACKAGES = ("keras_hub", "keras_nlp", "")
 MOST_PROBLEMS, LONGEST_NAME = 20, 256
 # The least and the largest number, by what an argument is called: the first that fits counts.
 BOUNDS: Mapping[str, tuple[float, float]] = {
-    r"dropout|drop_path": (0, 1),
-    r"^stackwise|^axes|window|depth(?!wise|_divisor)|(epsilon|eps|ratios?)$": (0, math.inf),
-    r"(^|_)(dims?|sizes?|shape|lengths?|heads|filters?|channels|groups|strides?|divisor|features|"
+    r"dropout|drop_path|momentum|decay$": (0, 1),
+    r"^stackwise|^axes|window|depth(?!wise|_divisor)|_per_layer_input$|"
+    r"(epsilon|eps|ratios?|expansion|cap|capping)$": (0, math.inf),
+    r"(^|_)(dims?|sizes?|shape|lengths?|resolution|heads|filters?|channels|groups|strides?|divisor|features|"
     r"classes|labels|embeddings|queries|frames|mels|quantizers|rank|frequency|wavelength|theta|"
-    r"dilation_rates|growth_rate)$": (1, math.inf),
+    r"dilation_rates|growth_rate|top_k)$": (1, math.inf),
     r"^num_|_num_": (0, math.inf),
 }
 
@@ -182,9 +183,9 @@ def bind_arguments(
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     args = tuple(map(_plain, args))
     kwargs = {name: _plain(value) for name, value in kwargs.items()}
-    given = {**dict(zip(positional, args)), **kwargs}
-    check_arguments(cls, given)
-    check_values(cls, given)
+    passed = {**dict(zip(positional, args)), **kwargs}
+    check_arguments(cls, passed)
+    check_values(cls, passed)
     bound = signature.bind(None, *args, **kwargs)
     bound.apply_defaults()
     values: dict[str, Any] = {}
@@ -193,11 +194,11 @@ def bind_arguments(
         name = parameter.name
         if parameter.kind is parameter.VAR_KEYWORD:
             given = bound.arguments[name].items()
-            rest = {k: _in_form(v, known[k].annotation, around) for k, v in given}
+            rest = {k: _in_form(k, v, known[k].annotation, around) for k, v in given}
             bound.arguments[name] = rest
             values |= rest
         elif parameter.kind is not parameter.VAR_POSITIONAL:
-            value = _in_form(bound.arguments[name], known[name].annotation, around)
+            value = _in_form(name, bound.arguments[name], known[name].annotation, around)
             bound.arguments[name] = values[name] = value
     return bound, {name: value for name, value in values.items() if name not in COMMON}
 
@@ -240,9 +241,7 @@ def check_arguments(cls: type[object], given: Mapping[str, Any]) -> None:
             near = nearest(name, known)
             hint = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}."
             problems.append(f"{cls.__name__} has no argument {name!r}; {hint}")
-        elif not _fits(value, known[name].annotation) or (
-            value is None and known[name].default is not None and _is_needed(known[name].annotation)
-        ):
+        elif not _fits(value, known[name].annotation) and value is not known[name].default:
             kind = re.sub(r"[\w.]+\.(?=\w)", "", inspect.formatannotation(known[name].annotation))
             shown = type(value).__name__ if isinstance(value, nn.Module) else reprlib.repr(value)
             problems.append(f"{cls.__name__}'s {name} must be {kind}, not {shown}.")
@@ -278,15 +277,6 @@ def check_values(cls: type[Configurable], given: Mapping[str, Any]) -> None:
         raise ValueError("\n".join(problems[:MOST_PROBLEMS]))
 
 
-def _is_needed(hint: Any) -> bool:
-    """Whether there is no model without an argument of this type."""
-    kinds = [typing.get_origin(kind) or kind for kind in _kinds(hint)]
-    return type(None) not in kinds and any(
-        kind in (int, Sequence) or (isinstance(kind, type) and issubclass(kind, Configurable))
-        for kind in kinds
-    )
-
-
 def _leaves(value: Any) -> Iterator[Any]:
     """What is in a list, and in lists within it."""
     for item in value if isinstance(value, (list, tuple)) else [value]:
@@ -310,9 +300,9 @@ def _hints(item: Any) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value may be meant by a type hint; `None` and whole floats always may be."""
+    """Whether a value may be meant by a type hint; whole floats always may be."""
     kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if value is None or kind is Any:
+    if kind is Any:
         return True
     if kind in (typing.Union, types.UnionType):
         return any(_fits(value, argument) for argument in arguments)
@@ -335,7 +325,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _in_form(value: Any, hint: Any, around: Mapping[str, Any]) -> Any:
+def _in_form(name: str, value: Any, hint: Any, around: Mapping[str, Any]) -> Any:
     """An argument as the family's constructor sees it.
 
     Args:
@@ -349,9 +339,7 @@ def _in_form(value: Any, hint: Any, around: Mapping[str, Any]) -> Any:
         return whole(value)
     models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Configurable)]
     if models and isinstance(value, Mapping):
-        found, arguments = deserialize(
-            value, f"The configuration of a {models[0].__name__}", models
-        )
+        found, arguments = deserialize(value, f"The configuration of {name}", models)
         return found(**{k: v for k, v in around.items() if k in found.unsaved} | arguments)
     return value
 

@@ -422,7 +422,6 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
             1,
             stackwise_kernel_sizes=stackwise_kernel_sizes,
             stackwise_strides=stackwise_strides,
-            depth_divisor=depth_divisor,
         )
         check_choice(("valid", "same"), stem_conv_padding=stem_conv_padding)
         if data_format not in (None, "channels_last"):
@@ -448,7 +447,7 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
             return rounded
 
         self.image_shape, self.strides = input_shape, stackwise_strides
-        self.channels = image_channels(input_shape, "channels_last")
+        self.channels = image_channels(input_shape, "channels_last", "input_shape")
         width = scaled("stackwise_input_filters[0]", stackwise_input_filters[0], 0)
         around = 1 if include_stem_padding else 0
         same = stem_conv_padding == "same"

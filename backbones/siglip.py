@@ -220,6 +220,7 @@ class SigLIPVisionEncoder(Tower):
     ) -> None:
         super().__init__(dtype, trainable, name)
         self.data_format = check_data_format(data_format)
+        even_head_dim(hidden_dim, num_heads)
         patches = (patch_size, patch_size)
         self.embedding = SigLIPVisionEmbedding(
             hidden_dim,
@@ -297,6 +298,7 @@ class SigLIPTextEncoder(Tower):
     ) -> None:
         super().__init__(dtype, trainable, name)
         check_embedding_dim(embedding_dim, hidden_dim)
+        even_head_dim(hidden_dim, num_heads)
         self.projection_dim = projection_dim or hidden_dim
         self.embedding = SigLIPTextEmbedding(vocabulary_size, max_sequence_length, embedding_dim)
         self.encoder_layers = Stack(

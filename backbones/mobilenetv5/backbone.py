@@ -357,9 +357,8 @@ class MobileNetV5Backbone(Backbone):
         self.blocks = Stack("{}", stacks)
         self.output_channels = num_features if use_msfa else width
         if use_msfa:
-            self.msfa = MultiScaleFusionAdapter(
-                style, channels, num_features, pair(msfa_output_resolution), act_layer
-            )
+            size = pair(msfa_output_resolution, "msfa_output_resolution")
+            self.msfa = MultiScaleFusionAdapter(style, channels, num_features, size, act_layer)
 
     def features_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of what images give."""

@@ -16,6 +16,7 @@ from ..layers.dtypes import DTypeLike
 from ..layers.initializers import identity
 from ..layers.layer import Layer
 from ..layers.layout import GRAPH, Layout, flattened
+from ..layers.vision import image_channels
 from .mmdit import Latents, MMDiT
 from .scheduler import FlowMatchEulerDiscreteScheduler
 from .t5_encoder import T5Encoder
@@ -117,7 +118,8 @@ class StableDiffusion3Backbone(Backbone):
         super().__init__(dtype, trainable, name)
         if data_format not in (None, "channels_last"):
             raise NotImplementedError(f"data_format={data_format!r} must be 'channels_last'.")
-        height, width, channels = image_shape
+        channels = image_channels(image_shape, "channels_last")
+        height, width = image_shape[:2]
         step = VAE_FACTOR * mmdit_patch_size
         if height % step or width % step:
             raise ValueError(
