@@ -264,7 +264,7 @@ def check_values(cls: type[Configurable], given: Mapping[str, Any]) -> None:
         bounds = (bounds for pattern, bounds in BOUNDS.items() if re.search(pattern, name))
         least, most = next(bounds, (-math.inf, math.inf))
         leaves = list(_leaves(value))
-        found = [x for x in leaves if isinstance(x, numbers.Real) and not isinstance(x, bool)]
+        found = [x for x in leaves if isinstance(x, (int, float)) and not isinstance(x, bool)]
         if not all(least <= x <= most for x in found):
             wanted = f"at least {least}" if most == math.inf else f"from {least} to {most}"
             problems.append(f"{given_as} must be {wanted}.")

@@ -91,7 +91,7 @@ class SigLIPTextEmbedding(Layer):
         length, longest = token_ids.shape[1], self.position_ids.shape[1]
         if length > longest:
             raise ValueError(
-                f"The texts have {length} tokens, but the position table has {longest}."
+                f"token_ids has length {length}, but the position table has {longest} rows."
             )
         ids = self.position_ids[0] if length == 1 else self.position_ids[0, :length]
         return self.token_embedding(token_ids) + self.position_embedding(ids)

@@ -449,8 +449,8 @@ class VideoPrismBackbone(Backbone):
                 f"pixel_values must have num_frames={self.num_frames} frames, not {frames}."
             )
         embed = self.spatial_patching_and_embedding
+        check_images(pixel_values, self.data_format, self.num_channels, embed.image_size)
         images = pixel_values.flatten(0, 1)
-        check_images(images, self.data_format, self.num_channels, embed.image_size)
         if self.data_format == "channels_first":
             images = images.permute(0, 2, 3, 1)
         x = self.spatial_encoder(embed(images))  # [batch · frames, patches, hidden_dim]

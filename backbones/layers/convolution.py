@@ -502,7 +502,7 @@ class GroupNormalization(Layer, nn.GroupNorm):
         return x.to(self.compute_dtype or self.weight.dtype)
 
     def is_small(self, x: torch.Tensor) -> bool:
-        return x.ndim == 4 and x[0].numel() <= self.num_groups * SMALL_GROUP
+        return x.ndim == 4 and x.shape[1:].numel() <= self.num_groups * SMALL_GROUP
 
     def centred(self, x: torch.Tensor) -> torch.Tensor:
         """With the mean of each group subtracted, as a compiler does it. `group_norm` scales first,

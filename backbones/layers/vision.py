@@ -103,7 +103,7 @@ def check_images(
     Raises:
         ValueError: other sizes or channels; the message has both.
     """
-    given = tuple(images.shape[1:])
+    given = tuple(images.shape[-3:])
     if data_format == "channels_first":
         given = (*given[1:], given[0])
     wanted = (*size, channels)
