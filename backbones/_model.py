@@ -169,7 +169,10 @@ class Model(nn.Module, Configurable):
                         f"{name} needs {tower}, which this {self.class_name} does not have."
                     )
         given = check_keys(given, known, type(self).__name__, partly)
-        return given if torch.compiler.is_compiling() else self.tensors(given)
+        if torch.compiler.is_compiling():
+            check_tensors(given, known)
+            return given
+        return self.tensors(given)
 
     def tensors(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs as checked tensors on the model's device."""

@@ -108,11 +108,11 @@ def check_images(
         given = (*given[1:], given[0])
     wanted = (*size, channels)
     if any(want is not None and want != have for want, have in zip(wanted, given)):
-        sizes = " × ".join("any" if want is None else str(want) for want in wanted)
+        sizes = " × ".join(["any" if want is None else f"{want}" for want in wanted])
         raise ValueError(
             f"Images must be of height, width and channels {sizes}, but by data_format="
             f"{data_format!r} those of shape {tuple(images.shape)} are "
-            f"{' × '.join(map(str, given))}."
+            f"{given[0]} × {given[1]} × {given[2]}."
         )
     steps = pair(multiple_of)
     if given[0] % steps[0] or given[1] % steps[1]:
