@@ -254,8 +254,8 @@ class HybridDecoder(Backbone):
         """Inputs as checked tensors; those of images may lack the first axis, as KerasHub's
         preprocessor gives them.
         """
-        if getattr(given.get("image_grid_thw"), "ndim", 0) == 2:
-            names = ("pixel_values", "image_grid_thw", "vision_indices")
+        names = ("pixel_values", "image_grid_thw", "vision_indices")
+        if [getattr(given.get(name), "ndim", 0) for name in names[:2]] == [5, 2]:
             batched = {name: given[name][None] for name in names if given.get(name) is not None}
             given = {**given, **batched}
         return super().tensors(given)

@@ -355,12 +355,12 @@ class StableDiffusion3Backbone(Backbone):
         t5_token_ids: T5TokenIds | None = None,
         t5_negative_token_ids: T5TokenIds | None = None,
     ) -> dict[str, torch.Tensor]:
+        encoded = self.encode_image_step(images)
         token_ids = {"clip_l": clip_l_token_ids, "clip_g": clip_g_token_ids}
         negative = {"clip_l": clip_l_negative_token_ids, "clip_g": clip_g_negative_token_ids}
         if t5_token_ids is not None and t5_negative_token_ids is not None:
             token_ids["t5"], negative["t5"] = t5_token_ids, t5_negative_token_ids
         embeddings = self.encode_text_step(token_ids, negative)
-        encoded = self.encode_image_step(images)
         latents = self.denoise_step(latents, embeddings, 0, num_steps[0], guidance_scale[0])
         return {"latents": encoded, "images": self.decode_step(latents)}
 
