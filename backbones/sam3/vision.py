@@ -301,6 +301,10 @@ class SAM3VisionEncoder(Component):
                 f"hidden_dim={hidden_dim} must be num_heads={num_heads} times a multiple of 4: "
                 "positions turn pairs of dimensions, as many for rows as for columns."
             )
+        if not set(fpn_scale_factors) <= {4.0, 2.0, 1.0, 0.5}:
+            raise ValueError(
+                f"fpn_scale_factors={fpn_scale_factors} must be of 4.0, 2.0, 1.0 and 0.5."
+            )
         channels = image_channels(image_shape, "channels_last")
         check_at_least(patch_size, image_shape=image_shape[:2])
         check_sides(pretrain_image_shape=pretrain_image_shape)
