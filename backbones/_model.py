@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
 
 import torch
 from torch import nn
@@ -168,13 +168,72 @@ class Model(nn.Module, Configurable):
                         f"{name} needs {tower}, which this {self.class_name} does not have."
                     )
         given = check_keys(given, known, type(self).__name__, partly)
-        return given if torch.compiler.is_compiling() else self.tensors(given)
+        if torch.compiler.is_compiling():
+            check_tensors(given, known)
+            return given
+        return self.tensors(given)
 
     def tensors(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs as checked tensors on the model's device."""
         tensors = as_tensors(given, self.input_specs, self.device)
         check_tensors(tensors, self.input_specs)
         return tensors
+
+    @overload
+    def forward_intermediates(
+        self,
+        inputs: Any,
+        indices: int | Sequence[int] | None = ...,
+        *,
+        norm: bool = ...,
+        maps: bool = ...,
+        prefix_tokens: Literal[False] = ...,
+        intermediates_only: Literal[True] = ...,
+    ) -> list[torch.Tensor]: ...
+    @overload
+    def forward_intermediates(
+        self,
+        inputs: Any,
+        indices: int | Sequence[int] | None = ...,
+        *,
+        norm: bool = ...,
+        maps: bool = ...,
+        prefix_tokens: Literal[True],
+        intermediates_only: Literal[True] = ...,
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]: ...
+    @overload
+    def forward_intermediates(
+        self,
+        inputs: Any,
+        indices: int | Sequence[int] | None = ...,
+        *,
+        norm: bool = ...,
+        maps: bool = ...,
+        prefix_tokens: Literal[False] = ...,
+        intermediates_only: Literal[False],
+    ) -> tuple[Any, list[torch.Tensor]]: ...
+    @overload
+    def forward_intermediates(
+        self,
+        inputs: Any,
+        indices: int | Sequence[int] | None = ...,
+        *,
+        norm: bool = ...,
+        maps: bool = ...,
+        prefix_tokens: Literal[True],
+        intermediates_only: Literal[False],
+    ) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]: ...
+    @overload
+    def forward_intermediates(
+        self,
+        inputs: Any,
+        indices: int | Sequence[int] | None = ...,
+        *,
+        norm: bool = ...,
+        maps: bool = ...,
+        prefix_tokens: bool = ...,
+        intermediates_only: bool = ...,
+    ) -> Any: ...
 
     def forward_intermediates(
         self,
@@ -208,10 +267,11 @@ class Model(nn.Module, Configurable):
                 Post-norm models have none; where stages differ in width it is a stage's own.
             maps: whether patches are put side by side, `[batch, rows, columns, dim]`, or
                 `[batch, dim, rows, columns]` by `data_format="channels_first"`, without what is
-                before them. Of several images in a row `batch` counts all images. Blocks that give
-                maps give them in this order in any case.
-            prefix_tokens: whether each tensor comes as a pair: patches, and what is before them
-                (class token and registers).
+                before them. Of several images in a row `batch` counts all images; of videos there
+                are `frames` behind `batch`, also of blocks that see patches through time. Blocks
+                that give maps give them in this order in any case.
+            prefix_tokens: whether each tensor comes as a pair: patches (of videos `[batch, frames,
+                patches, dim]`), and what is before them (class token and registers).
             intermediates_only: otherwise all blocks are run, and the result is a pair: what the
                 call returns, and the list.
 
@@ -219,7 +279,8 @@ class Model(nn.Module, Configurable):
             A list of tensors, of pairs with `prefix_tokens`.
 
         Raises:
-            ValueError: no such blocks; maps or prefix tokens of other inputs than images.
+            ValueError: no such blocks; maps or prefix tokens of blocks that see something else
+                than images.
             TypeError: `indices` that are no integers.
             NotImplementedError: the model has no blocks in a row.
         """

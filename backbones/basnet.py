@@ -20,7 +20,7 @@ from .layers.heads import DefaultHeads, build_head, output_channels
 from .layers.layer import Layer
 from .layers.layout import Kind, Layout, Stack, apart
 from .layers.pyramid import own_dtype
-from .layers.vision import check_at_least, check_images, image_channels
+from .layers.vision import check_images, image_channels
 
 # What each predicted map is enlarged by, the finest first.
 SCALES = (1, 2, 4, 8, 16, 32, 32)
@@ -143,7 +143,6 @@ class BASNetBackbone(Backbone):
         name: str | None = None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        check_at_least(1, num_classes=num_classes, projection_filters=projection_filters)
         self.channels = image_channels(image_shape, "channels_last")
         check_resnet(image_encoder, projection_filters)
         levels = image_encoder.levels[:4]

@@ -455,6 +455,37 @@ class CSPNetBackbone(FeaturePyramidBackbone):
             stackwise_num_filters=stackwise_num_filters,
             groups=groups,
         )
+        plan: list[tuple[int, int, int]] = []  # channels of both paths, of blocks and within them
+        # As `output_strides` counts it: a stem of one convolution has no stride above 2.
+        reduction = stem_strides if stem_pooling or len(widths) > 1 else min(stem_strides, 2)
+        for i, (filters, depth, strides) in enumerate(
+            zip(stackwise_num_filters, stackwise_depth, stage_strides)
+        ):
+            if strides > 1 and reduction >= output_strides:
+                raise ValueError(
+                    f"output_strides={output_strides} must be more than {reduction}, the stride "
+                    f"before stage {i}, which has one of {strides}: it is not replaced by dilation."
+                )
+            reduction *= strides
+            inner = expanded = hidden = filters
+            if stage_type != "dark":
+                expanded = scaled(filters, expand_ratios[i], f"expand_ratio={expand_ratio}")
+                if expanded % 2:
+                    raise ValueError(
+                        f"expand_ratio={expand_ratio} must make an even number of the {filters} "
+                        f"channels of stage {i}, not {expanded}."
+                    )
+                inner = expanded // 2
+            if depth:
+                given = scaled(filters, block_ratios[i], f"block_ratio={block_ratio}")
+                if given != inner:
+                    raise ValueError(
+                        f"block_ratio={block_ratio} must make {inner} of the {filters} channels of "
+                        f"stage {i}, not {given}: as many as enter its blocks, by stage_type="
+                        f"{stage_type!r} and expand_ratio={expand_ratio}."
+                    )
+                hidden = scaled(inner, bottle_ratios[i], f"bottle_ratio={bottle_ratio}")
+            plan.append((expanded, inner, hidden))
         self.data_format = check_data_format(data_format)
         self.channels = image_channels(image_shape, self.data_format)
 
@@ -470,16 +501,10 @@ class CSPNetBackbone(FeaturePyramidBackbone):
         width, stride = widths[-1], self.stem.stride
         built: list[DarkStage | CrossStage | CrossStage3] = []
         self.levels: list[Level] = []
-        reduction = stride  # as `output_strides` counts it
         for i, (filters, depth, strides) in enumerate(
             zip(stackwise_num_filters, stackwise_depth, stage_strides)
         ):
-            if strides > 1 and reduction >= output_strides:
-                raise ValueError(
-                    f"output_strides={output_strides} must be more than {reduction}, the stride "
-                    f"before stage {i}, which has one of {strides}: it is not replaced by dilation."
-                )
-            reduction *= strides
+            expanded, inner, hidden = plan[i]
             down: nn.Module = nn.Identity()
             if strides != 1 or stage_type == "dark":
                 grown = filters if stage_type == "dark" or avg_down or down_growth else width
@@ -492,27 +517,7 @@ class CSPNetBackbone(FeaturePyramidBackbone):
                 windows.append(window)
                 width = grown
                 stride *= pair(window.stride)[0]
-            inner = expanded = filters
-            if stage_type != "dark":
-                expanded = scaled(filters, expand_ratios[i], f"expand_ratio={expand_ratio}")
-                if expanded % 2:
-                    raise ValueError(
-                        f"expand_ratio={expand_ratio} must make an even number of the {filters} "
-                        f"channels of stage {i}, not {expanded}."
-                    )
-                inner = expanded // 2
-            blocks: list[Block] = []
-            if depth:
-                given = scaled(filters, block_ratios[i], f"block_ratio={block_ratio}")
-                if given != inner:
-                    raise ValueError(
-                        f"block_ratio={block_ratio} must make {inner} of the {filters} channels of "
-                        f"stage {i}, not {given}: as many as enter its blocks, by stage_type="
-                        f"{stage_type!r} and expand_ratio={expand_ratio}."
-                    )
-                hidden = scaled(inner, bottle_ratios[i], f"bottle_ratio={bottle_ratio}")
-                block = BLOCKS[block_type]
-                blocks = [block(inner, hidden, groups, act) for _ in range(depth)]
+            blocks = [BLOCKS[block_type](inner, hidden, groups, act) for _ in range(depth)]
             if stage_type == "dark":
                 built.append(DarkStage(down, blocks))
                 width = filters

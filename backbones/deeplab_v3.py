@@ -124,7 +124,7 @@ class DeepLabV3Backbone(Backbone):
             width += projection_filters
         self.segmentation_head_conv = Conv2D(width, FILTERS, 1, use_bias=False)
         self.segmentation_head_norm = BatchNormalization(FILTERS)
-        self.enlarged = pair(upsampling_size)
+        self.enlarged = pair(upsampling_size, "upsampling_size")
         stride = 2 ** int(spatial_pyramid_pooling_key[1:])
         self.restored = stride // self.enlarged[0]
         if self.restored < 1:

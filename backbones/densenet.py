@@ -21,7 +21,7 @@ from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.pyramid import Level
-from .layers.vision import check_at_least, check_images, image_channels
+from .layers.vision import check_images, image_channels
 
 STEM = 64
 
@@ -118,8 +118,6 @@ class DenseNetBackbone(FeaturePyramidBackbone):
         super().__init__(dtype, trainable, name)
         if not stackwise_num_repeats:
             raise ValueError("stackwise_num_repeats must have at least one stack, not [].")
-        check_at_least(0, stackwise_num_repeats=stackwise_num_repeats)
-        check_at_least(1, growth_rate=growth_rate)
         self.channels = image_channels(image_shape, "channels_last")
         # The stem rounds up, transitions round down.
         self.smallest = 4 * 2 ** (len(stackwise_num_repeats) - 1) - 3

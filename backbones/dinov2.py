@@ -27,6 +27,7 @@ from .layers.vision import (
     DropPath,
     LayerScale,
     PositionGrid,
+    check_sides,
     embed_patches,
     image_channels,
     resample_positions,
@@ -272,7 +273,9 @@ class DINOV2Backbone(FeaturePyramidBackbone):
     ) -> None:
         super().__init__(dtype, trainable, name)
         self.data_format = check_data_format(data_format)
+        num_channels = image_channels(image_shape, self.data_format)
         first = 0 if self.data_format == "channels_last" else 1
+        check_sides(position_embedding_shape=position_embedding_shape[first:])
         sizes = []
         for key in ("image_shape", "position_embedding_shape"):
             height, width = (getattr(self, key)[i] for i in (first, first + 1))
@@ -289,7 +292,7 @@ class DINOV2Backbone(FeaturePyramidBackbone):
             hidden_dim,
             patch_size,
             sizes[0],
-            image_channels(image_shape, self.data_format),
+            num_channels,
             num_register_tokens,
             use_mask_token,
             dropout_rate,

@@ -439,7 +439,6 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
             1,
             stackwise_kernel_sizes=stackwise_kernel_sizes,
             stackwise_strides=stackwise_strides,
-            depth_divisor=depth_divisor,
         )
         check_choice(("valid", "same"), stem_conv_padding=stem_conv_padding)
         if data_format not in (None, "channels_last"):
@@ -451,20 +450,11 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
             raise ValueError("min_depth=None needs use_depth_divisor_as_min_depth=True.")
         scaled = Scaling(depth_divisor, least, cap_round_filter_decrease)
         self.image_shape, self.strides = input_shape, stackwise_strides
-        self.channels = image_channels(input_shape, "channels_last")
+        self.channels = image_channels(input_shape, "channels_last", "input_shape")
         width = scaled("stackwise_input_filters[0]", stackwise_input_filters[0], widths[0])
-        around = 1 if include_stem_padding else 0
-        same = stem_conv_padding == "same"
-        self.stem_pad = (
-            nn.Sequential(nn.ZeroPad2d(around), SamePadding(3, 2)) if same else nn.Identity()
-        )
-        self.stem_conv = conv(self.channels, width, 3, 2, 0 if same else around)
-        self.smallest = 1 if same else smallest_side([self.stem_conv])
-        self.stem_bn = BatchNormalization(width, batch_norm_epsilon, batch_norm_momentum)
-        self.stem_activation = ActivationInPlace(activation)
-
+        stem = width
         self.levels: list[Level] = []
-        stacks: list[Stack] = []
+        stacks: list[list[Spec]] = []
         stride, done, total = 2, 0, sum(stackwise_num_repeats)
         for i, block_type in enumerate(stackwise_block_types):
             inputs = scaled(f"stackwise_input_filters[{i}]", stackwise_input_filters[i], widths[i])
@@ -474,7 +464,7 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
             forced = stackwise_force_input_filters[i]
             if forced > 0:
                 forced = scaled(f"stackwise_force_input_filters[{i}]", forced, widths[i])
-            blocks: list[Block] = []
+            stacks.append([])
             for j in range(math.ceil(depths[i] * stackwise_num_repeats[i])):
                 strides = stackwise_strides[i] if j == 0 else 1
                 if strides > 1:
@@ -496,12 +486,27 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
                     momentum=0.99 if block_type == "v1" else batch_norm_momentum,
                 )
                 spec.check(i, block_type)
-                blocks.append(BLOCKS[block_type](spec))
+                stacks[i].append(spec)
                 width, done = filters, done + 1
-            stacks.append(Stack(partial(block_name, i + 1), blocks))
-        self.blocks = Stack("", stacks)
         top = scaled("num_features", num_features, widths[-1])
         self.levels.append(Level(f"P{len(self.levels) + 1}", top, stride))
+
+        around = 1 if include_stem_padding else 0
+        same = stem_conv_padding == "same"
+        self.stem_pad = (
+            nn.Sequential(nn.ZeroPad2d(around), SamePadding(3, 2)) if same else nn.Identity()
+        )
+        self.stem_conv = conv(self.channels, stem, 3, 2, 0 if same else around)
+        self.smallest = 1 if same else smallest_side([self.stem_conv])
+        self.stem_bn = BatchNormalization(stem, batch_norm_epsilon, batch_norm_momentum)
+        self.stem_activation = ActivationInPlace(activation)
+        self.blocks = Stack(
+            "",
+            [
+                Stack(partial(block_name, i), map(BLOCKS[block_type], specs))
+                for i, (block_type, specs) in enumerate(zip(stackwise_block_types, stacks), 1)
+            ],
+        )
         self.top_conv = conv(width, top)
         self.top_bn = BatchNormalization(top, batch_norm_epsilon, batch_norm_momentum)
         self.top_activation = ActivationInPlace(activation)

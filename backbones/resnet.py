@@ -22,7 +22,13 @@ from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.pyramid import Level
-from .layers.vision import check_choice, check_equally_long, check_images, image_channels
+from .layers.vision import (
+    check_at_least,
+    check_choice,
+    check_equally_long,
+    check_images,
+    image_channels,
+)
 
 # Pooling, 1 × 1 convolution and norm; without a convolution a block's input is added as it is.
 Shortcut: TypeAlias = tuple[nn.Module, Conv2D | None, nn.Module]
@@ -246,6 +252,7 @@ class ResNetBackbone(FeaturePyramidBackbone):
         )
         if stackwise_num_filters[0] != 64:
             raise ValueError(f"stackwise_num_filters={stackwise_num_filters} must begin with 64.")
+        check_at_least(1, stackwise_num_strides=stackwise_num_strides)
         check_choice(BLOCKS, block_type=block_type)
         vd = block_type.endswith("_vd")
         if vd and use_pre_activation and max(stackwise_num_strides) > 1:

@@ -268,9 +268,12 @@ class SwinTransformerBackbone(Backbone):
     ) -> None:
         super().__init__(dtype, trainable, name)
         check_equally_long(depths=depths, num_heads=num_heads)
-        check_at_least(1, embed_dim=embed_dim, num_heads=num_heads, window_size=window_size)
-        check_at_least(1, patch_size=patch_size)
-        check_at_least(0, depths=depths)
+        check_at_least(1, window_size=window_size)
+        if any(embed_dim * 2**i % heads for i, heads in enumerate(num_heads)):
+            raise ValueError(
+                f"num_heads={num_heads} must divide the stages' widths, embed_dim={embed_dim} and "
+                "its doubles."
+            )
         self.data_format = check_data_format(data_format)
         channels = image_channels(image_shape, self.data_format)
         size = image_shape[:2] if self.data_format == "channels_last" else image_shape[1:]
@@ -283,11 +286,6 @@ class SwinTransformerBackbone(Backbone):
         rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
         for i, (depth, heads) in enumerate(zip(depths, num_heads)):
             dim = embed_dim * 2**i
-            if dim % heads:
-                raise ValueError(
-                    f"num_heads={num_heads} must divide the stages' widths, embed_dim={embed_dim} "
-                    "and its doubles."
-                )
             smaller = min(size) // patch_size // 2**i > window_size
             before = sum(depths[:i])
             blocks = [

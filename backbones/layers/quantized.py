@@ -13,7 +13,7 @@ in floating point beyond a call, not for the backward pass either.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
