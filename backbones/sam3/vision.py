@@ -309,8 +309,8 @@ class SAM3VisionEncoder(Component):
         self.grid = (height // patch_size, width // patch_size)
         if min(self.grid) * min(fpn_scale_factors, default=1) < 1:
             raise ValueError(
-                f"image_shape={tuple(image_shape)} has {self.grid[0]} × {self.grid[1]} patches, too "
-                f"few for fpn_scale_factors={tuple(fpn_scale_factors)}."
+                f"image_shape={tuple(image_shape)} has {self.grid[0]} × {self.grid[1]} patches, "
+                f"too few for fpn_scale_factors={tuple(fpn_scale_factors)}."
             )
         everywhere = global_attn_indexes or ()
         sizes = [0 if i in everywhere else window_size for i in range(num_layers)]
