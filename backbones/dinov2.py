@@ -278,7 +278,8 @@ class DINOV2Backbone(FeaturePyramidBackbone):
         check_sides(position_embedding_shape=position_embedding_shape[first:])
         sizes = []
         for key in ("image_shape", "position_embedding_shape"):
-            height, width = (getattr(self, key)[i] for i in (first, first + 1))
+            # A height and a width will do, where these are first.
+            height, width, *_ = (*getattr(self, key)[first:], None, None)
             if not height or not width or min(height, width) < patch_size:
                 raise ValueError(
                     f"{key}={getattr(self, key)} needs a height and a width of at least a patch, "
