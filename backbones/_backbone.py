@@ -308,6 +308,7 @@ class Backbone(Model):
         kinds = [spec.kind for spec in self.input_specs.values()]
         if kinds != ["images"]:
             raise NotImplementedError(f"{self.class_name} takes other inputs than images.")
+        self.refuse_shared("fuse")
         model = copy.deepcopy(self).eval().requires_grad_(False)
         model.fused = True
         blank = copy.deepcopy(model).to("meta")

@@ -365,6 +365,14 @@ class Model(nn.Module, Configurable):
                 waiting += module.children()
         return found
 
+    def refuse_shared(self, verb: str) -> None:
+        """Raises ValueError: several processes share the model, none of which has whole weights."""
+        if any(hasattr(tensor, "full_tensor") for tensor in self.weights()):
+            raise ValueError(
+                f"{verb} needs whole weights, and this {self.class_name} is shared by several "
+                "processes: call it before that, save the model, and load it with device_mesh."
+            )
+
     @torch.no_grad()
     def resize_token_embeddings(self, vocabulary_size: int) -> None:
         """Give the vocabulary another size: rows at the end go, or new ones are drawn.
@@ -374,8 +382,10 @@ class Model(nn.Module, Configurable):
 
         Raises:
             NotImplementedError: the model has no vocabulary.
-            ValueError: not a positive size, or an embedding with an adapter.
+            ValueError: not a positive size, an embedding with an adapter, or a model that several
+                processes share.
         """
+        self.refuse_shared("resize_token_embeddings")
         names = (name for name in self.argument_names if re.match("(text_)?vocab", name))
         argument = next(names, None)
         if argument is None:
