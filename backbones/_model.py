@@ -319,6 +319,12 @@ class Model(nn.Module, Configurable):
         self._trainable = bool(value)
         self.requires_grad_(self._trainable)
 
+    def requires_grad_(self: ModelType, requires_grad: bool = True) -> ModelType:
+        for parameter in self.parameters():
+            if parameter.is_floating_point():  # integers that FSDP holds are parameters, too
+                parameter.requires_grad_(requires_grad)
+        return self
+
     @property
     def device(self) -> torch.device:
         """Where the weights are; of an offloaded model where it computes."""
