@@ -438,6 +438,8 @@ class Dividing:
                 except ValueError as error:
                     yield f"{path}.{name} has {error}"
                     continue
+                if pieces > 1 and places["weight"]:
+                    yield f"{path}.{name} has {pieces} things in rows of packed integers"
                 for leaf, at in places.items():
                     self.places[child, leaf] = Shard(at)
                     if pieces > 1:
