@@ -20,9 +20,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..backbones._model import Model
 from ..backbones.layers.initializers import _truncated
 from ..backbones.layers.quantized import Quantized
-from .building import ModelType, construct
+from .building import ModelType, construct, sized
 from .gathering import gathering
 from .parts import Sharing, boxed
+from .request import Request
 
 META = torch.device("meta")
 
@@ -100,6 +101,27 @@ class _Functions(TorchFunctionMode):
             self._calls.append(Call(func, args, kwargs, args[:1], is_random=True))
             return None
         return func(*args, **kwargs)
+
+
+def unread(
+    cls: type[ModelType], arguments: Mapping[str, Any], sizes: Mapping[str, Any], request: Request
+) -> ModelType | None:
+    """The model if its weights are drawn and not read; what cannot be built is refused in any case,
+    before anything is read.
+
+    Args:
+        sizes: of images, as of `building.sized`.
+
+    Raises:
+        ValueError: as `drawn`.
+    """
+    wanted = sized(cls, arguments, sizes)
+    if request.load_weights:
+        construct(cls, wanted, "meta")
+        return None
+    if request.sharing is None:
+        return construct(cls, wanted, request.device).eval()
+    return drawn(cls, wanted, request.device, request.sharing).eval()
 
 
 def drawn(

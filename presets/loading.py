@@ -18,8 +18,8 @@ from ..backbones._model import Model
 from ..backbones._registry import find_class
 from ..backbones.layers.dtypes import FLOATS, DTypePolicy
 from . import builtin
-from .building import ModelType, check_class, construct, resized, sized, split_sizes
-from .drawing import drawn
+from .building import ModelType, check_class, construct, resized, split_sizes
+from .drawing import unread
 from .files import ADAPTER, SAFETENSORS, SHARD_INDEX, WEIGHTS
 from .filling import check, fill
 from .keras.h5 import WeightFile, shard_names
@@ -105,14 +105,10 @@ def _load_keras(
         changed = {**quantized["config"], "default_policy": default}
         overrides["dtype"] = {**quantized, "config": changed}
     arguments |= overrides
-    if sizes or not request.load_weights:  # what cannot be built is refused before it is read
-        config = sized(found, arguments, sizes)
-        if request.sharing is not None and not request.load_weights:
-            return drawn(found, config, request.device, request.sharing).eval()
-        where = "meta" if request.load_weights else request.device
-        model = construct(found, config, where)
-        if not request.load_weights:
-            return model.eval()
+    if sizes or not request.load_weights:
+        model = unread(found, arguments, sizes, request)
+        if model is not None:
+            return model
     model = construct(found, arguments, "meta")
     files = keras_files(source)
     if request.device.type == "meta":

@@ -15,8 +15,8 @@ import torch
 
 from ...backbones._configuration import check_arguments
 from ...backbones._model import Model
-from ..building import assign, check_class, construct, place, resized, sized, split_sizes
-from ..drawing import Notes, draw, drawn
+from ..building import assign, check_class, construct, place, resized, split_sizes
+from ..drawing import Notes, draw, unread
 from ..parts import Resizing, Sharing, read_parts
 from ..progress import track
 from ..request import Request
@@ -175,15 +175,11 @@ def load(
     backbone = find_table(dialect, dialect.kind(config), source.handle).backbone
     sizes, others = split_sizes(backbone, request.overrides)
     sharing = request.sharing
-    if sizes or not request.load_weights:  # what cannot be built is refused before it is read
+    if sizes or not request.load_weights:
         table, arguments = configured(dialect, source, config, cls, others)
-        wanted = sized(table.backbone, arguments, sizes)
-        if sharing is not None and not request.load_weights:
-            return drawn(table.backbone, wanted, request.device, sharing).eval()  # type: ignore[return-value]
-        where = "meta" if request.load_weights else request.device
-        model = construct(table.backbone, wanted, where)
-        if not request.load_weights:
-            return model.eval()  # type: ignore[return-value]
+        model = unread(table.backbone, arguments, sizes, request)
+        if model is not None:
+            return model  # type: ignore[return-value]
     planned = plan(dialect, source, config, cls, others, request.ignore, request.dequantize)
     with planned as found:
         source.settle()
