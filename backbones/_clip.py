@@ -11,7 +11,7 @@ from torch import nn
 from ._backbone import Backbone
 from ._configuration import snake_case
 from ._inputs import Images, Input, TokenIds
-from .layers.clip import EPSILON, CLIPEmbedding, CLIPEncoderLayer
+from .layers.clip import EPSILON, CLIPEmbedding, CLIPEncoderLayer, even_head_dim
 from .layers.convolution import check_data_format
 from .layers.core import LayerNormalization, ReversibleEmbedding, TokenAndPositionEmbedding
 from .layers.dtypes import DTypeLike
@@ -76,6 +76,7 @@ class CLIPTextTower(CLIPTower):
     ) -> None:
         super().__init__(dtype, trainable, name)
         check_embedding_dim(embedding_dim, hidden_dim)
+        even_head_dim(hidden_dim, num_heads)
         self.intermediate_output_index = block_index(intermediate_output_index, num_layers)
         self.embedding = TokenAndPositionEmbedding(
             vocabulary_size, max_sequence_length, embedding_dim
@@ -123,6 +124,7 @@ class CLIPVisionTower(CLIPTower):
         super().__init__(dtype, trainable, name)
         self.data_format = check_data_format(data_format)
         self.intermediate_output_index = block_index(intermediate_output_index, num_layers)
+        even_head_dim(hidden_dim, num_heads)
         patches = (patch_size, patch_size)
         self.embedding = self.embed(
             hidden_dim,

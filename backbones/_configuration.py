@@ -21,7 +21,7 @@ from torch import nn
 
 from . import _registry
 from ._inputs import Input
-from .layers.activations import ActivationLike, serialize_activation
+from .layers.activations import ActivationLike, activation_name, serialize_activation
 from .layers.dtypes import PLAIN, DTypeLike, DTypePolicy
 
 ConfigurableType = TypeVar("ConfigurableType", bound="Configurable")
@@ -30,6 +30,16 @@ COMMON: Mapping[str, Any] = {"name": str | None, "trainable": bool, "dtype": DTy
 PACKAGES = ("keras_hub", "keras_nlp", "")
 # Of arguments in a message, and of a name that is compared with others.
 MOST_PROBLEMS, LONGEST_NAME = 20, 256
+# The least and the largest number, by what an argument is called: the first that fits counts.
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    r"dropout|drop_path|momentum|decay$": (0, 1),
+    r"^stackwise|^axes|window|depth(?!wise|_divisor)|_per_layer_input$|"
+    r"(epsilon|eps|ratios?|expansion|cap|capping)$": (0, math.inf),
+    r"(^|_)(dims?|sizes?|shape|lengths?|resolution|heads|filters?|channels|groups|strides?|divisor|features|"
+    r"classes|labels|embeddings|queries|frames|mels|quantizers|rank|frequency|wavelength|theta|"
+    r"dilation_rates|growth_rate|top_k)$": (1, math.inf),
+    r"^num_|_num_": (0, math.inf),
+}
 
 
 class Configured(type):
@@ -173,7 +183,9 @@ def bind_arguments(
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     args = tuple(map(_plain, args))
     kwargs = {name: _plain(value) for name, value in kwargs.items()}
-    check_arguments(cls, {**dict(zip(positional, args)), **kwargs})
+    passed = {**dict(zip(positional, args)), **kwargs}
+    check_arguments(cls, passed)
+    check_values(cls, passed)
     bound = signature.bind(None, *args, **kwargs)
     bound.apply_defaults()
     values: dict[str, Any] = {}
@@ -182,11 +194,11 @@ def bind_arguments(
         name = parameter.name
         if parameter.kind is parameter.VAR_KEYWORD:
             given = bound.arguments[name].items()
-            rest = {k: _in_form(v, known[k].annotation, around) for k, v in given}
+            rest = {k: _in_form(k, v, known[k].annotation, around) for k, v in given}
             bound.arguments[name] = rest
             values |= rest
         elif parameter.kind is not parameter.VAR_POSITIONAL:
-            value = _in_form(bound.arguments[name], known[name].annotation, around)
+            value = _in_form(name, bound.arguments[name], known[name].annotation, around)
             bound.arguments[name] = values[name] = value
     return bound, {name: value for name, value in values.items() if name not in COMMON}
 
@@ -229,12 +241,49 @@ def check_arguments(cls: type[object], given: Mapping[str, Any]) -> None:
             near = nearest(name, known)
             hint = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}."
             problems.append(f"{cls.__name__} has no argument {name!r}; {hint}")
-        elif not _fits(value, known[name].annotation):
+        elif not _fits(value, known[name].annotation) and value is not known[name].default:
             kind = re.sub(r"[\w.]+\.(?=\w)", "", inspect.formatannotation(known[name].annotation))
             shown = type(value).__name__ if isinstance(value, nn.Module) else reprlib.repr(value)
             problems.append(f"{cls.__name__}'s {name} must be {kind}, not {shown}.")
     if problems:
         raise TypeError("\n".join(problems))
+
+
+def check_values(cls: type[Configurable], given: Mapping[str, Any]) -> None:
+    """Compare arguments of the right types with what a model may be made of.
+
+    Raises:
+        ValueError: numbers out of `BOUNDS`, or unknown activations; it lists them all.
+    """
+    problems: list[str] = []
+    for name, value in given.items():
+        default = constructor_arguments(cls)[name].default
+        if not isinstance(value, (numbers.Real, str, list, tuple)) or value == default:
+            continue
+        given_as = f"{cls.__name__}'s {name}={reprlib.repr(value)}"
+        bounds = (bounds for pattern, bounds in BOUNDS.items() if re.search(pattern, name))
+        least, most = next(bounds, (-math.inf, math.inf))
+        leaves = list(_leaves(value))
+        found = [x for x in leaves if isinstance(x, (int, float)) and not isinstance(x, bool)]
+        if not all(least <= x <= most for x in found):
+            wanted = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+            problems.append(f"{given_as} must be {wanted}.")
+        for leaf in leaves if "activation" in name or "act_layer" in name else ():
+            try:
+                activation_name(leaf if isinstance(leaf, str) else None)
+            except ValueError as error:
+                problems.append(f"{given_as}: {error}")
+    if problems:
+        raise ValueError("\n".join(problems[:MOST_PROBLEMS]))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What is in a list, and in lists within it."""
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(item, (list, tuple)):
+            yield from _leaves(item)
+        else:
+            yield item
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -251,9 +300,9 @@ def _hints(item: Any) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value may be meant by a type hint; `None` and whole floats always may."""
+    """Whether a value may be meant by a type hint; whole floats always may be."""
     kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if value is None or kind is Any:
+    if kind is Any:
         return True
     if kind in (typing.Union, types.UnionType):
         return any(_fits(value, argument) for argument in arguments)
@@ -276,7 +325,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _in_form(value: Any, hint: Any, around: Mapping[str, Any]) -> Any:
+def _in_form(name: str, value: Any, hint: Any, around: Mapping[str, Any]) -> Any:
     """An argument as the family's constructor sees it.
 
     Args:
@@ -290,9 +339,7 @@ def _in_form(value: Any, hint: Any, around: Mapping[str, Any]) -> Any:
         return whole(value)
     models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Configurable)]
     if models and isinstance(value, Mapping):
-        found, arguments = deserialize(
-            value, f"The configuration of a {models[0].__name__}", models
-        )
+        found, arguments = deserialize(value, f"The configuration of {name}", models)
         return found(**{k: v for k, v in around.items() if k in found.unsaved} | arguments)
     return value
 

@@ -18,6 +18,7 @@ from .layers.initializers import random_normal
 from .layers.layer import Layer
 from .layers.layout import Layout
 from .layers.siglip import SiglipAttention, SiglipBlock, SiglipEmbeddings, SiglipEncoder
+from .layers.vision import check_images
 
 ImagesOfRows = Annotated[
     torch.Tensor, Input("images", ("batch", "images", "height", "width", "channels"))
@@ -133,6 +134,27 @@ class Gemma3VisionEncoder(Component):
     @property
     def fixed_dtype(self) -> DTypePolicy:
         return self.dtype_policy
+
+    def tokens_of_rows(self, images: torch.Tensor) -> torch.Tensor:
+        """`[batch, images · tokens, output_dim]`."""
+        return self(images).unflatten(0, images.shape[:2]).flatten(1, 2)
+
+    def check(self, images: torch.Tensor, vision_indices: torch.Tensor | None) -> None:
+        """Refuse images that the tower cannot take, or whose tokens have no places.
+
+        Raises:
+            ValueError: images of another size, no indices, or others than one for each token.
+        """
+        if vision_indices is None:
+            raise ValueError("images need vision_indices.")
+        check_images(images, "channels_last", 3, (self.image_size, self.image_size))
+        per_image = (self.pooling.width // self.pooling.pool_size) ** 2
+        count, places = images.shape[1] * per_image, vision_indices.shape[1]
+        if places != count:
+            raise ValueError(
+                f"vision_indices has {places} places a row, but images give {count}: "
+                f"{images.shape[1]} times {per_image} tokens."
+            )
 
     def forward(self, images: ImagesOfRows) -> torch.Tensor:
         x = self.image_encoder(images.flatten(0, 1))

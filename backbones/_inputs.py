@@ -159,13 +159,14 @@ def as_tensors(
 
 
 def check_tensors(given: Mapping[str, Any], inputs: Mapping[str, Input]) -> None:
-    """Refuse wrong dtypes, ranks and sizes that do not go together.
+    """Refuse wrong dtypes, ranks and sizes that do not go together; these not while compiling.
 
     Raises:
         TypeError: not a tensor, ids that are no integers, or images that are.
         ValueError: a wrong rank, or two inputs that disagree about an axis.
     """
     sizes: dict[str, tuple[int, str]] = {}
+    compiling = torch.compiler.is_compiling()
     for name, spec in inputs.items():
         tensor = given.get(name)
         if tensor is None or spec.kind in ("any", "state"):
@@ -177,7 +178,7 @@ def check_tensors(given: Mapping[str, Any], inputs: Mapping[str, Input]) -> None
         if spec.kind in INTEGERS and tensor.dtype not in (torch.int32, torch.int64):
             raise TypeError(f"{name} must hold integers, not {tensor.dtype}.")
         additive = spec.kind == "mask" and tensor.is_floating_point()
-        if additive and not tensor.is_meta and bool((tensor < 0).any()):
+        if additive and not (compiling or tensor.is_meta) and bool((tensor < 0).any()):
             raise ValueError(
                 f"{name} is nonzero for what is real; one to be added to scores, with 0 for real "
                 "tokens and large negative numbers for padding, is another thing: give `mask == 0`."
@@ -194,7 +195,7 @@ def check_tensors(given: Mapping[str, Any], inputs: Mapping[str, Input]) -> None
                 f"{name} must have {len(spec.axes)} axes ({', '.join(spec.axes)}), "
                 f"not shape {tuple(tensor.shape)}."
             )
-        for axis, size in zip(spec.axes, tensor.shape):
+        for axis, size in zip(spec.axes, () if compiling else tensor.shape):
             first, other = sizes.setdefault(axis, (size, name))
             if size != first:
                 raise ValueError(f"{name} has {axis} {size}, but {other} has {axis} {first}.")

@@ -41,8 +41,10 @@ def intermediates(
         hint = f"; ask its {' or '.join(parts)}" if parts else ""
         raise NotImplementedError(f"{model.class_name} has no blocks in a row{hint}.")
     numbers = numbers_of(indices, len(owners), model.class_name)
-    only_images = [spec.kind for spec in model.input_specs.values()] == ["images"]
-    if (maps or prefix_tokens) and not only_images:
+    images = next((name for name, s in model.input_specs.items() if s.kind == "images"), "")
+    only_images = list(model.input_specs) == [images]
+    of_videos = all(owners[number].rows for number in numbers)
+    if (maps or prefix_tokens) and not (only_images or of_videos):
         raise ValueError(
             "maps and prefix_tokens are of images alone; "
             f"{model.class_name} takes {', '.join(model.input_specs)}."
@@ -59,8 +61,10 @@ def intermediates(
         x = watch.found[number]
         behind = norm_behind(model, owners[number]) if norm else None
         x = x if behind is None else behind(x)
-        if only_images:
-            x = _as_asked(model, x, next(iter(given.values())), maps, prefix_tokens)
+        if owners[number].rows and (maps or prefix_tokens):
+            x = _of_videos(model, x, given[images], owners[number].rows, maps, prefix_tokens)
+        elif only_images:
+            x = _as_asked(model, x, given[images], maps, prefix_tokens)
         found.append(x)
     return found if intermediates_only else (outputs, found)
 
@@ -135,6 +139,39 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module]:
             yield from _leaves(child)
 
 
+def _grid(images: torch.Tensor, order: str, patch_size: int | Sequence[int]) -> tuple[int, int]:
+    """Patches in height and width."""
+    height, width = images.shape[-3:-1] if order == "channels_last" else images.shape[-2:]
+    down, right = pair(patch_size)
+    return height // down, width // right
+
+
+def _of_videos(
+    model: Any,
+    x: torch.Tensor,
+    videos: torch.Tensor,
+    rows: Sequence[str],
+    maps: bool,
+    prefix_tokens: bool,
+) -> Any:
+    """What a block of a model of videos gives, `[batch, frames, patches, dim]` in any case.
+
+    Args:
+        rows: as of `Stack`.
+    """
+    order = model.data_format
+    grid = _grid(videos, order, model.patch_size)
+    sizes = {"batch": videos.shape[0], "frames": videos.shape[1], "patches": grid[0] * grid[1]}
+    axes = [*rows, *(axis for axis in sizes if axis not in rows)]
+    x = x.reshape(*(sizes[axis] for axis in axes), x.shape[-1])
+    x = x.permute(*(axes.index(axis) for axis in sizes), 3)
+    before = x[:, :, :0]
+    if maps:
+        x = x.unflatten(2, grid)
+        x = x if order == "channels_last" else x.movedim(4, 2)
+    return (x, before) if prefix_tokens else x
+
+
 def _as_asked(
     model: Any, x: torch.Tensor, images: torch.Tensor, maps: bool, prefix_tokens: bool
 ) -> Any:
@@ -150,8 +187,7 @@ def _as_asked(
     (spec,) = model.input_specs.values()
     if patch_size is None or "frames" in spec.axes:
         raise ValueError(f"The blocks of {model.class_name} do not give the patches of an image.")
-    height, width = images.shape[-3:-1] if order == "channels_last" else images.shape[-2:]
-    rows, columns = (side // step for side, step in zip((height, width), pair(patch_size)))
+    rows, columns = _grid(images, order, patch_size)
     before, patches = x[:, : -rows * columns], x[:, -rows * columns :]
     if maps:
         patches = patches.unflatten(1, (rows, columns))

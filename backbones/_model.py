@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
 
 import torch
 from torch import nn
@@ -16,7 +16,6 @@ from ._inputs import as_tensors, check_keys, check_tensors, inputs_of
 from ._intermediates import intermediates
 from ._quantization import quantize_layers
 from .layers.cache import Cache
-from .layers.core import PositionEmbedding
 from .layers.dtypes import DTypeLike, DTypePolicy, DTypePolicyMap, Quantization
 from .layers.layout import GRAPH, Layout, Stack, keras_children
 from .layers.quantized import Quantized
@@ -169,13 +168,72 @@ class Model(nn.Module, Configurable):
                         f"{name} needs {tower}, which this {self.class_name} does not have."
                     )
         given = check_keys(given, known, type(self).__name__, partly)
-        return given if torch.compiler.is_compiling() else self.tensors(given)
+        if torch.compiler.is_compiling():
+            check_tensors(given, known)
+            return given
+        return self.tensors(given)
 
     def tensors(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs as checked tensors on the model's device."""
         tensors = as_tensors(given, self.input_specs, self.device)
         check_tensors(tensors, self.input_specs)
         return tensors
+
+    @overload
+    def forward_intermediates(
+        self,
+        inputs: Any,
+        indices: int | Sequence[int] | None = ...,
+        *,
+        norm: bool = ...,
+        maps: bool = ...,
+        prefix_tokens: Literal[False] = ...,
+        intermediates_only: Literal[True] = ...,
+    ) -> list[torch.Tensor]: ...
+    @overload
+    def forward_intermediates(
+        self,
+        inputs: Any,
+        indices: int | Sequence[int] | None = ...,
+        *,
+        norm: bool = ...,
+        maps: bool = ...,
+        prefix_tokens: Literal[True],
+        intermediates_only: Literal[True] = ...,
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]: ...
+    @overload
+    def forward_intermediates(
+        self,
+        inputs: Any,
+        indices: int | Sequence[int] | None = ...,
+        *,
+        norm: bool = ...,
+        maps: bool = ...,
+        prefix_tokens: Literal[False] = ...,
+        intermediates_only: Literal[False],
+    ) -> tuple[Any, list[torch.Tensor]]: ...
+    @overload
+    def forward_intermediates(
+        self,
+        inputs: Any,
+        indices: int | Sequence[int] | None = ...,
+        *,
+        norm: bool = ...,
+        maps: bool = ...,
+        prefix_tokens: Literal[True],
+        intermediates_only: Literal[False],
+    ) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]: ...
+    @overload
+    def forward_intermediates(
+        self,
+        inputs: Any,
+        indices: int | Sequence[int] | None = ...,
+        *,
+        norm: bool = ...,
+        maps: bool = ...,
+        prefix_tokens: bool = ...,
+        intermediates_only: bool = ...,
+    ) -> Any: ...
 
     def forward_intermediates(
         self,
@@ -209,10 +267,11 @@ class Model(nn.Module, Configurable):
                 Post-norm models have none; where stages differ in width it is a stage's own.
             maps: whether patches are put side by side, `[batch, rows, columns, dim]`, or
                 `[batch, dim, rows, columns]` by `data_format="channels_first"`, without what is
-                before them. Of several images in a row `batch` counts all images. Blocks that give
-                maps give them in this order in any case.
-            prefix_tokens: whether each tensor comes as a pair: patches, and what is before them
-                (class token and registers).
+                before them. Of several images in a row `batch` counts all images; of videos there
+                are `frames` behind `batch`, also of blocks that see patches through time. Blocks
+                that give maps give them in this order in any case.
+            prefix_tokens: whether each tensor comes as a pair: patches (of videos `[batch, frames,
+                patches, dim]`), and what is before them (class token and registers).
             intermediates_only: otherwise all blocks are run, and the result is a pair: what the
                 call returns, and the list.
 
@@ -220,7 +279,8 @@ class Model(nn.Module, Configurable):
             A list of tensors, of pairs with `prefix_tokens`.
 
         Raises:
-            ValueError: no such blocks; maps or prefix tokens of other inputs than images.
+            ValueError: no such blocks; maps or prefix tokens of blocks that see something else
+                than images.
             TypeError: `indices` that are no integers.
             NotImplementedError: the model has no blocks in a row.
         """
@@ -253,12 +313,6 @@ class Model(nn.Module, Configurable):
         """
         if not self.cache_shapes:
             raise NotImplementedError(f"{type(self).__name__} has no cache.")
-        for name, module in self.named_modules():
-            if not isinstance(module, PositionEmbedding) or name.startswith("encoder"):
-                continue
-            room = module.sequence_length
-            if room < max_length:
-                raise ValueError(f"max_length is {max_length}, but the position table has {room}.")
         dtype = dtype or self.dtype_policy.compute_dtype
         where = self.device if device is None else torch.device(device)
         return Cache(self.cache_shapes, batch_size, max_length, dtype, where)
@@ -319,6 +373,12 @@ class Model(nn.Module, Configurable):
         self._trainable = bool(value)
         self.requires_grad_(self._trainable)
 
+    def requires_grad_(self: ModelType, requires_grad: bool = True) -> ModelType:
+        for parameter in self.parameters():
+            if parameter.is_floating_point():  # integers that FSDP holds are parameters, too
+                parameter.requires_grad_(requires_grad)
+        return self
+
     @property
     def device(self) -> torch.device:
         """Where the weights are; of an offloaded model where it computes."""
@@ -365,6 +425,14 @@ class Model(nn.Module, Configurable):
                 waiting += module.children()
         return found
 
+    def refuse_shared(self, verb: str) -> None:
+        """Raises ValueError: several processes share the model, none of which has whole weights."""
+        if any(hasattr(tensor, "full_tensor") for tensor in self.weights()):
+            raise ValueError(
+                f"{verb} needs whole weights, and this {self.class_name} is shared by several "
+                "processes: call it before that, save the model, and load it with device_mesh."
+            )
+
     @torch.no_grad()
     def resize_token_embeddings(self, vocabulary_size: int) -> None:
         """Give the vocabulary another size: rows at the end go, or new ones are drawn.
@@ -374,8 +442,10 @@ class Model(nn.Module, Configurable):
 
         Raises:
             NotImplementedError: the model has no vocabulary.
-            ValueError: not a positive size, or an embedding with an adapter.
+            ValueError: not a positive size, an embedding with an adapter, or a model that several
+                processes share.
         """
+        self.refuse_shared("resize_token_embeddings")
         names = (name for name in self.argument_names if re.match("(text_)?vocab", name))
         argument = next(names, None)
         if argument is None:

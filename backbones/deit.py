@@ -170,7 +170,7 @@ class DeiTBackbone(Backbone):
     ) -> None:
         super().__init__(dtype, trainable, name)
         self.data_format = check_data_format(data_format)
-        self.patch_size = pair(patch_size)
+        self.patch_size = pair(patch_size, "patch_size")
         self.deit_patching_and_embedding = DeiTEmbeddings(
             image_size(image_shape, self.data_format, self.patch_size),
             self.patch_size,

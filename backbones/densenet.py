@@ -21,7 +21,7 @@ from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
 from .layers.pyramid import Level
-from .layers.vision import check_at_least, check_images, image_channels
+from .layers.vision import check_images, image_channels
 
 STEM = 64
 
@@ -118,8 +118,6 @@ class DenseNetBackbone(FeaturePyramidBackbone):
         super().__init__(dtype, trainable, name)
         if not stackwise_num_repeats:
             raise ValueError("stackwise_num_repeats must have at least one stack, not [].")
-        check_at_least(0, stackwise_num_repeats=stackwise_num_repeats)
-        check_at_least(1, growth_rate=growth_rate)
         self.channels = image_channels(image_shape, "channels_last")
         # The stem rounds up, transitions round down.
         self.smallest = 4 * 2 ** (len(stackwise_num_repeats) - 1) - 3
@@ -142,27 +140,20 @@ class DenseNetBackbone(FeaturePyramidBackbone):
         self.bn = norm(width)
         self.relu = nn.ReLU()
 
-    def pyramid_levels(self) -> list[Level]:
-        return self.levels
-
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """What each stack gives, `[batch, channels, height, width]`."""
         check_images(images, "channels_last", self.channels, at_least=self.smallest)
         x = self.stem(channels_first(images, "channels_last"))
-        found: dict[str, torch.Tensor] = {}
+        found = []
         for child in self.children():
             if isinstance(child, Transition):
                 x = child(x)
             elif isinstance(child, Stack):
                 for layer in child:
                     x = layer(x)
-                found[self.levels[len(found)].name] = x
+                found.append(x)
         return found
 
-    def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = self.features(images)
-        return {name: channels_back(x, "channels_last") for name, x in features.items()}
-
     def forward(self, images: Images) -> torch.Tensor:
-        x = self.features(images)[self.levels[-1].name]
+        x = self.features(images)[-1]
         return channels_back(self.relu(self.bn(x)), "channels_last")

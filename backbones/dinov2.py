@@ -27,6 +27,7 @@ from .layers.vision import (
     DropPath,
     LayerScale,
     PositionGrid,
+    check_sides,
     embed_patches,
     image_channels,
     resample_positions,
@@ -272,10 +273,14 @@ class DINOV2Backbone(FeaturePyramidBackbone):
     ) -> None:
         super().__init__(dtype, trainable, name)
         self.data_format = check_data_format(data_format)
+        num_channels = image_channels(image_shape, self.data_format)
         first = 0 if self.data_format == "channels_last" else 1
-        sizes = []
+        check_sides(position_embedding_shape=position_embedding_shape[first:])
+        sizes: list[tuple[int, int]] = []
         for key in ("image_shape", "position_embedding_shape"):
-            height, width = (getattr(self, key)[i] for i in (first, first + 1))
+            shape: Sequence[int | None] = getattr(self, key)[first:]
+            # A height and a width will do, where these are first.
+            height, width, *_ = (*shape, None, None)
             if not height or not width or min(height, width) < patch_size:
                 raise ValueError(
                     f"{key}={getattr(self, key)} needs a height and a width of at least a patch, "
@@ -289,7 +294,7 @@ class DINOV2Backbone(FeaturePyramidBackbone):
             hidden_dim,
             patch_size,
             sizes[0],
-            image_channels(image_shape, self.data_format),
+            num_channels,
             num_register_tokens,
             use_mask_token,
             dropout_rate,
@@ -318,9 +323,6 @@ class DINOV2Backbone(FeaturePyramidBackbone):
     @property
     def layout(self) -> Layout:
         return Layout(Kind.GRAPH, prefix="{}_" if self.named else "")
-
-    def pyramid_levels(self) -> list[Level]:
-        return self.levels
 
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         x = self.embeddings(images)

@@ -206,12 +206,13 @@ class Gemma3Backbone(Backbone):
         cache: CacheState | None = None,
         cache_update_index: CacheIndex = 0,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
+        tokens = None
+        if self.vision_encoder is not None and images is not None:
+            self.vision_encoder.check(images, vision_indices)
+            tokens = self.vision_encoder.tokens_of_rows(images)
         x = scale_embeddings(self.token_embedding(token_ids))
         step = Step(x, padding_mask, cache, cache_update_index)
-        if self.vision_encoder is not None and images is not None:
-            if vision_indices is None:
-                raise ValueError("images need vision_indices.")
-            tokens = self.vision_encoder(images).unflatten(0, images.shape[:2]).flatten(1, 2)
+        if tokens is not None and vision_indices is not None:
             x = interleave(x, tokens, vision_indices, kept=1)
             if vision_mask is None:
                 vision_mask = marked(token_ids, vision_indices)

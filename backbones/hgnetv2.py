@@ -279,6 +279,11 @@ class HGNetV2Backbone(Backbone):
         if hidden_act not in ACTIVATIONS:
             known = ", ".join(map(repr, ACTIVATIONS))
             raise ValueError(f"hidden_act={hidden_act!r} must be one of {known}.")
+        width = stem_channels[2]
+        for i, (numbers, strided) in enumerate(zip(stackwise_stage_filters, apply_downsample)):
+            check_stage(f"stackwise_stage_filters[{i}]", numbers, width if strided else None)
+            inputs, _, filters, blocks, *_ = numbers
+            width = filters if blocks else inputs if strided else width
         names = ["stem", *(f"stage{i + 1}" for i in range(len(stackwise_stage_filters)))]
         self.out_features = names if out_features is None else out_features
         if not self.out_features or not set(self.out_features) <= set(names):
@@ -293,10 +298,9 @@ class HGNetV2Backbone(Backbone):
         self.embedder = HGNetV2Embeddings(self.channels, stem_channels, hidden_act, affine)
         stages: list[HGNetV2Stage] = []
         width = stem_channels[2]
-        for i, (numbers, strided, light) in enumerate(
-            zip(stackwise_stage_filters, apply_downsample, use_lightweight_conv_block)
+        for numbers, strided, light in zip(
+            stackwise_stage_filters, apply_downsample, use_lightweight_conv_block
         ):
-            check_stage(f"stackwise_stage_filters[{i}]", numbers, width if strided else None)
             stages.append(HGNetV2Stage(width, numbers, strided, light, affine))
             width = stages[-1].channels
         self.encoder = HGNetV2Encoder(stages)

@@ -183,20 +183,12 @@ class MiTBackbone(FeaturePyramidBackbone):
         name: str | None = None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        positive = {
-            "layerwise_num_heads": layerwise_num_heads,
-            "layerwise_sr_ratios": layerwise_sr_ratios,
-            "layerwise_patch_sizes": layerwise_patch_sizes,
-            "layerwise_strides": layerwise_strides,
-            "hidden_dims": hidden_dims or (),
-        }
-        check_at_least(1, num_layers=num_layers, **positive)
-        check_at_least(0, layerwise_depths=layerwise_depths)
-        for key, values in {"layerwise_depths": layerwise_depths, **positive}.items():
-            if len(values) < num_layers:
+        check_at_least(1, num_layers=num_layers, layerwise_sr_ratios=layerwise_sr_ratios)
+        for key, values in self.arguments.items():
+            by_layer = key.startswith("layerwise_") or key == "hidden_dims"
+            if by_layer and len(values or ()) < num_layers:
                 raise ValueError(
-                    f"{key}={getattr(self, key)} must have a number for each of "
-                    f"num_layers={num_layers}."
+                    f"{key}={values} must have a number for each of num_layers={num_layers}."
                 )
         rates = torch.linspace(0, max_drop_path_rate, sum(layerwise_depths), device="cpu").tolist()
         width = self.channels = image_channels(image_shape, LAST)
@@ -252,9 +244,6 @@ class MiTBackbone(FeaturePyramidBackbone):
                 "image_shape=(None, None, channels) takes any."
             )
         return height, width, channels
-
-    def pyramid_levels(self) -> list[Level]:
-        return self.levels
 
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         check_images(images, LAST, self.channels, self.image_size, at_least=self.smallest)

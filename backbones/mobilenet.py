@@ -21,7 +21,13 @@ from .layers.convolution import (
 from .layers.dtypes import DTypeLike
 from .layers.layer import Layer
 from .layers.layout import Layout, Stack
-from .layers.vision import check_equally_long, check_images, image_channels, smallest_side
+from .layers.vision import (
+    check_at_least,
+    check_equally_long,
+    check_images,
+    image_channels,
+    smallest_side,
+)
 
 
 def norm(channels: int) -> BatchNormalization:
@@ -218,6 +224,19 @@ class MobileNetBackbone(Backbone):
                     f"{argument}={values} must have a value for each block, by "
                     f"stackwise_num_blocks={stackwise_num_blocks}."
                 )
+        inputs = depthwise_filters
+        for settings in zip(*stackwise.values()):
+            for _, filters, kernel_size, strides, _, _, padding in zip(*settings):
+                check_at_least(1, stackwise_kernel_size=kernel_size, stackwise_num_strides=strides)
+                filters = adjust_channels(filters)
+                if (strides, inputs) == (1, filters) and 2 * padding != kernel_size - 1:
+                    raise ValueError(
+                        f"stackwise_padding={stackwise_padding} must be half of "
+                        "stackwise_kernel_size - 1 in blocks that add their input, those of "
+                        f"stride 1 that keep the number of channels, not {padding} with a kernel "
+                        f"of {kernel_size}."
+                    )
+                inputs = filters
         self.channels = image_channels(image_shape, "channels_last")
         self.input_num_filters = width = adjust_channels(input_num_filters)
         if depthwise_residual and (depthwise_stride, depthwise_filters) != (1, width):
@@ -238,13 +257,6 @@ class MobileNetBackbone(Backbone):
             stack = []
             for expansion, filters, kernel_size, strides, se_ratio, act, padding in zip(*settings):
                 filters = adjust_channels(filters)
-                if (strides, width) == (1, filters) and 2 * padding != kernel_size - 1:
-                    raise ValueError(
-                        f"stackwise_padding={stackwise_padding} must be half of "
-                        "stackwise_kernel_size - 1 in blocks that add their input, those of "
-                        f"stride 1 that keep the number of channels, not {padding} with a kernel "
-                        f"of {kernel_size}."
-                    )
                 expanded = adjust_channels(expansion)
                 block = InvertedResidualBlock(
                     width, expanded, filters, kernel_size, strides, se_ratio, act, padding

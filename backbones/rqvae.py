@@ -184,7 +184,7 @@ class RQVAEBackbone(Backbone):
     def forward(self, features: Features) -> dict[str, torch.Tensor]:
         if features.shape[1] != self.input_dim:
             raise ValueError(
-                f"Vectors must have input_dim={self.input_dim} numbers, not {features.shape[1]}."
+                f"features must have input_dim={self.input_dim} numbers, not {features.shape[1]}."
             )
         x, encodings, used, loss = self.residual_quantizer(self.encoder(features))
         return {

@@ -91,7 +91,7 @@ class SigLIPTextEmbedding(Layer):
         length, longest = token_ids.shape[1], self.position_ids.shape[1]
         if length > longest:
             raise ValueError(
-                f"The texts have {length} tokens, but the position table has {longest}."
+                f"token_ids has length {length}, but the position table has {longest} rows."
             )
         ids = self.position_ids[0] if length == 1 else self.position_ids[0, :length]
         return self.token_embedding(token_ids) + self.position_embedding(ids)
@@ -220,6 +220,7 @@ class SigLIPVisionEncoder(Tower):
     ) -> None:
         super().__init__(dtype, trainable, name)
         self.data_format = check_data_format(data_format)
+        even_head_dim(hidden_dim, num_heads)
         patches = (patch_size, patch_size)
         self.embedding = SigLIPVisionEmbedding(
             hidden_dim,
@@ -297,6 +298,7 @@ class SigLIPTextEncoder(Tower):
     ) -> None:
         super().__init__(dtype, trainable, name)
         check_embedding_dim(embedding_dim, hidden_dim)
+        even_head_dim(hidden_dim, num_heads)
         self.projection_dim = projection_dim or hidden_dim
         self.embedding = SigLIPTextEmbedding(vocabulary_size, max_sequence_length, embedding_dim)
         self.encoder_layers = Stack(

@@ -385,14 +385,14 @@ class T5Gemma2Backbone(Backbone):
         images: ImagesOfRows | None,
         vision_indices: VisionIndices | None,
     ) -> torch.Tensor:
+        if self.vision_encoder is not None and images is not None:
+            self.vision_encoder.check(images, vision_indices)
         x = scale_embeddings(self.encoder_token_embedding(token_ids))
         if self.vision_encoder is not None:
             ends = (token_ids == self.eoi_token_index)[..., None]
             x = torch.where(ends, self.encoder_eoi_embedding.to(x.dtype), x)
-            if images is not None:
-                if vision_indices is None:
-                    raise ValueError("images need vision_indices.")
-                tokens = self.vision_encoder(images).unflatten(0, images.shape[:2]).flatten(1, 2)
+            if images is not None and vision_indices is not None:
+                tokens = self.vision_encoder.tokens_of_rows(images)
                 x = interleave(x, tokens, vision_indices, kept=1)
         x = self.encoder_dropout(x)
         bias = padding_bias(padding_mask)

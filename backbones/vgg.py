@@ -50,7 +50,6 @@ class VGGBackbone(Backbone):
         )
         if not stackwise_num_repeats:
             raise ValueError("stackwise_num_repeats must have at least one stack, not [].")
-        check_at_least(0, stackwise_num_repeats=stackwise_num_repeats)
         check_at_least(1, stackwise_num_filters=stackwise_num_filters)
         self.smallest = 2 ** len(stackwise_num_repeats)
         self.channels = image_channels(image_shape, "channels_last")

@@ -186,6 +186,7 @@ class VideoPrismEncoder(Layer):
         soft_cap: float | None,
         epsilon: float,
         activation: str = "gelu",
+        rows: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.encoder_layers = Stack(
@@ -203,6 +204,7 @@ class VideoPrismEncoder(Layer):
                 )
                 for _ in range(num_layers)
             ),
+            rows=rows,
         )
         self.dropout = Dropout(dropout)
         self.ln = LayerNormalization(hidden_dim, epsilon)
@@ -387,12 +389,18 @@ class VideoPrismBackbone(Backbone):
         self.spatial_patching_and_embedding = VideoPrismPatchingAndEmbedding(
             size, patch_size, hidden_dim, self.num_channels
         )
-        self.spatial_encoder = VideoPrismEncoder(num_spatial_layers, *block)
+        self.spatial_encoder = VideoPrismEncoder(
+            num_spatial_layers, *block, rows=("batch", "frames")
+        )
         self.temporal_embedding = VideoPrismTemporalEmbedding(num_frames, hidden_dim)
-        self.temporal_encoder = VideoPrismEncoder(num_temporal_layers, *block)
+        self.temporal_encoder = VideoPrismEncoder(
+            num_temporal_layers, *block, rows=("batch", "patches")
+        )
         if num_text_layers:
             if num_auxiliary_layers:
-                self.auxiliary_encoder = VideoPrismEncoder(num_auxiliary_layers, *block)
+                self.auxiliary_encoder = VideoPrismEncoder(
+                    num_auxiliary_layers, *block, rows=("batch",)
+                )
                 self.auxiliary_encoder.ln = nn.Identity()  # type: ignore[assignment]
             self.video_pooler = VideoPrismAttenTokenPoolingLayer(
                 hidden_dim, num_heads, dropout_rate, layer_norm_epsilon
@@ -449,8 +457,8 @@ class VideoPrismBackbone(Backbone):
                 f"pixel_values must have num_frames={self.num_frames} frames, not {frames}."
             )
         embed = self.spatial_patching_and_embedding
+        check_images(pixel_values, self.data_format, self.num_channels, embed.image_size)
         images = pixel_values.flatten(0, 1)
-        check_images(images, self.data_format, self.num_channels, embed.image_size)
         if self.data_format == "channels_first":
             images = images.permute(0, 2, 3, 1)
         x = self.spatial_encoder(embed(images))  # [batch · frames, patches, hidden_dim]

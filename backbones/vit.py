@@ -68,7 +68,7 @@ class ViTBackbone(Backbone):
     ) -> None:
         super().__init__(dtype, trainable, name)
         self.data_format = check_data_format(data_format)
-        self.patch_size = pair(patch_size)
+        self.patch_size = pair(patch_size, "patch_size")
         self.vit_patching_and_embedding = ViTPatchingAndEmbedding(
             image_size(image_shape, self.data_format, self.patch_size),
             self.patch_size,

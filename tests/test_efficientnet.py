@@ -69,7 +69,10 @@ def test_what_keras_hub_does_not_save(tmp_path: Path) -> None:
         ({"min_depth": 0, "num_features": 1}, "num_features=1 times 1.0 leaves no channels"),
         ({"stem_conv_padding": "full"}, "stem_conv_padding='full' must be one of valid, same"),
         ({"data_format": "channels_first"}, "must be 'channels_last': transpose"),
-        ({"dropout": 2.0}, "dropout must lead to rates from 0 to below 1"),
+        (
+            {"dropout": 1.0, "stackwise_depth_coefficients": [3.0, 3.0]},
+            "dropout must lead to rates from 0 to below 1",
+        ),
         ({"activation": "klingon"}, "Unknown activation 'klingon'"),
         ({"input_shape": (3, 64, 64)}, "does not go with data_format"),
     ],

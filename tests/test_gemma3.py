@@ -101,7 +101,7 @@ def test_left_out_inputs(model: Any, inputs: dict[str, torch.Tensor]) -> None:
 def test_wrong_images(model: Any, inputs: dict[str, torch.Tensor]) -> None:
     with pytest.raises(ValueError, match=r"13 × 13 × 3, but .* are 14 × 13 × 3"):
         model({**inputs, "images": torch.zeros(6, 2, 14, 13, 3)})
-    with pytest.raises(ValueError, match="give 4 tokens a row, but vision_indices has 8"):
+    with pytest.raises(ValueError, match="vision_indices has 8 places a row, but images give 4"):
         model({**inputs, "images": inputs["images"][:, :1]})
     del inputs["vision_indices"]
     with pytest.raises(ValueError, match="images need vision_indices"):

@@ -135,22 +135,6 @@ def test_training_in_few_bits(first_image: Reference, dtype: str) -> None:
 # Bad input
 
 
-def test_refused_images(first_image: Reference) -> None:
-    """Before anything is computed."""
-    model, images = first_image.load(), first_image.tensors
-    for module in model.modules():
-        if isinstance(module, Convolution):
-            module.register_forward_pre_hook(lambda *args: pytest.fail("computed"))
-    channels = axes_of(model)[2]
-    more = torch.cat((images, images.narrow(channels, 0, 1)), channels)
-    with pytest.raises(ValueError, match=rf"{images.shape[channels]}.*{more.shape[channels]}"):
-        model(more)
-    with pytest.raises(ValueError, match="data_format='channels_"):
-        model(images.transpose(1, 3).contiguous())
-    with pytest.raises(TypeError, match=r"not torch.uint8: pixels are scaled"):
-        model((images * 255).to(torch.uint8))
-
-
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 5), (16, 9)])
 def test_small_images(first_image: Reference, size: tuple[int, int]) -> None:
     """They are refused where KerasHub cannot take them, and otherwise computed."""

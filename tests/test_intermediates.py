@@ -28,6 +28,7 @@ from keras_hub_torch.models import (
     ResNetBackbone,
     SegFormerBackbone,
     T5Backbone,
+    VideoPrismBackbone,
     ViTBackbone,
 )
 
@@ -49,6 +50,17 @@ VIT: dict[str, Any] = {
     "num_heads": 2,
     "hidden_dim": 8,
     "mlp_dim": 12,
+}
+VIDEO: dict[str, Any] = {
+    "num_frames": 6,
+    "patch_size": 4,
+    "hidden_dim": 8,
+    "intermediate_dim": 12,
+    "num_heads": 2,
+    "num_spatial_layers": 2,
+    "num_temporal_layers": 1,
+    "num_auxiliary_layers": 0,
+    "image_shape": (8, 12, 3),
 }
 IDS = {"token_ids": torch.arange(1, 11).view(2, 5)}
 
@@ -236,6 +248,44 @@ def test_maps(data_format: str) -> None:
         assert torch.equal(again, image)
         assert torch.equal(again_before, before)
     assert torch.equal(model.forward_intermediates(images, 1, norm=True)[0], model(images))
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@torch.no_grad()
+def test_maps_of_videos(data_format: str) -> None:
+    """Frames stand behind the batch, of blocks in space and of blocks in time."""
+    first = data_format == "channels_first"
+    # As many frames as patches, which shapes alone could not tell apart.
+    config = {**VIDEO, "image_shape": (3, 8, 12) if first else (8, 12, 3)}
+    model = VideoPrismBackbone(**config, data_format=data_format).eval()
+    videos = torch.rand(2, 6, *config["image_shape"])
+    output, maps = model.forward_intermediates(
+        videos, norm=True, maps=True, intermediates_only=False
+    )
+    if first:
+        maps = [x.permute(0, 1, 3, 4, 2) for x in maps]
+    assert [x.shape for x in maps] == [(2, 6, 2, 3, 8)] * 3
+    assert torch.equal(maps[2].flatten(2, 3), output)
+    # Blocks in space see no other frame.
+    still = videos.clone()
+    still[:, 1:] = videos[:, :1]
+    (again,) = model.forward_intermediates(still, [1], norm=True, maps=True)
+    again = again.permute(0, 1, 3, 4, 2) if first else again
+    torch.testing.assert_close(again[:, 0], maps[1][:, 0])
+    ((patches, before),) = model.forward_intermediates(videos, [0], prefix_tokens=True)
+    assert torch.equal(model.forward_intermediates(videos, [0])[0].view_as(patches), patches)
+    assert before.shape == (2, 6, 0, 8)
+
+
+@torch.no_grad()
+def test_maps_of_videos_with_text() -> None:
+    text = {"vocabulary_size": 9, "num_text_layers": 1, "num_auxiliary_layers": 1}
+    model = VideoPrismBackbone(**{**VIDEO, **text}).eval()
+    inputs = {"pixel_values": torch.rand(2, 6, 8, 12, 3), "token_ids": torch.ones(2, 3).long()}
+    found = model.forward_intermediates(inputs, range(4), maps=True)
+    assert [x.shape for x in found] == [(2, 6, 2, 3, 8)] * 4
+    with pytest.raises(ValueError, match="are of images alone; VideoPrismBackbone takes pixel"):
+        model.forward_intermediates(inputs, [-1], maps=True)
 
 
 def test_convolutions_have_maps_only() -> None:

@@ -43,7 +43,7 @@ V5 = [er(16, 2)], [uir(16, 3, 5, 2.0, 2), mqa(16, 2, 4)]
     ("stacks", "others", "message"),
     [
         (([er(8, block_types="ir")],), {}, "stackwise_block_types has 'ir'"),
-        (([er(8, 3)],), {}, "stackwise_strides=.* must be 1 or 2"),
+        (([er(8, 3)],), {}, "stackwise_strides has 3; it must be 1 or 2"),
         (([er(8, se_ratios=0.5)],), {}, "stackwise_se_ratios has 0.5"),
         (([er(8, pw_kernel_sizes=0)],), {}, "stackwise_pw_kernel_sizes must be positive"),
         (([mqa(8, 0, 4)],), {}, "stackwise_num_heads has 0"),

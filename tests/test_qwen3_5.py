@@ -95,7 +95,7 @@ def test_images_that_do_not_fit(model: Any, inputs: dict[str, torch.Tensor]) -> 
     odd = torch.tensor([[[1, 1, 4]]])
     with pytest.raises(ValueError, match="sides divisible by 2"):
         model.vision_encoder(inputs["pixel_values"][:1, :4], odd)
-    with pytest.raises(ValueError, match=r"give \d+ tokens a row, but vision_indices has"):
+    with pytest.raises(ValueError, match=r"vision_indices has \d+ places, but pixel_values give"):
         model({**inputs, "vision_indices": inputs["vision_indices"][:, 1:]})
 
 

@@ -27,7 +27,7 @@ def test_videos_of_other_shapes() -> None:
         model(torch.zeros(1, 2, 4, 8, 3))
     with pytest.raises(ValueError, match="must have 5 axes"):
         model(torch.zeros(1, 8, 4, 3))
-    with pytest.raises(ValueError, match="multiple of the patches' 5"):
+    with pytest.raises(ValueError, match="multiple of patch_size=5"):
         of_videos(patch_size=5)
 
 

@@ -64,8 +64,8 @@ class BLIP2VisionEncoder(Component):
         name: str | None = None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        self.image_size = pair(image_size)
-        self.patch_size = pair(patch_size)
+        self.image_size = pair(image_size, "image_size")
+        self.patch_size = pair(patch_size, "patch_size")
         for side, patch in zip(self.image_size, self.patch_size):
             check_at_least(patch, image_size=side)
         self.patching_and_embedding = ViTPatchingAndEmbedding(

@@ -171,7 +171,7 @@ class DFineBackbone(Backbone):
         network: Any = fitting(backbone, self.data_format, self.channels)
         names = network.stage_names[-len(decoder_in_channels) :]
         self.out_features = names if out_features is None else out_features
-        self.projected = hidden_dim != decoder_in_channels[-1]
+        self.projected = hidden_dim not in decoder_in_channels[-1:]
         check_arguments(self)
         check_features(network, self.out_features)
         points = decoder_n_points

@@ -34,22 +34,16 @@ def check_arguments(model: Any) -> None:
             )
     check_at_least(
         1,
-        num_labels=model.num_labels,
-        num_queries=model.num_queries,
-        feat_strides=model.feat_strides,
         decoder_n_points=model.decoder_n_points,
         num_decoder_layers=model.num_decoder_layers,
         num_lqe_layers=model.num_lqe_layers,
-    )
-    check_at_least(
-        0, num_denoising=model.num_denoising, num_encoder_layers=model.num_encoder_layers
     )
     for name, count in (
         ("hidden_dim", "decoder_attention_heads"),
         ("encoder_hidden_dim", "num_attention_heads"),
     ):
         width, heads = getattr(model, name), getattr(model, count)
-        if heads < 1 or width % heads:
+        if width % heads:
             raise ValueError(f"{name}={width} must be divisible by {count}={heads}.")
     if model.encoder_hidden_dim % 4:
         raise ValueError(

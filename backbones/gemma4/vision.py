@@ -20,7 +20,7 @@ from ..layers.layout import Layout, Stack
 from ..layers.rotary import Tables, rotary_frequencies, rotary_tables, rotate
 from .clipped import Gemma4ClippableEinsumDense
 
-PixelValues = Annotated[torch.Tensor, Input("values", ("batch", "images", "patches", "pixels"))]
+PixelValues = Annotated[torch.Tensor, Input("images", ("batch", "images", "patches", "pixels"))]
 PixelPositions = Annotated[torch.Tensor, Input("ids", ("batch", "images", "patches", "axes"))]
 
 

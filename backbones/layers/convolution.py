@@ -294,9 +294,17 @@ def own_padding(padding: int | str, kernel_size: Size, strides: Size, dilation: 
     return extents[0] // 2 if alike else "same"
 
 
-def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width of a size given once for both, or as two."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+def pair(size: int | Sequence[int], argument: str = "size") -> tuple[int, int]:
+    """Height and width of a size given once for both, or as two.
+
+    Raises:
+        ValueError: neither one number nor two.
+    """
+    if isinstance(size, int):
+        return size, size
+    if len(size) != 2:
+        raise ValueError(f"{argument}={size} must be one number, or a height and a width.")
+    return size[0], size[1]
 
 
 def pad_same(
@@ -494,7 +502,7 @@ class GroupNormalization(Layer, nn.GroupNorm):
         return x.to(self.compute_dtype or self.weight.dtype)
 
     def is_small(self, x: torch.Tensor) -> bool:
-        return x.ndim == 4 and x[0].numel() <= self.num_groups * SMALL_GROUP
+        return x.ndim == 4 and x.shape[1:].numel() <= self.num_groups * SMALL_GROUP
 
     def centred(self, x: torch.Tensor) -> torch.Tensor:
         """With the mean of each group subtracted, as a compiler does it. `group_norm` scales first,

@@ -37,10 +37,13 @@ class AbsMaxQuantizer:
         if self.output_dtype == "int8" and not -128 <= low < high <= 127:
             raise ValueError(f"value_range must be within [-128, 127], not {self.value_range}.")
 
+    def largest(self, x: torch.Tensor, dim: int) -> torch.Tensor:
+        return x.abs().amax(dim, keepdim=True)
+
     def __call__(self, x: torch.Tensor, dim: int = -1) -> tuple[torch.Tensor, torch.Tensor]:
         """Integers in the dtype of `x`, and the scale they are to be divided by."""
         low, high = self.value_range
-        largest = x.abs().amax(dim, keepdim=True) + self.epsilon
+        largest = self.largest(x, dim) + self.epsilon
         scale = torch.full_like(largest, high) / largest  # a number would be times 1 / largest
         return (x * scale).round().clamp(low, high), scale
 

@@ -122,6 +122,8 @@ class Stack(Layer, nn.ModuleList):
         repeats: how often a model goes through it.
         norm: name beside it of the norm that its last block's output goes through, where it is not
             the next child; empty where the next child takes something else.
+        rows: of videos, what the first axis of a block's output counts, the slowest one first: some
+            of `batch`, `frames` and `patches`; its second axis counts the others.
     """
 
     def __init__(
@@ -131,12 +133,14 @@ class Stack(Layer, nn.ModuleList):
         start: int = 0,
         repeats: int = 1,
         norm: str | None = None,
+        rows: Sequence[str] = (),
     ) -> None:
         super().__init__(blocks)
         self.block_name = name.format if isinstance(name, str) else name
         self.start = start
         self.repeats = repeats
         self.norm = norm
+        self.rows = rows
         self.checkpointed = False
 
     def __iter__(self) -> Iterator[Any]:

@@ -13,7 +13,7 @@ in floating point beyond a call, not for the backward pass either.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -27,6 +27,7 @@ from .core import (
     Projection,
     ReversibleEmbedding,
 )
+from .division import Vocabulary
 from .dtypes import Quantization
 from .integers import (
     E4M3,
@@ -176,6 +177,9 @@ class Int8Dense(QuantizedDense):
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         return self.weight.to(dtype) / self.kernel_scale.to(dtype)[:, None]
 
+    def divided(self, axis: int, count: int) -> dict[str, int]:
+        return super().divided(axis, count) | ({} if axis else {"kernel_scale": 0})
+
     def quantize(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         integers, scale = self.weights(weights["weight"].float())
         return {"weight": integers.to(torch.int8), "kernel_scale": scale[:, 0]}
@@ -214,16 +218,35 @@ class PackedDense(QuantizedDense):
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         matrix = self.matrix(dtype)
-        return matrix if self.plain else self.from_kernel(matrix.T.reshape(self.kernel_shape))
+        if self.plain:
+            return matrix
+        order, inputs = self._axes(), len(self.kernel_inputs)
+        kernel = matrix.T.reshape(-1, *self.kernel_shape[1:])  # a process may have some of it
+        return kernel.permute(order).flatten(-inputs).flatten(0, -1 - inputs)
 
     def matrix(self, dtype: torch.dtype) -> torch.Tensor:
         """The weights `[columns, rows]`."""
         weight, scale = self.weight, self.kernel_scale.to(dtype)
         if self.quantization.bits == 4:
-            weight = unpack_int4(weight, self.columns, 0)
+            # There may be some of them only.
+            weight = unpack_int4(weight, min(self.columns, 2 * len(weight)), 0)
         if self.kernel_zero is None or self.g_idx is None:
             return weight / scale[:, None]
         return self.grouped(weight, scale, self.kernel_zero, self.g_idx)
+
+    def divided(self, axis: int, count: int) -> dict[str, int]:
+        places = {} if axis else {"bias": 0}
+        first = self._axes()[len(self.kernel_shape) - len(self.kernel_inputs) if axis else 0]
+        size = self.kernel_shape[first]
+        if self.plain and not axis:
+            if self.quantization.bits == 4 and self.columns % (2 * count):
+                raise ValueError(f"{self.columns} outputs, two in a byte")
+            return {"weight": 0, "kernel_scale": 0, "kernel_zero": 0, **places}
+        if not self.plain and (first or size % count or self.rows % count):
+            raise ValueError(
+                f"a kernel {self.kernel_shape} that is quantized as {self.rows} x {self.columns}"
+            )
+        return {"weight": 1, "awq_scales": 0, **places}
 
 
 class Int4Dense(PackedDense):
@@ -296,7 +319,12 @@ class Float8Dense(Quantized, Projection):
 
     In training each scale is that of the largest value of the last steps, and the gradient of the
     output goes through float8, too.
+
+    Attributes:
+        seen: what all processes have seen of a tensor of which each has a part.
     """
+
+    seen: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     inputs_scale: torch.Tensor
     inputs_amax_history: torch.Tensor
@@ -329,20 +357,34 @@ class Float8Dense(Quantized, Projection):
         else:
             y = float8_product(x, weight, *scales)
         if self.training and (torch.compiler.is_compiling() or not computed_again()):
-            observe(x, self.inputs_scale, self.inputs_amax_history, E4M3)
-            observe(weight, self.kernel_scale, self.kernel_amax_history, E4M3)
+            self.observe(x, self.inputs_scale, self.inputs_amax_history, E4M3)
+            self.observe(weight, self.kernel_scale, self.kernel_amax_history, E4M3)
         y = ChangedBackward.apply(y, self.gradient) if learns else y  # type: ignore[no-untyped-call]
-        if self.bias is None:
-            return y
+        return y if self.bias is None else y + self.cast_bias(self.bias, dtype)
+
+    def cast_bias(self, bias: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         # Keras rounds it, for the sake of fusion on TensorFlow.
-        rounded = torch.bfloat16 if dtype == torch.float32 else dtype
-        return y + self.bias.to(rounded).to(dtype)
+        return bias.to(torch.bfloat16 if dtype == torch.float32 else dtype).to(dtype)
 
     def gradient(self, gradient: torch.Tensor) -> torch.Tensor:
         rounded = through_float8(gradient, self.outputs_grad_scale, E5M2)
         if self.training:
-            observe(gradient, self.outputs_grad_scale, self.outputs_grad_amax_history, E5M2)
+            self.observe(gradient, self.outputs_grad_scale, self.outputs_grad_amax_history, E5M2)
         return rounded
+
+    @torch.no_grad()
+    def observe(
+        self, x: torch.Tensor, scale: torch.Tensor, history: torch.Tensor, dtype: torch.dtype
+    ) -> None:
+        observe(x if self.seen is None else self.seen(x), scale, history, dtype)
+
+
+ROWS = Vocabulary(
+    weights={
+        **{"weight": 0, "embeddings_scale": 0, "embeddings_zero": 0, "reverse_embeddings": 1},
+        **{"reverse_embeddings_scale": -1, "reverse_embeddings_zero": -1},
+    }
+)
 
 
 class QuantizedTable(Quantized):
@@ -431,6 +473,8 @@ class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
     """The same in both directions; what is not tied has `reverse_embeddings` `[dim, input_dim]`,
     packed along `dim`, with scales (and zeros) of its own, `[groups, input_dim]`.
     """
+
+    division = ROWS
 
     reverse_embeddings_scale: torch.Tensor
     reverse_embeddings_zero: torch.Tensor | None

@@ -14,25 +14,42 @@ from .core import Embedding
 from .layer import Layer
 
 
-def image_channels(image_shape: Sequence[int | None], data_format: str) -> int:
+def image_channels(
+    image_shape: Sequence[int | None], data_format: str, argument: str = "image_shape"
+) -> int:
     """The channels in `image_shape`, a height, a width and channels in the order of `data_format`.
 
     `None` of them is 3.
+
+    Args:
+        argument: what an error calls it.
 
     Raises:
         ValueError: other than three sizes, or those of the other order.
     """
     if len(image_shape) != 3:
-        raise ValueError(f"image_shape={image_shape} must have a height, a width and channels.")
+        raise ValueError(f"{argument}={image_shape} must have a height, a width and channels.")
     channels, other = image_shape[-1], image_shape[0]
     if data_format == "channels_first":
         channels, other = other, channels
-    if other is not None and other <= 4 and not (channels and channels <= 4):
+    # Few rows and a side of many pixels in the place of the channels.
+    if other is not None and other <= 4 and (channels is None or channels > 16):
         raise ValueError(
-            f"image_shape={tuple(image_shape)} does not go with data_format={data_format!r}, by "
+            f"{argument}={tuple(image_shape)} does not go with data_format={data_format!r}, by "
             f"which it has {channels} channels."
         )
     return channels or 3
+
+
+def check_sides(**shapes: Sequence[int | None]) -> None:
+    """Refuse arguments that do not begin with a height and a width.
+
+    Raises:
+        ValueError: it names the argument.
+    """
+    for name, shape in shapes.items():
+        if len(shape) < 2 or None in shape[:2]:
+            raise ValueError(f"{name}={shape} must begin with a height and a width.")
 
 
 def check_choice(choices: Iterable[str | None], **argument: str | None) -> None:
@@ -87,16 +104,16 @@ def check_images(
     Raises:
         ValueError: other sizes or channels; the message has both.
     """
-    given = tuple(images.shape[1:])
+    given = tuple(images.shape[-3:])
     if data_format == "channels_first":
         given = (*given[1:], given[0])
     wanted = (*size, channels)
     if any(want is not None and want != have for want, have in zip(wanted, given)):
-        sizes = " × ".join("any" if want is None else str(want) for want in wanted)
+        sizes = " × ".join(["any" if want is None else f"{want}" for want in wanted])
         raise ValueError(
             f"Images must be of height, width and channels {sizes}, but by data_format="
             f"{data_format!r} those of shape {tuple(images.shape)} are "
-            f"{' × '.join(map(str, given))}."
+            f"{given[0]} × {given[1]} × {given[2]}."
         )
     steps = pair(multiple_of)
     if given[0] % steps[0] or given[1] % steps[1]:
@@ -160,12 +177,13 @@ def image_size(
     Raises:
         ValueError: one of them is `None`, smaller than a patch, or not filled by patches.
     """
+    image_channels(image_shape, data_format)
     sizes = image_shape[:2] if data_format == "channels_last" else image_shape[1:]
     for name, size, patch in zip(("height", "width"), sizes, patch_size):
         if size is None or size < patch or (filled and size % patch):
-            wanted = "that is a multiple of the" if filled else "of at least the"
+            wanted = "that is a multiple of" if filled else "of at least"
             raise ValueError(
-                f"image_shape={tuple(image_shape)} needs a {name} {wanted} patches' {patch}, not "
+                f"image_shape={tuple(image_shape)} needs a {name} {wanted} patch_size={patch}, not "
                 f"{size}."
             )
     return sizes[0], sizes[1]  # type: ignore[return-value]

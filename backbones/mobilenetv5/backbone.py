@@ -55,6 +55,31 @@ class Settings:
     kv_strides: int
     use_cpe: bool
 
+    def checked(self, activation: str, squeezes: bool) -> Settings:
+        """The settings, with this activation where they have none.
+
+        Raises:
+            ValueError: they make no block.
+        """
+        attends = self.block_type in ("mqa", "mha")
+        if self.block_type not in ("er", "uir") and not attends:
+            raise ValueError(
+                f"stackwise_block_types has {self.block_type!r}; it must be er, uir, mqa or mha, "
+                "the blocks that KerasHub can build."
+            )
+        if self.strides not in (1, 2):
+            raise ValueError(f"stackwise_strides has {self.strides}; it must be 1 or 2.")
+        if self.se_ratio and squeezes and not attends:
+            raise ValueError(
+                f"stackwise_se_ratios has {self.se_ratio}; it must be 0, or se_layer None."
+            )
+        if self.block_type == "er" and min(self.exp_kernel_size, self.pw_kernel_size) < 1:
+            raise ValueError(
+                "stackwise_exp_kernel_sizes and stackwise_pw_kernel_sizes must be positive in er "
+                f"blocks, not {self.exp_kernel_size} and {self.pw_kernel_size}."
+            )
+        return replace(self, activation=self.activation or activation)
+
 
 def make_block(
     settings: Settings,
@@ -77,20 +102,8 @@ def make_block(
             dilation if s.use_cpe else None,
             drop_path,
         )
-    if s.block_type not in ("er", "uir"):
-        raise ValueError(
-            f"stackwise_block_types has {s.block_type!r}; it must be er, uir, mqa or mha, the "
-            "blocks that KerasHub can build."
-        )
-    if s.se_ratio:
-        raise ValueError(f"stackwise_se_ratios has {s.se_ratio}; it must be 0, or se_layer None.")
     block: EdgeResidual | UniversalInvertedResidual
     if s.block_type == "er":
-        if min(s.exp_kernel_size, s.pw_kernel_size) < 1:
-            raise ValueError(
-                "stackwise_exp_kernel_sizes and stackwise_pw_kernel_sizes must be positive in er "
-                f"blocks, not {s.exp_kernel_size} and {s.pw_kernel_size}."
-            )
         block = EdgeResidual(
             style,
             width,
@@ -268,13 +281,11 @@ class MobileNetV5Backbone(Backbone):
             for key, value in self.arguments.items()
             if key.startswith("stackwise_") and key != "stackwise_num_blocks"
         }
-        check_equally_long(stackwise_num_blocks=stackwise_num_blocks, **stackwise)
-        for argument, values in stackwise.items():
-            if [len(stack) for stack in values] != list(stackwise_num_blocks):
-                raise ValueError(
-                    f"{argument}={values} must have a value for each block, by "
-                    f"stackwise_num_blocks={stackwise_num_blocks}."
-                )
+        check_blocks(stackwise, stackwise_num_blocks)
+        plan = [
+            [Settings(*block).checked(act_layer, se_layer is not None) for block in zip(*blocks)]
+            for blocks in zip(*stackwise.values())
+        ]
         if norm_layer not in ("rms_norm", "batch_norm"):
             raise ValueError(f"norm_layer={norm_layer!r} must be 'rms_norm' or 'batch_norm'.")
         if pad_type.lower() not in ("same", "", "valid"):
@@ -300,21 +311,14 @@ class MobileNetV5Backbone(Backbone):
         for i, count in enumerate(stackwise_num_blocks):
             stack: list[nn.Module] = []
             for j in range(count):
-                settings = Settings(*(values[i][j] for values in stackwise.values()))
-                if settings.strides not in (1, 2):
-                    raise ValueError(f"stackwise_strides={stackwise_strides} must be 1 or 2.")
+                settings = plan[i][j]
                 filters = int(round_chs_fn(settings.filters))
                 strides = settings.strides if j == 0 else 1
                 dilates = reduction * strides > 32
                 strides, next_dilation = (1, 2 * dilation) if dilates else (strides, dilation)
                 reduction *= strides
                 block = make_block(
-                    replace(
-                        settings,
-                        strides=strides,
-                        activation=settings.activation or act_layer,
-                        se_ratio=settings.se_ratio if se_layer is not None else 0,
-                    ),
+                    replace(settings, strides=strides),
                     style,
                     width,
                     filters,
@@ -338,28 +342,15 @@ class MobileNetV5Backbone(Backbone):
             for conv in path
         ]
         self.joined: list[int] = []
-        self.msfa = None
         if use_msfa:
-            given = [msfa_indices] if isinstance(msfa_indices, int) else list(msfa_indices)
-            indices = [index if index >= 0 else len(taps) + index for index in given]
-            self.joined = sorted(set(indices))
-            if not indices or not 0 <= self.joined[0] <= self.joined[-1] < len(taps):
-                raise ValueError(
-                    f"msfa_indices={msfa_indices} must be from {-len(taps)} to {len(taps) - 1}."
-                )
-            channels = sum(taps[index] for index in indices)
-            if channels != sum(widths[index] for index in self.joined):
-                raise ValueError(
-                    f"msfa_indices={msfa_indices} must be different ones, of stacks that have a "
-                    "stride in their first block, as has the stack behind them."
-                )
+            self.joined, channels = fused_maps(msfa_indices, taps, widths)
             stacks = stacks[: self.joined[-1]]
         self.blocks = Stack("{}", stacks)
         self.output_channels = num_features if use_msfa else width
+        self.msfa = None
         if use_msfa:
-            self.msfa = MultiScaleFusionAdapter(
-                style, channels, num_features, pair(msfa_output_resolution), act_layer
-            )
+            size = pair(msfa_output_resolution, "msfa_output_resolution")
+            self.msfa = MultiScaleFusionAdapter(style, channels, num_features, size, act_layer)
 
     def features_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of what images give."""
@@ -385,3 +376,44 @@ class MobileNetV5Backbone(Backbone):
         if self.msfa is not None:
             x = self.msfa(*(maps[i] for i in self.joined))
         return channels_back(x, self.data_format)
+
+
+def check_blocks(stackwise: Mapping[str, Sequence[Any]], num_blocks: Sequence[int]) -> None:
+    """Refuse arguments without a value for each block of each stack.
+
+    Raises:
+        ValueError: it names the argument.
+    """
+    check_equally_long(stackwise_num_blocks=num_blocks, **stackwise)
+    for argument, values in stackwise.items():
+        if [len(stack) for stack in values] != list(num_blocks):
+            raise ValueError(
+                f"{argument}={values} must have a value for each block, by "
+                f"stackwise_num_blocks={num_blocks}."
+            )
+
+
+def fused_maps(
+    given: int | Sequence[int], taps: Sequence[int], widths: Sequence[int]
+) -> tuple[list[int], int]:
+    """Which maps are fused, the largest first, and the channels of all of them.
+
+    Args:
+        taps: channels of those that may be.
+        widths: of the stem and each stack.
+
+    Raises:
+        ValueError: there are none such, or they are others than KerasHub's indices mean.
+    """
+    indices = [given] if isinstance(given, int) else given
+    indices = [index if index >= 0 else len(taps) + index for index in indices]
+    joined = sorted(set(indices))
+    if not joined or not 0 <= joined[0] <= joined[-1] < len(taps):
+        raise ValueError(f"msfa_indices={given} must be from {-len(taps)} to {len(taps) - 1}.")
+    channels = sum(taps[index] for index in indices)
+    if channels != sum(widths[index] for index in joined):
+        raise ValueError(
+            f"msfa_indices={given} must be different ones, of stacks that have a stride in their "
+            "first block, as has the stack behind them."
+        )
+    return joined, channels

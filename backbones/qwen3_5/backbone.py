@@ -254,8 +254,8 @@ class HybridDecoder(Backbone):
         """Inputs as checked tensors; those of images may lack the first axis, as KerasHub's
         preprocessor gives them.
         """
-        if getattr(given.get("image_grid_thw"), "ndim", 0) == 2:
-            names = ("pixel_values", "image_grid_thw", "vision_indices")
+        names = ("pixel_values", "image_grid_thw", "vision_indices")
+        if [getattr(given.get(name), "ndim", 0) for name in names[:2]] == [5, 2]:
             batched = {name: given[name][None] for name in names if given.get(name) is not None}
             given = {**given, **batched}
         return super().tensors(given)
@@ -270,11 +270,19 @@ class HybridDecoder(Backbone):
         cache: CacheState | None = None,
         cache_update_index: CacheIndex = 0,
     ) -> torch.Tensor:
-        x = self.token_embedding(token_ids)
+        tokens = None
         if self.vision_encoder is not None and pixel_values is not None and pixel_values.numel():
             if image_grid_thw is None or vision_indices is None:
                 raise ValueError("pixel_values need image_grid_thw and vision_indices.")
+            count = pixel_values.shape[:2].numel() // self.vision_encoder.merge**2
+            if vision_indices.numel() != count:
+                raise ValueError(
+                    f"vision_indices has {vision_indices.numel()} places, but pixel_values give "
+                    f"{count} tokens."
+                )
             tokens = self.vision_encoder(pixel_values, image_grid_thw)
+        x = self.token_embedding(token_ids)
+        if tokens is not None and vision_indices is not None:
             # The indices are those of the batch's rows one after the other.
             rows = x.flatten(0, 1)[None]
             x = interleave(rows, tokens[None], vision_indices.reshape(1, -1)).view_as(x)

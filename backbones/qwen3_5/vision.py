@@ -221,9 +221,9 @@ class Qwen3_5VisionEncoder(Component):
     ) -> None:
         super().__init__(dtype, trainable, name)
         self.out_hidden_size = out_hidden_size = out_hidden_size or hidden_size
-        self.patch_shape = (temporal_patch_size, patch_size, patch_size, in_channels)
         self.merge = spatial_merge_size
         self.head_dim = hidden_size // num_heads
+        self.patch_shape = (temporal_patch_size, patch_size, patch_size, in_channels)
         self.side = math.isqrt(num_position_embeddings)
         self.patch_embed = Qwen3_5VisionPatchEmbed(
             in_channels, hidden_size, (temporal_patch_size, patch_size, patch_size)
@@ -239,6 +239,14 @@ class Qwen3_5VisionEncoder(Component):
         return self.arguments
 
     def forward(self, pixel_values: PixelValues, image_grid_thw: ImageGrid) -> torch.Tensor:
+        given, wanted = tuple(pixel_values.shape[2:]), self.patch_shape
+        if given != wanted or image_grid_thw.shape[2] != 3:
+            raise ValueError(
+                "pixel_values must have patches of temporal_patch_size, patch_size, patch_size and "
+                f"in_channels, {' × '.join(map(str, wanted))}, not {' × '.join(map(str, given))}, "
+                "and image_grid_thw frames, height and width of each image, not "
+                f"{image_grid_thw.shape[2]} numbers."
+            )
         patches = pixel_values.flatten(0, 1)
         places = Places.of(image_grid_thw.flatten(0, 1), patches.shape[0], self.merge)
         tables = places.tables(self.head_dim)

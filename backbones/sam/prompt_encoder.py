@@ -11,7 +11,7 @@ import torch
 from .._inputs import Images, Input
 from .._model import Component
 from ..layers.activations import Activation, ActivationLike
-from ..layers.convolution import Conv2D
+from ..layers.convolution import Conv2D, pair
 from ..layers.core import Embedding, LayerNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.initializers import random_normal
@@ -21,7 +21,7 @@ from ..layers.vision import check_at_least
 
 Points = Annotated[torch.Tensor, Input("values", ("batch", "points", "coordinates"))]
 Labels = Annotated[torch.Tensor, Input("values", ("batch", "points"))]
-Boxes = Annotated[torch.Tensor, Input("values", ("batch", "boxes", "corners", "coordinates"))]
+Boxes = Annotated[torch.Tensor, Input("values", ("batch", "boxes", "corners", "corner_places"))]
 Masks = Annotated[
     torch.Tensor, Input("values", ("batch", "masks", "mask_height", "mask_width", "mask_channels"))
 ]
@@ -129,6 +129,7 @@ class SAMPromptEncoder(Component):
                 f"hidden_size={hidden_size} must be even: half are sines, half cosines."
             )
         check_at_least(4, mask_in_channels=mask_in_channels)
+        pair(image_embedding_size, "image_embedding_size")
         self.positional_embedding_layer = RandomFrequencyPositionalEmbeddings(hidden_size // 2)
         self.foreground_point_embed = Embedding(1, hidden_size)
         self.background_point_embed = Embedding(1, hidden_size)

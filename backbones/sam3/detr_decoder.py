@@ -19,7 +19,7 @@ from ..layers.dtypes import DTypeLike
 from ..layers.layer import Layer
 from ..layers.layout import Layout, Stack
 from ..layers.masks import padding_mask_of
-from ..layers.vision import check_at_least
+from ..layers.vision import check_at_least, check_sides
 from .checks import check_heads
 from .parts import (
     SAM3MLP,
@@ -127,6 +127,7 @@ class SAM3DetrDecoder(Component):
         super().__init__(dtype, trainable, name)
         check_heads(hidden_dim, num_heads)
         check_at_least(1, patch_size=patch_size, num_layers=num_layers, num_queries=num_queries)
+        check_sides(image_shape=image_shape)
         check_at_least(patch_size, image_shape=image_shape[:2])
         self.grid = (image_shape[0] // patch_size, image_shape[1] // patch_size)
         dim = hidden_dim

@@ -14,11 +14,7 @@ from ..layers.layout import Parts
 
 
 def scaling(dim: int, factor: float) -> tuple[list[nn.Module], int]:
-    """Layers that make a map so many times as large, and the channels that they leave.
-
-    Raises:
-        ValueError: there are none for this factor.
-    """
+    """Layers that make a map so many times as large, and the channels that they leave."""
     if factor == 4.0:
         first = Conv2DTranspose(dim, dim // 2, 2, 2)
         second = Conv2DTranspose(dim // 2, dim // 4, 2, 2)
@@ -27,9 +23,8 @@ def scaling(dim: int, factor: float) -> tuple[list[nn.Module], int]:
         return [Conv2DTranspose(dim, dim // 2, 2, 2)], dim // 2
     if factor == 1.0:
         return [], dim
-    if factor == 0.5:
-        return [nn.MaxPool2d(2)], dim
-    raise ValueError(f"fpn_scale_factors must be of 4.0, 2.0, 1.0 and 0.5, not {factor}.")
+    assert factor == 0.5
+    return [nn.MaxPool2d(2)], dim
 
 
 class SAM3FPNLayer(Layer):

@@ -22,6 +22,7 @@ from ..layers.rotary import Tables, rotate_pairs_wide
 from ..layers.vision import (
     PositionGrid,
     check_at_least,
+    check_sides,
     embed_patches,
     image_channels,
     join_windows,
@@ -295,18 +296,26 @@ class SAM3VisionEncoder(Component):
         name: str | None = None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        check_at_least(1, patch_size=patch_size, num_heads=num_heads)
-        check_at_least(0, window_size=window_size)
         if hidden_dim % (4 * num_heads):
             raise ValueError(
                 f"hidden_dim={hidden_dim} must be num_heads={num_heads} times a multiple of 4: "
                 "positions turn pairs of dimensions, as many for rows as for columns."
             )
+        if not set(fpn_scale_factors) <= {4.0, 2.0, 1.0, 0.5}:
+            raise ValueError(
+                f"fpn_scale_factors={fpn_scale_factors} must be of 4.0, 2.0, 1.0 and 0.5."
+            )
         channels = image_channels(image_shape, "channels_last")
         check_at_least(patch_size, image_shape=image_shape[:2])
+        check_sides(pretrain_image_shape=pretrain_image_shape)
         check_at_least(patch_size, pretrain_image_shape=pretrain_image_shape[:2])
         height, width = image_shape[:2]
         self.grid = (height // patch_size, width // patch_size)
+        if min(self.grid) * min(fpn_scale_factors, default=1) < 1:
+            raise ValueError(
+                f"image_shape={tuple(image_shape)} has {self.grid[0]} × {self.grid[1]} patches, "
+                f"too few for fpn_scale_factors={tuple(fpn_scale_factors)}."
+            )
         everywhere = global_attn_indexes or ()
         sizes = [0 if i in everywhere else window_size for i in range(num_layers)]
         if any(size and (self.grid[0] % size or self.grid[1] % size) for size in sizes):

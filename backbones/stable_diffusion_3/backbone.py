@@ -16,6 +16,7 @@ from ..layers.dtypes import DTypeLike
 from ..layers.initializers import identity
 from ..layers.layer import Layer
 from ..layers.layout import GRAPH, Layout, flattened
+from ..layers.vision import image_channels
 from .mmdit import Latents, MMDiT
 from .scheduler import FlowMatchEulerDiscreteScheduler
 from .t5_encoder import T5Encoder
@@ -117,7 +118,8 @@ class StableDiffusion3Backbone(Backbone):
         super().__init__(dtype, trainable, name)
         if data_format not in (None, "channels_last"):
             raise NotImplementedError(f"data_format={data_format!r} must be 'channels_last'.")
-        height, width, channels = image_shape
+        channels = image_channels(image_shape, "channels_last")
+        height, width = image_shape[:2]
         step = VAE_FACTOR * mmdit_patch_size
         if height % step or width % step:
             raise ValueError(
@@ -353,12 +355,12 @@ class StableDiffusion3Backbone(Backbone):
         t5_token_ids: T5TokenIds | None = None,
         t5_negative_token_ids: T5TokenIds | None = None,
     ) -> dict[str, torch.Tensor]:
+        encoded = self.encode_image_step(images)
         token_ids = {"clip_l": clip_l_token_ids, "clip_g": clip_g_token_ids}
         negative = {"clip_l": clip_l_negative_token_ids, "clip_g": clip_g_negative_token_ids}
         if t5_token_ids is not None and t5_negative_token_ids is not None:
             token_ids["t5"], negative["t5"] = t5_token_ids, t5_negative_token_ids
         embeddings = self.encode_text_step(token_ids, negative)
-        encoded = self.encode_image_step(images)
         latents = self.denoise_step(latents, embeddings, 0, num_steps[0], guidance_scale[0])
         return {"latents": encoded, "images": self.decode_step(latents)}
 

@@ -1,10 +1,10 @@
-"""What users write, for type checkers: `tests/test_typing.py` never runs it.
+"""What users write, for type checkers: `tests/test_wheel.py` checks it and never runs it.
 
 Each `type: ignore` stands at a mistake that must be found.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -42,6 +42,21 @@ assert_type(Backbone.from_preset("bert_tiny_en_uncased"), Backbone)
 assert_type(BertBackbone.from_config(bert.get_config()), BertBackbone)
 assert_type(BertBackbone.presets, dict[str, dict[str, Any]])
 assert_type(bert.eval(), BertBackbone)
+
+
+Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+
+
+def hidden(backbone: Backbone, images: torch.Tensor, both: bool) -> None:
+    found = backbone.forward_intermediates
+    assert_type(found(images, (1, -1), norm=True, maps=both), list[torch.Tensor])
+    assert_type(found(images, prefix_tokens=True), list[Pair])
+    assert_type(found(images, intermediates_only=False), tuple[Any, list[torch.Tensor]])
+    assert_type(found(images, prefix_tokens=True, intermediates_only=False), tuple[Any, list[Pair]])
+    first, last = found(images, 2, prefix_tokens=both)
+    print(first, last)
+    found(images, 2, True)  # type: ignore[call-overload]
+
 
 assert_type(keras_hub.models.BertBackbone.from_preset("bert_tiny_en_uncased"), BertBackbone)
 print(models.NopeBackbone)  # type: ignore[attr-defined]
