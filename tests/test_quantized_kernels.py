@@ -143,6 +143,7 @@ def test_what_has_no_tiles() -> None:
         assert tiled.TiledDense.of(quantized(*given)) is None
     layer = quantized("gptq", 4, 32, 64, 8)
     assert tiled.TiledDense.of(copy.deepcopy(layer).float()) is None
+    assert tiled.TiledDense.of(copy.deepcopy(layer).to("meta")) is None
     layer.g_idx[0] = 1.0  # groups of several sizes
     layer.loaded()
     assert tiled.TiledDense.of(layer) is None

@@ -29,7 +29,9 @@ from .quantized import (
 # Inputs that a kernel lets share a scale.
 GROUPS = (256, 128, 64, 32)
 # Outputs in a tile of the CPU's, the first half of them in the lower halves of its bytes.
-WIDTH = {"AVX512": 64, "AVX2": 32}.get(torch.backends.cpu.get_cpu_capability(), 0)
+WIDTH = {"AVX512": 64, "AVX2": 32}[torch.backends.cpu.get_cpu_capability()] if VECTORIZED else 0
+# What the number of outputs is filled up to a multiple of.
+MULTIPLES = {"cpu": WIDTH, "cuda": 8}
 
 
 class Tiled(Quantized):
@@ -189,8 +191,8 @@ def numbered(outputs: int, scale: torch.Tensor, group: torch.Tensor) -> torch.Te
 
 
 def in_blocks(group: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-    """The group of each block `[..., blocks]` of weights `[..., in]`, where each so many inputs, as
-    they come or in another order, have one; and that order.
+    """Groups `[..., in]` → those of blocks `[..., blocks]`, if inputs, as they come or in another
+    order, fall into blocks that have one each; and that order.
     """
     for order in (None, group[0].argsort(stable=True)):
         ordered = group if order is None else group.index_select(1, order)
@@ -216,7 +218,7 @@ def arranged(
         scale, zero: of all groups; without zeros the weights are divided by scales.
         group: of each input `[1, in]`, or of each weight `[out, in]`.
     """
-    multiple = 8 if integers.is_cuda else WIDTH
+    multiple = MULTIPLES.get(integers.device.type, 0)
     dtype = layer.compute_dtype or scale.dtype
     if dtype != torch.bfloat16 or layer.activations is not None or not multiple:
         return None
@@ -241,7 +243,7 @@ def arranged(
 
 
 def tiles_of(codes: torch.Tensor) -> torch.Tensor | None:
-    """Codes of 0 to 15 `[out, in]`, in uint8, as the device's kernel takes them, if it has one."""
+    """Codes of 0 to 15 `[out, in]`, in uint8, as the device's kernel takes them, if it does."""
     inputs = codes.shape[1]
     if codes.is_cuda:
         depth = next((n for n in (8, 4, 2) if inputs % (16 * n) == 0), None)
@@ -249,8 +251,6 @@ def tiles_of(codes: torch.Tensor) -> torch.Tensor | None:
         if depth is None or not capable or torch.version.hip is not None:
             return None
         return torch._convert_weight_to_int4pack(codes[:, ::2] << 4 | codes[:, 1::2], depth)
-    if codes.device.type != "cpu" or not VECTORIZED:
-        return None
     tiles = torch._convert_weight_to_int4pack_for_cpu(codes.int(), 1)
     # Where they are read as they were not written they are of no use.
     return tiles if torch.equal(codes_of(tiles), codes.T) else None
