@@ -23,6 +23,7 @@ from ..presets.weights import with_tensors
 from .adapters import FACTORS, Adapter, adapter_for, adapter_shapes, layers_named
 
 ORDERS = ("jax", "torch")
+A, B = FACTORS
 # Beyond it, and beyond the layer's sizes, nothing of a low rank is meant.
 MAX_RANK = 1024
 MAX_ALPHA = 1e30
@@ -166,7 +167,7 @@ def load_lora_h5(backbone: Model, path: Path, found: Mapping[str, Adapter]) -> L
         chosen = next((c for c in candidates if c.keys() == wanted), candidates[0])
         file.unpack(file.datasets[name] for names in chosen.values() for name in names.values())
         factors = {
-            layer: Factors(*(file.datasets[names[name]].read() for name in FACTORS))
+            layer: Factors(a=file.datasets[names[A]].read(), b=file.datasets[names[B]].read())
             for layer, names in chosen.items()
         }
     return Loaded(factors)
