@@ -88,7 +88,8 @@ class Backbone(Model):
                 `modelscope://org/model`, or a folder, in the format of
                 Keras, transformers, timm or diffusers; or a file of Stable Diffusion 3 or FLUX.1
                 (`sd3_medium_incl_clips.safetensors`, `flux1-dev.safetensors`).
-            load_weights: whether to read the weights; otherwise they are drawn at random.
+            load_weights: whether to read the weights; otherwise they are drawn at random, over a
+                `device_mesh` those that one process would draw with the seed of the first.
             device: where the weights go.
             mmap: whether weights that need no conversion stay in the file, mapped into memory and
                 read when first used; by default safetensors are and `.weights.h5` are not. Then
@@ -101,14 +102,14 @@ class Backbone(Model):
                 bitsandbytes, fp8, compressed-tensors) are read as floats, in the dtype asked
                 for; otherwise they are refused, but for gpt-oss in MXFP4.
             device_mesh: the processes that share the model; each of them calls this, and reads only
-                the bytes that it holds. Parameters are DTensors.
+                the bytes that it holds. Parameters are DTensors. If one process fails, all do.
             plan: how they share it. With `"fsdp"` every process has its own inputs, and the weights
                 of a block are gathered while it computes (FSDP2; over two dimensions of the mesh
                 they are replicated over the first). With `"tensor"` all of them have the same
                 inputs, and layers are divided: attention by heads, feed-forward networks, experts
                 and the vocabulary; over a dimension called `"tensor"` of a mesh that has two, and
                 FSDP2 over the other one.
-            mp_policy: of FSDP2.
+            mp_policy: of FSDP2; without `param_dtype` where weights are quantized.
             checkpoint_activations: calls `gradient_checkpointing`.
             kwargs: constructor arguments that replace those of the preset, `dtype` and
                 `trainable` among them. As in Keras the dtype is float32 if not given, whatever
@@ -118,7 +119,8 @@ class Backbone(Model):
             ValueError: unknown or broken preset, a class other than this one, weights that do not
                 fit the model.
             TypeError: unknown arguments.
-            OSError: files that are missing or cannot be fetched.
+            OSError: files that are missing or cannot be fetched; or another process of the
+                `device_mesh` has failed.
         """
         from ..presets.loading import load_backbone
 
@@ -311,7 +313,9 @@ class Backbone(Model):
 
         Raises:
             NotImplementedError: the model takes other inputs than images, and has no such weights.
+            ValueError: several processes share it.
         """
+        self.refuse_shared("fuse")
         model = copy.deepcopy(self).eval().requires_grad_(False)
         model.fused = True
         tiled = tile_layers(model)
@@ -377,7 +381,8 @@ class Backbone(Model):
             The layers that were quantized, by their paths in Keras → the mode.
 
         Raises:
-            ValueError: no such mode; or layers that are quantized or have adapters.
+            ValueError: no such mode; layers that are quantized or have adapters; or a model that
+                several processes share.
             NotImplementedError: data to be calibrated on does not reach the blocks one by one.
         """
         from ..quantizers import quantize

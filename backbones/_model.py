@@ -373,6 +373,12 @@ class Model(nn.Module, Configurable):
         self._trainable = bool(value)
         self.requires_grad_(self._trainable)
 
+    def requires_grad_(self: ModelType, requires_grad: bool = True) -> ModelType:
+        for parameter in self.parameters():
+            if parameter.is_floating_point():  # integers that FSDP holds are parameters, too
+                parameter.requires_grad_(requires_grad)
+        return self
+
     @property
     def device(self) -> torch.device:
         """Where the weights are; of an offloaded model where it computes."""
@@ -419,6 +425,14 @@ class Model(nn.Module, Configurable):
                 waiting += module.children()
         return found
 
+    def refuse_shared(self, verb: str) -> None:
+        """Raises ValueError: several processes share the model, none of which has whole weights."""
+        if any(hasattr(tensor, "full_tensor") for tensor in self.weights()):
+            raise ValueError(
+                f"{verb} needs whole weights, and this {self.class_name} is shared by several "
+                "processes: call it before that, save the model, and load it with device_mesh."
+            )
+
     @torch.no_grad()
     def resize_token_embeddings(self, vocabulary_size: int) -> None:
         """Give the vocabulary another size: rows at the end go, or new ones are drawn.
@@ -428,8 +442,10 @@ class Model(nn.Module, Configurable):
 
         Raises:
             NotImplementedError: the model has no vocabulary.
-            ValueError: not a positive size, or an embedding with an adapter.
+            ValueError: not a positive size, an embedding with an adapter, or a model that several
+                processes share.
         """
+        self.refuse_shared("resize_token_embeddings")
         names = (name for name in self.argument_names if re.match("(text_)?vocab", name))
         argument = next(names, None)
         if argument is None:

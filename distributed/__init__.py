@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..presets.building import ModelType
+from ..presets.gathering import gathering
 from ..presets.loading import load_backbone
 from ..presets.surplus import Ignore
 from .sharding import Sharding
@@ -43,6 +44,7 @@ def load_shared(
         raise ValueError("mmap=True is for whole weights; with device_mesh only parts are read.")
     sharing = Sharding(mesh, plan, mp_policy, checkpoint_activations)
     where = sharing.place(device)
-    return load_backbone(
-        cls, preset, load_weights, where, None, ignore, dequantize, overrides, sharing
-    )
+    with gathering([sharing.handle()]):  # if one process fails, all do
+        return load_backbone(
+            cls, preset, load_weights, where, None, ignore, dequantize, overrides, sharing
+        )

@@ -84,6 +84,9 @@ class Entry:
     def __init__(self) -> None:
         self.clear()
 
+    def __reduce__(self) -> Any:  # a copy has taken nothing yet
+        return Entry, ()
+
     def clear(self) -> None:
         self.given: torch.Tensor | None = None
         self.taken: torch.Tensor | None = None
@@ -130,6 +133,9 @@ class Here(nn.Module):
     def here(self, name: str) -> torch.Tensor | None:
         tensor = self.held(name)
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _made, (self.kind, self.undivided, self.names), dict(self.__dict__)
 
     # Of quantized layers
 
@@ -328,6 +334,12 @@ def _class(kind: Any, cls: Any, names: tuple[str, ...]) -> type[nn.Module]:
     return type(cls.__name__, (kind, cls), {**namespace, **facts})
 
 
+def _made(kind: Any, cls: Any, names: tuple[str, ...]) -> nn.Module:
+    """A layer as it is unpickled, before it has its state."""
+    made = _class(kind, cls, names)
+    return made.__new__(made)
+
+
 class Dividing:
     """Divides a model on the meta device over a mesh of one dimension.
 
@@ -426,6 +438,8 @@ class Dividing:
                 except ValueError as error:
                     yield f"{path}.{name} has {error}"
                     continue
+                if pieces > 1 and places["weight"]:
+                    yield f"{path}.{name} has {pieces} things in rows of packed integers"
                 for leaf, at in places.items():
                     self.places[child, leaf] = Shard(at)
                     if pieces > 1:

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
+from torch.distributed.tensor import DTensor, Replicate
 
 from ..backbones._model import Model
 from ..backbones.layers.core import ReversibleEmbedding
@@ -75,6 +76,12 @@ class Sharding:
         if kind == "cpu":
             return torch.device(kind)
         return torch.device(kind, torch.get_device_module(kind).current_device())
+
+    def handle(self) -> DTensor:
+        """A tensor that all processes have."""
+        same = [Replicate()] * self.mesh.ndim
+        empty = torch.empty(0, device=self.place(None))
+        return DTensor.from_local(empty, self.mesh, same, run_check=False)
 
     def share(self, model: Model, device: torch.device) -> Model:
         """See `presets.parts.Sharing`."""

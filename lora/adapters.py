@@ -477,7 +477,8 @@ class AdaptedConvolution(Adapter, Convolution):
         y = super().forward(x)
         if not self.is_added:
             return self.guarded(y)
-        a = self.from_kernel(precise(self.lora_kernel_a))
+        # Of a single filter in other strides torch computes no gradient on a CPU.
+        a = self.from_kernel(precise(self.lora_kernel_a)).contiguous()
         inner = self._conv_forward(in_compute_dtype(x, a.dtype), a, None)
         added = torch.einsum("nr...,rc->nc...", inner, precise(self.lora_kernel_b))
         return y + (added * self.scale).to(y.dtype)

@@ -4,7 +4,9 @@ and compared with what one process makes of them.
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import re
 import sys
 import warnings
@@ -17,7 +19,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.utils._pytree import tree_leaves
 
@@ -249,8 +257,6 @@ def check_reading(folder: Path, model: Any) -> None:
 
 def check_options(folder: Path) -> None:
     """Plans by weights' names, activation checkpointing, mixed precision."""
-    from torch.distributed.fsdp import MixedPrecisionPolicy
-
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("tensor",))
     for plan in ("fsdp", "tensor"):
         plain = Backbone.from_preset(folder / "llama")
@@ -268,15 +274,47 @@ def check_options(folder: Path) -> None:
         one.enable_lora(2)
     check_training("bert", plain, model, slice(None))
     check_reading(folder / "bert", model)
+    for plan in ("fsdp", "tensor"):
+        check_customs(folder / "llama", mesh, plan)
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     model = Backbone.from_preset(folder / "llama", device_mesh=mesh, plan="fsdp", mp_policy=policy)
     assert model(inputs_of("llama")).dtype == torch.bfloat16
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+def check_customs(folder: Path, mesh: DeviceMesh, plan: str) -> None:
+    """What PyTorch's users do to sharded models."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, broadcast_from_rank0=True)
+    model = Backbone.from_preset(folder, device_mesh=mesh, plan=plan)
+    plain = Backbone.from_preset(folder)
+    state = copy.deepcopy(get_model_state_dict(model, options=options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    set_model_state_dict(model, state, options=options)
+    equal_states(model, plain, plan)
+    if plan == "tensor":
+        copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+        expected = outputs_of(plain, inputs_of("llama"))
+        close(outputs_of(copied, inputs_of("llama"))["output 0"], expected["output 0"], "copy")
+    else:  # gradients of two batches, averaged once
+        model.set_requires_gradient_sync(False)
+        outputs_of(model, inputs_of("llama"))["output 0"].sum().backward()
+        model.set_requires_gradient_sync(True)
+    for one, count in ((model, 1 if plan == "fsdp" else 2), (plain, 2)):
+        for _ in range(count):
+            outputs_of(one, inputs_of("llama"))["output 0"].sum().backward()
+    norms = [torch.nn.utils.clip_grad_norm_(one.parameters(), 1.0) for one in (model, plain)]
+    close(whole(norms[0]) / norms[1], torch.ones(()), f"norm {plan}", 1e-4)
+    for verb, given in (("quantize", "int8"), ("resize_token_embeddings", 40)):
+        with pytest.raises(ValueError, match="is shared by several processes"):
+            getattr(model, verb)(given)
+
+
 def check_refusals(folder: Path) -> None:
     size = dist.get_world_size()
     mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("tensor",))
+    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     refused: list[tuple[str, dict[str, Any], str]] = [
         ("bert", {"plan": "tp", "device_mesh": mesh}, "plan is 'tp'; it must be one of"),
         ("bert", {"plan": "fsdp"}, "device_mesh is missing"),
@@ -284,6 +322,7 @@ def check_refusals(folder: Path) -> None:
         ("bert", {"plan": "fsdp", "device_mesh": mesh, "device": "meta"}, "device is 'meta'"),
         ("bert", {"plan": "fsdp", "device_mesh": mesh, "mmap": True}, "mmap=True"),
         ("int8", {"plan": "fsdp", "device_mesh": mesh, "load_weights": False}, "be random"),
+        ("int8", {"plan": "fsdp", "device_mesh": mesh, "mp_policy": half}, "has a param_dtype"),
         ("int4", {"plan": "tensor", "device_mesh": mesh}, "ffw_gating has 6 outputs, two in a b"),
         ("vgg", {"plan": "tensor", "device_mesh": mesh}, "VGGBackbone has no tensor plan"),
         ("odd", {"plan": "tensor", "device_mesh": mesh}, "num_key_value_heads is 1"),
@@ -305,6 +344,10 @@ def check_refusals(folder: Path) -> None:
             model.quantize(name)
             model.save_to_preset(folder / name)
     dist.barrier()
+    missing = dist.get_rank() == 1
+    name, message = ("none", "none") if missing else ("bert", "process 1 has failed")
+    with pytest.raises((ValueError, OSError), match=message):
+        Backbone.from_preset(folder / name, device_mesh=mesh, plan="fsdp")
     for name, arguments, message in refused:
         with pytest.raises(ValueError, match=re.escape(message)):
             Backbone.from_preset(folder / name, **arguments)

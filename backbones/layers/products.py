@@ -20,6 +20,8 @@ VECTORIZED = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") and (
 # They read the weights again for every few rows: with more than so many rows it is faster to
 # dequantize these.
 FEW = 16
+# Bytes of the vectors that they load at once.
+ALIGNED = 32
 # Torch 2.6 cannot tell exporting from compiling.
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
@@ -95,13 +97,13 @@ def weighted_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def multiply_few(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    rows = x.reshape(-1, x.shape[-1])
-    if not 0 < len(rows) <= FEW or not in_memory(rows, weight):
+    """The same by the kernel, of few rows, and if it finds its operands where it can load them."""
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    # It loads whole vectors, and crashes on those that begin elsewhere.
+    found = 0 < len(rows) <= FEW and in_memory(rows) and in_memory(weight, aligned=ALIGNED)
+    if not found:
         return F.linear(x, weight.to(x.dtype))
-    # It loads whole vectors: from another address the process would crash.
-    if not in_memory(weight, aligned=32):
-        return F.linear(x, weight.to(x.dtype))
-    rows = rows.contiguous() if in_memory(rows, aligned=32) else rows.clone()
+    rows = rows if in_memory(rows, aligned=ALIGNED) else rows.clone()
     y = torch._weight_int8pack_mm(rows, weight, rows.new_ones(len(weight)))
     return y.view(*x.shape[:-1], -1)
 
