@@ -192,7 +192,11 @@ def test_prompts_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
     [
         ("vision_encoder", {"num_heads": 3}, "hidden_dim=8 must be num_heads=3 times a multiple"),
         ("vision_encoder", {"window_size": 3}, "4 × 4 patches, of which window_size=3"),
-        ("vision_encoder", {"fpn_scale_factors": [4.0, 3.0, 1.0]}, "must be of 4.0, 2.0, 1.0 and 0.5"),
+        (
+            "vision_encoder",
+            {"fpn_scale_factors": [4.0, 3.0, 1.0]},
+            "must be of 4.0, 2.0, 1.0 and 0.5",
+        ),
         ("vision_encoder", {"fpn_scale_factors": [4.0, 1.0]}, "must be at least three"),
         ("vision_encoder", {"fpn_scale_factors": [1.0, 2.0, 1.0]}, "has (8, 8) pixels"),
         ("vision_encoder", {"image_shape": (21, 4, 1)}, "image_shape=(21, 4) must be at least 5"),
