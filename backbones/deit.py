@@ -18,9 +18,10 @@ from .layers.division import Division
 from .layers.dtypes import DTypeLike
 from .layers.initializers import random_normal
 from .layers.layer import Layer
-from .layers.layout import Layout, Stack
+from .layers.layout import Layout
 from .layers.transformer import head_dim
 from .layers.vision import PositionGrid, embed_patches, image_channels, image_size
+from .layers.vit import ViTEncoder
 
 
 class DeiTEmbeddings(PositionGrid):
@@ -35,7 +36,6 @@ class DeiTEmbeddings(PositionGrid):
         hidden_dim: int,
         num_channels: int,
         data_format: str,
-        dropout_rate: float,
     ) -> None:
         super().__init__(image_size, patch_size)
         self.data_format = data_format
@@ -44,14 +44,13 @@ class DeiTEmbeddings(PositionGrid):
         self.position_embedding = nn.Parameter(torch.empty(1, 2 + self.num_patches, hidden_dim))
         random_normal(0.02)(self.position_embedding, 1, 1)
         self.patch_embedding = Conv2D(num_channels, hidden_dim, patch_size, patch_size)
-        self.dropout = Dropout(dropout_rate)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """`[batch, height, width, channels]` → `[batch, 2 + patches, hidden_dim]`."""
         x = embed_patches(images, self.patch_embedding, self.data_format, self.image_size)
         tokens = torch.cat((self.class_token, self.distillation_token), dim=1).to(x.dtype)
         x = torch.cat((tokens.expand(x.shape[0], -1, -1), x), dim=1)
-        return self.dropout(x + self.position_embedding.to(x.dtype))
+        return x + self.position_embedding.to(x.dtype)
 
     def tables(self) -> dict[str, int]:
         return {"position_embedding": 2}
@@ -109,18 +108,8 @@ class DeiTEncoderBlock(Layer):
         return x + self.output_layer(self.mlp(self.ln_2(x)))
 
 
-class DeiTEncoder(Layer):
-    layout = Layout(attributes={"ln": "layer_norm"})
-
-    def __init__(self, blocks: Sequence[DeiTEncoderBlock], norm: LayerNormalization) -> None:
-        super().__init__()
-        self.encoder_layers = Stack("transformer_block_{}", blocks, start=1)
-        self.ln = norm
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block in self.encoder_layers:
-            x = block(x)
-        return self.ln(x)
+class DeiTEncoder(ViTEncoder):
+    pass
 
 
 class DeiTBackbone(Backbone):
@@ -177,7 +166,6 @@ class DeiTBackbone(Backbone):
             hidden_dim,
             image_channels(image_shape, self.data_format),
             self.data_format,
-            dropout_rate,
         )
         blocks = [
             DeiTEncoderBlock(
@@ -191,7 +179,8 @@ class DeiTBackbone(Backbone):
             )
             for _ in range(num_layers)
         ]
-        self.deit_encoder = DeiTEncoder(blocks, LayerNormalization(hidden_dim, layer_norm_epsilon))
+        norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
+        self.deit_encoder = DeiTEncoder(blocks, norm, dropout_rate)
 
     def forward(self, images: Images) -> torch.Tensor:
         return self.deit_encoder(self.deit_patching_and_embedding(images))

@@ -463,7 +463,9 @@ class VideoPrismBackbone(Backbone):
             images = images.permute(0, 2, 3, 1)
         x = self.spatial_encoder(embed(images))  # [batch · frames, patches, hidden_dim]
         x = self.temporal_encoder(self.temporal_embedding(x))
-        x = x.unflatten(0, (batch, -1)).transpose(1, 2)  # [batch, frames, patches, hidden_dim]
+        x = x.unflatten(0, (batch, embed.num_patches)).transpose(
+            1, 2
+        )  # [batch, frames, patches, hidden_dim]
         if not self.num_text_layers:
             return x
         x = x.flatten(1, 2)

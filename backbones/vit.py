@@ -10,9 +10,10 @@ import torch
 from ._backbone import Backbone
 from ._inputs import Images
 from .layers.convolution import check_data_format, pair
+from .layers.core import LayerNormalization
 from .layers.dtypes import DTypeLike
 from .layers.vision import image_channels, image_size
-from .layers.vit import ViTEncoder, ViTPatchingAndEmbedding
+from .layers.vit import ViTEncoder, ViTEncoderBlock, ViTPatchingAndEmbedding
 
 
 class ViTBackbone(Backbone):
@@ -78,17 +79,21 @@ class ViTBackbone(Backbone):
             use_patch_bias,
             self.data_format,
         )
-        self.vit_encoder = ViTEncoder(
-            num_layers,
-            num_heads,
-            hidden_dim,
-            mlp_dim,
-            use_mha_bias,
-            use_mlp_bias,
-            dropout_rate,
-            attention_dropout,
-            layer_norm_epsilon,
-        )
+        blocks = [
+            ViTEncoderBlock(
+                num_heads,
+                hidden_dim,
+                mlp_dim,
+                use_mha_bias,
+                use_mlp_bias,
+                dropout_rate,
+                attention_dropout,
+                layer_norm_epsilon,
+            )
+            for _ in range(num_layers)
+        ]
+        norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
+        self.vit_encoder = ViTEncoder(blocks, norm, dropout_rate)
 
     def forward(self, images: Images) -> torch.Tensor:
         return self.vit_encoder(self.vit_patching_and_embedding(images))

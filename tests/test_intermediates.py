@@ -275,6 +275,7 @@ def test_maps_of_videos(data_format: str) -> None:
     ((patches, before),) = model.forward_intermediates(videos, [0], prefix_tokens=True)
     assert torch.equal(model.forward_intermediates(videos, [0])[0].view_as(patches), patches)
     assert before.shape == (2, 6, 0, 8)
+    assert model(videos[:0]).shape == (0, 6, 6, 8)
 
 
 @torch.no_grad()

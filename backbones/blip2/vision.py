@@ -10,9 +10,10 @@ import torch
 from .._inputs import Images
 from .._model import Component
 from ..layers.convolution import pair
+from ..layers.core import LayerNormalization
 from ..layers.dtypes import DTypeLike
 from ..layers.vision import check_at_least
-from ..layers.vit import ViTEncoder, ViTPatchingAndEmbedding
+from ..layers.vit import ViTEncoder, ViTEncoderBlock, ViTPatchingAndEmbedding
 
 
 class BLIP2VisionEncoder(Component):
@@ -75,16 +76,20 @@ class BLIP2VisionEncoder(Component):
             use_class_token=use_class_token,
             use_patch_bias=use_patch_bias,
         )
-        self.encoder = ViTEncoder(
-            num_layers,
-            num_heads,
-            hidden_dim,
-            intermediate_dim,
-            use_mha_bias,
-            use_mlp_bias,
-            dropout_rate,
-            layer_norm_epsilon=layer_norm_epsilon,
-        )
+        blocks = [
+            ViTEncoderBlock(
+                num_heads,
+                hidden_dim,
+                intermediate_dim,
+                use_mha_bias,
+                use_mlp_bias,
+                dropout_rate,
+                layer_norm_epsilon=layer_norm_epsilon,
+            )
+            for _ in range(num_layers)
+        ]
+        norm = LayerNormalization(hidden_dim, layer_norm_epsilon)
+        self.encoder = ViTEncoder(blocks, norm, dropout_rate)
 
     @property
     def num_vision_tokens_per_image(self) -> int:

@@ -84,9 +84,9 @@ def attend(
     ):
         # One token at a time: the queries of a group stand where positions would, and nothing
         # repeats the keys and values.
-        grouped = query.reshape(key.shape[0], key.shape[1], groups, -1)
+        grouped = query.reshape(key.shape[0], key.shape[1], groups, query.shape[-1])
         x = attend(grouped, key, value, mask, scale=scale, dropout=dropout)
-        return x.reshape(query.shape[0], query.shape[1], 1, -1)
+        return x.reshape(query.shape[0], query.shape[1], 1, value.shape[-1])
     if groups > 1 and isinstance(mask, torch.Tensor) and query.is_cuda:
         # Of the kernels there only the one that writes all scores out takes groups and a mask.
         key, value = repeat_heads(key, query.shape[1]), repeat_heads(value, query.shape[1])
@@ -179,13 +179,16 @@ def attend_soft_capped(
     """As `attend`, the scores squeezed into ±`soft_cap` by a tanh."""
     heads, length = query.shape[1:3]
     # The queries of a group one after the other: `[batch, key heads, group · length, dim]`.
-    query = query.reshape(query.shape[0], key.shape[1], -1, query.shape[-1])
+    rows = heads // key.shape[1] * length
+    query = query.reshape(query.shape[0], key.shape[1], rows, query.shape[-1])
     scores = torch.tanh((query * scale) @ key.mT / soft_cap) * soft_cap
     scores = scores.float().unflatten(2, (-1, length))
     mask = mask[:, :, None]
     scores = scores.masked_fill(~mask, torch.finfo(torch.float32).min)
     weights = scores.softmax(-1).masked_fill(~mask, 0).to(value.dtype).flatten(2, 3)
-    return (F.dropout(weights, dropout) @ value).reshape(query.shape[0], heads, length, -1)
+    return (F.dropout(weights, dropout) @ value).reshape(
+        query.shape[0], heads, length, value.shape[-1]
+    )
 
 
 class MultiHeadAttention(Layer):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -104,37 +106,12 @@ class ViTEncoder(Layer):
     layout = Layout(attributes={"ln": "layer_norm"})
 
     def __init__(
-        self,
-        num_layers: int,
-        num_heads: int,
-        hidden_dim: int,
-        mlp_dim: int,
-        use_mha_bias: bool = True,
-        use_mlp_bias: bool = True,
-        dropout_rate: float = 0.0,
-        attention_dropout: float = 0.0,
-        layer_norm_epsilon: float = 1e-6,
+        self, blocks: Iterable[nn.Module], norm: LayerNormalization, dropout_rate: float
     ) -> None:
         super().__init__()
-        self.encoder_layers = Stack(
-            "transformer_block_{}",
-            (
-                ViTEncoderBlock(
-                    num_heads,
-                    hidden_dim,
-                    mlp_dim,
-                    use_mha_bias,
-                    use_mlp_bias,
-                    dropout_rate,
-                    attention_dropout,
-                    layer_norm_epsilon,
-                )
-                for _ in range(num_layers)
-            ),
-            start=1,
-        )
+        self.encoder_layers = Stack("transformer_block_{}", blocks, start=1)
         self.dropout = Dropout(dropout_rate)
-        self.ln = LayerNormalization(hidden_dim, layer_norm_epsilon)
+        self.ln = norm
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.dropout(x)
