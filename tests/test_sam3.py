@@ -193,7 +193,7 @@ def test_prompts_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
         ("vision_encoder", {"num_heads": 3}, "hidden_dim=8 must be num_heads=3 times a multiple"),
         ("vision_encoder", {"window_size": 3}, "4 × 4 patches, of which window_size=3"),
         ("vision_encoder", {"fpn_scale_factors": [4.0, 3.0, 1.0]}, "not 3.0"),
-        ("vision_encoder", {"patch_size": 15, "window_size": 1}, "too few for fpn_scale_factors"),
+        ("vision_encoder", {"image_shape": (9, 20, 1), "window_size": 1}, "too few for fpn_scale"),
         ("vision_encoder", {"fpn_scale_factors": [4.0, 1.0]}, "must be at least three"),
         ("vision_encoder", {"fpn_scale_factors": [1.0, 2.0, 1.0]}, "has (8, 8) pixels"),
         ("vision_encoder", {"image_shape": (21, 4, 1)}, "image_shape=(21, 4) must be at least 5"),
