@@ -561,7 +561,8 @@ class FeaturePyramidBackbone(Backbone):
         """Names of the Keras layers that some levels depend on."""
         arguments = {**self.get_config(), "trainable": True}
         with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
-            blank: Any = self.configured_class.from_config(arguments)
+            # In evaluation, since maps may be of one pixel, which has no variance.
+            blank: Any = self.configured_class.from_config(arguments).eval()
             maps = blank.forward_pyramid(blank._blank_images())
             torch.stack([maps[level].sum() for level in levels]).sum().backward()
         return frozenset(

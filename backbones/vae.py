@@ -244,9 +244,11 @@ class VAEBackbone(Backbone):
                     f"{key}_num_filters={filters} must be multiples of {GROUPS}, the groups of its "
                     "norms."
                 )
+            # Behind a decoder's last blocks any number of channels will do.
+            inner = len(filters) - (key == "decoder")
             if any(
                 earlier != later and not count
-                for earlier, later, count in zip(filters, filters[1:], blocks[1:])
+                for earlier, later, count in zip(filters, filters[1:inner], blocks[1:inner])
             ):
                 raise ValueError(
                     f"{key}_num_blocks={blocks} must be positive where {key}_num_filters change."

@@ -31,8 +31,8 @@ CASES = [
         config(
             encoder_num_filters=[32, 32, 64],
             encoder_num_blocks=[0, 2, 1],
-            decoder_num_filters=[32],
-            decoder_num_blocks=[0],
+            decoder_num_filters=[32, 64],
+            decoder_num_blocks=[0, 0],
             input_channels=1,
             sample_channels=2,
             output_channels=5,
