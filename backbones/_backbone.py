@@ -16,9 +16,11 @@ import torch
 from . import _registry
 from ._inputs import check_keys
 from ._model import Model
+from .layers.convolution import channels_back, check_data_format
 from .layers.fusion import fold_norms
 from .layers.layout import keras_children
 from .layers.pyramid import Level, PyramidOutputs
+from .layers.tiled import tile_layers
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -86,7 +88,8 @@ class Backbone(Model):
                 `modelscope://org/model`, or a folder, in the format of
                 Keras, transformers, timm or diffusers; or a file of Stable Diffusion 3 or FLUX.1
                 (`sd3_medium_incl_clips.safetensors`, `flux1-dev.safetensors`).
-            load_weights: whether to read the weights; otherwise they are drawn at random.
+            load_weights: whether to read the weights; otherwise they are drawn at random, over a
+                `device_mesh` those that one process would draw with the seed of the first.
             device: where the weights go.
             mmap: whether weights that need no conversion stay in the file, mapped into memory and
                 read when first used; by default safetensors are and `.weights.h5` are not. Then
@@ -99,14 +102,14 @@ class Backbone(Model):
                 bitsandbytes, fp8, compressed-tensors) are read as floats, in the dtype asked
                 for; otherwise they are refused, but for gpt-oss in MXFP4.
             device_mesh: the processes that share the model; each of them calls this, and reads only
-                the bytes that it holds. Parameters are DTensors.
+                the bytes that it holds. Parameters are DTensors. If one process fails, all do.
             plan: how they share it. With `"fsdp"` every process has its own inputs, and the weights
                 of a block are gathered while it computes (FSDP2; over two dimensions of the mesh
                 they are replicated over the first). With `"tensor"` all of them have the same
                 inputs, and layers are divided: attention by heads, feed-forward networks, experts
                 and the vocabulary; over a dimension called `"tensor"` of a mesh that has two, and
                 FSDP2 over the other one.
-            mp_policy: of FSDP2.
+            mp_policy: of FSDP2; without `param_dtype` where weights are quantized.
             checkpoint_activations: calls `gradient_checkpointing`.
             kwargs: constructor arguments that replace those of the preset, `dtype` and
                 `trainable` among them. As in Keras the dtype is float32 if not given, whatever
@@ -116,7 +119,8 @@ class Backbone(Model):
             ValueError: unknown or broken preset, a class other than this one, weights that do not
                 fit the model.
             TypeError: unknown arguments.
-            OSError: files that are missing or cannot be fetched.
+            OSError: files that are missing or cannot be fetched; or another process of the
+                `device_mesh` has failed.
         """
         from ..presets.loading import load_backbone
 
@@ -258,22 +262,18 @@ class Backbone(Model):
 
         In files of a whole task the backbone is found; a warning names the rest. A model into which
         reading has failed half-way, because a disk did say, neither runs nor is saved until all
-        weights have been read.
+        weights have been read. Of a sharded model every process calls this, and reads its parts.
 
         Args:
             ignore: as in `from_preset`.
 
         Raises:
             ValueError: the file's weights are not exactly this model's.
+            OSError: the file cannot be read; or another process of a sharded model has failed.
         """
-        from ..presets.loading import load_weights
+        from ..presets.filling import load_weights
 
         self._refuse_fused()
-        if any(hasattr(parameter, "full_tensor") for parameter in self.parameters()):
-            raise ValueError(
-                f"This {self.class_name} is shared by several processes: read the weights by "
-                "from_preset(..., device_mesh=mesh), or by torch.distributed.checkpoint."
-            )
         load_weights(self, filepath, ignore)
 
     def save_weights(
@@ -300,27 +300,41 @@ class Backbone(Model):
     # Inference
 
     def fuse(self: BackboneType) -> BackboneType:
-        """A copy for inference, in `eval()` mode, with batch norms folded into convolutions.
+        """A copy for inference, in `eval()` mode, without what only training and files need.
 
-        A norm is folded where the model feeds it with one convolution's output, which nothing else
-        reads; the others stay. The copy computes the same, cannot be trained further to the same
-        end, and has no files: save the model that it was made of.
+        - Batch norms are folded into convolutions, of models of images: a norm that the model feeds
+          with one convolution's output, which nothing else reads. The others stay.
+        - Weights of up to four bits, in a model that computes in bfloat16, are arranged for
+          torch's own kernels: on CPUs with AVX2 and CUDA devices from Ampere on, of layers in
+          which each 32 inputs share a scale. The copy stays on its kind of device.
+
+        The copy computes the same, cannot be trained further to the same end, and has no files:
+        save the model that it was made of.
 
         Raises:
-            NotImplementedError: the model takes other inputs than images.
+            NotImplementedError: the model takes other inputs than images, and has no such weights.
+            ValueError: several processes share it.
         """
-        kinds = [spec.kind for spec in self.input_specs.values()]
-        if kinds != ["images"]:
-            raise NotImplementedError(f"{self.class_name} takes other inputs than images.")
+        self.refuse_shared("fuse")
         model = copy.deepcopy(self).eval().requires_grad_(False)
         model.fused = True
-        blank = copy.deepcopy(model).to("meta")
+        tiled = tile_layers(model)
+        if [spec.kind for spec in self.input_specs.values()] == ["images"]:
+            self._fold_norms(model)
+        elif not tiled:
+            raise NotImplementedError(
+                f"There is nothing to fuse: this {self.class_name} takes other inputs than images, "
+                "and has no weights of four bits that a kernel takes."
+            )
+        return model
+
+    def _fold_norms(self, model: Backbone) -> None:
+        blank = copy.deepcopy(self).eval().to("meta")
         images = blank._blank_images()
         runs = [lambda: blank(images)]
         if isinstance(blank, FeaturePyramidBackbone):
             runs.append(lambda: blank.pyramid_outputs(images))
         fold_norms(model, blank, runs)
-        return model
 
     def _blank_images(self) -> torch.Tensor:
         """One, of a size that the model takes, on the meta device."""
@@ -334,8 +348,8 @@ class Backbone(Model):
     def _refuse_fused(self) -> None:
         if self.fused:
             raise ValueError(
-                f"This {self.class_name} was made by fuse(), without its batch norms: save, load "
-                "and export the model that it was made of."
+                f"This {self.class_name} was made by fuse(), for inference alone: save, load and "
+                "export the model that it was made of."
             )
 
     # Quantization
@@ -367,7 +381,8 @@ class Backbone(Model):
             The layers that were quantized, by their paths in Keras → the mode.
 
         Raises:
-            ValueError: no such mode; or layers that are quantized or have adapters.
+            ValueError: no such mode; layers that are quantized or have adapters; or a model that
+                several processes share.
             NotImplementedError: data to be calibrated on does not reach the blocks one by one.
         """
         from ..quantizers import quantize
@@ -524,15 +539,23 @@ class Backbone(Model):
 
 
 class FeaturePyramidBackbone(Backbone):
-    """A backbone of images that gives feature maps of several resolutions."""
+    """A backbone of images that gives feature maps of several resolutions.
 
-    def pyramid_levels(self) -> list[Level]:
-        """The feature maps, the largest first."""
+    Attributes:
+        levels: the maps, the largest first.
+    """
+
+    levels: list[Level]
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The map of each level, `[batch, channels, height, width]`."""
         raise NotImplementedError
 
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Each level's feature map by name."""
-        raise NotImplementedError
+        """Each level's map by name, with the channels where the images have them."""
+        data_format = check_data_format(getattr(self, "data_format", None))
+        maps = zip(self.levels, self.features(images))
+        return {level.name: channels_back(x, data_format) for level, x in maps}
 
     def layers_of(self, levels: Iterable[str]) -> frozenset[str]:
         """Names of the Keras layers that some levels depend on."""
@@ -555,4 +578,4 @@ class FeaturePyramidBackbone(Backbone):
             given = self.tensors(check_keys(given, known, type(self).__name__))
             return self.forward_pyramid(*given.values())
 
-        return PyramidOutputs(self.pyramid_levels(), compute)
+        return PyramidOutputs(self.levels, compute)

@@ -16,7 +16,6 @@ from ._inputs import as_tensors, check_keys, check_tensors, inputs_of
 from ._intermediates import intermediates
 from ._quantization import quantize_layers
 from .layers.cache import Cache
-from .layers.core import PositionEmbedding
 from .layers.dtypes import DTypeLike, DTypePolicy, DTypePolicyMap, Quantization
 from .layers.layout import GRAPH, Layout, Stack, keras_children
 from .layers.quantized import Quantized
@@ -314,12 +313,6 @@ class Model(nn.Module, Configurable):
         """
         if not self.cache_shapes:
             raise NotImplementedError(f"{type(self).__name__} has no cache.")
-        for name, module in self.named_modules():
-            if not isinstance(module, PositionEmbedding) or name.startswith("encoder"):
-                continue
-            room = module.sequence_length
-            if room < max_length:
-                raise ValueError(f"max_length is {max_length}, but the position table has {room}.")
         dtype = dtype or self.dtype_policy.compute_dtype
         where = self.device if device is None else torch.device(device)
         return Cache(self.cache_shapes, batch_size, max_length, dtype, where)
@@ -380,6 +373,12 @@ class Model(nn.Module, Configurable):
         self._trainable = bool(value)
         self.requires_grad_(self._trainable)
 
+    def requires_grad_(self: ModelType, requires_grad: bool = True) -> ModelType:
+        for parameter in self.parameters():
+            if parameter.is_floating_point():  # integers that FSDP holds are parameters, too
+                parameter.requires_grad_(requires_grad)
+        return self
+
     @property
     def device(self) -> torch.device:
         """Where the weights are; of an offloaded model where it computes."""
@@ -426,6 +425,14 @@ class Model(nn.Module, Configurable):
                 waiting += module.children()
         return found
 
+    def refuse_shared(self, verb: str) -> None:
+        """Raises ValueError: several processes share the model, none of which has whole weights."""
+        if any(hasattr(tensor, "full_tensor") for tensor in self.weights()):
+            raise ValueError(
+                f"{verb} needs whole weights, and this {self.class_name} is shared by several "
+                "processes: call it before that, save the model, and load it with device_mesh."
+            )
+
     @torch.no_grad()
     def resize_token_embeddings(self, vocabulary_size: int) -> None:
         """Give the vocabulary another size: rows at the end go, or new ones are drawn.
@@ -435,8 +442,10 @@ class Model(nn.Module, Configurable):
 
         Raises:
             NotImplementedError: the model has no vocabulary.
-            ValueError: not a positive size, or an embedding with an adapter.
+            ValueError: not a positive size, an embedding with an adapter, or a model that several
+                processes share.
         """
+        self.refuse_shared("resize_token_embeddings")
         names = (name for name in self.argument_names if re.match("(text_)?vocab", name))
         argument = next(names, None)
         if argument is None:

@@ -52,4 +52,5 @@ def own_classes(family: str, base: type[ClassType]) -> dict[str, type[ClassType]
 
 
 def import_family(family: str) -> ModuleType:
+    """The module of a family, or the package."""
     return importlib.import_module(f".{family}", __package__)

@@ -87,7 +87,9 @@ class BartBackbone(Backbone):
             "transformer_decoder_layer_{}",
             (TransformerCrossDecoder(*block) for _ in range(num_layers)),
         )
-        shape = CrossKeyValueShape(num_heads, head_dim(hidden_dim, num_heads))
+        shape = CrossKeyValueShape(
+            num_heads, head_dim(hidden_dim, num_heads), positions=max_sequence_length
+        )
         self.cache_shapes = [shape] * num_layers
 
     @property

@@ -16,7 +16,7 @@ from ._configuration import snake_case
 from ._inputs import Images
 from .layers.convolution import BatchNormalization, Conv2D, channels_back, channels_first, resize
 from .layers.dtypes import DTypeLike, DTypePolicy
-from .layers.heads import build_head, output_channels
+from .layers.heads import DefaultHeads, build_head, output_channels
 from .layers.layer import Layer
 from .layers.layout import Kind, Layout, Stack, apart
 from .layers.pyramid import own_dtype
@@ -145,7 +145,7 @@ class BASNetBackbone(Backbone):
         super().__init__(dtype, trainable, name)
         self.channels = image_channels(image_shape, "channels_last")
         check_resnet(image_encoder, projection_filters)
-        levels = image_encoder.pyramid_levels()[:4]
+        levels = image_encoder.levels[:4]
         self.stride = levels[0].stride // 4
         self.blank_side = 32 * self.stride
         filters = 8 * projection_filters
@@ -273,79 +273,6 @@ def check_resnet(encoder: FeaturePyramidBackbone, projection_filters: int) -> No
         )
 
 
-class DefaultHeads:
-    """Serialized heads as a new session of KerasHub names them."""
-
-    def __init__(self, num_classes: int, policy: DTypePolicy) -> None:
-        self.num_classes = num_classes
-        self.policy = policy
-        self.counts: dict[str, int] = {}
-
-    def __call__(self, channels: int, scale: int) -> dict[str, Any]:
-        """A 3 × 3 convolution, then enlargement."""
-        shape = [None, None, None, channels]
-        # The encoder and the model have the first two.
-        number = self.counts.get("sequential", 0) + 2
-        inputs = {
-            "batch_shape": shape,
-            "dtype": str(self.policy.compute_dtype).removeprefix("torch."),
-            "sparse": False,
-            "ragged": False,
-            "name": f"input_layer_{number}",
-            "optional": False,
-        }
-        conv = {
-            **self.common("conv2d"),
-            "filters": self.num_classes,
-            "kernel_size": [3, 3],
-            "strides": [1, 1],
-            "padding": "same",
-            "data_format": "channels_last",
-            "dilation_rate": [1, 1],
-            "groups": 1,
-            "activation": "linear",
-            "use_bias": True,
-            "kernel_initializer": keras_object(
-                "GlorotUniform",
-                {"seed": None, "input_axes": None, "output_axes": None},
-                "keras.initializers",
-            ),
-            "bias_initializer": keras_object("Zeros", {}, "keras.initializers"),
-            "kernel_regularizer": None,
-            "bias_regularizer": None,
-            "activity_regularizer": None,
-            "kernel_constraint": None,
-            "bias_constraint": None,
-        }
-        built: dict[str, Any] = {"build_config": {"input_shape": shape}}
-        layers = [
-            keras_object("InputLayer", inputs, "keras.layers"),
-            keras_object("Conv2D", conv, "keras.layers") | built,
-        ]
-        if scale > 1:
-            enlarge = {
-                **self.common("up_sampling2d"),
-                "size": [scale, scale],
-                "data_format": "channels_last",
-                "interpolation": "bilinear",
-            }
-            layers.append(
-                keras_object("UpSampling2D", enlarge, "keras.layers")
-                | {"build_config": {"input_shape": [None, None, None, self.num_classes]}}
-            )
-        config = {**self.common("sequential"), "layers": layers, "build_input_shape": shape}
-        return keras_object("Sequential", config, "keras") | built | {"compile_config": {}}
-
-    def common(self, name: str) -> dict[str, Any]:
-        count = self.counts.get(name, 0)
-        self.counts[name] = count + 1
-        return {
-            "name": f"{name}_{count}" if count else name,
-            "trainable": True,
-            "dtype": self.policy.serialize(),
-        }
-
-
 def automatic(heads: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """How many layers of heads have names as Keras gives them, by class in snake case."""
     layers = [layer for head in heads for layer in (head, *head["config"]["layers"])]
@@ -355,12 +282,3 @@ def automatic(heads: Sequence[Mapping[str, Any]]) -> dict[str, int]:
         if re.sub(r"_\d+$", "", layer["config"]["name"]) == snake_case(layer["class_name"])
     ]
     return dict(Counter(prefixes))
-
-
-def keras_object(class_name: str, config: dict[str, Any], module: str) -> dict[str, Any]:
-    return {
-        "module": module,
-        "class_name": class_name,
-        "config": config,
-        "registered_name": None,
-    }

@@ -287,6 +287,23 @@ def scaled(filters: int, ratio: float, argument: str) -> int:
     return channels
 
 
+def check_stem(kernel_size: int | Sequence[int], strides: int, pooling: str | None) -> None:
+    """Refuse what makes no stem.
+
+    Raises:
+        ValueError: it names the argument.
+    """
+    if pooling not in (None, "", "max"):
+        raise ValueError(f"stem_pooling={pooling!r} must be 'max' or None.")
+    if strides not in (1, 2, 4) or (pooling and strides != 4):
+        wanted = "4 with stem_pooling='max'" if pooling else "1, 2 or 4"
+        raise ValueError(f"stem_strides={strides} must be {wanted}.")
+    if not isinstance(kernel_size, int) and (len(kernel_size) != 2 or strides > 1):
+        raise ValueError(
+            f"stem_kernel_size={kernel_size} must be one number, or two with stem_strides=1."
+        )
+
+
 def downsampling(
     names: tuple[str, str],
     channels: int,
@@ -414,18 +431,7 @@ class CSPNetBackbone(FeaturePyramidBackbone):
         check_choice(BLOCKS, block_type=block_type)
         check_choice(STAGES, stage_type=stage_type)
         check_choice(("valid", "same"), stem_padding=stem_padding)
-        if stem_pooling not in (None, "", "max"):
-            raise ValueError(f"stem_pooling={stem_pooling!r} must be 'max' or None.")
-        if stem_strides not in (1, 2, 4) or (stem_pooling and stem_strides != 4):
-            wanted = "4 with stem_pooling='max'" if stem_pooling else "1, 2 or 4"
-            raise ValueError(f"stem_strides={stem_strides} must be {wanted}.")
-        if not isinstance(stem_kernel_size, int) and (
-            len(stem_kernel_size) != 2 or stem_strides > 1
-        ):
-            raise ValueError(
-                f"stem_kernel_size={stem_kernel_size} must be one number, or two with "
-                "stem_strides=1."
-            )
+        check_stem(stem_kernel_size, stem_strides, stem_pooling)
         check_equally_long(
             stackwise_depth=stackwise_depth, stackwise_num_filters=stackwise_num_filters
         )
@@ -449,37 +455,22 @@ class CSPNetBackbone(FeaturePyramidBackbone):
             stackwise_num_filters=stackwise_num_filters,
             groups=groups,
         )
-        plan: list[tuple[int, int, int]] = []  # channels of both paths, of blocks and within them
         # As `output_strides` counts it: a stem of one convolution has no stride above 2.
         reduction = stem_strides if stem_pooling or len(widths) > 1 else min(stem_strides, 2)
-        for i, (filters, depth, strides) in enumerate(
-            zip(stackwise_num_filters, stackwise_depth, stage_strides)
-        ):
+        for i, strides in enumerate(stage_strides):
             if strides > 1 and reduction >= output_strides:
                 raise ValueError(
                     f"output_strides={output_strides} must be more than {reduction}, the stride "
                     f"before stage {i}, which has one of {strides}: it is not replaced by dilation."
                 )
             reduction *= strides
-            inner = expanded = hidden = filters
-            if stage_type != "dark":
-                expanded = scaled(filters, expand_ratios[i], f"expand_ratio={expand_ratio}")
-                if expanded % 2:
-                    raise ValueError(
-                        f"expand_ratio={expand_ratio} must make an even number of the {filters} "
-                        f"channels of stage {i}, not {expanded}."
-                    )
-                inner = expanded // 2
-            if depth:
-                given = scaled(filters, block_ratios[i], f"block_ratio={block_ratio}")
-                if given != inner:
-                    raise ValueError(
-                        f"block_ratio={block_ratio} must make {inner} of the {filters} channels of "
-                        f"stage {i}, not {given}: as many as enter its blocks, by stage_type="
-                        f"{stage_type!r} and expand_ratio={expand_ratio}."
-                    )
-                hidden = scaled(inner, bottle_ratios[i], f"bottle_ratio={bottle_ratio}")
-            plan.append((expanded, inner, hidden))
+        ratios = zip(expand_ratios, block_ratios, bottle_ratios)
+        plan = [
+            self.stage_channels(i, filters, depth, *own)
+            for i, (filters, depth, own) in enumerate(
+                zip(stackwise_num_filters, stackwise_depth, ratios)
+            )
+        ]
         self.data_format = check_data_format(data_format)
         self.channels = image_channels(image_shape, self.data_format)
 
@@ -525,8 +516,33 @@ class CSPNetBackbone(FeaturePyramidBackbone):
         self.stages = Stack("stage_{}", built)
         self.smallest = smallest_seen(windows, 0), smallest_seen(windows, 1)
 
-    def pyramid_levels(self) -> list[Level]:
-        return self.levels
+    def stage_channels(
+        self, stage: int, filters: int, depth: int, expand: float, block: float, bottle: float
+    ) -> tuple[int, int, int]:
+        """Channels of both paths together, of the blocks and within these, by the stage's ratios.
+
+        Raises:
+            ValueError: there are none, or paths or blocks do not fit.
+        """
+        inner = expanded = hidden = filters
+        if self.stage_type != "dark":
+            expanded = scaled(filters, expand, f"expand_ratio={self.expand_ratio}")
+            if expanded % 2:
+                raise ValueError(
+                    f"expand_ratio={self.expand_ratio} must make an even number of the {filters} "
+                    f"channels of stage {stage}, not {expanded}."
+                )
+            inner = expanded // 2
+        if depth:
+            given = scaled(filters, block, f"block_ratio={self.block_ratio}")
+            if given != inner:
+                raise ValueError(
+                    f"block_ratio={self.block_ratio} must make {inner} of the {filters} channels "
+                    f"of stage {stage}, not {given}: as many as enter its blocks, by stage_type="
+                    f"{self.stage_type!r} and expand_ratio={self.expand_ratio}."
+                )
+            hidden = scaled(inner, bottle, f"bottle_ratio={self.bottle_ratio}")
+        return expanded, inner, hidden
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """What each stage gives, `[batch, channels, height, width]`."""
@@ -535,12 +551,6 @@ class CSPNetBackbone(FeaturePyramidBackbone):
         for stage in self.stages:
             seen.append(stage(seen[-1]))
         return seen[1:]
-
-    def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {
-            level.name: channels_back(x, self.data_format)
-            for level, x in zip(self.levels, self.features(images))
-        }
 
     def forward(self, images: Images) -> torch.Tensor:
         return channels_back(self.features(images)[-1], self.data_format)

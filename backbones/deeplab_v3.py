@@ -102,7 +102,7 @@ class DeepLabV3Backbone(Backbone):
         super().__init__(dtype, trainable, name)
         self.channels = image_channels(image_shape, "channels_last")
         check_encoder(image_encoder, "channels_last", self.channels)
-        levels = {level.name: level for level in image_encoder.pyramid_levels()}
+        levels = {level.name: level for level in image_encoder.levels}
         keys = {
             "spatial_pyramid_pooling_key": spatial_pyramid_pooling_key,
             "low_level_feature_key": low_level_feature_key or spatial_pyramid_pooling_key,
@@ -138,7 +138,7 @@ class DeepLabV3Backbone(Backbone):
     @cached_property
     def reached(self) -> frozenset[str]:
         """Layers of the encoder that its maps depend on."""
-        levels = self.image_encoder.pyramid_levels()
+        levels = self.image_encoder.levels
         return self.image_encoder.layers_of(level.name for level in levels)
 
     @property

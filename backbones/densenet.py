@@ -140,27 +140,20 @@ class DenseNetBackbone(FeaturePyramidBackbone):
         self.bn = norm(width)
         self.relu = nn.ReLU()
 
-    def pyramid_levels(self) -> list[Level]:
-        return self.levels
-
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """What each stack gives, `[batch, channels, height, width]`."""
         check_images(images, "channels_last", self.channels, at_least=self.smallest)
         x = self.stem(channels_first(images, "channels_last"))
-        found: dict[str, torch.Tensor] = {}
+        found = []
         for child in self.children():
             if isinstance(child, Transition):
                 x = child(x)
             elif isinstance(child, Stack):
                 for layer in child:
                     x = layer(x)
-                found[self.levels[len(found)].name] = x
+                found.append(x)
         return found
 
-    def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = self.features(images)
-        return {name: channels_back(x, "channels_last") for name, x in features.items()}
-
     def forward(self, images: Images) -> torch.Tensor:
-        x = self.features(images)[self.levels[-1].name]
+        x = self.features(images)[-1]
         return channels_back(self.relu(self.bn(x)), "channels_last")

@@ -200,7 +200,7 @@ class DepthAnythingBackbone(Backbone):
                 f"image_encoder has data_format={encoder.data_format!r} and must have this "
                 f"model's, {self.data_format!r}."
             )
-        level, *_ = levels = image_encoder.pyramid_levels()
+        level, *_ = levels = image_encoder.levels
         known = [one.name for one in levels]
         keys = known if feature_keys is None else list(feature_keys)
         if len(set(keys)) < len(keys) or not set(keys) <= set(known):

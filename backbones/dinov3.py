@@ -315,9 +315,6 @@ class DINOV3Backbone(FeaturePyramidBackbone):
     def layout(self) -> Layout:
         return Layout(Kind.GRAPH, prefix="{}_" if self.named else "")
 
-    def pyramid_levels(self) -> list[Level]:
-        return self.levels
-
     def tables(self, height: int, width: int, x: torch.Tensor) -> Tables:
         """Positions are centres of patches in ±1, and a unit is once around at the most."""
         rows, columns = (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -52,6 +52,33 @@ def conv(
         use_bias=False,
         kernel_initializer=KERNEL,
     )
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Numbers of channels by a width coefficient, in multiples of `divisor`.
+
+    Attributes:
+        capped: whether rounding takes no more than a tenth.
+    """
+
+    divisor: int
+    least: int
+    capped: bool
+
+    def __call__(self, argument: str, filters: int, coefficient: float) -> int:
+        """Raises ValueError: no channels are left; it names the argument."""
+        wanted = filters * coefficient
+        rounded = int(wanted + self.divisor / 2) // self.divisor * self.divisor
+        rounded = max(self.least, rounded)
+        if self.capped and rounded < 0.9 * wanted:
+            rounded += self.divisor
+        if rounded < 1:
+            raise ValueError(
+                f"{argument}={filters} times {coefficient} leaves no channels in multiples of "
+                f"depth_divisor={self.divisor} and by min_depth={self.least}."
+            )
+        return rounded
 
 
 @dataclass(frozen=True)
@@ -294,6 +321,8 @@ BLOCKS: dict[str, type[EfficientNetBlock | MBConvBlock | FusedMBConvBlock | CBAB
     "cba": CBABlock,
 }
 DEPTHWISE = ("v1", "unfused")
+# Arguments that may have more values than there are stacks.
+LONGER = ("stackwise_force_input_filters", "stackwise_nores_option")
 
 
 class EfficientNetBackbone(FeaturePyramidBackbone):
@@ -401,19 +430,7 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
         depths = coefficients("depth", depth_coefficient, stackwise_depth_coefficients, count)
         self.stackwise_width_coefficients, self.width_coefficient = widths, None
         self.stackwise_depth_coefficients, self.depth_coefficient = depths, None
-        longer = {
-            "stackwise_force_input_filters": stackwise_force_input_filters,
-            "stackwise_nores_option": stackwise_nores_option,
-        }
-        stackwise = {k: v for k, v in self.arguments.items() if k.startswith("stackwise_")}
-        check_equally_long(**{k: v for k, v in stackwise.items() if k not in longer})
-        if not count:
-            raise ValueError("stackwise_kernel_sizes must have at least one stack, not [].")
-        for argument, values in longer.items():
-            if len(values) < count:
-                raise ValueError(
-                    f"{argument}={values} must have a value for each of {count} stacks."
-                )
+        check_stacks({k: v for k, v in self.arguments.items() if k.startswith("stackwise_")}, count)
         for i, block_type in enumerate(stackwise_block_types):
             check_choice(BLOCKS, **{f"stackwise_block_types[{i}]": block_type})
         if not any(stackwise_nores_option) and count <= 7:
@@ -431,34 +448,22 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
         least = depth_divisor if use_depth_divisor_as_min_depth else min_depth
         if least is None:
             raise ValueError("min_depth=None needs use_depth_divisor_as_min_depth=True.")
-
-        def scaled(argument: str, filters: int, stack: int) -> int:
-            """Channels by the width coefficient of a stack."""
-            wanted = filters * widths[stack]
-            rounded = int(wanted + depth_divisor / 2) // depth_divisor * depth_divisor
-            rounded = max(least, rounded)
-            if cap_round_filter_decrease and rounded < 0.9 * wanted:
-                rounded += depth_divisor
-            if rounded < 1:
-                raise ValueError(
-                    f"{argument}={filters} times {widths[stack]} leaves no channels in multiples "
-                    f"of depth_divisor={depth_divisor} and by min_depth={min_depth}."
-                )
-            return rounded
-
+        scaled = Scaling(depth_divisor, least, cap_round_filter_decrease)
         self.image_shape, self.strides = input_shape, stackwise_strides
         self.channels = image_channels(input_shape, "channels_last", "input_shape")
-        width = scaled("stackwise_input_filters[0]", stackwise_input_filters[0], 0)
+        width = scaled("stackwise_input_filters[0]", stackwise_input_filters[0], widths[0])
         stem = width
         self.levels: list[Level] = []
         stacks: list[list[Spec]] = []
         stride, done, total = 2, 0, sum(stackwise_num_repeats)
         for i, block_type in enumerate(stackwise_block_types):
-            inputs = scaled(f"stackwise_input_filters[{i}]", stackwise_input_filters[i], i)
-            filters = scaled(f"stackwise_output_filters[{i}]", stackwise_output_filters[i], i)
+            inputs = scaled(f"stackwise_input_filters[{i}]", stackwise_input_filters[i], widths[i])
+            filters = scaled(
+                f"stackwise_output_filters[{i}]", stackwise_output_filters[i], widths[i]
+            )
             forced = stackwise_force_input_filters[i]
             if forced > 0:
-                forced = scaled(f"stackwise_force_input_filters[{i}]", forced, i)
+                forced = scaled(f"stackwise_force_input_filters[{i}]", forced, widths[i])
             stacks.append([])
             for j in range(math.ceil(depths[i] * stackwise_num_repeats[i])):
                 strides = stackwise_strides[i] if j == 0 else 1
@@ -483,7 +488,7 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
                 spec.check(i, block_type)
                 stacks[i].append(spec)
                 width, done = filters, done + 1
-        top = scaled("num_features", num_features, -1)
+        top = scaled("num_features", num_features, widths[-1])
         self.levels.append(Level(f"P{len(self.levels) + 1}", top, stride))
 
         around = 1 if include_stem_padding else 0
@@ -506,9 +511,6 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
         self.top_bn = BatchNormalization(top, batch_norm_epsilon, batch_norm_momentum)
         self.top_activation = ActivationInPlace(activation)
 
-    def pyramid_levels(self) -> list[Level]:
-        return self.levels
-
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """What enters each stride behind the stem, and the output, `[batch, channels, height,
         width]`.
@@ -524,14 +526,24 @@ class EfficientNetBackbone(FeaturePyramidBackbone):
                 x = block(x)
         return [*found, self.top_activation(self.top_bn(self.top_conv(x)))]
 
-    def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {
-            level.name: channels_back(x, "channels_last")
-            for level, x in zip(self.levels, self.features(images))
-        }
-
     def forward(self, images: Images) -> torch.Tensor:
         return channels_back(self.features(images)[-1], "channels_last")
+
+
+def check_stacks(stackwise: Mapping[str, Sequence[Any]], count: int) -> None:
+    """Refuse what is not given for each of `count` stacks.
+
+    Raises:
+        ValueError: it names the argument.
+    """
+    check_equally_long(**{name: values for name, values in stackwise.items() if name not in LONGER})
+    if not count:
+        raise ValueError("stackwise_kernel_sizes must have at least one stack, not [].")
+    for name in LONGER:
+        if len(stackwise[name]) < count:
+            raise ValueError(
+                f"{name}={stackwise[name]} must have a value for each of {count} stacks."
+            )
 
 
 def coefficients(

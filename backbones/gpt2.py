@@ -44,7 +44,10 @@ class GPT2Backbone(Backbone):
         name: str | None = None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        self.cache_shapes = [KeyValueShape(num_heads, head_dim(hidden_dim, num_heads))] * num_layers
+        shape = KeyValueShape(
+            num_heads, head_dim(hidden_dim, num_heads), positions=max_sequence_length
+        )
+        self.cache_shapes = [shape] * num_layers
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size, hidden_dim, embeddings_initializer=random_normal(0.01)
         )

@@ -245,9 +245,6 @@ class MiTBackbone(FeaturePyramidBackbone):
             )
         return height, width, channels
 
-    def pyramid_levels(self) -> list[Level]:
-        return self.levels
-
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         check_images(images, LAST, self.channels, self.image_size, at_least=self.smallest)
         x, maps = images, {}

@@ -45,7 +45,10 @@ class OPTBackbone(Backbone):
     ) -> None:
         super().__init__(dtype, trainable, name)
         init = truncated_normal(0.02)
-        self.cache_shapes = [KeyValueShape(num_heads, head_dim(hidden_dim, num_heads))] * num_layers
+        shape = KeyValueShape(
+            num_heads, head_dim(hidden_dim, num_heads), positions=max_sequence_length
+        )
+        self.cache_shapes = [shape] * num_layers
         self.embeddings = TokenAndPositionEmbedding(
             vocabulary_size, max_sequence_length, hidden_dim, init
         )

@@ -280,25 +280,16 @@ class ResNetBackbone(FeaturePyramidBackbone):
             self.levels.append(Level(f"P{i + 2}", width, stride))
         self.post = PostActivation(inputs) if use_pre_activation else nn.Identity()
 
-    def pyramid_levels(self) -> list[Level]:
-        return self.levels
-
-    def features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """What each stack gives, `[batch, channels, height, width]`."""
         check_images(images, self.data_format, self.channels)
         x = self.stem(channels_first(images, self.data_format))
-        stacks = [child for child in self.children() if isinstance(child, Stack)]
-        found = {}
-        for level, stack in zip(self.levels, stacks):
+        found = []
+        for stack in (child for child in self.children() if isinstance(child, Stack)):
             for block in stack:
                 x = block(x)
-            found[level.name] = x
+            found.append(x)
         return found
 
-    def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = self.features(images)
-        return {name: channels_back(x, self.data_format) for name, x in features.items()}
-
     def forward(self, images: Images) -> torch.Tensor:
-        x = self.features(images)[self.levels[-1].name]
-        return channels_back(self.post(x), self.data_format)
+        return channels_back(self.post(self.features(images)[-1]), self.data_format)

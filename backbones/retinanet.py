@@ -151,7 +151,7 @@ class RetinaNetBackbone(FeaturePyramidBackbone):
         self.data_format = check_data_format(data_format)
         self.channels = image_channels(image_shape, self.data_format)
         check_encoder(image_encoder, self.data_format, self.channels)
-        levels = {level.name: level for level in image_encoder.pyramid_levels()}
+        levels = {level.name: level for level in image_encoder.levels}
         top = min(max(int(level[1:]) for level in levels), max_level)
         if top < 5 <= max_level:
             raise ValueError(
@@ -189,9 +189,6 @@ class RetinaNetBackbone(FeaturePyramidBackbone):
             inside={"image_encoder": lambda own: apart(own, self.reached.__contains__)},
             order=("backbone", "fpn"),
         )
-
-    def pyramid_levels(self) -> list[Level]:
-        return self.levels
 
     def forward_pyramid(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         check_images(images, self.data_format, self.channels)

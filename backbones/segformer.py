@@ -49,7 +49,7 @@ class SegFormerBackbone(Backbone):
             raise ValueError(
                 f"image_encoder must be a MiTBackbone, not a {type(image_encoder).__name__}."
             )
-        levels = image_encoder.pyramid_levels()
+        levels = image_encoder.levels
         dims = dims[: len(levels)]
         if len(set(dims)) < len(dims):
             raise ValueError(f"image_encoder must have hidden_dims that differ, not {dims}.")

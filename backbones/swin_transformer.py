@@ -141,7 +141,7 @@ class SwinTransformerBlock(Layer):
         )
         self.drop_path = DropPath(drop_path_rate)
         self.norm2 = LayerNormalization(dim, EPSILON)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout_rate)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio) or dim, dropout_rate)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """`[batch, rows, columns, dim]`; `mask` hides what a shift has brought side by side."""
@@ -240,12 +240,13 @@ class SwinTransformerBackbone(Backbone):
         dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: an `image_shape` without height and width, of which a stage would be odd or
-            smaller than a window; `depths` and `num_heads` of different lengths, or heads that do
-            not divide the width; images of another shape.
+        ValueError: an `image_shape` without height and width, of which a stage would be odd, or
+            smaller than a window of its blocks; `depths` and `num_heads` of different lengths, or
+            heads that do not divide the width; images of another shape.
     """
 
     maps_format: ClassVar = "channels_last"
+    depths: Sequence[int]
 
     def __init__(
         self,
@@ -269,7 +270,10 @@ class SwinTransformerBackbone(Backbone):
         super().__init__(dtype, trainable, name)
         check_equally_long(depths=depths, num_heads=num_heads)
         check_at_least(1, window_size=window_size)
-        if any(embed_dim * 2**i % heads for i, heads in enumerate(num_heads)):
+        if any(
+            depth and embed_dim * 2**i % heads
+            for i, (depth, heads) in enumerate(zip(depths, num_heads))
+        ):
             raise ValueError(
                 f"num_heads={num_heads} must divide the stages' widths, embed_dim={embed_dim} and "
                 "its doubles."
@@ -312,13 +316,15 @@ class SwinTransformerBackbone(Backbone):
         if None in size:
             raise ValueError(f"image_shape={self.image_shape} needs a height and a width.")
         stages = self.num_stages
+        least = max((2**i * window_size for i in range(stages) if self.depths[i]), default=1)
         for side in size:
             patches = (side or 0) // patch_size
-            if patches % 2 ** (stages - 1) or patches // 2 ** (stages - 1) < window_size:
+            if patches % 2 ** (stages - 1) or patches < least:
                 raise ValueError(
                     f"image_shape={self.image_shape} is {patches} patches of patch_size="
-                    f"{patch_size} in height or width; it must be {2 ** (stages - 1)}, for "
-                    f"{stages} stages, times at least window_size={window_size}."
+                    f"{patch_size} in height or width; it must be a multiple of "
+                    f"{2 ** (stages - 1)}, for {stages} stages, of at least {least}, for "
+                    f"window_size={window_size}."
                 )
 
     def forward(self, images: Images) -> torch.Tensor:

@@ -157,7 +157,9 @@ class WhisperBackbone(Backbone):
             "transformer_decoder_layer_{}", (WhisperDecoder(*block) for _ in range(num_layers))
         )
         self.decoder_layer_norm = LayerNormalization(hidden_dim, 1e-5)
-        shape = CrossKeyValueShape(num_heads, head_dim(hidden_dim, num_heads))
+        shape = CrossKeyValueShape(
+            num_heads, head_dim(hidden_dim, num_heads), positions=max_decoder_sequence_length
+        )
         self.cache_shapes = [shape] * num_layers
 
     @property

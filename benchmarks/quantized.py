@@ -54,8 +54,10 @@ def main() -> None:
             if "," not in name:
                 model.save_to_preset(Path(folder, name))
                 report(name, Path(folder, name), options.rounds)
-            for rows, length in ((1, 1), (1, 128)):
-                compare(f"{name}, {rows} × {length}", model, plain, rows, length, options.rounds)
+            variants = {name: model} | ({f"{name}, fused": model.fuse()} if name == "int4" else {})
+            for what, one in variants.items():
+                for length in (1, 128):
+                    compare(f"{what}, 1 × {length}", one, plain, length, options.rounds)
 
 
 def report(name: str, preset: Path, rounds: int) -> None:
@@ -75,11 +77,10 @@ def compare(
     name: str,
     model: torch.nn.Module,
     plain: torch.nn.Module,
-    rows: int,
     length: int,
     rounds: int,
 ) -> None:
-    ids = {"token_ids": torch.randint(1, 32000, (rows, length))}
+    ids = {"token_ids": torch.randint(1, 32000, (1, length))}
     times: list[list[float]] = [[], []]
     for _ in range(rounds + 1):
         for one, found in zip((model, plain), times):

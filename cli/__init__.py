@@ -10,6 +10,7 @@ from ._app import app
 
 
 def main() -> None:
+    """What the command `keras-hub-torch` runs."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not every terminal and path is UTF-8
             stream.reconfigure(errors="backslashreplace")

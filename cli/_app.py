@@ -61,6 +61,7 @@ def _print_warning(
 
 
 def one_line(text: str) -> str:
+    """The first two lines of an error as one, and how many more there are."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     more = f" … and {len(lines) - 2} more lines (--debug shows them)" if len(lines) > 2 else ""
     return " ".join(lines[:2]) + more
@@ -108,6 +109,7 @@ def complete_preset(incomplete: str) -> list[str]:
 
 
 def complete_family(incomplete: str) -> list[str]:
+    """What a shell suggests."""
     return [one for one in families() if one.startswith(incomplete)]
 
 
@@ -135,6 +137,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def terminal() -> Console:
+    """For tables."""
     from rich.console import Console
 
     # In a pipe nothing is wrapped.
@@ -143,6 +146,7 @@ def terminal() -> Console:
 
 
 def print_json(value: Any) -> None:
+    """To stdout."""
     typer.echo(json.dumps(value, indent=2))
 
 

@@ -24,6 +24,7 @@ Dequantize = Annotated[
 
 
 def check_dtype(dtype: str | None) -> None:
+    """Refuse what is no dtype, as one of the command line's errors."""
     from ..backbones.layers.dtypes import DTypePolicy
 
     if dtype not in (None, "auto"):

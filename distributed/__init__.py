@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..presets.building import ModelType
+from ..presets.gathering import gathering
 from ..presets.loading import load_backbone
 from ..presets.surplus import Ignore
 from .sharding import Sharding
@@ -39,13 +40,11 @@ def load_shared(
     """See `Backbone.from_preset`."""
     if plan is None:
         raise ValueError("A device_mesh needs a plan: 'fsdp', or 'tensor'.")
-    if not load_weights:
-        raise ValueError(
-            "load_weights=False draws weights at random, each process its own: build the model "
-            "without device_mesh, and shard it."
-        )
     if mmap:
         raise ValueError("mmap=True is for whole weights; with device_mesh only parts are read.")
     sharing = Sharding(mesh, plan, mp_policy, checkpoint_activations)
     where = sharing.place(device)
-    return load_backbone(cls, preset, True, where, None, ignore, dequantize, overrides, sharing)
+    with gathering([sharing.handle()]):  # if one process fails, all do
+        return load_backbone(
+            cls, preset, load_weights, where, None, ignore, dequantize, overrides, sharing
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -22,6 +22,8 @@ from torch.distributed.tensor.placement_types import _StridedShard
 from ..backbones._model import Model
 from ..backbones.layers.core import Projection, ReversibleEmbedding
 from ..backbones.layers.division import Division, Experts, Vocabulary, Whole
+from ..backbones.layers.integers import AbsMaxQuantizer, dequantize_groups
+from ..backbones.layers.quantized import ROWS, PackedDense, Quantized, QuantizedDense
 
 
 def entered(x: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
@@ -47,6 +49,23 @@ def gathered(x: torch.Tensor, size: int, mesh: DeviceMesh) -> torch.Tensor:
     return parts.redistribute(placements=[Replicate()]).to_local()
 
 
+def greatest(x: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
+    """The largest of what the processes have."""
+    parts = DTensor.from_local(x, mesh, [Partial("max")] * mesh.ndim, run_check=False)
+    return parts.redistribute(placements=[Replicate()] * mesh.ndim).to_local()
+
+
+@dataclass(frozen=True)
+class SharedAbsMaxQuantizer(AbsMaxQuantizer):
+    """Of rows of which each process has a part."""
+
+    mesh: DeviceMesh | None = None
+
+    def largest(self, x: torch.Tensor, dim: int) -> torch.Tensor:
+        assert self.mesh is not None
+        return greatest(super().largest(x, dim), self.mesh)
+
+
 def run(size: int, rank: int, count: int) -> tuple[int, int]:
     """Where a process's part of an axis begins and how long it is, as by torch.chunk."""
     step = -(-size // count)
@@ -65,6 +84,9 @@ class Entry:
     def __init__(self) -> None:
         self.clear()
 
+    def __reduce__(self) -> Any:  # a copy has taken nothing yet
+        return Entry, ()
+
     def clear(self) -> None:
         self.given: torch.Tensor | None = None
         self.taken: torch.Tensor | None = None
@@ -82,6 +104,7 @@ class Here(nn.Module):
 
     Attributes:
         first, count, size: of what is divided: the first that is here, how many, and of all.
+        first_input: of a quantized projection with some of the inputs, the first that is here.
     """
 
     mesh: DeviceMesh
@@ -89,6 +112,9 @@ class Here(nn.Module):
     first: int
     count: int
     size: int
+    first_input: int | None = None
+    quantization: Any
+    in_order: bool
     # of a class that `_class` made
     kind: type[Here]
     undivided: type[nn.Module]
@@ -101,9 +127,44 @@ class Here(nn.Module):
         finally:
             self.computing = False
 
+    def held(self, name: str) -> torch.Tensor | None:
+        return self._parameters[name] if name in self._parameters else self._buffers[name]
+
     def here(self, name: str) -> torch.Tensor | None:
-        parameter = self._parameters[name]
-        return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        tensor = self.held(name)
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _made, (self.kind, self.undivided, self.names), dict(self.__dict__)
+
+    # Of quantized layers
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        """In the backward pass, too; but of a layer that has been given whole weights, these."""
+        layer: Any = super()
+        before, self.computing = self.computing, isinstance(self.held("weight"), DTensor)
+        try:
+            weight: torch.Tensor = layer.dequantized(dtype)
+        finally:
+            self.computing = before
+        return weight
+
+    def grouped(
+        self, integers: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, index: torch.Tensor
+    ) -> torch.Tensor:
+        """Of groups of inputs, some of which are here."""
+        layer: Any = super()
+        first, size = self.first_input, self.quantization.group_size
+        if first is not None and self.computing:
+            count = integers.shape[-1]
+            index = index.narrow(0, first, count)
+            if self.in_order and size != -1:
+                if first % size:
+                    return dequantize_groups(integers, scale, zero, index)
+                groups = slice(first // size, first // size - (-count // size))
+                scale, zero = scale[..., groups], zero[..., groups]
+        weight: torch.Tensor = layer.grouped(integers, scale, zero, index)
+        return weight
 
     @classmethod
     def with_adapter(cls, adapter: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
@@ -119,10 +180,10 @@ class Gathered(Here):
     """A layer whose weights are gathered to be used."""
 
     def here(self, name: str) -> torch.Tensor | None:
-        parameter = self._parameters[name]
-        if not isinstance(parameter, DTensor):
-            return parameter
-        return parameter.redistribute(placements=[Replicate()]).to_local()
+        tensor = self.held(name)
+        if not isinstance(tensor, DTensor):
+            return tensor
+        return tensor.redistribute(placements=[Replicate()]).to_local()
 
 
 class Shared(Here):
@@ -147,6 +208,7 @@ class Row(Here):
     """A projection with a part of its inputs. The bias is added once."""
 
     entry: Entry
+    cast_bias: Callable[..., torch.Tensor]
 
     def here(self, name: str) -> torch.Tensor | None:
         return None if name == "bias" else super().here(name)
@@ -155,7 +217,7 @@ class Row(Here):
         self.entry.clear()
         y = added(super().forward(x), self.mesh)
         bias = super().here("bias")
-        return y if bias is None else y + bias.to(y.dtype)
+        return y if bias is None else y + self.cast_bias(bias, y.dtype)
 
 
 class Rows(Here):
@@ -240,6 +302,7 @@ class AdaptedRows(Adapted, Rows):
         return parameter.narrow(0, self.first, self.count)
 
 
+INTEGERS = (torch.int8, torch.uint8)  # of quantized weights
 ADAPTED: dict[Any, type[Here]] = {Column: AdaptedColumn, Row: AdaptedRow, Rows: AdaptedRows}
 
 
@@ -264,11 +327,17 @@ def _class(kind: Any, cls: Any, names: tuple[str, ...]) -> type[nn.Module]:
     """A class of layers as another one, with parameters of these names."""
 
     def weight(name: str) -> property:
-        return property(lambda self: self.here(name) if self.computing else self._parameters[name])
+        return property(lambda self: self.here(name) if self.computing else self.held(name))
 
     namespace = {name: weight(name) for name in names}
     facts = {"kind": kind, "undivided": cls, "names": names, "__module__": cls.__module__}
     return type(cls.__name__, (kind, cls), {**namespace, **facts})
+
+
+def _made(kind: Any, cls: Any, names: tuple[str, ...]) -> nn.Module:
+    """A layer as it is unpickled, before it has its state."""
+    made = _class(kind, cls, names)
+    return made.__new__(made)
 
 
 class Dividing:
@@ -332,6 +401,7 @@ class Dividing:
             ValueError: a pattern without weights, or a placement that they cannot have.
         """
         names = [name for name, _ in self.model.named_parameters()]
+        names += [k for k, b in self.model.named_buffers() if b.ndim > 1 and b.dtype in INTEGERS]
         for pattern, place in plan.items():
             found = [name for name in names if fnmatchcase(name, pattern)]
             if not found:
@@ -343,7 +413,7 @@ class Dividing:
             for name in found:
                 path, _, leaf = name.rpartition(".")
                 layer = self.model.get_submodule(path)
-                shape = tuple(layer.get_parameter(leaf).shape)
+                shape = tuple(getattr(layer, leaf).shape)
                 if isinstance(place, Shard) and not -len(shape) <= place.dim < len(shape):
                     raise ValueError(f"plan: {name} {shape} has no axis {place.dim}.")
                 self.kinds[layer] = Gathered
@@ -354,14 +424,28 @@ class Dividing:
     def _plan(self, path: str, layer: nn.Module, division: Division) -> Iterator[str]:
         """Note what becomes of a layer, and say what is wrong with that."""
         entry = Entry()
-        for axis, children in enumerate((division.columns, division.rows)):
-            for child in _children(layer, children):
+        for axis, names in enumerate((division.columns, division.rows)):
+            for name in names:
+                child = layer._modules.get(name)
+                if child is None:
+                    continue
                 assert isinstance(child, Projection)
                 self.kinds[child] = Row if axis else Column
                 vars(child)["entry"] = entry if division.rows else Entry()
-                self.places[child, "weight"] = Shard(axis)
-                if not axis:
-                    self.places[child, "bias"] = Shard(0)
+                pieces = division.fused.get(name, 1)
+                try:
+                    places = child.divided(axis, pieces * self.count)
+                except ValueError as error:
+                    yield f"{path}.{name} has {error}"
+                    continue
+                if pieces > 1 and places["weight"]:
+                    yield f"{path}.{name} has {pieces} things in rows of packed integers"
+                for leaf, at in places.items():
+                    self.places[child, leaf] = Shard(at)
+                    if pieces > 1:
+                        self.places[child, leaf] = _StridedShard(at, split_factor=pieces)
+                if isinstance(child, QuantizedDense):
+                    self._plan_integers(child, axis, places)
         for name, count in division.fused.items():
             (child,) = _children(layer, (name,))
             self.fused[child] = count
@@ -369,8 +453,6 @@ class Dividing:
             size = _outputs(child) // count
             if size % self.count:
                 yield f"{path}.{name} has {count} x {size} outputs"
-            for kind in ("weight", "bias"):
-                self.places[child, kind] = _StridedShard(0, split_factor=count)
         for child in _children(layer, division.shared):
             self.kinds[child] = Shared
         for child in _children(layer, division.across):
@@ -379,17 +461,19 @@ class Dividing:
                 self.sizes[child] = _outputs(*_children(layer, division.columns[:1]))
         for name in division.tables:
             for child in _children(layer, (name,)):
-                yield from self._plan(f"{path}.{name}", child, ReversibleEmbedding.division)
-        weights = [name for name in division.weights if layer._parameters.get(name) is not None]
+                whole = ROWS if isinstance(child, Quantized) else ReversibleEmbedding.division
+                yield from self._plan(f"{path}.{name}", child, whole)
+        tensors = {**layer._buffers, **layer._parameters}
+        weights = [name for name in division.weights if tensors.get(name) is not None]
         for name in weights:
-            self.places[layer, name] = Shard(division.weights[name])
+            self.places[layer, name] = Shard(division.weights[name] % tensors[name].ndim)  # type: ignore[union-attr]
         if division.arguments:
             self.kinds[layer] = Cut
             vars(layer)["takes"] = tuple(inspect.signature(layer.forward).parameters)
         if isinstance(division, (Vocabulary, Experts)):
             many = isinstance(division, Vocabulary)
             self.kinds[layer] = Rows if many else Some
-            self.sizes[layer] = size = len(layer.get_parameter(weights[0]))
+            self.sizes[layer] = size = len(tensors[weights[0]])  # type: ignore[arg-type]
             if many and not run(size, self.count - 1, self.count)[1]:
                 yield f"{path} has {size} rows"
             if not many and size % self.count:
@@ -400,14 +484,27 @@ class Dividing:
             if size % self.count:
                 yield f"{path}.{name} is {size}"
 
+    def _plan_integers(self, layer: QuantizedDense, axis: int, places: Mapping[str, int]) -> None:
+        """Note what a quantized projection needs to know besides."""
+        if isinstance(layer, PackedDense) and places["weight"] == 1:
+            vars(layer)["first_input"] = run(layer.rows, self.rank, self.count)[0]
+        if axis and layer.activations is not None:
+            quantizer = SharedAbsMaxQuantizer(**vars(layer.activations), mesh=self.mesh)
+            layer.activations = quantizer
+
     def _divide(self) -> None:
         for layer in list(self.model.modules()):
             kind = self.kinds.get(layer, Here)
-            names = tuple(layer._parameters)
+            placed = (name for name in layer._buffers if (layer, name) in self.places)
+            names = (*layer._parameters, *placed)
+            for name, buffer in layer._buffers.items():
+                if buffer is not None and name in names:
+                    layer._buffers[name] = self._distributed(buffer, self.places[layer, name])
             for name, parameter in layer._parameters.items():
                 if parameter is not None:
                     place = self.places.get((layer, name), Replicate())
-                    layer._parameters[name] = self._distributed(parameter, place)
+                    whole = self._distributed(parameter.detach(), place)
+                    layer._parameters[name] = nn.Parameter(whole, parameter.requires_grad)
             for name in self.heads.get(layer, ()):
                 setattr(layer, name, getattr(layer, name) // self.count)
             size = self.sizes.get(layer)
@@ -418,22 +515,16 @@ class Dividing:
                 vars(layer)["mesh"] = self.mesh
                 layer.__class__ = _class(kind, type(layer), names)  # type: ignore[arg-type]
 
-    def _distributed(self, parameter: nn.Parameter, place: Placement) -> nn.Parameter:
-        local = parameter.detach()
+    def _distributed(self, tensor: torch.Tensor, place: Placement) -> torch.Tensor:
+        local = tensor
         if isinstance(place, _StridedShard):
-            each = local.chunk(int(place.split_factor))
-            local = torch.cat([part.chunk(self.count)[self.rank] for part in each])
+            axis, each = place.dim, local.chunk(int(place.split_factor), place.dim)
+            local = torch.cat([part.chunk(self.count, axis)[self.rank] for part in each], axis)
         elif isinstance(place, Shard):
             local = cut(local, place.dim, self.mesh).contiguous()
-        whole = DTensor.from_local(
-            local,
-            self.mesh,
-            [place],
-            run_check=False,
-            shape=parameter.shape,
-            stride=parameter.stride(),
+        return DTensor.from_local(
+            local, self.mesh, [place], run_check=False, shape=tensor.shape, stride=tensor.stride()
         )
-        return nn.Parameter(whole, parameter.requires_grad)
 
 
 def _children(layer: nn.Module, names: Iterable[str]) -> Iterator[nn.Module]:
@@ -450,6 +541,8 @@ def _undivided(model: Model, known: set[nn.Module]) -> Iterator[str]:
     blocks = [block for block in model.modules() if isinstance(block, model.block_classes)]
     inside = {module for block in blocks for module in block.modules()}
     for path, module in model.named_modules():
-        large = any(one.ndim > 1 for one in module.parameters(recurse=False))
+        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        held = tensors if isinstance(module, Quantized) else module.parameters(recurse=False)
+        large = any(one.ndim > 1 for one in held)
         if large and module in inside and module not in known:
             yield path

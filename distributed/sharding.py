@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -15,13 +16,13 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor.placement_types import _StridedShard
+from torch.distributed.tensor import DTensor, Replicate
 
 from ..backbones._model import Model
 from ..backbones.layers.core import ReversibleEmbedding
-from ..presets.parts import Box, Part
-from .parallel import Dividing
+from ..backbones.layers.quantized import Float8Dense, Quantized
+from ..presets.parts import Part, complete, parts_of
+from .parallel import Dividing, greatest
 
 PLANS = ("fsdp", "tensor")
 TENSOR = "tensor"  # the name of the mesh's dimension that layers are divided over
@@ -76,7 +77,13 @@ class Sharding:
             return torch.device(kind)
         return torch.device(kind, torch.get_device_module(kind).current_device())
 
-    def share(self, model: Model, device: torch.device) -> None:
+    def handle(self) -> DTensor:
+        """A tensor that all processes have."""
+        same = [Replicate()] * self.mesh.ndim
+        empty = torch.empty(0, device=self.place(None))
+        return DTensor.from_local(empty, self.mesh, same, run_check=False)
+
+    def share(self, model: Model, device: torch.device) -> Model:
         """See `presets.parts.Sharing`."""
         if self.plan == "fsdp":
             fully_shard_blocks(model, self.mesh, self.mp_policy)
@@ -94,55 +101,39 @@ class Sharding:
                 )
             if rest:
                 fully_shard_blocks(model, self.mesh[rest], self.mp_policy)
+        for layer in model.modules():
+            if isinstance(layer, Float8Dense):
+                layer.seen = functools.partial(_largest, mesh=self.mesh)
         model.to_empty(device=device)
         if self.checkpoint_activations:
             model.gradient_checkpointing()
+        return model
 
     def parts(self, module: nn.Module, name: str) -> list[Part]:
         """See `presets.parts.Sharing`."""
-        tensor = module._parameters.get(name)
-        if tensor is None:
-            tensor = module._buffers[name]  # type: ignore[assignment]
-        assert tensor is not None
-        if not isinstance(tensor, DTensor):
-            return [Part([(0, size) for size in tensor.shape], tensor.data)]
-        local = tensor._local_tensor.data
-        (*_, place) = tensor.placements
-        if isinstance(place, _StridedShard):  # several things behind each other, a part of each
-            count = int(place.split_factor)
-            step, size = (len(one) // count for one in (tensor, local))
-            first = tensor.device_mesh.get_local_rank() * size
-            rest = [(0, width) for width in tensor.shape[1:]]
-            return [
-                Part([(i * step + first, i * step + first + size), *rest], part)
-                for i, part in enumerate(local.chunk(count))
-            ]
-        return [Part(box_of(tensor), local)]
+        return parts_of(getattr(module, name))
+
+    def complete(self, model: Model) -> None:
+        """See `presets.parts.Sharing`."""
+        complete(model)
 
 
-def box_of(tensor: DTensor) -> Box:
-    """What this process holds of a tensor."""
-    mesh, placements = tensor.device_mesh, tensor.placements
-    box = [(0, size) for size in tensor.shape]
-    coordinate = mesh.get_coordinate()
-    assert coordinate is not None
-    # FSDP divides what tensor parallelism has left, though its dimension stands before.
-    order = sorted(range(mesh.ndim), key=lambda dim: type(placements[dim]) is not Shard)
-    for dim in order:
-        axis = getattr(placements[dim], "dim", None)
-        if axis is not None:
-            start, stop = box[axis]
-            size = -(-(stop - start) // mesh.size(dim))  # as torch.chunk
-            begin = min(start + coordinate[dim] * size, stop)
-            box[axis] = (begin, min(begin + size, stop))
-    assert [stop - start for start, stop in box] == list(tensor._local_tensor.shape)
-    return box
+def _largest(x: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
+    return greatest(x.abs().amax(), mesh)
 
 
 def fully_shard_blocks(
     model: Model, mesh: DeviceMesh, mp_policy: MixedPrecisionPolicy | None = None
 ) -> None:
     """Apply FSDP2 to every block, and to the rest of the model as a whole."""
+    integers = [module for module in model.modules() if isinstance(module, Quantized)]
+    if integers and mp_policy is not None and mp_policy.param_dtype is not None:
+        raise ValueError(
+            "mp_policy has a param_dtype, which quantized weights cannot be cast to: give "
+            'from_preset a dtype, "bfloat16" or "mixed_bfloat16".'
+        )
+    for layer in integers:
+        _train_nothing(layer)
     options: dict[str, Any] = {"mesh": mesh, "mp_policy": mp_policy or MixedPrecisionPolicy()}
     # At the root, too: an optimizer made after a forward pass would get what was gathered.
     options["reshard_after_forward"] = True
@@ -152,6 +143,14 @@ def fully_shard_blocks(
             _fully_shard(module, options)
     _fully_shard(model, options)
     register_fsdp_forward_method(model, "forward_intermediates")
+
+
+def _train_nothing(layer: Quantized) -> None:
+    """Have integers as frozen parameters: FSDP passes over buffers."""
+    for name in ("weight", "reverse_embeddings"):
+        tensor = layer._buffers.pop(name, None)
+        if tensor is not None:
+            layer._parameters[name] = nn.Parameter(tensor.contiguous(), requires_grad=False)
 
 
 def _fully_shard(unit: nn.Module, options: Mapping[str, Any]) -> None:
@@ -172,7 +171,7 @@ def _of_other_dtype(unit: nn.Module) -> list[nn.Module]:
         (module, parameter)
         for module in unit.modules()
         for parameter in module.parameters(recurse=False)
-        if parameter not in managed
+        if parameter not in managed and parameter.is_floating_point()
     ]
     own = [parameter.dtype for module, parameter in left if module is unit]
     counts = Counter(own or (parameter.dtype for _, parameter in left))

@@ -77,19 +77,7 @@ def generate_images(
             token ids that are not the model's, images of other sizes, noises of another shape, or
             `compile` while in training.
     """
-    missing = [part for part in PARTS if not hasattr(backbone, part)]
-    if missing:
-        raise NotImplementedError(
-            f"{type(backbone).__name__} makes no images: it has no {', '.join(missing)}."
-        )
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
-        raise ValueError(f"num_steps={num_steps!r} must be a number of at least 1.")
-    if not 0 <= strength <= 1:
-        raise ValueError(f"strength={strength} must be from 0 to 1.")
-    if compile and any(module.training for module in backbone.modules()):
-        raise ValueError("compile=True needs the model in evaluation mode: call eval() first.")
-    if tile is not None and tile < 1:
-        raise ValueError(f"tile={tile} must be at least 1.")
+    _check(backbone, num_steps, strength, tile, compile)
     if not isinstance(token_ids, Mapping) and not hasattr(token_ids, "__array__"):
         texts = texts_of(token_ids)
         against = [negative] * len(texts) if isinstance(negative, str) else texts_of(negative)
@@ -138,6 +126,25 @@ def generate_images(
             except StopIteration as end:
                 return end.value
             bar.update()
+
+
+def _check(
+    backbone: Model, num_steps: int, strength: float, tile: int | None, compile: bool
+) -> None:
+    """Raises what `generate_images` does of these arguments."""
+    missing = [part for part in PARTS if not hasattr(backbone, part)]
+    if missing:
+        raise NotImplementedError(
+            f"{type(backbone).__name__} makes no images: it has no {', '.join(missing)}."
+        )
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
+        raise ValueError(f"num_steps={num_steps!r} must be a number of at least 1.")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength={strength} must be from 0 to 1.")
+    if compile and any(module.training for module in backbone.modules()):
+        raise ValueError("compile=True needs the model in evaluation mode: call eval() first.")
+    if tile is not None and tile < 1:
+        raise ValueError(f"tile={tile} must be at least 1.")
 
 
 def _steps(

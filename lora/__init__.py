@@ -19,7 +19,7 @@ from ..presets.gathering import Gathering, local, local_part, reshard
 from ..presets.refusals import naming
 from ..presets.snapshot import Snapshot, consistently
 from ..presets.weights import refuse_broken, together
-from .adapters import Adapter, adapter_for, has_heads, layers_named
+from .adapters import FACTORS, Adapter, adapter_for, has_heads, layers_named
 from .files import Factors, Loaded, is_alpha, load_lora_h5, save_lora_h5
 from .sharding import refuse_sharded, share
 
@@ -315,7 +315,7 @@ def _reformed(backbone: Model, path: str, old: Adapter, flat: bool) -> Adapter:
     _replace(backbone, path, old.unwrap())
     new = _wrap(backbone, path, rank, scale, flat)
     new.active = active
-    for name in ("lora_kernel_a", "lora_kernel_b"):
+    for name in FACTORS:
         factor = getattr(new, name).to(before.dtype)
         setattr(new, name, nn.Parameter(factor, before.requires_grad))
     return new

@@ -132,8 +132,12 @@ class Adapter(nn.Module):
 
     def reset_adapter(self) -> None:
         """A random first factor and a zero second one, so that nothing is added."""
-        _he_uniform(self.lora_kernel_a, *keras_fans(tuple(self.lora_kernel_a.shape)))
-        nn.init.zeros_(self.lora_kernel_b)
+        a = self.lora_kernel_a
+        whole = torch.empty(a.shape, dtype=a.dtype, device=a.device)
+        _he_uniform(whole, *keras_fans(tuple(a.shape)))
+        with torch.no_grad():
+            local(a).copy_(local_part(whole, a))
+            local(self.lora_kernel_b).zero_()
         self.merged = False
 
     def merged_from(self, name: str) -> tuple[str, ...]:
@@ -364,11 +368,17 @@ class AdaptedQuantized(Adapter):
                 "weights and presets that are saved have them merged."
             )
 
+    def merged_from(self, name: str) -> tuple[str, ...]:
+        if name == "bias" or not self.active:
+            return (name,)
+        tensors = (*self._parameters.items(), *self._buffers.items())
+        return tuple(k for k, tensor in tensors if tensor is not None)
+
     def merged_tensor(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = getattr(self, name)
         if not self.active:
             return super().merged_tensor(name)
-        if name not in self._buffers:
+        if name == "bias":
             return tensor
         with torch.no_grad():
             return self.merged_weights().get(name, tensor).to(tensor.dtype)
@@ -467,7 +477,8 @@ class AdaptedConvolution(Adapter, Convolution):
         y = super().forward(x)
         if not self.is_added:
             return self.guarded(y)
-        a = self.from_kernel(precise(self.lora_kernel_a))
+        # Of a single filter in other strides torch computes no gradient on a CPU.
+        a = self.from_kernel(precise(self.lora_kernel_a)).contiguous()
         inner = self._conv_forward(in_compute_dtype(x, a.dtype), a, None)
         added = torch.einsum("nr...,rc->nc...", inner, precise(self.lora_kernel_b))
         return y + (added * self.scale).to(y.dtype)

@@ -23,10 +23,9 @@ from ..presets.weights import with_tensors
 from .adapters import FACTORS, Adapter, adapter_for, adapter_shapes, layers_named
 
 ORDERS = ("jax", "torch")
+A, B = FACTORS
 # Beyond it, and beyond the layer's sizes, nothing of a low rank is meant.
 MAX_RANK = 1024
-
-
 MAX_ALPHA = 1e30
 
 
@@ -168,10 +167,7 @@ def load_lora_h5(backbone: Model, path: Path, found: Mapping[str, Adapter]) -> L
         chosen = next((c for c in candidates if c.keys() == wanted), candidates[0])
         file.unpack(file.datasets[name] for names in chosen.values() for name in names.values())
         factors = {
-            layer: Factors(
-                file.datasets[names["lora_kernel_a"]].read(),
-                file.datasets[names["lora_kernel_b"]].read(),
-            )
+            layer: Factors(a=file.datasets[names[A]].read(), b=file.datasets[names[B]].read())
             for layer, names in chosen.items()
         }
     return Loaded(factors)
@@ -198,9 +194,9 @@ def _fits(
     backbone: Model, layer_path: str, rank: int, file: WeightFile, names: Mapping[str, str]
 ) -> bool:
     layer = backbone.get_submodule(layer_path)
-    if adapter_for(layer) is None or names.keys() != {"lora_kernel_a", "lora_kernel_b"}:
+    if adapter_for(layer) is None or names.keys() != set(FACTORS):
         return False
-    stored = [file.datasets[names[name]] for name in ("lora_kernel_a", "lora_kernel_b")]
+    stored = [file.datasets[names[name]] for name in FACTORS]
     expected = adapter_shapes(layer, rank)
     (*outer, _), (_, last) = expected
     return (

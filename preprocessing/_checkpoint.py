@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..presets.checkpoints import TIMM, TRANSFORMERS, dialect_of
-from ..presets.checkpoints.engine import find_table
+from ..presets.checkpoints.dialect import find_table
 from ..presets.files import CONFIG
 from ..presets.sources import PresetSource
 

@@ -12,8 +12,8 @@ from typing import Any
 from ..backbones._configuration import constructor_arguments
 from ..backbones._model import Model
 from ..presets.checkpoints import DIFFUSERS, TRANSFORMERS, dialect_in
+from ..presets.checkpoints.arguments import with_keys
 from ..presets.checkpoints.diffusers import INDEX
-from ..presets.checkpoints.engine import with_keys
 from ..presets.checkpoints.files import Within
 from ..presets.companions import (
     FOREIGN,
@@ -79,13 +79,13 @@ def into_preset(model: Model, folder: Path, target: Path) -> list[str]:
 
     def carry(source: PresetSource) -> list[str]:
         if Checkpoint(source).is_foreign:
-            names = [*(["tokenizer"] if has_tokenizer_of(source) else []), *PLACES]
-            parts = each_part(source, names)
+            names = [*(["tokenizer"] if _has_tokenizer_of(source) else []), *PLACES]
+            parts = _each_part(source, names)
             files = {name: content for part in parts.values() for name, content in part.files()}
             if GENERATION in companions(source):
                 files[GENERATION] = source.json(GENERATION)
             return write_into(folder, files)
-        if is_same(source, target):
+        if _is_same(source, target):
             return []
         if dialect_in(source) is DIFFUSERS:
             found = TextToImagePreprocessor.for_class(model.class_name)
@@ -108,24 +108,24 @@ def into_checkpoint(model: Model, folder: Path, target: Path) -> list[str]:
 
     def carry(source: PresetSource) -> list[str]:
         is_foreign = Checkpoint(source).is_foreign
-        is_there = is_foreign and is_same(source, target)
+        is_there = is_foreign and _is_same(source, target)
         files: dict[str, bytes | dict[str, Any]] = {}
         marks: dict[str, Any] = {}
         tokenizer = None
-        if not is_there and has_tokenizer_of(source):
+        if not is_there and _has_tokenizer_of(source):
             tokenizer = Tokenizer.load(source, Tokenizer.config_file, {})
             files |= dict(tokenizer.to_transformers())
             if model.cache_shapes:
-                marks = generation_config(model, tokenizer)
+                marks = _generation_config(model, tokenizer)
                 theirs = source.json(GENERATION) if GENERATION in companions(source) else {}
                 files[GENERATION] = {**marks, **theirs}
-        complete(folder / CONFIG, marks | (kept(source.json(CONFIG)) if is_foreign else {}))
+        _complete(folder / CONFIG, marks | (_kept(source.json(CONFIG)) if is_foreign else {}))
         if is_there:
             return []
         if is_foreign:
             names = [name for name in companions(source) if name in PROCESSORS]
-            return write_into(folder, files) + copied(source, names, folder)
-        return write_into(folder, {**files, **processors(model, source, tokenizer, files)})
+            return write_into(folder, files) + _copied(source, names, folder)
+        return write_into(folder, {**files, **_processors(model, source, tokenizer, files)})
 
     carried = _carried(model, carry)
     reads_text = any(spec.kind == "ids" for spec in model.input_specs.values())
@@ -154,7 +154,7 @@ def into_timm(model: Model, folder: Path, target: Path) -> list[str]:
             given = checkpoint.config.get("pretrained_cfg") or {}
             about |= {name: value for name, value in given.items() if name in PIXELS}
         else:
-            converter = each_part(source, ["image_converter"]).get("image_converter")
+            converter = _each_part(source, ["image_converter"]).get("image_converter")
             if isinstance(converter, ImageConverter):
                 about |= converter.to_timm(about.get("input_size", [3])[0])
         path.write_text(json.dumps(config, indent=2))
@@ -194,12 +194,12 @@ def into_pipeline(model: Model, folder: Path, target: Path) -> list[str]:
     return _carried(model, carry)
 
 
-def has_tokenizer_of(source: PresetSource) -> bool:
+def _has_tokenizer_of(source: PresetSource) -> bool:
     return has_tokenizer(companions(source))
 
 
-def each_part(source: PresetSource, names: Sequence[str]) -> dict[str, PreprocessingLayer]:
-    """Those of `parts_of` that can be had, each by itself; warnings name the others.
+def _each_part(source: PresetSource, names: Sequence[str]) -> dict[str, PreprocessingLayer]:
+    """Those of `preprocessor.parts_of` that can be had, each by itself; warnings name the others.
 
     Converters within a preprocessor are found, too.
     """
@@ -216,7 +216,7 @@ def each_part(source: PresetSource, names: Sequence[str]) -> dict[str, Preproces
     return found
 
 
-def processors(
+def _processors(
     model: Model,
     source: PresetSource,
     tokenizer: Tokenizer | None,
@@ -228,7 +228,7 @@ def processors(
         files: of the tokenizer, which is told what else there is.
     """
     parts: dict[str, dict[str, Any]] = {}
-    for name, part in each_part(source, [*PLACES]).items():
+    for name, part in _each_part(source, [*PLACES]).items():
         assert isinstance(part, Converter)
         try:
             parts[PLACES[name][0]] = part.to_transformers()
@@ -269,7 +269,7 @@ def _settings(model: Model, attributes: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def copied(source: PresetSource, names: Sequence[str], folder: Path) -> list[str]:
+def _copied(source: PresetSource, names: Sequence[str], folder: Path) -> list[str]:
     """Copy files of a checkpoint as they are."""
     for name, path in zip(names, source.download(names) if names else []):
         shutil.copyfile(path, folder / name)
@@ -295,7 +295,7 @@ def _made(source: PresetSource, tower: str, model: Model) -> dict[str, Any]:
     return files
 
 
-def generation_config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
+def _generation_config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
     """What transformers begins and ends text with."""
     ends, start = tokenizer.stop_token_ids, tokenizer.start_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token is not None else None
@@ -315,7 +315,7 @@ def generation_config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
     return {name: value for name, value in config.items() if value not in (None, [])}
 
 
-def complete(path: Path, marks: Mapping[str, Any]) -> None:
+def _complete(path: Path, marks: Mapping[str, Any]) -> None:
     """Say in config.json what it does not say yet; the length of texts is that of the origin."""
     config = json.loads(path.read_text())
     # Where there is a token for padding alone transformers never trains it.
@@ -328,7 +328,7 @@ def complete(path: Path, marks: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(with_keys(TRANSFORMERS, config, further), indent=2))
 
 
-def kept(config: Mapping[str, Any]) -> dict[str, Any]:
+def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
     """Of the config.json that a model comes from, what it says to those who run the model."""
     inner = config.get("text_config")
     lengths = {LENGTH: config.get(LENGTH)}
@@ -342,7 +342,7 @@ def kept(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def is_same(source: PresetSource, folder: Path) -> bool:
+def _is_same(source: PresetSource, folder: Path) -> bool:
     return isinstance(source.origin, Path) and source.origin.resolve() == folder.resolve()
 
 

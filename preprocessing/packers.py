@@ -208,6 +208,7 @@ def _as_list(row: Any) -> Any:
 
 
 def as_list(value: Special) -> list[Any]:
+    """Special tokens, of which there may be none, one or several."""
     if value is None:
         return []
     return [value] if isinstance(value, (int, str)) else list(value)
@@ -227,12 +228,14 @@ def padded(rows: Sequence[list[Any]], length: int, value: Any, side: str) -> Any
 
 
 def check_side(side: str) -> str:
+    """The side, or a ValueError if it is none."""
     if side not in ("left", "right"):
         raise ValueError(f"padding_side must be 'left' or 'right', not {side!r}.")
     return side
 
 
 def check_truncation(truncate: str) -> str:
+    """The way of truncation, or a ValueError if it is none."""
     if truncate not in ("round_robin", "waterfall"):
         raise ValueError(f"truncate must be 'round_robin' or 'waterfall', not {truncate!r}.")
     return truncate

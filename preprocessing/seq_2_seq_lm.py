@@ -163,6 +163,7 @@ class Seq2SeqLMPreprocessor(Preprocessor):
 
 
 def check_texts(x: Any) -> Mapping[str, Any]:
+    """The texts, or a ValueError if those of a side are missing."""
     if not isinstance(x, Mapping) or not x.keys() >= {"encoder_text", "decoder_text"}:
         shown = list(x) if isinstance(x, Mapping) else type(x).__name__
         raise ValueError(f"It takes a mapping of encoder_text and decoder_text, not {shown}.")

@@ -52,6 +52,22 @@ class SegmentsPreprocessor(Preprocessor):
         mask = token_ids != self.tokenizer.pad_token_id
         return {"token_ids": token_ids, "padding_mask": mask, "segment_ids": segment_ids}
 
+    def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """The backbone's inputs, of one text or of several.
+
+        Args:
+            x: a text or a list of them; a tuple of these is a text's segments, in both cases; or
+                a list of samples, texts or tuples of texts, a label behind them if there is one.
+            y: labels.
+            sample_weight: of the labels.
+
+        Returns:
+            The inputs; behind them labels and weights, if there are some.
+        """
+        x, y = samples(x, y)
+        found = self.packed(x)
+        return with_labels({name: found[name] for name in self.inputs}, y, sample_weight)
+
 
 class TextClassifierPreprocessor(SegmentsPreprocessor):
     """A text, or several that belong together, with its class.
@@ -72,22 +88,6 @@ class TextClassifierPreprocessor(SegmentsPreprocessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(tokenizer, sequence_length, truncate, **kwargs)
-
-    def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """The backbone's inputs, of one text or of several.
-
-        Args:
-            x: a text or a list of them; a tuple of these is a text's segments, in both cases; or
-                a list of samples, texts or tuples of texts, a label behind them if there is one.
-            y: labels.
-            sample_weight: of the labels.
-
-        Returns:
-            The inputs; behind them labels and weights, if there are some.
-        """
-        x, y = samples(x, y)
-        found = self.packed(x)
-        return with_labels({name: found[name] for name in self.inputs}, y, sample_weight)
 
 
 class BertTextClassifierPreprocessor(TextClassifierPreprocessor):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .preprocessor import samples, with_labels
 from .text_classifier import SegmentsPreprocessor
 from .tokenizers.base import Tokenizer
 
@@ -28,12 +27,6 @@ class TextEmbedderPreprocessor(SegmentsPreprocessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(tokenizer, sequence_length, truncate, **kwargs)
-
-    def __call__(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """As of `TextClassifierPreprocessor`."""
-        x, y = samples(x, y)
-        found = self.packed(x)
-        return with_labels({name: found[name] for name in self.inputs}, y, sample_weight)
 
 
 class BertTextEmbedderPreprocessor(TextEmbedderPreprocessor):

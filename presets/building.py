@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -147,29 +148,49 @@ def resized(model: ModelType, arguments: Mapping[str, Any]) -> ModelType:
     """
     if not arguments:
         return model
-    config = model.config_for(arguments)
-    other = construct(type(model), config, "meta").train(model.training)
+    other = blank_resized(model, arguments)
+    resampled = resampling(model, other)
+    blank = other.state_dict(keep_vars=True)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name in resampled:
+            tensor = resampled[name]()
+        check_resized(arguments, name, tensor, blank[name])
+        owner, _, leaf = name.rpartition(".")
+        place(other.get_submodule(owner), leaf, tensor.detach())
+    return other
+
+
+def blank_resized(model: ModelType, arguments: Mapping[str, Any]) -> ModelType:
+    """As `resized`, on the meta device.
+
+    Raises:
+        ValueError: no model can be built so.
+    """
+    other = construct(type(model), model.config_for(arguments), "meta").train(model.training)
     other.build_parts(model.state_dict(keep_vars=True))
+    return other
+
+
+def resampling(model: Model, other: Model) -> dict[str, Callable[[], torch.Tensor]]:
+    """Name of each table of positions → what makes the other model's of it."""
     before = {path: m for path, m in model.named_modules() if isinstance(m, PositionGrid)}
-    tables = {
-        f"{path}.{name}": (module, name, before[path])
+    return {
+        f"{path}.{name}": functools.partial(module.resample, name, before[path])
         for path, module in other.named_modules()
         if isinstance(module, PositionGrid)
         for name in module.tables()
     }
-    blank = other.state_dict(keep_vars=True)
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if name in tables:
-            module, local, old = tables[name]
-            tensor = module.resample(local, old)
-        if tensor.shape != blank[name].shape:
-            raise ValueError(
-                f"{', '.join(arguments)} can change sizes, not channels: {name} would be "
-                f"{tuple(blank[name].shape)} and is {tuple(tensor.shape)}."
-            )
-        owner, _, leaf = name.rpartition(".")
-        place(other.get_submodule(owner), leaf, tensor.detach())
-    return other
+
+
+def check_resized(
+    arguments: Mapping[str, Any], name: str, tensor: torch.Tensor, expected: torch.Tensor
+) -> None:
+    """Raises ValueError: the arguments ask for other channels, too."""
+    if tensor.shape != expected.shape:
+        raise ValueError(
+            f"{', '.join(arguments)} can change sizes, not channels: {name} would be "
+            f"{tuple(expected.shape)} and is {tuple(tensor.shape)}."
+        )
 
 
 class _Bounded(TorchFunctionMode):
@@ -196,6 +217,7 @@ def complete(model: Model) -> None:
 
 
 def check_class(found: type[Model], cls: type[Model]) -> None:
+    """Raises ValueError: what was found is no `cls`."""
     if not issubclass(found, cls):
         raise ValueError(
             f"The preset is of class {found.__name__}, which is not a {cls.__name__}. Call "

@@ -92,6 +92,17 @@ def version_of(preset_id: str) -> str | None:
     return None if later is None else later["keras_hub"]
 
 
+def not_yet(preset: str) -> str:
+    """What an error adds of a preset that KerasHub is only about to bring."""
+    version = version_of(preset)
+    if version is None:
+        return ""
+    return (
+        f" It comes with KerasHub {version}: before that is out it may not be there. Once it is, "
+        "try again, with a newer keras_hub_torch if its handle has changed."
+    )
+
+
 def newest() -> str:
     """The last version of KerasHub whose presets are known."""
     later = (preset["keras_hub"] for preset in _builtin()["later_presets"].values())

@@ -176,6 +176,36 @@ class Gathering:
         if not is_fit:
             target.copy_(received)
 
+    @contextlib.contextmanager
+    def drawing(self, device: torch.device) -> Iterator[None]:
+        """Where random numbers on a device are, in all processes, those of the first one.
+
+        A process whose own ones would have been others goes on with its own ones.
+        """
+        if self.is_over:
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            for kind in dict.fromkeys(("cpu", device.type)):
+                stack.enter_context(self._drawing(device, kind))
+            yield
+
+    @contextlib.contextmanager
+    def _drawing(self, device: torch.device, kind: str) -> Iterator[None]:
+        generators: Any = torch if kind == "cpu" else torch.get_device_module(kind)
+        which = () if kind == "cpu" else (device,)
+        own = generators.get_rng_state(*which)
+        first = own.to(self._device, copy=True)
+        with self._talking():
+            for group in self._groups:
+                distributed.broadcast(first, group=group, group_src=0)
+        generators.set_rng_state(first.cpu(), *which)
+        try:
+            yield
+        finally:
+            if not torch.equal(own, first.cpu()):
+                generators.set_rng_state(own, *which)
+
     def agree(self) -> None:
         """Wait until all processes have come as far as this.
 

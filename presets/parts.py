@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias
 
 import torch
 from torch import nn
@@ -19,6 +19,11 @@ from torch.overrides import TorchFunctionMode
 
 from ..backbones._model import Model
 from ..backbones.layers.layer import Layer
+from ..backbones.layers.quantized import Quantized
+from ..backbones.layers.vision import PositionGrid
+from .building import ModelType, blank_resized, check_resized, place, resampling
+from .gathering import full, is_in_pieces, is_sharded, local, own_part
+from .weights import weights_of
 
 # Of each axis the first index and the one behind the last.
 Box: TypeAlias = Sequence[tuple[int, int]]
@@ -36,32 +41,128 @@ class Part:
 class Sharing(Protocol):
     """How several processes share a model."""
 
-    def share(self, model: Model, device: torch.device) -> None:
-        """Leave of each weight of a model without data what this process holds, in new memory."""
+    def share(self, model: Model, device: torch.device) -> Model:
+        """Leave of each weight of a model without data what this process holds, in new memory.
+
+        Returns:
+            The model, or another one that is shared in its place.
+        """
 
     def parts(self, module: nn.Module, name: str) -> list[Part]:
         """What this process holds of a module's weight."""
 
+    def complete(self, model: Model) -> None:
+        """What layers compute of their weights, when these have been read."""
 
-def refuse_shared(sharing: Sharing | None, sizes: Mapping[str, Any], dtype: Any = None) -> None:
-    """Refuse what a model that processes share cannot be.
 
-    Args:
-        sizes: as of `building.resized`.
-        dtype: of the configuration.
+class Held:
+    """A model that is shared already, and a blank one in place of which it is filled.
 
     Raises:
-        ValueError: it says what.
+        ValueError: the blank one has weights that the model has not.
     """
-    if sharing is None:
-        return
-    if sizes:
-        raise ValueError(
-            f"{', '.join(sizes)} resamples tables, which with device_mesh no process has whole: "
-            "load the model in one process, and save it with them."
-        )
-    if isinstance(dtype, Mapping) and dtype.get("class_name") == "DTypePolicyMap":
-        raise ValueError("A quantized preset cannot be shared over a device_mesh.")
+
+    def __init__(self, model: Model, blank: Model) -> None:
+        self.model = model
+        self._weights = weights_of(model)
+        self._names = {module: f"{path}." for path, module in blank.named_modules()}
+        self._names[blank] = ""
+
+    def share(self, model: Model, device: torch.device) -> Model:
+        missing = ", ".join(name for name in model.state_dict() if name not in self._weights)
+        if missing:
+            raise ValueError(
+                f"The file has weights of parts that this {model.class_name}, which several "
+                f"processes share, does not have: {missing}."
+            )
+        return self.model
+
+    def parts(self, module: nn.Module, name: str) -> list[Part]:
+        return parts_of(self._weights[self._names[module] + name].tensor)
+
+    def complete(self, model: Model) -> None:
+        complete(self.model)
+
+
+class Resizing(Generic[ModelType]):
+    """A model for images of another size, and the one of which it gets the weights.
+
+    Tables of positions are read whole by every process.
+
+    Args:
+        sharing: how the model for images of another size is shared.
+        arguments: as of `building.resized`.
+    """
+
+    def __init__(self, sharing: Sharing, model: ModelType, arguments: Mapping[str, Any]) -> None:
+        self._sharing = sharing
+        self._model = model
+        self._arguments = arguments
+
+    def share(self, model: Model, device: torch.device) -> Model:
+        self.resized = blank_resized(self._model, self._arguments)
+        self._tables = resampling(self._model, self.resized)
+        expected = self.resized.state_dict(keep_vars=True)
+        self._whole = set(self._tables)
+        for name, tensor in self._model.state_dict(keep_vars=True).items():
+            owner, _, leaf = name.rpartition(".")
+            module = self._model.get_submodule(owner)
+            if name in self._tables or isinstance(module, PositionGrid):
+                self._whole.add(name)
+                place(module, leaf, torch.empty_like(tensor, device="cpu"))
+            if name not in self._tables:
+                check_resized(self._arguments, name, tensor, expected[name])
+        self._names = {module: path for path, module in self._model.named_modules()}
+        return self._sharing.share(self.resized, device)
+
+    def parts(self, module: nn.Module, name: str) -> list[Part]:
+        path = self._names[module]
+        if f"{path}.{name}" in self._whole:
+            return parts_of(getattr(module, name).detach())
+        return self._sharing.parts(self.resized.get_submodule(path), name)
+
+    def complete(self, model: Model) -> None:
+        for module in self._model.modules():
+            if isinstance(module, PositionGrid):
+                module.loaded()
+        complete(self.resized, but=PositionGrid)
+
+    @torch.no_grad()
+    def finish(self) -> ModelType:
+        """Resample the tables.
+
+        Raises:
+            ValueError: the arguments ask for other channels, too.
+        """
+        for name in self._whole:
+            owner, _, leaf = name.rpartition(".")
+            module = self.resized.get_submodule(owner)
+            old = getattr(self._model.get_submodule(owner), leaf)
+            value = self._tables[name]() if name in self._tables else old
+            check_resized(self._arguments, name, value, getattr(module, leaf))
+            for part in self._sharing.parts(module, leaf):
+                part.target.copy_(boxed(value, part.box))
+        return self.resized
+
+
+def parts_of(tensor: torch.Tensor) -> list[Part]:
+    """What this process holds of a tensor."""
+    held = local(tensor).detach()
+    if not is_sharded(tensor):
+        return [Part([(0, size) for size in tensor.shape], held)]
+    if not is_in_pieces(tensor):
+        return [Part([(start, start + size) for start, size in zip(*own_part(tensor))], held)]
+    # Several things behind each other, a part of each.
+    place: Any
+    ((dim, place),) = ((i, p) for i, p in enumerate(tensor.placements) if not p.is_replicate())
+    axis, count = place.dim, place.split_factor
+    whole, size = tensor.shape[axis] // count, held.shape[axis] // count
+    first = tensor.device_mesh.get_local_rank(dim) * size
+    box = [(0, width) for width in tensor.shape]
+    return [
+        Part([*box[:axis], (i * whole + first, i * whole + first + size), *box[axis + 1 :]], part)
+        for i, part in enumerate(held.chunk(count, axis))
+    ]
 
 
 class Readable(Protocol):
@@ -98,7 +199,7 @@ def read_parts(
             pieces = arranged.pieces(index, Part(part.box, memory))
             if pieces is None:
                 whole = whole or list(function([one.read() for one in stored]))
-                memory.copy_(_boxed(whole[index], part.box))
+                memory.copy_(boxed(whole[index], part.box))
             for piece in pieces or ():
                 stored[piece.number].read_view(piece.view, piece.target)
             if elsewhere:
@@ -106,23 +207,29 @@ def read_parts(
 
 
 @torch.no_grad()
-def complete(sharing: Sharing, model: Model) -> None:
+def complete(model: Model, but: type[nn.Module] | tuple[()] = ()) -> None:
     """As `building.complete`: what layers compute of their weights, they compute of whole ones."""
     for module in model.modules():
-        if isinstance(module, Layer) and type(module).loaded is not Layer.loaded:
+        if isinstance(module, but):
+            continue
+        if isinstance(module, Quantized):
+            module.loaded()  # it looks at what is whole everywhere
+        elif isinstance(module, Layer) and type(module).loaded is not Layer.loaded:
             twin = copy.copy(module)
             twin.__dict__ = dict(module.__dict__)
             for kind in ("_parameters", "_buffers"):
                 twin.__dict__[kind] = {k: _whole(t) for k, t in getattr(module, kind).items()}
             twin.loaded()
+            state = ("_parameters", "_buffers")
+            vars(module).update({k: v for k, v in vars(twin).items() if k not in state})
             for name, value in (*twin._parameters.items(), *twin._buffers.items()):
                 if value is not None:
-                    for part in sharing.parts(module, name):
-                        part.target.copy_(_boxed(value, part.box))
+                    for part in parts_of(getattr(module, name)):
+                        part.target.copy_(boxed(value, part.box))
 
 
 def _whole(tensor: Any) -> Any:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return None if tensor is None else full(tensor)
 
 
 class Arranged:
@@ -157,7 +264,7 @@ class Arranged:
             return
         memory = _memory(made)
         if memory in self._numbers:
-            yield Piece(self._numbers[memory], _boxed(made, box), target)
+            yield Piece(self._numbers[memory], boxed(made, box), target)
             return
         how, before = self._following.made[memory]
         if made.storage_offset() or not made.is_contiguous():
@@ -233,7 +340,7 @@ def _memory(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _boxed(tensor: torch.Tensor, box: Box) -> torch.Tensor:
+def boxed(tensor: torch.Tensor, box: Box) -> torch.Tensor:
     for axis, (start, stop) in enumerate(box):
         tensor = tensor.narrow(axis, start, stop - start)
     return tensor

@@ -25,7 +25,7 @@ from .safetensors import write_safetensors
 from .weights import Weight, blank_of, checked_weights, together, values_of
 
 if TYPE_CHECKING:
-    from .checkpoints.engine import Dialect
+    from .checkpoints.dialect import Dialect
 
 # Writes what belongs beside a model into a folder, that will be moved to another one; gives names.
 Beside = Callable[[Model, Path, Path], list[str]]
@@ -171,7 +171,7 @@ def export_checkpoint(
             the model's.
         OSError: the folder cannot be written.
     """
-    from .checkpoints.engine import export, export_plan
+    from .checkpoints.exporting import export, export_plan
 
     if any(isinstance(layer, Quantized) for layer in model.modules()):
         raise NotImplementedError(

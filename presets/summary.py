@@ -184,6 +184,7 @@ def totals(backbone: Model) -> dict[str, Any]:
 
 
 def totals_line(backbone: Model) -> str:
+    """The numbers of weights and their bytes, for people."""
     from rich.filesize import decimal
 
     total = totals(backbone)

@@ -12,19 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints import configuration, dialect_of
-from .checkpoints.engine import files_of
+from .checkpoints.loading import files_of
 from .files import SAFETENSORS, SHARD_INDEX, WEIGHTS
+from .hubs import hugging_face_errors, hugging_face_repo, kaggle_errors, kaggle_parts
 from .journal import HIDDEN
 from .keras.h5 import shard_names
 from .replacing import staging_in
-from .sources import (
-    PresetSource,
-    hugging_face_errors,
-    hugging_face_repo,
-    kaggle_errors,
-    kaggle_parts,
-    open_preset,
-)
+from .sources import PresetSource, open_preset
 
 _CARD = """\
 ---

@@ -11,9 +11,10 @@ from pathlib import Path
 from ..backbones._model import Model
 from .building import construct
 from .checkpoints import configuration, dialect_of
-from .checkpoints.engine import plan
+from .checkpoints.loading import plan
 from .companions import companions
-from .loading import check, keras_config, keras_files
+from .filling import check
+from .loading import keras_config, keras_files
 from .refusals import naming
 from .sources import PresetSource, open_preset
 

@@ -68,6 +68,7 @@ def quantize(
     """See `Backbone.quantize`."""
     config = resolved(mode, config)
     refuse_broken(model)
+    model.refuse_shared("quantize")
     if config.mode == "int8" and model.dtype_policy.compute_dtype == torch.float16:
         raise ValueError(
             "int8 does not go with computing in float16; take bfloat16, or mixed_bfloat16."

@@ -33,11 +33,14 @@ class Reference:
     inputs: oracle.Inputs
     outputs: dict[str, np.ndarray]
 
-    def load(self, **kwargs: Any) -> Any:
-        # What KerasHub does not save must be given again.
+    @property
+    def given(self) -> dict[str, Any]:
+        """What KerasHub does not save and must be given again."""
         unsaved = getattr(keras_hub_torch.models, self.case.cls).unsaved
-        given = {key: self.case.config[key] for key in unsaved if key in self.case.config}
-        return keras_hub_torch.models.Backbone.from_preset(self.preset, **given, **kwargs)
+        return {key: self.case.config[key] for key in unsaved if key in self.case.config}
+
+    def load(self, **kwargs: Any) -> Any:
+        return keras_hub_torch.models.Backbone.from_preset(self.preset, **self.given, **kwargs)
 
     @property
     def tensors(self) -> Any:

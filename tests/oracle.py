@@ -212,6 +212,14 @@ def assert_close(ours: Any, theirs: dict[str, np.ndarray], tolerance: float = 2e
         assert error <= limit, f"{key}: {error:.3g} > {limit:.3g}"
 
 
+def assert_same(model: Any, other: Any) -> None:
+    """Two models have equal weights under equal names."""
+    theirs = other.state_dict()
+    assert model.state_dict().keys() == theirs.keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, theirs[name]), name
+
+
 def tensors(inputs: Inputs) -> Any:
     if isinstance(inputs, dict):
         return {key: torch.from_numpy(value) for key, value in inputs.items()}

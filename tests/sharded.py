@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import filecmp
 import os
+import shutil
 import signal
 import sys
 import time
@@ -392,6 +393,11 @@ def failures(folder: Path) -> None:
         kind, text = ValueError, "must end in"
     with pytest.raises(kind, match=text):
         model.save_weights(folder / ("a.b" if wrong else "a.weights.h5"))
+    wrong, kind, text = rank == 3, OSError, "process 3 .*is no weight file"
+    if wrong:
+        kind, text = ValueError, "is no weight file"
+    with pytest.raises(kind, match=text):
+        model.load_weights(folder / ("config.json" if wrong else "model.weights.h5"))
     assert before == (folder / "model.weights.h5").read_bytes()
     model.save_to_preset(folder)
     model.export_to_transformers(folder / "transformers")
@@ -494,8 +500,9 @@ DIES = 7
 
 
 if __name__ == "__main__":
+    shutil.rmtree(folder := Path(sys.argv[1], sys.argv[2]), ignore_errors=True)
     for function, name, count in RUNS[sys.argv[2]]:
-        codes = processes(function, Path(sys.argv[1]) / name, count)
+        codes = processes(function, folder / name, count)
         expected = [0] * count
         if function is death:
             expected[2] = DIES

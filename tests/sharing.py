@@ -4,9 +4,12 @@ and compared with what one process makes of them.
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +18,21 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.utils._pytree import tree_leaves
 
 from keras_hub_torch import models
 from keras_hub_torch.generation import generate
 from keras_hub_torch.models import Backbone
+from keras_hub_torch.quantizers import Int4QuantizationConfig
 
 MODELS: dict[str, Callable[[], Any]] = {
     "bert": lambda: models.BertBackbone(37, 2, 2, 12, 7, max_sequence_length=17),
@@ -220,12 +231,32 @@ def check_saving(folder: Path, model: Any) -> None:
     dist.barrier()
     weights = "model.weights.h5"
     assert (again / weights).read_bytes() == (folder / weights).read_bytes()
+    check_reading(folder, model)
+
+
+def check_reading(folder: Path, model: Any) -> None:
+    """Weights read into a model that is shared, and what adapters are then, equal everywhere."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(7.0)
+    torch.manual_seed(dist.get_rank())
+    model.load_weights(folder / "model.weights.h5")
+    expected = Backbone.from_preset(folder).state_dict()
+    adapters = {}
+    for name, tensor in model.state_dict().items():
+        if name in expected:
+            assert torch.equal(whole(tensor), expected[name]), name
+        else:
+            adapters[name] = whole(tensor)
+    everywhere: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, adapters)
+    for name, tensor in adapters.items():
+        assert tensor.any() == name.endswith("_a")
+        assert all(torch.equal(other[name], tensor) for other in everywhere)
 
 
 def check_options(folder: Path) -> None:
     """Plans by weights' names, activation checkpointing, mixed precision."""
-    from torch.distributed.fsdp import MixedPrecisionPolicy
-
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("tensor",))
     for plan in ("fsdp", "tensor"):
         plain = Backbone.from_preset(folder / "llama")
@@ -242,30 +273,62 @@ def check_options(folder: Path) -> None:
         torch.manual_seed(0)
         one.enable_lora(2)
     check_training("bert", plain, model, slice(None))
-    with pytest.raises(ValueError, match="shared by several processes"):
-        model.load_weights(folder / "bert" / "model.weights.h5")
+    check_reading(folder / "bert", model)
+    for plan in ("fsdp", "tensor"):
+        check_customs(folder / "llama", mesh, plan)
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     model = Backbone.from_preset(folder / "llama", device_mesh=mesh, plan="fsdp", mp_policy=policy)
     assert model(inputs_of("llama")).dtype == torch.bfloat16
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+def check_customs(folder: Path, mesh: DeviceMesh, plan: str) -> None:
+    """What PyTorch's users do to sharded models."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, broadcast_from_rank0=True)
+    model = Backbone.from_preset(folder, device_mesh=mesh, plan=plan)
+    plain = Backbone.from_preset(folder)
+    state = copy.deepcopy(get_model_state_dict(model, options=options))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    set_model_state_dict(model, state, options=options)
+    equal_states(model, plain, plan)
+    if plan == "tensor":
+        copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+        expected = outputs_of(plain, inputs_of("llama"))
+        close(outputs_of(copied, inputs_of("llama"))["output 0"], expected["output 0"], "copy")
+    else:  # gradients of two batches, averaged once
+        model.set_requires_gradient_sync(False)
+        outputs_of(model, inputs_of("llama"))["output 0"].sum().backward()
+        model.set_requires_gradient_sync(True)
+    for one, count in ((model, 1 if plan == "fsdp" else 2), (plain, 2)):
+        for _ in range(count):
+            outputs_of(one, inputs_of("llama"))["output 0"].sum().backward()
+    norms = [torch.nn.utils.clip_grad_norm_(one.parameters(), 1.0) for one in (model, plain)]
+    close(whole(norms[0]) / norms[1], torch.ones(()), f"norm {plan}", 1e-4)
+    for verb, given in (("quantize", "int8"), ("resize_token_embeddings", 40)):
+        with pytest.raises(ValueError, match="is shared by several processes"):
+            getattr(model, verb)(given)
+
+
 def check_refusals(folder: Path) -> None:
     size = dist.get_world_size()
     mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("tensor",))
+    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     refused: list[tuple[str, dict[str, Any], str]] = [
         ("bert", {"plan": "tp", "device_mesh": mesh}, "plan is 'tp'; it must be one of"),
         ("bert", {"plan": "fsdp"}, "device_mesh is missing"),
         ("bert", {"device_mesh": mesh}, "needs a plan"),
         ("bert", {"plan": "fsdp", "device_mesh": mesh, "device": "meta"}, "device is 'meta'"),
         ("bert", {"plan": "fsdp", "device_mesh": mesh, "mmap": True}, "mmap=True"),
-        ("bert", {"plan": "fsdp", "device_mesh": mesh, "load_weights": False}, "load_weights"),
+        ("int8", {"plan": "fsdp", "device_mesh": mesh, "load_weights": False}, "be random"),
+        ("int8", {"plan": "fsdp", "device_mesh": mesh, "mp_policy": half}, "has a param_dtype"),
+        ("int4", {"plan": "tensor", "device_mesh": mesh}, "ffw_gating has 6 outputs, two in a b"),
         ("vgg", {"plan": "tensor", "device_mesh": mesh}, "VGGBackbone has no tensor plan"),
         ("odd", {"plan": "tensor", "device_mesh": mesh}, "num_key_value_heads is 1"),
         ("bert", {"plan": {"x.*": Shard(0)}, "device_mesh": mesh}, "has no weight 'x.*'"),
         ("bert", {"plan": {"*": 0}, "device_mesh": mesh}, "'*' must be Shard(axis)"),
         ("bert", {"plan": {"*": Shard(1)}, "device_mesh": mesh}, "has no axis 1"),
-        ("vit", {"plan": "fsdp", "device_mesh": mesh, "image_shape": (16, 16, 3)}, "resamples"),
     ]
     plain = init_device_mesh("cpu", (1, size))
     named = init_device_mesh("cpu", (1, size), mesh_dim_names=("data", "model"))
@@ -276,10 +339,113 @@ def check_refusals(folder: Path) -> None:
     if dist.get_rank() == 0:
         models.GemmaBackbone(31, 1, 4, 1, 10, 12, 4).save_to_preset(folder / "odd")
         models.VGGBackbone([1], [4]).save_to_preset(folder / "vgg")
+        for name in ("int8", "int4"):
+            model = models.GemmaBackbone(31, 1, 4, 2, 10, 12, 4)
+            model.quantize(name)
+            model.save_to_preset(folder / name)
     dist.barrier()
+    missing = dist.get_rank() == 1
+    name, message = ("none", "none") if missing else ("bert", "process 1 has failed")
+    with pytest.raises((ValueError, OSError), match=message):
+        Backbone.from_preset(folder / name, device_mesh=mesh, plan="fsdp")
     for name, arguments, message in refused:
         with pytest.raises(ValueError, match=re.escape(message)):
             Backbone.from_preset(folder / name, **arguments)
+
+
+def equal_states(model: Any, plain: Any, name: str) -> None:
+    state, expected = model.state_dict(), plain.state_dict()
+    assert list(state) == list(expected)
+    for key, tensor in state.items():
+        assert torch.equal(whole(tensor), expected[key]), f"{name} {key}"
+
+
+def check_beginnings(folder: Path) -> None:
+    """Random weights, all or some, and tables for images of another size."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("tensor",))
+    headless = folder / "headless"
+    if dist.get_rank() == 0:
+        Backbone.from_preset(folder / "bert").export_to_transformers(headless, carry=False)
+        file = headless / "model.safetensors"
+        tensors = {k: v for k, v in load_file(file).items() if "pooler" not in k}
+        save_file(tensors, file, metadata={"format": "pt"})
+    dist.barrier()
+    ways: list[tuple[str, str, dict[str, Any]]] = [
+        ("bert", "fsdp", {"load_weights": False, "dtype": "bfloat16"}),
+        ("vit", "tensor", {"load_weights": False}),
+        ("headless", "tensor", {}),
+        ("vit", "tensor", {"image_shape": (16, 12, 3)}),
+    ]
+    for name, plan, given in ways:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* drawn at random")
+            torch.manual_seed(3)
+            plain = Backbone.from_preset(folder / name, **given)
+            torch.manual_seed(3 + dist.get_rank())  # the first one's counts
+            model = Backbone.from_preset(folder / name, device_mesh=mesh, plan=plan, **given)
+        equal_states(model, plain, name)
+        assert model.get_config() == plain.get_config()
+
+
+def quantized(mode: str) -> Any:
+    torch.manual_seed(0)
+    if mode == "float8":
+        model: Any = models.LlamaBackbone(31, 1, 4, 16, 18, 2)
+    else:
+        model = models.GemmaBackbone(33, 1, 4, 2, 10, 24, 4)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    # Half of the inputs are no whole groups of three.
+    model.quantize(mode, Int4QuantizationConfig(block_size=3) if mode == "int4" else None)
+    return model
+
+
+def check_quantized(folder: Path, mesh: DeviceMesh) -> None:
+    """Outputs, gradients, adapters and files of models with weights of few bits."""
+    plans = {"int8": ("tensor", "fsdp"), "int4": ("tensor",), "float8": ("tensor",)}
+    for mode in plans if mesh.ndim == 1 else ("int4",):
+        preset = folder / f"quantized-{mode}"
+        if dist.get_rank() == 0:
+            quantized(mode).save_to_preset(preset)
+        dist.barrier()
+        for plan in plans[mode]:
+            plain = Backbone.from_preset(preset)
+            model = Backbone.from_preset(preset, device_mesh=mesh, plan=plan)
+            equal_states(model, plain, mode)
+            if mode != "float8":
+                for one in (plain, model):
+                    torch.manual_seed(0)
+                    one.enable_lora(2, lora_alpha=3.0)
+                    for module in one.modules():
+                        if hasattr(module, "lora_kernel_b"):
+                            torch.nn.init.constant_(module.lora_kernel_b, 0.1)
+            for one in (plain, model):
+                one.train()
+                outputs_of(one, inputs_of("gemma"))["output 0"].square().mean().backward()
+            expected = outputs_of(plain.eval(), inputs_of("gemma"))["output 0"]
+            found = outputs_of(model.eval(), inputs_of("gemma"))["output 0"]
+            close(found, expected, f"{mode} {plan}")
+            for (key, theirs), (_, ours) in zip(_learning(plain), _learning(model)):
+                largest = theirs.grad.abs().max()
+                close(whole(ours.grad) / largest, theirs.grad / largest, f"{mode} {key}", 1e-4)
+            again = folder / f"again-{mode}-{plan}-{mesh.ndim}"
+            if dist.get_rank() == 0:
+                plain.save_to_preset(again / "expected", carry=False)
+            model.save_to_preset(again / "found", carry=False)
+            dist.barrier()
+            close_files(again / "found", again / "expected")
+
+
+def _learning(model: Any) -> list[tuple[str, Any]]:
+    return [(key, one) for key, one in model.named_parameters() if one.grad is not None]
+
+
+def close_files(found: Path, expected: Path) -> None:
+    """What adapters have been merged into may be rounded the other way, here and there."""
+    states = [Backbone.from_preset(one).state_dict() for one in (found, expected)]
+    for key, value in states[1].items():
+        error = (states[0][key].float() - value.float()).abs()
+        assert (error > 1e-5).float().mean() <= 0.05, key
 
 
 def check_two_dimensions(folder: Path) -> None:
@@ -295,6 +461,7 @@ def check_two_dimensions(folder: Path) -> None:
             check_generation(name, plain, model)
         check_training(name, plain, model, slice(first, first + 2))
     check_adapters(folder / "gemma", mesh, slice(first, first + 2))
+    check_quantized(folder, mesh)
 
 
 def check_death(folder: Path) -> None:
@@ -351,6 +518,8 @@ if __name__ == "__main__":
     if dist.get_world_size() == 2:
         check_plans(folder)
         check_options(folder)
+        check_beginnings(folder)
+        check_quantized(folder, init_device_mesh("cpu", (2,), mesh_dim_names=("tensor",)))
         check_refusals(folder)
     else:
         check_two_dimensions(folder)

@@ -1,9 +1,10 @@
-"""The engine of foreign checkpoints: names, variants, plans and files, whatever the library."""
+"""Foreign checkpoints: names, variants, plans and files, whatever the library."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import json
 import os
 import warnings
@@ -18,8 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from keras_hub_torch.models import Backbone, GPT2Backbone
-from keras_hub_torch.presets.checkpoints import DIALECTS, TIMM, dialect_of, engine, files
-from keras_hub_torch.presets.checkpoints.table import Table, filled, matches, parts
+from keras_hub_torch.presets.checkpoints import DIALECTS, TIMM, dialect_of, exporting, files
+from keras_hub_torch.presets.checkpoints.dialect import all_tables
+from keras_hub_torch.presets.checkpoints.table import filled, matches, parts
 from keras_hub_torch.presets.safetensors import write_safetensors
 from keras_hub_torch.presets.verifying import verify_preset
 
@@ -87,18 +89,10 @@ def test_numbers_that_shift(template: str, numbers: tuple[str, ...], name: str) 
     assert parts(template, name + ".") is None
 
 
-def all_tables() -> list[tuple[str, Table]]:
-    return [
-        (f"{dialect.name}-{table.kinds[0]}", table)
-        for dialect in DIALECTS
-        for module in engine.modules(dialect)
-        for table in engine.tables(module)
-    ]
-
-
 def test_tables_mention_every_argument() -> None:
     """Otherwise an export could lose it."""
-    for name, table in all_tables():
+    for table in itertools.chain.from_iterable(map(all_tables, DIALECTS)):
+        name = table.kinds[0]
         said = {one for key in table.config for one in key.ours}
         said |= {one for variant in table.variants.values() for one in variant} | {*table.parts}
         for cls in (table.backbone, *table.also):
@@ -117,12 +111,7 @@ def left_out(cls: type[Any], said: set[str]) -> set[tuple[str, str]]:
 
 def test_a_kind_is_in_one_table() -> None:
     for dialect in DIALECTS:
-        kinds = [
-            kind
-            for module in engine.modules(dialect)
-            for table in engine.tables(module)
-            for kind in table.kinds
-        ]
+        kinds = [kind for table in all_tables(dialect) for kind in table.kinds]
         assert len(set(kinds)) == len(kinds)
 
 
@@ -254,7 +243,7 @@ def test_shards_are_made_one_after_the_other(
         "split_torch_state_dict_into_shards",
         functools.partial(split, max_shard_size=4000),
     )
-    monkeypatch.setattr(engine, "write_safetensors", save)
+    monkeypatch.setattr(exporting, "write_safetensors", save)
     model = GPT2Backbone(37, 2, 3, 12, 20)
     model.export_to_transformers(tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) > 2

@@ -27,7 +27,8 @@ from keras_hub_torch.backbones import _registry
 from keras_hub_torch.backbones._model import Model
 from keras_hub_torch.models import Backbone, BertBackbone
 from keras_hub_torch.presets.checkpoints import TIMM, TRANSFORMERS
-from keras_hub_torch.presets.checkpoints.engine import Dialect, export_plan
+from keras_hub_torch.presets.checkpoints.dialect import Dialect
+from keras_hub_torch.presets.checkpoints.exporting import export_plan
 from keras_hub_torch.presets.verifying import verify_preset
 
 from .cases import all_cases

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +11,9 @@ import torch
 
 from keras_hub_torch.models import Backbone, BertBackbone
 
+from .processes import TORCHRUN, run
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 NEEDS = {"with_lightning": "lightning", "with_accelerate": "accelerate"}
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "common")
 REAL = ("plain", "lora")
@@ -46,18 +44,11 @@ def losses(
     """
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
-    launcher = (*TORCHRUN, str(processes)) if name == "fsdp" else ()
+    launcher = (*TORCHRUN, f"--nproc-per-node={processes}") if name == "fsdp" else ()
     given = [] if preset is None else ["--preset", preset]
-    command = [sys.executable, *launcher, EXAMPLES / f"{name}.py", *given]
-    done = subprocess.run(
-        [*map(str, command), "--out", str(out), "--steps", str(steps)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = re.findall(r"step (\d+) loss ([\d.]+)", done.stdout)
+    arguments = [EXAMPLES / f"{name}.py", *given, "--out", out, "--steps", str(steps)]
+    printed = run(*launcher, *arguments, timeout=240)
+    found = re.findall(r"step (\d+) loss ([\d.]+)", printed)
     assert [int(step) for step, _ in found] == list(range(steps - len(found), steps))
     return [float(loss) for _, loss in found]
 

@@ -86,7 +86,7 @@ def test_pyramid(first: Reference) -> None:
     oracle.assert_close(outputs, expected)
     assert torch.equal(one, outputs[name])
     axis = 1 if getattr(model, "data_format", None) == "channels_first" else -1
-    for level in model.pyramid_levels():
+    for level in model.levels:
         assert outputs[level.name].shape[axis] == level.channels
     with pytest.raises(KeyError):
         model.pyramid_outputs["P9"]

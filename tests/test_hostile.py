@@ -26,6 +26,7 @@ import keras_hub_torch
 from keras_hub_torch.presets import building, loading
 from keras_hub_torch.presets.keras.h5 import Dataset, WeightFile
 
+from . import oracle
 from .conftest import Reference
 from .test_families import dump
 
@@ -81,13 +82,6 @@ def replace(preset: Path, name: str, **options: Any) -> None:
         data = file[name][()]
         del file[name]
         file.create_dataset(name, **({"data": data} if "shape" not in options else {}) | options)
-
-
-def assert_same(model: Any, other: Any) -> None:
-    theirs = other.state_dict()
-    assert model.state_dict().keys() == theirs.keys()
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, theirs[name]), name
 
 
 @pytest.fixture
@@ -181,7 +175,7 @@ def test_old_and_missing_packages(preset: Path, whole: Path) -> None:
         (preset / "config.json").write_text(
             json.dumps({**config_of(preset), "registered_name": name})
         )
-        assert_same(Backbone.from_preset(preset), Backbone.from_preset(whole))
+        oracle.assert_same(Backbone.from_preset(preset), Backbone.from_preset(whole))
 
 
 def test_classes_that_are_not_there_yet(preset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -558,7 +552,7 @@ def test_repacked_files(whole: Path, preset: Path, options: Any, kind: str) -> N
         replace(preset, name, **options)
     if kind == "bfloat16":
         edit(preset, lambda file: [file[name].attrs.create("dtype", kind) for name in matrices])
-    assert_same(Backbone.from_preset(preset, dtype=kind), expected)
+    oracle.assert_same(Backbone.from_preset(preset, dtype=kind), expected)
 
 
 @pytest.mark.parametrize(
@@ -574,7 +568,7 @@ def test_repacked_files(whole: Path, preset: Path, options: Any, kind: str) -> N
 def test_other_ways_to_write_hdf5(whole: Path, preset: Path, options: Any) -> None:
     with h5py.File(whole / WEIGHTS) as old, h5py.File(preset / WEIGHTS, "w", **options) as new:
         old.copy("layers", new)
-    assert_same(Backbone.from_preset(preset), Backbone.from_preset(whole))
+    oracle.assert_same(Backbone.from_preset(preset), Backbone.from_preset(whole))
 
 
 @pytest.mark.parametrize("kind", ["float64", "float16"])
@@ -584,7 +578,7 @@ def test_other_floats(whole: Path, preset: Path, kind: str) -> None:
     with h5py.File(preset / WEIGHTS) as file:
         data = file[KERNEL][()].astype("float16").astype(kind)
     replace(preset, KERNEL, data=data)
-    assert_same(Backbone.from_preset(preset), expected)
+    oracle.assert_same(Backbone.from_preset(preset), expected)
 
 
 def test_large_attributes(whole: Path, preset: Path) -> None:
@@ -595,7 +589,7 @@ def test_large_attributes(whole: Path, preset: Path) -> None:
             file[KERNEL].attrs[f"junk{i}"] = np.zeros(1000)
 
     edit(preset, change)
-    assert_same(Backbone.from_preset(preset), Backbone.from_preset(whole))
+    oracle.assert_same(Backbone.from_preset(preset), Backbone.from_preset(whole))
 
 
 def test_many_and_deep_groups(whole: Path, preset: Path) -> None:
@@ -607,7 +601,7 @@ def test_many_and_deep_groups(whole: Path, preset: Path) -> None:
             file.create_group(f"b/{i}")
 
     edit(preset, change)
-    assert_same(Backbone.from_preset(preset), Backbone.from_preset(whole))
+    oracle.assert_same(Backbone.from_preset(preset), Backbone.from_preset(whole))
 
 
 def test_a_weight_file_is_closed(preset: Path) -> None:
@@ -644,7 +638,7 @@ def test_shards_are_kerashubs(bert: Reference, tmp_path: Path, size: float) -> N
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     bert.model.save_to_preset(str(theirs), max_shard_size=size * KIBI)
     model = Backbone.from_preset(theirs)
-    assert_same(model, bert.load())
+    oracle.assert_same(model, bert.load())
     model.save_to_preset(ours, max_shard_size=size * KIBI)
     names = sorted(path.name for path in theirs.iterdir())
     assert sorted(path.name for path in ours.iterdir()) == names
@@ -671,7 +665,7 @@ def test_saved_weights_in_shards(whole: Path, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("mine_0000?.weights.h5"))) > 2
     other = BertBackbone(**SMALL)
     other.load_weights(tmp_path / "mine.weights.json")
-    assert_same(other, model)
+    oracle.assert_same(other, model)
 
 
 def test_weights_larger_than_a_shard(whole: Path, tmp_path: Path) -> None:
@@ -740,7 +734,7 @@ def test_missing_shards(shards: Path) -> None:
 def test_shards_listed_more_than_once(shards: Path, whole: Path) -> None:
     name = "model_00000.weights.h5"
     reindex(shards, lambda weight_map: weight_map.update(x=name, y=[name] * 3))
-    assert_same(Backbone.from_preset(shards), Backbone.from_preset(whole))
+    oracle.assert_same(Backbone.from_preset(shards), Backbone.from_preset(whole))
 
 
 def test_shards_that_are_not_listed(shards: Path) -> None:
@@ -757,7 +751,7 @@ def test_hub_caches_are_full_of_links(shards: Path, whole: Path, tmp_path: Path)
     for i, path in enumerate(shards.iterdir()):
         path.rename(tmp_path / "blobs" / str(i))
         (tmp_path / "snapshot" / path.name).symlink_to(f"../blobs/{i}")
-    assert_same(Backbone.from_preset(tmp_path / "snapshot"), Backbone.from_preset(whole))
+    oracle.assert_same(Backbone.from_preset(tmp_path / "snapshot"), Backbone.from_preset(whole))
 
 
 def test_shards_are_checked_before_any_is_read(shards: Path, unread: None) -> None:
@@ -798,7 +792,7 @@ def test_safetensors_of_other_floats(tensors: Path, whole: Path) -> None:
     file = tensors / "model.safetensors"
     state = {name: value.double() for name, value in safetensors.torch.load_file(file).items()}
     safetensors.torch.save_file(state, file)
-    assert_same(Backbone.from_preset(tensors), Backbone.from_preset(whole))
+    oracle.assert_same(Backbone.from_preset(tensors), Backbone.from_preset(whole))
 
 
 def test_damaged_safetensors(tensors: Path) -> None:
@@ -849,7 +843,7 @@ def test_full_disks(whole: Path, preset: Path, format: str, capfd: Any) -> None:
     assert [path.name for path in preset.parent.iterdir()] == ["preset"]
     assert capfd.readouterr().err == ""
     model.save_to_preset(preset, **options)
-    assert_same(Backbone.from_preset(preset), Backbone.from_preset(whole))
+    oracle.assert_same(Backbone.from_preset(preset), Backbone.from_preset(whole))
 
 
 def test_folders_without_permission(whole: Path) -> None:
@@ -907,7 +901,7 @@ def test_saving_over_a_preset(whole: Path, tmp_path: Path) -> None:
         model.save_to_preset(clean, **options)
         names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
         assert names == {path.name for path in clean.iterdir()} | set(others)
-        assert_same(Backbone.from_preset(tmp_path), model)
+        oracle.assert_same(Backbone.from_preset(tmp_path), model)
         shutil.rmtree(clean)
     assert all((tmp_path / name).read_text() == name for name in others)
 
@@ -948,12 +942,12 @@ def test_kinds_of_paths(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     tuned.load_lora_weights("~/x.lora.h5")
     names = ["a", "c", "x.lora.h5", "x.weights.h5"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert_same(Backbone.from_preset("~/a/b"), model)
-    assert_same(Backbone.from_preset(Path("~/a/b")), model)
-    assert_same(Backbone.from_preset(Path("c")), model)
+    oracle.assert_same(Backbone.from_preset("~/a/b"), model)
+    oracle.assert_same(Backbone.from_preset(Path("~/a/b")), model)
+    oracle.assert_same(Backbone.from_preset(Path("c")), model)
     other = BertBackbone(**SMALL)
     other.load_weights("~/x.weights.h5")
-    assert_same(other, model)
+    oracle.assert_same(other, model)
 
 
 def test_names_of_weight_files(whole: Path, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 import keras_hub_torch
+from keras_hub_torch.backbones.layers.convolution import Conv2D
 from keras_hub_torch.lora import adapters, layers_named
+from keras_hub_torch.lora.adapters import AdaptedConv2D
 from keras_hub_torch.presets.keras.tree import flat_layers
 
 from . import oracle
@@ -39,8 +41,9 @@ def adapted(reference: Reference, **kwargs: Any) -> Any:
     return model
 
 
-def keras_copy(reference: Reference) -> Any:
-    return keras_hub.models.Backbone.from_preset(str(reference.preset))
+def keras_copy(reference: Reference, preset: Path | None = None) -> Any:
+    path = str(preset or reference.preset)
+    return keras_hub.models.Backbone.from_preset(path, **reference.given)
 
 
 def takes_lora(reference: Reference) -> bool:
@@ -76,7 +79,7 @@ def test_to_kerashub(chosen: Reference, tmp_path: Path) -> None:
         oracle.assert_close(model(chosen.inputs), oracle.keras_outputs(theirs, chosen.inputs))
     # The preset holds the merged kernels.
     model.save_to_preset(tmp_path / "preset")
-    merged = keras_hub.models.Backbone.from_preset(str(tmp_path / "preset"))
+    merged = keras_copy(chosen, tmp_path / "preset")
     with torch.no_grad():
         oracle.assert_close(model(chosen.inputs), oracle.keras_outputs(merged, chosen.inputs))
 
@@ -223,6 +226,13 @@ def test_convolutions(preset_folder: Path, tmp_path: Path) -> None:
         oracle.assert_close(outputs, oracle.keras_outputs(theirs, resnet.inputs), 1e-4)
         model.merge_lora()
         oracle.assert_close(model(resnet.inputs), outputs, 1e-4)
+
+
+def test_a_single_filter_trains() -> None:
+    layer = AdaptedConv2D.wrap(Conv2D(2, 3, 3), 1, 1.0)
+    images = torch.rand(1, 2, 8, 8).contiguous(memory_format=torch.channels_last)
+    layer(images).sum().backward()
+    assert layer.lora_kernel_b.grad is not None
 
 
 def test_errors(bert: Reference, tmp_path: Path) -> None:

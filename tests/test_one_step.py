@@ -22,8 +22,9 @@ from keras_hub_torch.presets.sources import open_preset
 from keras_hub_torch.presets.verifying import verify_preset
 from keras_hub_torch.presets.writing import write_files
 
+from .oracle import assert_same
 from .test_cli import succeed
-from .test_hostile import KIBI, SMALL, assert_same, limited, resource
+from .test_hostile import KIBI, SMALL, limited, resource
 
 SCRIPT = Path(__file__).with_name("saving_under_fire.py")
 
@@ -226,7 +227,7 @@ def half_read(
             original(*args, **options)
 
         original = building.assign
-        patch.setattr("keras_hub_torch.presets.loading.assign", assign)
+        patch.setattr("keras_hub_torch.presets.filling.assign", assign)
         with pytest.raises(OSError, match="Input/output"):
             model.load_weights(path)
     return model, path

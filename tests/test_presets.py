@@ -51,13 +51,6 @@ def policy(name: str) -> dict[str, Any]:
     }
 
 
-def assert_same(model: Any, other: Any) -> None:
-    theirs = other.state_dict()
-    assert model.state_dict().keys() == theirs.keys()
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, theirs[name]), name
-
-
 def pooled(model: Any) -> torch.Tensor:
     with torch.no_grad():
         value: torch.Tensor = model(IDS)["pooled_output"]
@@ -135,7 +128,7 @@ def test_saved_after_conversion(
     model.save_to_preset(tmp_path)
     assert json.loads((tmp_path / CONFIG).read_text())["config"]["dtype"] == policy(name)
     again = Backbone.from_preset(tmp_path, dtype=name)
-    assert_same(again, model)
+    oracle.assert_same(again, model)
     assert Backbone.from_preset(tmp_path).dtype == torch.float32
 
 
@@ -152,10 +145,10 @@ def test_bfloat16_files_are_kerashubs(bert: Reference, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "ours" / name) as file:
         assert file["layers/dense/vars/0"].dtype == "V2"
     for folder in ("ours", "theirs"):
-        assert_same(Backbone.from_preset(tmp_path / folder, dtype="bfloat16"), ours)
+        oracle.assert_same(Backbone.from_preset(tmp_path / folder, dtype="bfloat16"), ours)
         model = Backbone.from_preset(tmp_path / folder)
         assert model.dtype == torch.float32
-        assert_same(model.bfloat16(), ours)
+        oracle.assert_same(model.bfloat16(), ours)
     again = keras_hub.models.Backbone.from_preset(str(tmp_path / "ours"), dtype="bfloat16")
     for mine, weight in zip(again.weights, theirs.weights):
         assert torch.equal(mine.value, weight.value)
@@ -199,7 +192,7 @@ def default_device() -> Any:
 def test_default_device(bert: Reference, tmp_path: Path) -> None:
     model = Backbone.from_preset(bert.preset, device="cpu")
     torch.set_default_device(None)
-    assert_same(model, Backbone.from_preset(bert.preset))
+    oracle.assert_same(model, Backbone.from_preset(bert.preset))
     torch.set_default_device("meta")
     model.save_to_preset(tmp_path)
     model.load_weights(tmp_path / "model.weights.h5")
@@ -262,7 +255,7 @@ def test_without_weights(bert: Reference, tmp_path: Path) -> None:
     torch.manual_seed(0)
     first = Backbone.from_preset(tmp_path, load_weights=False)
     torch.manual_seed(0)
-    assert_same(first, Backbone.from_preset(tmp_path, False))
+    oracle.assert_same(first, Backbone.from_preset(tmp_path, False))
     assert first.token_embedding.weight.std() > 0
 
 
@@ -270,7 +263,7 @@ def test_structural_overrides(bert: Reference) -> None:
     model = Backbone.from_preset(bert.preset, dropout=0.5, name="other")
     assert model.get_config()["dropout"] == 0.5
     assert model.name == "other"
-    assert_same(model, Backbone.from_preset(bert.preset))
+    oracle.assert_same(model, Backbone.from_preset(bert.preset))
     model = Backbone.from_preset(bert.preset, load_weights=False, num_layers=3)
     assert len(model.transformer_layers) == 3
 
@@ -386,7 +379,7 @@ def test_trained_and_saved(bert: Reference, tmp_path: Path) -> None:
     assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
     model.half().load_weights(bert.preset / "model.weights.h5")
     assert model.dtype == torch.float16
-    assert_same(model, Backbone.from_preset(bert.preset, dtype="float16"))
+    oracle.assert_same(model, Backbone.from_preset(bert.preset, dtype="float16"))
 
 
 # What else is done with modules
@@ -403,7 +396,7 @@ def test_copies(bert: Reference, tmp_path: Path) -> None:
     ]
     for other in copies:
         assert type(other) is BertBackbone
-        assert_same(other, model)
+        oracle.assert_same(other, model)
         assert other.get_config() == model.get_config()
         assert not other.training
         assert not any(parameter.requires_grad for parameter in other.parameters())
@@ -419,7 +412,7 @@ def test_copies(bert: Reference, tmp_path: Path) -> None:
 def test_every_class_can_be_pickled(case: oracle.Case) -> None:
     model = getattr(models, case.cls)(**case.config)
     other = pickle.loads(pickle.dumps(model))
-    assert_same(other, model)
+    oracle.assert_same(other, model)
     assert json.dumps(other.get_config()) == json.dumps(model.get_config())
 
 
@@ -428,11 +421,11 @@ def test_state_dicts(bert: Reference, tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "state.pt")
     other = BertBackbone(**SMALL)
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert_same(other, model)
+    oracle.assert_same(other, model)
     with torch.device("meta"):
         empty = BertBackbone(**SMALL)
     empty.load_state_dict(model.state_dict(), assign=True)
-    assert_same(empty, model)
+    oracle.assert_same(empty, model)
 
 
 def test_loading_in_threads(bert: Reference, tmp_path: Path) -> None:
@@ -523,7 +516,7 @@ def test_subclass_with_a_head(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="num_layers must be int"):
         Classifier(3, **{**SMALL, "num_layers": "2"})
     model.save_to_preset(tmp_path)
-    assert_same(Classifier.from_preset(tmp_path, dtype="bfloat16"), model)
+    oracle.assert_same(Classifier.from_preset(tmp_path, dtype="bfloat16"), model)
     with pytest.raises(ValueError, match="unknown class 'keras_hub>Classifier'"):
         Backbone.from_preset(tmp_path)
 
@@ -534,11 +527,11 @@ def test_other_subclasses(bert: Reference, tmp_path: Path) -> None:
     assert model({"token_ids": IDS, "padding_mask": IDS}).shape == (1, 12)
     with pytest.raises(ValueError, match="missing: token_ids"):
         model({"padding_mask": IDS})
-    assert_same(pickle.loads(pickle.dumps(model)), model)
+    oracle.assert_same(pickle.loads(pickle.dumps(model)), model)
     tiny = Tiny(8, name="x")
     assert tiny.get_config()["width"] == 8
     tiny.save_to_preset(tmp_path)
-    assert_same(Tiny.from_preset(tmp_path), tiny)
+    oracle.assert_same(Tiny.from_preset(tmp_path), tiny)
     for cls in (Pooled, Tiny):
         with pytest.raises(ValueError, match="of class BertBackbone, which is not a"):
             cls.from_preset(bert.preset)
@@ -559,4 +552,4 @@ def test_kerashub_loads_what_was_trained(bert: Reference, tmp_path: Path) -> Non
     theirs.save_weights(str(tmp_path / "y.weights.h5"))
     other = BertBackbone(**bert.case.config)
     other.load_weights(tmp_path / "y.weights.h5")
-    assert_same(other, model)
+    oracle.assert_same(other, model)

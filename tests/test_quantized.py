@@ -164,6 +164,18 @@ def test_quantize(name: str, mode: str, tmp_path: Path) -> None:
     assert_same_preset(tmp_path / "ours", tmp_path / "theirs")
 
 
+@pytest.mark.parametrize("mode", ["int8", "int4-5"])
+def test_quantize_in_bfloat16(mode: str, tmp_path: Path) -> None:
+    theirs = oracle.keras_model(case_of("bert"), dtype="bfloat16")
+    theirs.save_to_preset(str(tmp_path / "float"))
+    theirs.quantize(config=MODES[mode](keras.quantizers))
+    theirs.save_to_preset(str(tmp_path / "theirs"))
+    model = keras_hub_torch.models.Backbone.from_preset(tmp_path / "float", dtype="bfloat16")
+    model.quantize(config=MODES[mode](quantizers))
+    model.save_to_preset(tmp_path / "ours")
+    assert_same_preset(tmp_path / "ours", tmp_path / "theirs")
+
+
 def test_kerashub_reads_what_is_written(tmp_path: Path) -> None:
     case = case_of("bert")
     theirs, inputs = keras_quantized(case, "gptq-4-5"), case.make_inputs()

@@ -16,9 +16,10 @@ import torch
 
 import keras_hub_torch
 from keras_hub_torch.backbones.layers.core import EinsumDense
-from keras_hub_torch.presets import loading, reading, staging
+from keras_hub_torch.presets import filling, reading, staging
 from keras_hub_torch.presets.safetensors import offsets_of
 
+from . import oracle
 from .conftest import Reference
 from .test_families import ours
 
@@ -54,13 +55,6 @@ def weights(preset: Path) -> Path:
     return next(preset / name for name in WEIGHTS.values() if (preset / name).exists())
 
 
-def assert_same(model: Any, other: Any) -> None:
-    theirs = other.state_dict()
-    assert model.state_dict().keys() == theirs.keys()
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, theirs[name]), name
-
-
 def assert_own_memory(model: torch.nn.Module) -> None:
     places = []
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
@@ -82,8 +76,8 @@ def test_memory_of_every_family(first: Reference, tmp_path: Path) -> None:
     safetensors.torch.save_file(model.state_dict(), tmp_path / "saved.safetensors")
     flat = torch.nn.utils.parameters_to_vector(model.parameters())
     torch.nn.utils.vector_to_parameters(flat.clone(), model.parameters())
-    assert_same(model, ours(first))
-    assert_same(ours(first, mmap=True), model)
+    oracle.assert_same(model, ours(first))
+    oracle.assert_same(ours(first, mmap=True), model)
 
 
 @pytest.mark.parametrize("mmap", [None, False])
@@ -97,7 +91,7 @@ def test_memory_of_other_formats(tmp_path: Path, mmap: bool | None) -> None:
         assert_own_memory(again)
         expected = GPT2Backbone(**SMALL)
         expected.load_state_dict(model.state_dict())
-        assert_same(again, expected.to(getattr(torch, dtype)))
+        oracle.assert_same(again, expected.to(getattr(torch, dtype)))
 
 
 def test_lbfgs(preset: Path) -> None:
@@ -236,12 +230,12 @@ def test_mapped_models_are_equal(preset: Path) -> None:
     expected = Backbone.from_preset(preset, mmap=False)
     assert_own_memory(expected)
     for mmap in (None, True):
-        assert_same(Backbone.from_preset(preset, mmap=mmap), expected)
+        oracle.assert_same(Backbone.from_preset(preset, mmap=mmap), expected)
     for dtype in ("bfloat16", "float16", "float64", "mixed_bfloat16"):
         expected = Backbone.from_preset(preset, mmap=False, dtype=dtype)
         for mmap in (None, True):
             model = Backbone.from_preset(preset, mmap=mmap, dtype=dtype)
-            assert_same(model, expected)
+            oracle.assert_same(model, expected)
             if not dtype.startswith("mixed"):  # a conversion makes them anew
                 assert_own_memory(model)
 
@@ -269,7 +263,7 @@ def test_training_does_not_change_the_file(preset: Path, mmap: bool | None) -> N
         for parameter in model.parameters():
             parameter.add_(1)
     assert weights(preset).read_bytes() == before
-    assert_same(Backbone.from_preset(preset), expected)
+    oracle.assert_same(Backbone.from_preset(preset), expected)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="mapped files cannot be written to")
@@ -292,7 +286,7 @@ def test_replaced_files(preset: Path) -> None:
     BertBackbone(**SMALL).save_to_preset(
         preset, format="keras" if weights(preset).suffix == ".h5" else "safetensors"
     )
-    assert_same(model, expected)
+    oracle.assert_same(model, expected)
 
 
 def test_mapped_shards(tmp_path: Path) -> None:
@@ -300,7 +294,7 @@ def test_mapped_shards(tmp_path: Path) -> None:
     model = Backbone.from_preset(tmp_path / "whole")
     model.save_to_preset(tmp_path / "shards", max_shard_size=2.0**-17)
     assert len(list((tmp_path / "shards").glob("*.weights.h5"))) > 1
-    assert_same(Backbone.from_preset(tmp_path / "shards", mmap=True), model)
+    oracle.assert_same(Backbone.from_preset(tmp_path / "shards", mmap=True), model)
 
 
 KERNEL = "layers/dense/vars/0"
@@ -316,7 +310,7 @@ def test_packed_data_are_read(tmp_path: Path, options: Any) -> None:
         file.create_dataset(KERNEL, data=data, **options)
     model = Backbone.from_preset(tmp_path, mmap=True)
     assert model.pooled_dense.weight.is_contiguous()
-    assert_same(model, expected)
+    oracle.assert_same(model, expected)
     assert_own_memory(Backbone.from_preset(tmp_path))
 
 
@@ -341,19 +335,19 @@ def test_misaligned_data_are_read(tmp_path: Path) -> None:
         assert file[KERNEL].id.get_offset() % 4 == 1
     model = Backbone.from_preset(tmp_path, mmap=True)
     assert model.pooled_dense.weight.is_contiguous()
-    assert_same(model, expected)
+    oracle.assert_same(model, expected)
 
 
 def test_files_cut_while_they_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(tmp_path, "keras")
     path = tmp_path / WEIGHTS["keras"]
-    changing = loading.changing
+    changing = filling.changing
 
     def cut(model: Any) -> Any:
         os.truncate(path, 4096)
         return changing(model)
 
-    monkeypatch.setattr(loading, "changing", cut)
+    monkeypatch.setattr(filling, "changing", cut)
     for mmap in (None, True):
         made(tmp_path, "keras")
         with pytest.raises(ValueError, match="is broken"):

@@ -28,7 +28,7 @@ from keras_hub_torch.models import (
 from keras_hub_torch.presets import sources, uploading
 from keras_hub_torch.presets.builtin import presets_of
 from keras_hub_torch.presets.checkpoints import TIMM, TRANSFORMERS
-from keras_hub_torch.presets.checkpoints.engine import known_kinds
+from keras_hub_torch.presets.checkpoints.dialect import Dialect, all_tables
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -50,6 +50,16 @@ def families() -> dict[str, tuple[str, str, str]]:
         for cls, found in names.items()
         if cls.__name__ not in ("Backbone", "FeaturePyramidBackbone")
     }
+
+
+def known_kinds(dialect: Dialect, cls: type) -> list[str]:
+    """The models whose checkpoints this class reads."""
+    return [
+        kind.partition("+")[0]
+        for table in all_tables(dialect)
+        if table.backbone is cls
+        for kind in table.kinds
+    ]
 
 
 def networks(names: list[str]) -> str:

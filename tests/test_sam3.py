@@ -197,6 +197,7 @@ def test_prompts_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
             {"fpn_scale_factors": [4.0, 3.0, 1.0]},
             "must be of 4.0, 2.0, 1.0 and 0.5",
         ),
+        ("vision_encoder", {"patch_size": 11, "window_size": 1}, "too few for fpn_scale_factors"),
         ("vision_encoder", {"fpn_scale_factors": [4.0, 1.0]}, "must be at least three"),
         ("vision_encoder", {"fpn_scale_factors": [1.0, 2.0, 1.0]}, "has (8, 8) pixels"),
         ("vision_encoder", {"image_shape": (21, 4, 1)}, "image_shape=(21, 4) must be at least 5"),

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from .processes import run
 from .sharded import RUNS
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_processes(run: str, tmp_path: Path) -> None:
-    script = str(Path(__file__).with_name("sharded.py"))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", script, str(tmp_path), run],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+@pytest.mark.parametrize("name", RUNS)
+def test_processes(name: str, tmp_path: Path) -> None:
+    run("-W", "ignore", Path(__file__).with_name("sharded.py"), tmp_path, name, timeout=600)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from keras_hub_torch.distributed.parallel import Dividing
 
 from .cases import all_cases
 from .nightly import nightly_cases
+from .processes import TORCHRUN, run
 
 CASES = list({case.cls: case for case in reversed([*all_cases(), *nightly_cases()])}.values())
 # What is not made of layers that say how they are divided.
@@ -34,22 +32,15 @@ WITHOUT_PLAN = {
 }
 
 
-def run(count: int, folder: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    script = str(Path(__file__).with_name("sharing.py"))
-    done = subprocess.run(
-        [*command, f"--nproc-per-node={count}", script, str(folder), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600 if arguments else 200,
-    )
-    assert done.returncode == 0, done.stderr[-12000:]
+def share(count: int, folder: Path, *arguments: str) -> None:
+    script = Path(__file__).with_name("sharing.py")
+    each = f"--nproc-per-node={count}"
+    run(*TORCHRUN, each, script, folder, *arguments, timeout=600 if arguments else 200)
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes(count: int, tmp_path: Path) -> None:
-    run(count, tmp_path)
+    share(count, tmp_path)
 
 
 @pytest.mark.parametrize("plan", ["fsdp", "tensor"])
@@ -71,7 +62,7 @@ def test_families(plan: str, tmp_path: Path, request: pytest.FixtureRequest) -> 
                 else torch.from_numpy(inputs)
             )
             torch.save((tensors, given), folder / "inputs.pt")
-    run(2, tmp_path, plan)
+    share(2, tmp_path, plan)
 
 
 def build(cls: str, config: dict[str, Any], even: bool) -> tuple[Any, dict[str, Any]]:

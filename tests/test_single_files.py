@@ -21,7 +21,9 @@ from keras_hub_torch.models import (
     VAEBackbone,
 )
 from keras_hub_torch.presets.checkpoints import SINGLE_FILE
-from keras_hub_torch.presets.checkpoints.engine import arguments_of, bind, find_table
+from keras_hub_torch.presets.checkpoints.arguments import arguments_of
+from keras_hub_torch.presets.checkpoints.bindings import bind
+from keras_hub_torch.presets.checkpoints.dialect import find_table
 
 TRANSFORMER, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "text_encoders."
 CHANNELS = {

@@ -72,7 +72,7 @@ def built(name: str, **options: Any) -> tuple[Any, Any]:
 
 
 def assert_same(found: Any, expected: Any) -> None:
-    found_leaves, expected_leaves = torch.utils._pytree.tree_flatten(found), expected
+    found_leaves = torch.utils._pytree.tree_flatten(found)
     expected_leaves = torch.utils._pytree.tree_flatten(expected)
     assert str(found_leaves[1]) == str(expected_leaves[1])
     for one, other in zip(found_leaves[0], expected_leaves[0]):

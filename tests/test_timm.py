@@ -17,7 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from keras_hub_torch import layers
 from keras_hub_torch.models import Backbone, BertBackbone, ResNetBackbone
-from keras_hub_torch.presets.checkpoints import TIMM, engine
+from keras_hub_torch.presets.checkpoints import TIMM
+from keras_hub_torch.presets.checkpoints.dialect import all_tables, find_table
+from keras_hub_torch.presets.checkpoints.exporting import export_plan
+from keras_hub_torch.presets.checkpoints.table import matches
 from keras_hub_torch.presets.sources import open_preset
 from keras_hub_torch.presets.uploading import model_card
 
@@ -112,14 +115,14 @@ def test_export(made: Path, tmp_path: Path) -> None:
         model = Backbone.from_preset(made / name)
         model.export_to_timm(tmp_path / name)
         config = json.loads((tmp_path / name / "config.json").read_text())
-        table = engine.find_table(TIMM, checkpoint.architecture, "here")
+        table = find_table(TIMM, checkpoint.architecture, "here")
         # One of several names of a network is written.
         named = (config["architecture"], checkpoint.architecture)
         assert table.variants[named[0]] == table.variants[named[1]]
         channels = checkpoint.arguments.get("in_chans", 3)
         assert config.get("model_args", {}).get("in_chans", 3) == channels
         before, after = (load_file(f / name / "model.safetensors") for f in (made, tmp_path))
-        assert after.keys() == {n for n in before if not engine.matches(table.dropped, n)}
+        assert after.keys() == {n for n in before if not matches(table.dropped, n)}
         assert all(torch.equal(after[name], before[name]) for name in after)
         again = Backbone.from_preset(tmp_path / name)
         assert again.get_config() == model.get_config()
@@ -156,7 +159,7 @@ def test_pixels(tmp_path: Path) -> None:
     save_file(pictures, tmp_path / "pictures.safetensors")
     run("look", tmp_path, PIXELS)
     theirs = load_file(tmp_path / "pixels.safetensors")
-    table = engine.find_table(TIMM, "mobilenetv3_small_050", "here")
+    table = find_table(TIMM, "mobilenetv3_small_050", "here")
     model = table.backbone(**table.variants["mobilenetv3_small_050"])
     for name, settings in PIXELS.items():
         model.export_to_timm(tmp_path / name)
@@ -186,8 +189,7 @@ def test_variants_have_timms_tensors(tmp_path: Path, request: pytest.FixtureRequ
     """A fifth of them, or all."""
     variants = {
         kind: (table, variant)
-        for module in engine.modules(TIMM)
-        for table in engine.tables(module)
+        for table in all_tables(TIMM)
         for kind, variant in table.variants.items()
     }
     if not request.config.getoption("--all-cases"):
@@ -197,14 +199,14 @@ def test_variants_have_timms_tensors(tmp_path: Path, request: pytest.FixtureRequ
     for kind, (table, variant) in variants.items():
         with torch.device("meta"):
             model = table.backbone(**variant)
-        plan = engine.export_plan(TIMM, model)
+        plan = export_plan(TIMM, model)
         assert table.variants[plan.config["architecture"]] == variant
         ours = {
             name: list(tensor.shape)
             for binding in plan.bindings
             for name, tensor in binding.expected().items()
         }
-        theirs = {n: s for n, s in shapes[kind].items() if not engine.matches(table.dropped, n)}
+        theirs = {n: s for n, s in shapes[kind].items() if not matches(table.dropped, n)}
         assert ours == theirs, kind
 
 
@@ -213,7 +215,7 @@ def test_variants_have_timms_tensors(tmp_path: Path, request: pytest.FixtureRequ
 
 def test_command_line(tmp_path: Path) -> None:
     """From a preset to timm's format and back."""
-    variant = engine.find_table(TIMM, "resnet18", "here").variants["resnet18"]
+    variant = find_table(TIMM, "resnet18", "here").variants["resnet18"]
     model = ResNetBackbone(**variant)
     model.save_to_preset(tmp_path / "keras")
     succeed("convert", tmp_path / "keras", tmp_path / "timm", "--format", "timm")
@@ -273,7 +275,7 @@ def test_refused_configurations(changes: Any, message: str, tmp_path: Path) -> N
 
 
 def test_models_without_a_name(tmp_path: Path) -> None:
-    variant = engine.find_table(TIMM, "resnet50", "here").variants["resnet50"]
+    variant = find_table(TIMM, "resnet50", "here").variants["resnet50"]
     with torch.device("meta"):
         model = ResNetBackbone(**{**variant, "stackwise_num_blocks": (3, 4, 23, 4)})
     with pytest.raises(ValueError, match="timm has no such ResNetBackbone:\n  as resnet") as caught:

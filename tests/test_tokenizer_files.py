@@ -29,8 +29,8 @@ from keras_hub_torch.generation.embedding import embed
 from keras_hub_torch.models import Backbone
 from keras_hub_torch.preprocessing.tokenizers.byte_pair import byte_characters
 from keras_hub_torch.presets.checkpoints import TRANSFORMERS
-from keras_hub_torch.presets.checkpoints.engine import known_kinds
 
+from .test_readme import known_kinds
 from .test_tokenizers import BERT, BYTE_PAIR, TEKKEN, pairs, sentence_piece, whisper_options
 from .text_corpus import corpus
 from .vocabularies import byte_pairs, word_pieces

@@ -28,7 +28,9 @@ from keras_hub_torch.models import (
     LlamaBackbone,
     T5Backbone,
 )
-from keras_hub_torch.presets.checkpoints import TRANSFORMERS, engine
+from keras_hub_torch.presets.checkpoints import TRANSFORMERS
+from keras_hub_torch.presets.checkpoints.bindings import bind
+from keras_hub_torch.presets.checkpoints.dialect import all_tables, find_table
 
 from . import oracle
 from .cases import all_cases
@@ -646,24 +648,24 @@ def test_truncated_weights(tmp_path: Path) -> None:
 
 
 def test_tables() -> None:
-    tables = [table for name in engine.modules(TRANSFORMERS) for table in engine.tables(name)]
+    tables = list(all_tables(TRANSFORMERS))
     types = [model_type for table in tables for model_type in table.model_types]
     assert len(set(types)) == len(types)
     for table in tables:
         for model_type in table.model_types:
-            assert engine.find_table(TRANSFORMERS, model_type, "here") is table
+            assert find_table(TRANSFORMERS, model_type, "here") is table
             assert hasattr(transformers, table.architecture)
 
 
 def test_a_table_covers_every_weight_once() -> None:
-    table = engine.find_table(TRANSFORMERS, "bert", "here")
+    table = find_table(TRANSFORMERS, "bert", "here")
     first, *others = table.weights
     table = dataclasses.replace(table, weights=(*others, others[-1]))
     model = BertBackbone(7, 1, 1, 4, 8)
     with pytest.raises(
         ValueError, match=f"0 rules for {first.ours[0]}\n  2 rules for pooled_dense.b"
     ):
-        engine.bind(table, model.get_config(), model.state_dict())
+        bind(table, model.get_config(), model.state_dict())
 
 
 def test_importing_the_package_does_not_import_tables() -> None:

@@ -42,6 +42,7 @@ def test_image_channels() -> None:
     assert image_channels((None, None, 3), "channels_last") == 3
     assert image_channels((224, 224, 5), "channels_last") == 5
     assert image_channels((1, None, 32), "channels_first") == 1
+    assert image_channels((3, 8, 5), "channels_last") == 5
     assert image_channels((None, None, None), "channels_last") == 3
     with pytest.raises(ValueError, match="does not go with data_format='channels_last'"):
         image_channels((3, 224, 224), "channels_last")

@@ -50,6 +50,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         ("ViTDetBackbone", {"image_shape": (12, 8, 3)}, ["(12, 8, 3)", "equal width"]),
         ("SwinTransformerBackbone", {"image_shape": (26, 12, 3)}, ["13 patches", "2 stages"]),
         ("DINOV2Backbone", {"image_shape": (3, 8, 3)}, ["(3, 8, 3)", "at least a patch, 4"]),
+        ("DINOV2Backbone", {"position_embedding_shape": (8,)}, ["(8,)", "a height and a width"]),
     ],
 )
 def test_bad_arguments(cls: str, change: dict[str, Any], words: list[str]) -> None:

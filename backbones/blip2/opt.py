@@ -108,7 +108,10 @@ class BLIP2CustomOPT(Component):
     ) -> None:
         super().__init__(dtype, trainable, name)
         init = truncated_normal(initializer_range)
-        self.cache_shapes = [KeyValueShape(num_heads, head_dim(hidden_dim, num_heads))] * num_layers
+        shape = KeyValueShape(
+            num_heads, head_dim(hidden_dim, num_heads), positions=max_sequence_length
+        )
+        self.cache_shapes = [shape] * num_layers
         self.embeddings_layer = BLIP2OPTEmbeddings(
             vocabulary_size, hidden_dim, max_sequence_length, init
         )

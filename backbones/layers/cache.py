@@ -33,15 +33,29 @@ class KeyValues:
 
 @dataclass(frozen=True)
 class KeyValueShape:
-    """What a layer keeps of each position; with a `window`, of the last ones only."""
+    """What a layer keeps of each position; with a `window`, of the last ones only.
+
+    Attributes:
+        positions: how many the model has, if it has a table of them.
+    """
 
     num_heads: int
     head_dim: int
     window: int | None = None
+    positions: int | None = None
 
     def allocate(
         self, batch_size: int, max_length: int, dtype: torch.dtype, device: torch.device
     ) -> KeyValues:
+        """Memory for `max_length` positions.
+
+        Raises:
+            ValueError: the model has fewer.
+        """
+        if self.positions is not None and self.positions < max_length:
+            raise ValueError(
+                f"max_length is {max_length}, but the position table has {self.positions}."
+            )
         window = None if self.window is None or self.window >= max_length else self.window
         shape = (batch_size, self.num_heads, window or max_length, self.head_dim)
         keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))

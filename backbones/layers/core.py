@@ -55,6 +55,21 @@ class Projection(Layer):
         """Keras kernel → `[out, in]`, a view where the strides allow it."""
         return kernel.permute(self._axes()).reshape(self.out_features, self.in_features)
 
+    def cast_bias(self, bias: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """As it is added to outputs."""
+        return bias.to(dtype)
+
+    def divided(self, axis: int, count: int) -> dict[str, int]:
+        """Which axis of each tensor is divided where processes share the outputs (0) or inputs (1).
+
+        Args:
+            count: how many parts there are, each one a run of features.
+
+        Raises:
+            ValueError: there cannot be so many.
+        """
+        return {"weight": 1} if axis else {"weight": 0, "bias": 0}
+
     def _axes(self) -> list[int]:
         """The kernel's axes, outputs before inputs."""
         axes = range(len(self.kernel_shape))

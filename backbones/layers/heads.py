@@ -137,3 +137,86 @@ def _conv(options: Mapping[str, Any], channels: int, argument: str) -> dict[str,
     if options.get("activation") not in (None, "linear"):
         parts["_activation"] = Activation(options["activation"])
     return parts
+
+
+class DefaultHeads:
+    """Serialized heads of a convolution each, as a new session of KerasHub names them."""
+
+    def __init__(self, num_classes: int, policy: DTypePolicy) -> None:
+        self.num_classes = num_classes
+        self.policy = policy
+        self.counts: dict[str, int] = {}
+
+    def __call__(self, channels: int, scale: int) -> dict[str, Any]:
+        """A 3 × 3 convolution, then enlargement."""
+        shape = [None, None, None, channels]
+        # The encoder and the model have the first two.
+        number = self.counts.get("sequential", 0) + 2
+        inputs = {
+            "batch_shape": shape,
+            "dtype": str(self.policy.compute_dtype).removeprefix("torch."),
+            "sparse": False,
+            "ragged": False,
+            "name": f"input_layer_{number}",
+            "optional": False,
+        }
+        conv = {
+            **self._common("conv2d"),
+            "filters": self.num_classes,
+            "kernel_size": [3, 3],
+            "strides": [1, 1],
+            "padding": "same",
+            "data_format": "channels_last",
+            "dilation_rate": [1, 1],
+            "groups": 1,
+            "activation": "linear",
+            "use_bias": True,
+            "kernel_initializer": keras_object(
+                "GlorotUniform",
+                {"seed": None, "input_axes": None, "output_axes": None},
+                "keras.initializers",
+            ),
+            "bias_initializer": keras_object("Zeros", {}, "keras.initializers"),
+            "kernel_regularizer": None,
+            "bias_regularizer": None,
+            "activity_regularizer": None,
+            "kernel_constraint": None,
+            "bias_constraint": None,
+        }
+        built: dict[str, Any] = {"build_config": {"input_shape": shape}}
+        layers = [
+            keras_object("InputLayer", inputs, "keras.layers"),
+            keras_object("Conv2D", conv, "keras.layers") | built,
+        ]
+        if scale > 1:
+            enlarge = {
+                **self._common("up_sampling2d"),
+                "size": [scale, scale],
+                "data_format": "channels_last",
+                "interpolation": "bilinear",
+            }
+            layers.append(
+                keras_object("UpSampling2D", enlarge, "keras.layers")
+                | {"build_config": {"input_shape": [None, None, None, self.num_classes]}}
+            )
+        config = {**self._common("sequential"), "layers": layers, "build_input_shape": shape}
+        return keras_object("Sequential", config, "keras") | built | {"compile_config": {}}
+
+    def _common(self, name: str) -> dict[str, Any]:
+        count = self.counts.get(name, 0)
+        self.counts[name] = count + 1
+        return {
+            "name": f"{name}_{count}" if count else name,
+            "trainable": True,
+            "dtype": self.policy.serialize(),
+        }
+
+
+def keras_object(class_name: str, config: dict[str, Any], module: str) -> dict[str, Any]:
+    """As Keras serializes an object."""
+    return {
+        "module": module,
+        "class_name": class_name,
+        "config": config,
+        "registered_name": None,
+    }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 # Fills a tensor in place, given the layer's fan-in and fan-out.
 Initializer: TypeAlias = Callable[[torch.Tensor, int, int], None]
@@ -24,7 +25,8 @@ def ones(tensor: torch.Tensor, fan_in: int = 1, fan_out: int = 1) -> None:
 
 def identity(tensor: torch.Tensor, fan_in: int = 1, fan_out: int = 1) -> None:
     """Of a square matrix."""
-    nn.init.eye_(tensor)
+    with torch.no_grad():
+        tensor.zero_().fill_diagonal_(1)
 
 
 def uniform(tensor: torch.Tensor, fan_in: int = 1, fan_out: int = 1) -> None:
@@ -43,7 +45,10 @@ def _normal(tensor: torch.Tensor, fan_in: int = 1, fan_out: int = 1, *, stddev: 
 def _truncated(
     tensor: torch.Tensor, fan_in: int = 1, fan_out: int = 1, *, stddev: float, mean: float = 0.0
 ) -> None:
-    if stddev == 0:
+    if has_torch_function_unary(tensor):  # what it does depends on what it draws
+        given: dict[str, Any] = {"stddev": stddev, "mean": mean}
+        handle_torch_function(_truncated, (tensor,), tensor, **given)
+    elif stddev == 0:
         nn.init.constant_(tensor, mean)
     else:
         nn.init.trunc_normal_(tensor, mean, stddev, mean - 2 * stddev, mean + 2 * stddev)

@@ -61,4 +61,6 @@ class Layer(nn.Module):
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        self.requires_grad_(bool(value))
+        for parameter in self.parameters():
+            if parameter.is_floating_point():
+                parameter.requires_grad_(bool(value))

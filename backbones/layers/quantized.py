@@ -27,6 +27,7 @@ from .core import (
     Projection,
     ReversibleEmbedding,
 )
+from .division import Vocabulary
 from .dtypes import Quantization
 from .integers import (
     E4M3,
@@ -42,6 +43,7 @@ from .integers import (
     unpack_int4,
 )
 from .layer import Layer, computed_again
+from .products import ChangedBackward, Through, float8_product, multiply_int8, product
 
 
 class Quantized(Layer):
@@ -78,8 +80,12 @@ class Quantized(Layer):
         converted.activations = activations
         default = AbsMaxQuantizer(value_range=INT4 if quantization.mode == "int4" else (-127, 127))
         converted.weights = weights or default
-        with torch.device(cast(torch.Tensor, layer.weight).device):
+        weight = cast(torch.Tensor, layer.weight)
+        with torch.device(weight.device):
             converted.make()
+        for name, buffer in converted._buffers.items():
+            if buffer is not None and buffer.is_floating_point() and name not in cls.float32:
+                converted._buffers[name] = buffer.to(weight.dtype)
         return converted
 
     def make(self) -> None:
@@ -171,6 +177,9 @@ class Int8Dense(QuantizedDense):
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         return self.weight.to(dtype) / self.kernel_scale.to(dtype)[:, None]
 
+    def divided(self, axis: int, count: int) -> dict[str, int]:
+        return super().divided(axis, count) | ({} if axis else {"kernel_scale": 0})
+
     def quantize(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         integers, scale = self.weights(weights["weight"].float())
         return {"weight": integers.to(torch.int8), "kernel_scale": scale[:, 0]}
@@ -209,16 +218,35 @@ class PackedDense(QuantizedDense):
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         matrix = self.matrix(dtype)
-        return matrix if self.plain else self.from_kernel(matrix.T.reshape(self.kernel_shape))
+        if self.plain:
+            return matrix
+        order, inputs = self._axes(), len(self.kernel_inputs)
+        kernel = matrix.T.reshape(-1, *self.kernel_shape[1:])  # a process may have some of it
+        return kernel.permute(order).flatten(-inputs).flatten(0, -1 - inputs)
 
     def matrix(self, dtype: torch.dtype) -> torch.Tensor:
         """The weights `[columns, rows]`."""
         weight, scale = self.weight, self.kernel_scale.to(dtype)
         if self.quantization.bits == 4:
-            weight = unpack_int4(weight, self.columns, 0)
+            # There may be some of them only.
+            weight = unpack_int4(weight, min(self.columns, 2 * len(weight)), 0)
         if self.kernel_zero is None or self.g_idx is None:
             return weight / scale[:, None]
         return self.grouped(weight, scale, self.kernel_zero, self.g_idx)
+
+    def divided(self, axis: int, count: int) -> dict[str, int]:
+        places = {} if axis else {"bias": 0}
+        first = self._axes()[len(self.kernel_shape) - len(self.kernel_inputs) if axis else 0]
+        size = self.kernel_shape[first]
+        if self.plain and not axis:
+            if self.quantization.bits == 4 and self.columns % (2 * count):
+                raise ValueError(f"{self.columns} outputs, two in a byte")
+            return {"weight": 0, "kernel_scale": 0, "kernel_zero": 0, **places}
+        if not self.plain and (first or size % count or self.rows % count):
+            raise ValueError(
+                f"a kernel {self.kernel_shape} that is quantized as {self.rows} x {self.columns}"
+            )
+        return {"weight": 1, "awq_scales": 0, **places}
 
 
 class Int4Dense(PackedDense):
@@ -237,13 +265,13 @@ class Int4Dense(PackedDense):
         self.hold("g_idx", (torch.arange(self.rows) // size).float())
 
     def quantize(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        kernel = self.to_kernel(weights["weight"].float())
+        kernel = self.to_kernel(weights["weight"])
         matrix, size = kernel.reshape(self.rows, self.columns).T, self.quantization.group_size
         if size == -1:
             # Keras takes a quantizer of one's own for Dense alone.
             is_einsum = issubclass(self.wrapped_class, EinsumDense)
             own = AbsMaxQuantizer(None, INT4) if is_einsum else self.weights
-            integers, scale = own(matrix)
+            integers, scale = own(matrix.float())
             found = {"kernel_scale": scale[:, 0]}
         else:
             integers, scale, zero = quantize_groups(matrix, size)
@@ -291,7 +319,12 @@ class Float8Dense(Quantized, Projection):
 
     In training each scale is that of the largest value of the last steps, and the gradient of the
     output goes through float8, too.
+
+    Attributes:
+        seen: what all processes have seen of a tensor of which each has a part.
     """
+
+    seen: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     inputs_scale: torch.Tensor
     inputs_amax_history: torch.Tensor
@@ -317,24 +350,41 @@ class Float8Dense(Quantized, Projection):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         dtype = self.compute_dtype or self.weight.dtype
         x, weight = x.to(dtype), self.weight.to(dtype)
-        learns = torch.is_grad_enabled()
-        through = _Through.apply if learns else through_e4m3
-        y = F.linear(through(x, self.inputs_scale), through(weight, self.kernel_scale))
+        learns, scales = torch.is_grad_enabled(), (self.inputs_scale, self.kernel_scale)
+        if learns:
+            through = [Through.apply(*pair) for pair in zip((x, weight), scales)]  # type: ignore[no-untyped-call]
+            y = F.linear(*through)
+        else:
+            y = float8_product(x, weight, *scales)
         if self.training and (torch.compiler.is_compiling() or not computed_again()):
-            observe(x, self.inputs_scale, self.inputs_amax_history, E4M3)
-            observe(weight, self.kernel_scale, self.kernel_amax_history, E4M3)
-        y = _Backward.apply(y, self.gradient) if learns else y  # type: ignore[no-untyped-call]
-        if self.bias is None:
-            return y
+            self.observe(x, self.inputs_scale, self.inputs_amax_history, E4M3)
+            self.observe(weight, self.kernel_scale, self.kernel_amax_history, E4M3)
+        y = ChangedBackward.apply(y, self.gradient) if learns else y  # type: ignore[no-untyped-call]
+        return y if self.bias is None else y + self.cast_bias(self.bias, dtype)
+
+    def cast_bias(self, bias: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         # Keras rounds it, for the sake of fusion on TensorFlow.
-        rounded = torch.bfloat16 if dtype == torch.float32 else dtype
-        return y + self.bias.to(rounded).to(dtype)
+        return bias.to(torch.bfloat16 if dtype == torch.float32 else dtype).to(dtype)
 
     def gradient(self, gradient: torch.Tensor) -> torch.Tensor:
         rounded = through_float8(gradient, self.outputs_grad_scale, E5M2)
         if self.training:
-            observe(gradient, self.outputs_grad_scale, self.outputs_grad_amax_history, E5M2)
+            self.observe(gradient, self.outputs_grad_scale, self.outputs_grad_amax_history, E5M2)
         return rounded
+
+    @torch.no_grad()
+    def observe(
+        self, x: torch.Tensor, scale: torch.Tensor, history: torch.Tensor, dtype: torch.dtype
+    ) -> None:
+        observe(x if self.seen is None else self.seen(x), scale, history, dtype)
+
+
+ROWS = Vocabulary(
+    weights={
+        **{"weight": 0, "embeddings_scale": 0, "embeddings_zero": 0, "reverse_embeddings": 1},
+        **{"reverse_embeddings_scale": -1, "reverse_embeddings_zero": -1},
+    }
+)
 
 
 class QuantizedTable(Quantized):
@@ -401,7 +451,7 @@ class QuantizedTable(Quantized):
             integers, scale = self.weights(table.float())
             scale = scale[..., 0]
         else:
-            integers, scale, zero = quantize_groups(table.float(), size)
+            integers, scale, zero = quantize_groups(table, size)
             found = {f"{prefix}embeddings_zero": zero}
         integers = integers.to(torch.int8)
         packed = pack_int4(integers, -1) if self.quantization.bits == 4 else integers
@@ -423,6 +473,8 @@ class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
     """The same in both directions; what is not tied has `reverse_embeddings` `[dim, input_dim]`,
     packed along `dim`, with scales (and zeros) of its own, `[groups, input_dim]`.
     """
+
+    division = ROWS
 
     reverse_embeddings_scale: torch.Tensor
     reverse_embeddings_zero: torch.Tensor | None
@@ -477,83 +529,3 @@ class QuantizedReversibleEmbedding(QuantizedEmbedding, ReversibleEmbedding):
             reverse = self.quantize_table("reverse_", table, "reverse_embeddings")
             found |= {name: tensor.t() for name, tensor in reverse.items()}
         return found
-
-
-def product(
-    x: torch.Tensor,
-    multiply: Callable[[torch.Tensor], torch.Tensor],
-    dequantized: Callable[[torch.dtype], torch.Tensor],
-) -> torch.Tensor:
-    """`multiply(x)`, whose gradient is that of the product with `dequantized(dtype)`."""
-    if torch.is_grad_enabled() and x.requires_grad:
-        return cast(torch.Tensor, _Product.apply(x, multiply, dequantized))  # type: ignore[no-untyped-call]
-    return multiply(x)
-
-
-class _Product(torch.autograd.Function):
-    """A product that keeps nothing for the backward pass: the weights are dequantized again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, multiply: Any, dequantized: Any) -> torch.Tensor:
-        ctx.dequantized = dequantized
-        return multiply(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        return gradients[0] @ ctx.dequantized(gradients[0].dtype), None, None
-
-
-def through_e4m3(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return through_float8(x, scale, E4M3)
-
-
-class _Through(torch.autograd.Function):
-    """Values as they come out of float8, whose gradient is left alone."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return through_e4m3(x, scale)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        return gradients[0], None
-
-
-class _Backward(torch.autograd.Function):
-    """Values as they are, whose gradient is changed."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, change: Any) -> torch.Tensor:
-        ctx.change = change
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        return ctx.change(gradients[0]), None
-
-
-def multiply_int8(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    scale: torch.Tensor,
-    activations: AbsMaxQuantizer | None,
-) -> torch.Tensor:
-    """`x` `[..., in]` times int8 `[out, in]`; both are integers where activations are quantized."""
-    if activations is None:
-        return F.linear(x, weight.to(x.dtype)) / scale
-    integers, x_scale = activations(x)
-    return integer_product(integers, weight).to(x.dtype) / (x_scale * scale)
-
-
-def integer_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """`x` `[..., in]`, of whole numbers in int8's range, times int8 `[out, in]`."""
-    outputs, inputs = weight.shape
-    cuda = x.device.type == "cuda" and inputs % 8 == 0 and outputs % 8 == 0
-    if x.device.type != "cpu" and not cuda:
-        # Sums of products of integers, exact in float32 up to a thousand of them.
-        return F.linear(x.float(), weight.float())
-    rows = x.to(torch.int8).reshape(-1, inputs)
-    if cuda:  # which wants more than 16 rows
-        rows = F.pad(rows, (0, 0, 0, -rows.shape[0] % 32))
-    sums = torch._int_mm(rows, weight.T)
-    return sums[: x.numel() // inputs].reshape(*x.shape[:-1], outputs)

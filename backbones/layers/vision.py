@@ -32,7 +32,8 @@ def image_channels(
     channels, other = image_shape[-1], image_shape[0]
     if data_format == "channels_first":
         channels, other = other, channels
-    if other is not None and other <= 4 and not (channels and channels <= 4):
+    # Few rows and a side of many pixels in the place of the channels.
+    if other is not None and other <= 4 and (channels is None or channels > 16):
         raise ValueError(
             f"{argument}={tuple(image_shape)} does not go with data_format={data_format!r}, by "
             f"which it has {channels} channels."

@@ -281,13 +281,7 @@ class MobileNetV5Backbone(Backbone):
             for key, value in self.arguments.items()
             if key.startswith("stackwise_") and key != "stackwise_num_blocks"
         }
-        check_equally_long(stackwise_num_blocks=stackwise_num_blocks, **stackwise)
-        for argument, values in stackwise.items():
-            if [len(stack) for stack in values] != list(stackwise_num_blocks):
-                raise ValueError(
-                    f"{argument}={values} must have a value for each block, by "
-                    f"stackwise_num_blocks={stackwise_num_blocks}."
-                )
+        check_blocks(stackwise, stackwise_num_blocks)
         plan = [
             [Settings(*block).checked(act_layer, se_layer is not None) for block in zip(*blocks)]
             for blocks in zip(*stackwise.values())
@@ -348,24 +342,12 @@ class MobileNetV5Backbone(Backbone):
             for conv in path
         ]
         self.joined: list[int] = []
-        self.msfa = None
         if use_msfa:
-            given = [msfa_indices] if isinstance(msfa_indices, int) else list(msfa_indices)
-            indices = [index if index >= 0 else len(taps) + index for index in given]
-            self.joined = sorted(set(indices))
-            if not indices or not 0 <= self.joined[0] <= self.joined[-1] < len(taps):
-                raise ValueError(
-                    f"msfa_indices={msfa_indices} must be from {-len(taps)} to {len(taps) - 1}."
-                )
-            channels = sum(taps[index] for index in indices)
-            if channels != sum(widths[index] for index in self.joined):
-                raise ValueError(
-                    f"msfa_indices={msfa_indices} must be different ones, of stacks that have a "
-                    "stride in their first block, as has the stack behind them."
-                )
+            self.joined, channels = fused_maps(msfa_indices, taps, widths)
             stacks = stacks[: self.joined[-1]]
         self.blocks = Stack("{}", stacks)
         self.output_channels = num_features if use_msfa else width
+        self.msfa = None
         if use_msfa:
             size = pair(msfa_output_resolution, "msfa_output_resolution")
             self.msfa = MultiScaleFusionAdapter(style, channels, num_features, size, act_layer)
@@ -394,3 +376,44 @@ class MobileNetV5Backbone(Backbone):
         if self.msfa is not None:
             x = self.msfa(*(maps[i] for i in self.joined))
         return channels_back(x, self.data_format)
+
+
+def check_blocks(stackwise: Mapping[str, Sequence[Any]], num_blocks: Sequence[int]) -> None:
+    """Refuse arguments without a value for each block of each stack.
+
+    Raises:
+        ValueError: it names the argument.
+    """
+    check_equally_long(stackwise_num_blocks=num_blocks, **stackwise)
+    for argument, values in stackwise.items():
+        if [len(stack) for stack in values] != list(num_blocks):
+            raise ValueError(
+                f"{argument}={values} must have a value for each block, by "
+                f"stackwise_num_blocks={num_blocks}."
+            )
+
+
+def fused_maps(
+    given: int | Sequence[int], taps: Sequence[int], widths: Sequence[int]
+) -> tuple[list[int], int]:
+    """Which maps are fused, the largest first, and the channels of all of them.
+
+    Args:
+        taps: channels of those that may be.
+        widths: of the stem and each stack.
+
+    Raises:
+        ValueError: there are none such, or they are others than KerasHub's indices mean.
+    """
+    indices = [given] if isinstance(given, int) else given
+    indices = [index if index >= 0 else len(taps) + index for index in indices]
+    joined = sorted(set(indices))
+    if not joined or not 0 <= joined[0] <= joined[-1] < len(taps):
+        raise ValueError(f"msfa_indices={given} must be from {-len(taps)} to {len(taps) - 1}.")
+    channels = sum(taps[index] for index in indices)
+    if channels != sum(widths[index] for index in joined):
+        raise ValueError(
+            f"msfa_indices={given} must be different ones, of stacks that have a stride in their "
+            "first block, as has the stack behind them."
+        )
+    return joined, channels

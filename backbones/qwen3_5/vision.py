@@ -221,9 +221,9 @@ class Qwen3_5VisionEncoder(Component):
     ) -> None:
         super().__init__(dtype, trainable, name)
         self.out_hidden_size = out_hidden_size = out_hidden_size or hidden_size
-        self.patch_shape = (temporal_patch_size, patch_size, patch_size, in_channels)
         self.merge = spatial_merge_size
         self.head_dim = hidden_size // num_heads
+        self.patch_shape = (temporal_patch_size, patch_size, patch_size, in_channels)
         self.side = math.isqrt(num_position_embeddings)
         self.patch_embed = Qwen3_5VisionPatchEmbed(
             in_channels, hidden_size, (temporal_patch_size, patch_size, patch_size)

@@ -311,6 +311,11 @@ class SAM3VisionEncoder(Component):
         check_at_least(patch_size, pretrain_image_shape=pretrain_image_shape[:2])
         height, width = image_shape[:2]
         self.grid = (height // patch_size, width // patch_size)
+        if min(self.grid) * min(fpn_scale_factors, default=1) < 1:
+            raise ValueError(
+                f"image_shape={tuple(image_shape)} has {self.grid[0]} × {self.grid[1]} patches, "
+                f"too few for fpn_scale_factors={tuple(fpn_scale_factors)}."
+            )
         everywhere = global_attn_indexes or ()
         sizes = [0 if i in everywhere else window_size for i in range(num_layers)]
         if any(size and (self.grid[0] % size or self.grid[1] % size) for size in sizes):

@@ -41,6 +41,7 @@ CLIP = {
 
 
 def square(side: int) -> dict[str, int]:
+    """A size in transformers' words."""
     return {"height": side, "width": side}
 
 
@@ -174,6 +175,7 @@ def _numbers(settings: Mapping[str, Any], name: str) -> list[float]:
 
 
 def interpolation_of(settings: Mapping[str, Any], notes: list[str]) -> str:
+    """The filter by its name here; bicubic, with a note, where there is no such one."""
     number = setting(settings, "resample", int)
     if number not in FILTERS:
         notes.append(f"resample={number}, a filter that is not there: bicubic here")
@@ -299,6 +301,7 @@ def processor_of(converter: Pixels, name: str) -> dict[str, Any]:
 
 
 def note_aliasing(converter: Pixels, notes: list[str]) -> None:
+    """Note that transformers shrinks images in another way, where it does."""
     if converter.interpolation != "nearest" and not converter.antialias:
         notes.append("antialias=False: there all pixels are looked at when an image shrinks")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...presets.checkpoints import TRANSFORMERS, dialect_of
-from ...presets.checkpoints.engine import find_table
+from ...presets.checkpoints.dialect import find_table
 from ...presets.files import CONFIG, refuse_pointer
 from ...presets.sources import PresetSource
 from .cutting import Step, flat

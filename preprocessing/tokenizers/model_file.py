@@ -121,6 +121,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def as_varint(value: int) -> bytes:
+    """A number in groups of seven bits, the lowest first."""
     found = bytearray()
     while value > 127:
         found.append(value & 127 | 128)

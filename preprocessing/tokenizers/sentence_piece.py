@@ -295,6 +295,7 @@ def prepend_scheme_of(files: Foreign) -> str | None:
 
 
 def checked_scheme(value: Any) -> str | None:
+    """One of the schemes that transformers has; `None` for anything else."""
     return value if value in ("first", "always") else None
 
 

@@ -323,6 +323,7 @@ def cjk_of_oniguruma() -> str:
 
 
 def without_accents(text: str) -> str:
+    """Letters without the marks that are on them."""
     decomposed = unicodedata.normalize("NFD", text)
     return "".join(one for one in decomposed if unicodedata.category(one) != "Mn")
 

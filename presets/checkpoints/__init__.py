@@ -1,4 +1,4 @@
-"""Checkpoints of other libraries: one engine, one language of tables, a dialect for each library.
+"""Checkpoints of other libraries: one language of tables, a dialect for each library.
 
 The tables are in the folder of the library's name beside this one, a module for each family.
 """
@@ -11,8 +11,8 @@ from typing import Any
 from ...backbones._model import Model
 from ..files import CONFIG
 from ..sources import PresetSource
+from .dialect import Dialect
 from .diffusers import DIFFUSERS, in_pipeline
-from .engine import Dialect
 from .single_file import SINGLE_FILE, single_file
 from .timm import TIMM
 from .transformers import TRANSFORMERS

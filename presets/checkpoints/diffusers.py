@@ -12,7 +12,8 @@ from ...backbones._model import Model
 from .. import diffusers
 from ..files import CONFIG
 from ..sources import PresetSource
-from .engine import Dialect, Plan, find_table
+from .bindings import Plan
+from .dialect import Dialect, find_table
 from .files import Within
 from .table import Table
 from .transformers import TRANSFORMERS

@@ -15,7 +15,7 @@ import torch
 
 from ...backbones._model import Model
 from .. import single_files
-from .engine import Dialect, find_table
+from .dialect import Dialect, find_table
 from .files import open_weights
 from .table import Table, renamed
 

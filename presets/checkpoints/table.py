@@ -14,6 +14,7 @@ Keys: config.json and the constructor's arguments
     either(("num_experts", "experts"), "num_experts")   one argument under one of several keys
     heads("num_heads", "num_heads", "hidden_dim")       a number that must divide a width
     override("model_args.img_size", "image_size")       an argument that the variant gives, too
+    activation("act", "activation", "gelu", NAMES)      a function: NAMES has theirs → ours
     constant(use_bias=True)                             an argument that is the same in all models
     within("text_config.", KEYS)                        the same keys in an inner object
     within("vision_config.", KEYS, "image_encoder")     likewise, of a model within the model
@@ -63,6 +64,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from ...backbones.layers.activations import activation_name
 
 if TYPE_CHECKING:
     from ...backbones._model import Model
@@ -148,6 +151,26 @@ def heads(theirs: str, ours: str, width: str, default: Any = REQUIRED) -> Key:
         return (count,)
 
     return Key({theirs: default}, (ours, width), lambda count: (count,), check)
+
+
+def activation(theirs: str, ours: str, default: Any, known: Mapping[str, str]) -> Key:
+    """An activation that has one of the `known` names there, and the name behind it here; the first
+    for a function is written.
+    """
+
+    def load(name: Any) -> str:
+        if name not in known:
+            raise ValueError(f"{theirs} is {name!r}; only {', '.join(known)} can be computed")
+        return known[name]
+
+    def save(given: Any) -> str:
+        wanted = activation_name(given)
+        for name, function in known.items():
+            if activation_name(function) == wanted:
+                return name
+        raise ValueError(f"{ours} is {wanted!r}; only {', '.join(known)} can be written")
+
+    return key(theirs, ours, default, load, save)
 
 
 def fixed(theirs: str, *values: Any) -> Key:
@@ -352,6 +375,7 @@ def rule(
     *operations: Operation | Callable[[Arguments], Operation],
     **when: Any,
 ) -> Rule:
+    """One weight there; `when` are the arguments of models that have it."""
     return Rule((theirs,), (ours,) if isinstance(ours, str) else ours, operations, when)
 
 
@@ -501,6 +525,7 @@ def parts(template: str, name: str) -> tuple[str, ...] | None:
 
 
 def matches(templates: Iterable[str], name: str) -> bool:
+    """Whether any of the templates fits a name."""
     return any(parts(template, name) is not None for template in templates)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .. import timm
-from .engine import Dialect
+from .dialect import Dialect
 from .table import Table
 
 # Of the model's arguments, those of the head and of training.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .. import transformers
-from .engine import Dialect
+from .dialect import Dialect
 from .table import Table
 
 # Keys of any config.json that do not change what a backbone computes.

@@ -109,6 +109,7 @@ def check(dataset: h5py.Dataset, name: str) -> str:
 
 
 def filters(dataset: h5py.Dataset) -> list[int]:
+    """Numbers of the filters that the data went through."""
     creation = dataset.id.get_create_plist()
     return [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
 
@@ -184,6 +185,7 @@ def limit(seconds: float, output: int, memory: int) -> None:
 
 
 def answer(request: dict[str, Any]) -> None:
+    """Write what was asked of a file to stdout."""
     import h5py
 
     try:
@@ -211,6 +213,7 @@ def answer(request: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    """Answer one request, in bounded time and memory."""
     request = json.load(sys.stdin)
     sys.path[:] = request["path"]
     import h5py  # noqa: F401  # before memory is short

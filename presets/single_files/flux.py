@@ -15,6 +15,7 @@ AXES = [16, 56, 56]
 
 
 def load_sizes(tensors: Mapping[str, Any]) -> tuple[object, ...]:
+    """Arguments, of the shapes of tensors."""
     hidden, channels = tensors["img_in"]["weight"]
     double, single = tensors["double_blocks"], tensors["single_blocks"]
     attention = double["0"]["img_attn"]
@@ -53,6 +54,7 @@ def scales(theirs: str, ours: str) -> tuple[Rule, ...]:
 
 
 def embedder(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Of time, guidance or the pooled text."""
     return (
         *layer(f"{theirs}.in_layer", f"{ours}.input_layer"),
         *layer(f"{theirs}.out_layer", f"{ours}.output_layer"),

@@ -41,6 +41,7 @@ ACTIVATIONS = {"clip_l": "quick_gelu", "clip_g": "gelu"}
 
 
 def load_sizes(tensors: Mapping[str, Any]) -> tuple[Any, ...]:
+    """`SIZES`, of the shapes of tensors."""
     hidden, _, patch, _ = tensors["x_embedder"]["proj"]["weight"]
     blocks = tensors["joint_blocks"]
     attention = blocks["0"]["x_block"]["attn"]
@@ -54,6 +55,7 @@ def load_sizes(tensors: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def load_shapes(tensors: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The ratio of the feed-forward networks, and the shapes of inputs without the batch."""
     hidden, channels, _, _ = tensors["x_embedder"]["proj"]["weight"]
     return (
         tensors["joint_blocks"]["0"]["x_block"]["mlp"]["fc1"]["weight"][0] / hidden,
@@ -69,6 +71,7 @@ def read(names: tuple[str, ...], *ours: str, load: Any) -> Key:
 
 
 def embedder(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Of time, or the pooled text."""
     return (
         *layer(f"{theirs}.mlp.0", f"{ours}.dense1"),
         *layer(f"{theirs}.mlp.2", f"{ours}.dense2"),
@@ -128,6 +131,7 @@ MMDIT = Table(
 
 
 def load_text(tensors: Mapping[str, Any]) -> tuple[int, ...]:
+    """`TEXT_SIZES`, of the shapes of tensors."""
     vocabulary, dim = tensors["embeddings"]["token_embedding"]["weight"]
     blocks = tensors["encoder"]["layers"]
     longest = tensors["embeddings"]["position_embedding"]["weight"][0]
@@ -136,6 +140,7 @@ def load_text(tensors: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def load_t5(tensors: Mapping[str, Any]) -> tuple[Any, ...]:
+    """`T5_SIZES`, of the shapes of tensors."""
     embedding = tensors.get("shared") or tensors["encoder"]["embed_tokens"]
     vocabulary, dim = embedding["weight"]
     blocks = tensors["encoder"]["block"]
@@ -146,6 +151,7 @@ def load_t5(tensors: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def text(part: str) -> str:
+    """The beginning of the names of an encoder's tensors."""
     return f"{TEXTS}{part}.transformer."
 
 

@@ -29,6 +29,7 @@ FLUX = {"scale": 0.3611, "shift": 0.1159}
 def load_sizes(
     encoder: Mapping[str, Any], decoder: Mapping[str, Any]
 ) -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int], int, int, int]:
+    """Widths and numbers of blocks, of both halves, and channels."""
     down, down_counts = stages(encoder["down"])
     up, up_counts = stages(decoder["up"])
     return (
@@ -87,6 +88,7 @@ ENDS = (
 
 
 def numbered(numbers: Any, rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """Rules whose places in names are counted so."""
     return tuple(replace(one, numbers=numbers) for one in rules)
 
 

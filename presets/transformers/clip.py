@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ...backbones.clip import CLIPBackbone, CLIPTextEncoder, CLIPVisionEncoder
-from ...backbones.layers.activations import activation_name
 from ..checkpoints.table import (
     Key,
     Operation,
     Table,
     Tensors,
+    activation,
     assumed,
     constant,
     heads,
@@ -36,24 +36,6 @@ ACTIVATIONS = {
     "relu": "relu",
     "silu": "silu",
 }
-
-
-def load_activation(kind: str) -> str:
-    if kind not in ACTIVATIONS:
-        raise ValueError(f"hidden_act is {kind!r}; only {', '.join(ACTIVATIONS)} can be computed")
-    return ACTIVATIONS[kind]
-
-
-def save_activation(activation: str | Mapping[str, Any]) -> str:
-    name = activation_name(activation).removeprefix("keras_hub>")
-    found = [theirs for theirs, ours in ACTIVATIONS.items() if ours == name]
-    if not found:
-        raise ValueError(f"intermediate_activation is {name!r}")
-    return found[0]
-
-
-def activation(default: str) -> Key:
-    return key("hidden_act", "intermediate_activation", default, load_activation, save_activation)
 
 
 def load_shape(size: int | Sequence[int], channels: int) -> tuple[list[int]]:
@@ -116,7 +98,7 @@ NUMBERED_POSITIONS = replace(
     POSITIONS, ours=(*POSITIONS.ours, "embedding.position_ids"), operations=(NUMBERED,)
 )
 CONFIG = (
-    activation("quick_gelu"),
+    activation("hidden_act", "intermediate_activation", "quick_gelu", ACTIVATIONS),
     assumed("layer_norm_eps", 1e-5),
     constant(intermediate_output_index=None),
 )

@@ -10,19 +10,16 @@ from ..checkpoints.table import Key, Table, constant, fixed, key, only, rule, un
 from .embedding_gemma2 import save_heads
 from .gemma import as_float
 from .gemma4 import (
+    LAYER_TYPES,
     LAYERS,
-    PERIOD,
+    ROPE,
     SCALAR,
     TEXT,
     TYPES,
     VISION,
     load_global,
-    load_rope,
     load_vision,
-    save_rope,
-    save_types,
     save_vision,
-    types_of,
 )
 
 
@@ -92,12 +89,7 @@ CONFIG = (
     only("tie_word_embeddings", True),
     only("pad_token_id", 0, None),
     constant(attention_logit_soft_cap=None),
-    Key(
-        TYPES,
-        ("layer_types", "sliding_window_pattern", "num_layers", "use_sliding_window_attention"),
-        lambda types, count: (types_of(types, count), PERIOD, count, True),
-        save_types,
-    ),
+    LAYER_TYPES,
     Key(
         {
             "head_dim": 256,
@@ -120,18 +112,7 @@ CONFIG = (
         load_heads,
         save_one_projection,
     ),
-    Key(
-        {"rope_parameters": None},
-        (
-            "global_rope_wavelength",
-            "global_rope_scaling_factor",
-            "global_rope_partial_rotary_factor",
-            "local_rope_wavelength",
-            "local_rope_scaling_factor",
-        ),
-        load_rope,
-        save_rope,
-    ),
+    ROPE,
     Key(
         {"use_bidirectional_attention": None},
         ("use_bidirectional_attention", "use_vision_bidirectional_attention"),

@@ -10,6 +10,7 @@ from ..checkpoints.table import (
     Operation,
     Rule,
     Table,
+    activation,
     constant,
     heads,
     key,
@@ -17,7 +18,7 @@ from ..checkpoints.table import (
     rule,
     under,
 )
-from .vit import SHAPE, load_activation, save_activation, side
+from .vit import ACTIVATIONS, SHAPE, side
 
 
 def projection(theirs: str, ours: str, bias: str, **when: Any) -> tuple[Rule, ...]:
@@ -58,7 +59,7 @@ DINOV3 = Table(
         key("intermediate_size", "intermediate_dim", 1536),
         key("layerscale_value", "layer_scale_init_value", 1.0),
         key("num_register_tokens", "num_register_tokens", 0),
-        key("hidden_act", "hidden_activation", "gelu", load_activation, save_activation),
+        activation("hidden_act", "hidden_activation", "gelu", ACTIVATIONS),
         key("use_gated_mlp", "use_gated_mlp", False),
         key("query_bias", "use_query_bias", True),
         key("key_bias", "use_key_bias", False),

@@ -11,7 +11,9 @@ from ...backbones.layers.masks import FULL
 from ..checkpoints.table import Key, Rule, Table, constant, fixed, key, only, rule, under, within
 from .gemma4 import (
     AUDIO,
-    PERIOD,
+    LAYER_TYPES,
+    PLACES,
+    ROPE,
     TEXT,
     VISION,
     check_pairs,
@@ -20,11 +22,7 @@ from .gemma4 import (
     load_rope,
     load_vision,
     save_audio,
-    save_rope,
-    save_tokens,
-    save_types,
     save_vision,
-    types_of,
 )
 
 LAYERS = 24
@@ -94,12 +92,7 @@ CONFIG = (
     fixed("hidden_activation", "gelu_pytorch_tanh"),
     only("attention_bias", False),
     only("pad_token_id", 0, None),
-    Key(
-        TYPES,
-        ("layer_types", "sliding_window_pattern", "num_layers", "use_sliding_window_attention"),
-        lambda types, count: (types_of(types, count), PERIOD, count, True),
-        save_types,
-    ),
+    replace(LAYER_TYPES, theirs=TYPES),
     Key(
         {
             "head_dim": HEAD_DIM,
@@ -122,18 +115,7 @@ CONFIG = (
         load_heads,
         save_heads,
     ),
-    Key(
-        {"rope_parameters": None},
-        (
-            "global_rope_wavelength",
-            "global_rope_scaling_factor",
-            "global_rope_partial_rotary_factor",
-            "local_rope_wavelength",
-            "local_rope_scaling_factor",
-        ),
-        lambda parameters: load_rope(parameters or {}),
-        save_rope,
-    ),
+    replace(ROPE, load=lambda parameters: load_rope(parameters or {})),
 )
 TOWERS = (
     Key(
@@ -148,12 +130,7 @@ TOWERS = (
         lambda given, hidden: load_audio(given, hidden)[:1],
         lambda encoder, hidden: save_audio(encoder, None, hidden),
     ),
-    Key(
-        {"image_token_id": 258880, "audio_token_id": 258881, "video_token_id": 258884},
-        ("vocabulary_size", "vision_encoder", "audio_encoder"),
-        lambda *ids: (),
-        save_tokens,
-    ),
+    PLACES,
 )
 
 

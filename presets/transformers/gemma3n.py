@@ -17,7 +17,6 @@ import torch
 
 from ...backbones._configuration import COMMON, constructor_arguments
 from ...backbones.gemma3n import Gemma3nBackbone
-from ...backbones.layers.activations import activation_name
 from ...backbones.mobilenetv5 import MobileNetV5Backbone
 from ..checkpoints.table import (
     Arguments,
@@ -25,6 +24,7 @@ from ..checkpoints.table import (
     Operation,
     Rule,
     Table,
+    activation,
     constant,
     fixed,
     heads,
@@ -45,19 +45,6 @@ ACTIVATIONS = {
 }
 FULL, SLIDING = "full_attention", "sliding_attention"
 UNCLIPPED = 1e30  # transformers wants a number
-
-
-def load_activation(name: str) -> str:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"hidden_activation is {name!r}, which is not known")
-    return ACTIVATIONS[name]
-
-
-def save_activation(name: str) -> str:
-    for theirs, ours in ACTIVATIONS.items():
-        if activation_name(ours) == activation_name(name):
-            return theirs
-    raise ValueError(f"hidden_activation is {name!r}, which transformers does not have here")
 
 
 def load_widths(widths: int | list[int], count: int) -> tuple[list[int]]:
@@ -133,13 +120,7 @@ CONFIG = (
         load_widths,
         lambda widths, count: (list(widths[:count]),),
     ),
-    key(
-        "hidden_activation",
-        "hidden_activation",
-        "gelu_pytorch_tanh",
-        load_activation,
-        save_activation,
-    ),
+    activation("hidden_activation", "hidden_activation", "gelu_pytorch_tanh", ACTIVATIONS),
     Key(
         {"layer_types": None, "num_hidden_layers": 35},
         ("layer_types", "num_hidden_layers"),

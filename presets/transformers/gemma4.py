@@ -155,6 +155,24 @@ def save_directions(
     return ("all" if everywhere else "vision" if images else None,)
 
 
+LAYER_TYPES = Key(
+    TYPES,
+    ("layer_types", "sliding_window_pattern", "num_layers", "use_sliding_window_attention"),
+    lambda types, count: (types_of(types, count), PERIOD, count, True),
+    save_types,
+)
+ROPE = Key(
+    {"rope_parameters": None},
+    (
+        "global_rope_wavelength",
+        "global_rope_scaling_factor",
+        "global_rope_partial_rotary_factor",
+        "local_rope_wavelength",
+        "local_rope_scaling_factor",
+    ),
+    load_rope,
+    save_rope,
+)
 CONFIG = (
     key("vocab_size", "vocabulary_size", 262144),
     key("num_hidden_layers", "num_layers", LAYERS),
@@ -179,12 +197,7 @@ CONFIG = (
         pooling_intermediate_dim=None,
         embedding_dim=None,
     ),
-    Key(
-        TYPES,
-        ("layer_types", "sliding_window_pattern", "num_layers", "use_sliding_window_attention"),
-        lambda types, count: (types_of(types, count), PERIOD, count, True),
-        save_types,
-    ),
+    LAYER_TYPES,
     Key(
         {
             "head_dim": 256,
@@ -212,18 +225,7 @@ CONFIG = (
         lambda shared: (shared,),
         save_sharing,
     ),
-    Key(
-        {"rope_parameters": None},
-        (
-            "global_rope_wavelength",
-            "global_rope_scaling_factor",
-            "global_rope_partial_rotary_factor",
-            "local_rope_wavelength",
-            "local_rope_scaling_factor",
-        ),
-        load_rope,
-        save_rope,
-    ),
+    ROPE,
     Key(
         {"use_bidirectional_attention": None, **TYPES},
         (
@@ -412,6 +414,12 @@ def save_tokens(size: int, vision: Any, audio: Any) -> tuple[int, ...]:
     return min(258880, size - 1), min(258881, size - 2), min(258884, size - 3)
 
 
+PLACES = Key(
+    {"image_token_id": 258880, "audio_token_id": 258881, "video_token_id": 258884},
+    ("vocabulary_size", "vision_encoder", "audio_encoder"),
+    lambda *ids: (),
+    save_tokens,
+)
 TOWERS = (
     Key(
         {"vision_config": None, "text_config.hidden_size": 2304},
@@ -425,12 +433,7 @@ TOWERS = (
         load_audio,
         save_audio,
     ),
-    Key(
-        {"image_token_id": 258880, "audio_token_id": 258881, "video_token_id": 258884},
-        ("vocabulary_size", "vision_encoder", "audio_encoder"),
-        lambda *ids: (),
-        save_tokens,
-    ),
+    PLACES,
 )
 
 # Weights

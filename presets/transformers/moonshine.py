@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ...backbones.moonshine import MoonshineBackbone, padded_head_dim, stored_frequencies
 from ..checkpoints.table import (
     Key,
     Operation,
     Rule,
     Table,
-    Tensors,
     constant,
     fixed,
     key,
@@ -22,6 +19,7 @@ from ..checkpoints.table import (
     under,
 )
 from .llama import parse_rope
+from .smollm3 import unstored
 
 
 def check_heads(encoder: int, decoder: int) -> tuple[int, int]:
@@ -76,22 +74,13 @@ def load_widths(inner: int, width: int) -> tuple[int, ...]:
 
 
 def frequencies(arguments: Mapping[str, Any]) -> Operation:
-    """transformers does not store what it can compute."""
     head_dim = padded_head_dim(
         arguments["hidden_dim"],
         arguments["encoder_num_heads"],
         arguments["pad_head_dim_to_multiple_of"],
     )
-    computed = stored_frequencies(
-        head_dim, arguments["rope_theta"], arguments["partial_rotary_factor"]
-    )
-
-    def save(tensors: Tensors) -> list[torch.Tensor]:
-        if not tensors[0].is_meta and not torch.allclose(tensors[0].float().cpu(), computed, 1e-2):
-            raise ValueError("the rotary frequencies are not those of rope_theta")
-        return []
-
-    return Operation(save, lambda tensors, shapes: [computed])
+    theta, part = arguments["rope_theta"], arguments["partial_rotary_factor"]
+    return unstored(stored_frequencies(head_dim, theta, part))
 
 
 def attention(theirs: str, ours: str) -> tuple[Rule, ...]:

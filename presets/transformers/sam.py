@@ -8,8 +8,20 @@ from typing import Any
 from ...backbones.layers.activations import ActivationLike, activation_name
 from ...backbones.sam import SAMBackbone, SAMMaskDecoder, SAMPromptEncoder
 from ...backbones.vit_det import ViTDetBackbone
-from ..checkpoints.table import Key, Rule, Table, assumed, fixed, key, layer, rule, under, within
-from .vit import load_activation, save_activation, side
+from ..checkpoints.table import (
+    Key,
+    Rule,
+    Table,
+    activation,
+    assumed,
+    fixed,
+    key,
+    layer,
+    rule,
+    under,
+    within,
+)
+from .vit import ACTIVATIONS, side
 from .vit_det import CONFIG as VISION
 from .vit_det import IGNORED as VISION_IGNORED
 from .vit_det import WEIGHTS as VISION_WEIGHTS
@@ -79,7 +91,7 @@ PROMPTS = (
         save_sizes,
     ),
     key("mask_input_channels", "mask_in_channels", 16, check_channels, check_channels),
-    key("hidden_act", "activation", "gelu", load_activation, save_activation),
+    activation("hidden_act", "activation", "gelu", ACTIVATIONS),
     fixed("num_point_embeddings", 4),
     assumed("layer_norm_eps", 1e-6),
 )

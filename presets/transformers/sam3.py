@@ -29,6 +29,7 @@ from ..checkpoints.table import (
     Rule,
     Table,
     Tensors,
+    activation,
     assumed,
     fixed,
     key,
@@ -39,7 +40,7 @@ from ..checkpoints.table import (
     under,
     within,
 )
-from .vit import load_activation, save_activation, side
+from .vit import ACTIVATIONS, side
 
 # Configurations
 
@@ -84,16 +85,12 @@ def load_epsilon(epsilon: float) -> tuple[float]:
     return (epsilon,)
 
 
-def activation(theirs: str, ours: str, default: str) -> Key:
-    return key(theirs, ours, default, load_activation, save_activation)
-
-
 VISION = (
     key("hidden_size", "hidden_dim", 1024),
     key("intermediate_size", "intermediate_dim", 4736),
     key("num_hidden_layers", "num_layers", 32),
     key("num_attention_heads", "num_heads", 16),
-    activation("hidden_act", "hidden_activation", "gelu"),
+    activation("hidden_act", "hidden_activation", "gelu", ACTIVATIONS),
     key("layer_norm_eps", "layer_norm_epsilon", 1e-6),
     key("attention_dropout", "attention_dropout_rate", 0.0),
     key("hidden_dropout", "hidden_dropout_rate", 0.0),
@@ -128,7 +125,7 @@ TEXT = (
     key("num_hidden_layers", "num_layers", 12),
     key("num_attention_heads", "num_heads", 8),
     key("intermediate_size", "intermediate_dim", 2048),
-    activation("hidden_act", "intermediate_activation", "quick_gelu"),
+    activation("hidden_act", "intermediate_activation", "quick_gelu", ACTIVATIONS),
     key("max_position_embeddings", "max_sequence_length", 77),
     Key({"layer_norm_eps": 1e-5}, ("layer_norm_epsilon",), load_epsilon, lambda value: (value,)),
     assumed("attention_dropout", 0.0),
@@ -137,7 +134,7 @@ BLOCK = (
     key("hidden_size", "hidden_dim", 256),
     key("num_attention_heads", "num_heads", 8),
     key("intermediate_size", "intermediate_dim", 2048),
-    activation("hidden_act", "hidden_activation", "relu"),
+    activation("hidden_act", "hidden_activation", "relu", ACTIVATIONS),
     # transformers has 1e-5, whatever this says.
     key("layer_norm_eps", "layer_norm_epsilon", 1e-6),
 )

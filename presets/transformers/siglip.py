@@ -9,6 +9,7 @@ from ..checkpoints.table import (
     FUSE,
     Key,
     Table,
+    activation,
     fixed,
     key,
     layer,
@@ -18,6 +19,7 @@ from ..checkpoints.table import (
     within,
 )
 from .clip import (
+    ACTIVATIONS,
     ATTENTION,
     IGNORED,
     INNER_IGNORED,
@@ -25,7 +27,6 @@ from .clip import (
     NUMBERED_POSITIONS,
     NUMBERS,
     TOKENS,
-    activation,
     blocks,
     pixels,
     words,
@@ -53,7 +54,7 @@ def save_epsilon(value: float) -> tuple[float]:
 TEXT_CONFIG = (
     *words(32000, 768, 64),
     *blocks(12, 12, 3072),
-    activation("gelu_pytorch_tanh"),
+    activation("hidden_act", "intermediate_activation", "gelu_pytorch_tanh", ACTIVATIONS),
     key("layer_norm_eps", "layer_norm_epsilon", 1e-6),
     Key(
         {"projection_size": None, "hidden_size": 768},
@@ -65,7 +66,7 @@ TEXT_CONFIG = (
 VISION_CONFIG = (
     *pixels(224, 16, 768),
     *blocks(12, 12, 3072),
-    activation("gelu_pytorch_tanh"),
+    activation("hidden_act", "intermediate_activation", "gelu_pytorch_tanh", ACTIVATIONS),
     Key({"layer_norm_eps": 1e-6}, ("layer_norm_epsilon",), load_epsilon, save_epsilon),
     fixed("vision_use_head", True),
 )

@@ -59,12 +59,8 @@ def save_layers(turned: Sequence[bool], _: Any, count: int) -> tuple[Any, ...]:
     return every, 4, [FULL] * count
 
 
-def frequencies(arguments: Mapping[str, Any]) -> Operation:
-    """transformers does not store what it can compute."""
-    head_dim = arguments["hidden_dim"] // arguments["num_attention_heads"]
-    computed = stored_frequencies(
-        head_dim, arguments["rope_theta"], arguments["partial_rotary_factor"]
-    )
+def unstored(computed: torch.Tensor) -> Operation:
+    """For rotary frequencies, which transformers does not store since it can compute them."""
 
     def save(tensors: Tensors) -> list[torch.Tensor]:
         if not tensors[0].is_meta and not torch.allclose(tensors[0].float().cpu(), computed, 1e-2):
@@ -72,6 +68,12 @@ def frequencies(arguments: Mapping[str, Any]) -> Operation:
         return []
 
     return Operation(save, lambda tensors, shapes: [computed])
+
+
+def frequencies(arguments: Mapping[str, Any]) -> Operation:
+    head_dim = arguments["hidden_dim"] // arguments["num_attention_heads"]
+    theta, part = arguments["rope_theta"], arguments["partial_rotary_factor"]
+    return unstored(stored_frequencies(head_dim, theta, part))
 
 
 SMOLLM3 = Table(

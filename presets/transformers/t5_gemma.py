@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
-from ...backbones.layers.activations import activation_name
 from ...backbones.layers.masks import FULL, SLIDING
 from ...backbones.t5_gemma import T5GemmaBackbone
 from ..checkpoints.table import (
@@ -15,6 +13,7 @@ from ..checkpoints.table import (
     Key,
     Rule,
     Table,
+    activation,
     fixed,
     heads,
     key,
@@ -23,33 +22,29 @@ from ..checkpoints.table import (
     under,
 )
 
-ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_approximate", "gelu": "gelu", "silu": "silu"}
+ACTIVATION = activation(
+    "hidden_activation",
+    "hidden_activation",
+    "gelu_pytorch_tanh",
+    {"gelu_pytorch_tanh": "gelu_approximate", "gelu": "gelu", "silu": "silu"},
+)
 NO_WINDOW = 2**31 - 1  # transformers wants a number, even for layers without one
 
 
-def both(
-    name: str,
-    ours: str,
-    default: Any = REQUIRED,
-    load: Callable[[Any], Any] = lambda value: value,
-    save: Callable[[Any], Any] = lambda value: value,
-) -> Key:
+def both(one: Key) -> Key:
     """A key that must be the same for the encoder and the decoder."""
+    ((name, default),) = one.theirs.items()
 
-    def check(encoder: Any, decoder: Any) -> tuple[Any]:
+    def check(encoder: Any, decoder: Any) -> tuple[Any, ...]:
         if encoder != decoder:
             raise ValueError(
                 f"{name} is {encoder!r} in the encoder and {decoder!r} in the decoder; only equal "
                 "ones can be computed"
             )
-        return (load(decoder),)
+        return one.load(decoder)
 
-    return Key(
-        {f"encoder.{name}": default, f"decoder.{name}": default},
-        (ours,),
-        check,
-        lambda value: (save(value),) * 2,
-    )
+    theirs = {f"encoder.{name}": default, f"decoder.{name}": default}
+    return Key(theirs, one.ours, check, lambda value: one.save(value) * 2)
 
 
 def alternating(layer_types: Any, count: int) -> list[str]:
@@ -77,19 +72,6 @@ def check_encoder_window(window: int | None, kinds: Any, count: int, positions: 
             stacklevel=2,
         )
     return ()
-
-
-def load_activation(name: str) -> str:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"hidden_activation is {name!r}, which is not known")
-    return ACTIVATIONS[name]
-
-
-def save_activation(name: str) -> str:
-    for theirs, ours in ACTIVATIONS.items():
-        if activation_name(ours) == activation_name(name):
-            return theirs
-    raise ValueError(f"hidden_activation is {name!r}, which transformers does not have here")
 
 
 def whole(scalar: float) -> int:
@@ -157,7 +139,7 @@ T5_GEMMA = Table(
         Key(
             {"vocab_size": None, "encoder.vocab_size": 256000, "decoder.vocab_size": 256000},
             ("vocabulary_size",),
-            lambda _, encoder, decoder: both("vocab_size", "").load(encoder, decoder),
+            lambda _, encoder, decoder: both(key("vocab_size", "")).load(encoder, decoder),
             lambda size: (size,) * 3,
         ),
         Key(
@@ -171,18 +153,12 @@ T5_GEMMA = Table(
         *side("decoder"),
         key("dropout_rate", "dropout_rate", 0.0),
         key("attention_dropout", "attention_dropout", 0.0),
-        both("rms_norm_eps", "rms_norm_eps", 1e-6),
-        both("query_pre_attn_scalar", "query_pre_attn_scalar", 256, save=whole),
-        both("attention_bias", "attention_bias", False),
-        both(
-            "hidden_activation",
-            "hidden_activation",
-            "gelu_pytorch_tanh",
-            load_activation,
-            save_activation,
-        ),
-        both("initializer_range", "initializer_range", 0.02),
-        both("attn_logit_softcapping", "attn_logit_softcapping", 50.0, save=as_float),
+        both(key("rms_norm_eps", "rms_norm_eps", 1e-6)),
+        both(key("query_pre_attn_scalar", "query_pre_attn_scalar", 256, save=whole)),
+        both(key("attention_bias", "attention_bias", False)),
+        both(ACTIVATION),
+        both(key("initializer_range", "initializer_range", 0.02)),
+        both(key("attn_logit_softcapping", "attn_logit_softcapping", 50.0, save=as_float)),
         key(
             "decoder.final_logit_softcapping",
             "final_logit_softcapping",

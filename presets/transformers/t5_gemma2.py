@@ -24,14 +24,13 @@ from ..checkpoints.table import (
 )
 from .gemma3 import PATTERN, vision, vision_config
 from .t5_gemma import (
+    ACTIVATION,
     MLP,
     NO_WINDOW,
     as_float,
     attention,
     both,
-    load_activation,
     norms,
-    save_activation,
     whole,
 )
 
@@ -130,28 +129,24 @@ def side(path: str, ours: str) -> tuple[Key, ...]:
 
 
 CONFIG = (
-    both("vocab_size", "vocabulary_size", 262208),
-    both("rms_norm_eps", "rms_norm_eps", 1e-6),
-    both("query_pre_attn_scalar", "query_pre_attn_scalar", 256, save=whole),
-    both("attention_bias", "attention_bias", False),
-    both(
-        "hidden_activation",
-        "hidden_activation",
-        "gelu_pytorch_tanh",
-        load_activation,
-        save_activation,
-    ),
-    both("initializer_range", "initializer_range", 0.02),
+    both(key("vocab_size", "vocabulary_size", 262208)),
+    both(key("rms_norm_eps", "rms_norm_eps", 1e-6)),
+    both(key("query_pre_attn_scalar", "query_pre_attn_scalar", 256, save=whole)),
+    both(key("attention_bias", "attention_bias", False)),
+    both(ACTIVATION),
+    both(key("initializer_range", "initializer_range", 0.02)),
     # transformers reads it but does not apply it.
     only("encoder.attn_logit_softcapping", None),
     only("decoder.attn_logit_softcapping", None),
     constant(attn_logit_softcapping=None),
     both(
-        "sliding_window",
-        "sliding_window",
-        4096,
-        load=lambda window: None if window == NO_WINDOW else window,
-        save=lambda window: NO_WINDOW if window is None else window,
+        key(
+            "sliding_window",
+            "sliding_window",
+            4096,
+            load=lambda window: None if window == NO_WINDOW else window,
+            save=lambda window: NO_WINDOW if window is None else window,
+        )
     ),
 )
 SELF_ATTENTION = attention("self_attn", "self_attention")

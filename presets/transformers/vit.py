@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...backbones.layers.activations import ActivationLike, activation_name
 from ...backbones.vit import ViTBackbone
 from ..checkpoints.table import (
     BATCHED,
@@ -60,22 +59,6 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-
-
-def load_activation(name: Any) -> str:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"hidden_act is {name!r}; only {', '.join(ACTIVATIONS)} can be computed")
-    return ACTIVATIONS[name]
-
-
-def save_activation(activation: ActivationLike) -> str:
-    name = activation_name(activation)
-    for theirs, ours in ACTIVATIONS.items():
-        if ours == name:
-            return theirs
-    raise ValueError(f"an activation is {name!r}; only {', '.join(ACTIVATIONS)} can be written")
-
-
 # Sizes and channels of the images.
 SHAPE = Key(
     {"image_size": 224, "num_channels": 3},

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ...backbones.layers.activations import activation_name
 from ...backbones.xlnet import XLNetBackbone
 from ..checkpoints.table import (
     REQUIRED,
@@ -12,6 +9,7 @@ from ..checkpoints.table import (
     Operation,
     Rule,
     Table,
+    activation,
     assumed,
     heads,
     key,
@@ -21,20 +19,6 @@ from ..checkpoints.table import (
     under,
 )
 from .t5 import ACTIVATIONS
-
-
-def load_activation(name: Any) -> str:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"ff_activation is {name!r}, which is not known")
-    return ACTIVATIONS[name]
-
-
-def save_activation(activation: Any) -> str:
-    wanted = activation_name(activation)
-    for theirs, ours in ACTIVATIONS.items():
-        if activation_name(ours) == wanted:
-            return theirs
-    raise ValueError(f"activation is {wanted!r}, which transformers does not have here")
 
 
 def check_head_size(size: int | None, width: int, heads: int) -> tuple[()]:
@@ -89,7 +73,7 @@ XLNET = Table(
         key("d_model", "hidden_dim"),
         key("d_inner", "intermediate_dim"),
         key("dropout", "dropout", 0.1),
-        key("ff_activation", "activation", "gelu", load_activation, save_activation),
+        activation("ff_activation", "activation", "gelu", ACTIVATIONS),
         key("initializer_range", "kernel_initializer_range", 0.02),
         Key({"d_head": None, "d_model": REQUIRED, "n_head": REQUIRED}, (), check_head_size, tuple),
         assumed("layer_norm_eps", 1e-12),

@@ -116,6 +116,7 @@ CASES = [
             name="eyes",
         ),
         images(2, 64, 90, 1),
+        most_draws=32,
     ),
     Case(
         "d-fine-learned",

@@ -150,6 +150,7 @@ CASES = [
             },
         ),
         inputs(1, 11, 24, 1, 4, 3),
+        most_draws=16,
     ),
     Case(
         "sam3-text",
@@ -166,6 +167,7 @@ CASES = [
             mask_decoder={"num_upsampling_stages": 1},
         ),
         inputs(1, 10, 10, 9, 0),
+        most_draws=16,
     ),
 ]
 

@@ -48,7 +48,7 @@ CASES = [
             49,
             1,
             depths=(2, 0, 3),
-            num_heads=(1, 2, 4),
+            num_heads=(1, 3, 4),  # the second has no blocks
             embed_dim=4,
             window_size=2,
             patch_size=3,
@@ -70,6 +70,7 @@ CASES = [
             depths=(3,),
             num_heads=(3,),
             window_size=4,
+            mlp_ratio=0.1,
             dropout_rate=0.1,
             attention_dropout=0.2,
             drop_path=0.0,

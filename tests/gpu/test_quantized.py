@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 
 import keras_hub_torch
 from keras_hub_torch import quantizers
-from keras_hub_torch.backbones.layers.quantized import integer_product
+from keras_hub_torch.backbones._quantization import DENSE
+from keras_hub_torch.backbones.layers.core import Dense
+from keras_hub_torch.backbones.layers.dtypes import Quantization
+from keras_hub_torch.backbones.layers.products import integer_product
+from keras_hub_torch.backbones.layers.tiled import TiledDense
 
-from .precision import COMPILE, DEVICE
+from .precision import COMPILE, DEVICE, assert_as_accurate, needs_cuda
 from .test_cuda import SMALL
 
 CONFIGS = {
@@ -45,3 +50,55 @@ def test_as_on_the_cpu(mode: str) -> None:
     compiled = torch.compile(there, fullgraph=True, **COMPILE)
     with torch.no_grad():
         assert (compiled(given).cpu() - expected).abs().max() <= limit
+
+
+def quantized(mode: str, size: int = -1) -> Any:
+    """A layer in bfloat16, on the CPU."""
+    dense = Dense(256, 48).to(torch.bfloat16)
+    layer: Any = DENSE[mode].convert(dense, Quantization(mode, 4 if mode == "int4" else 8, size))
+    layer.fill(dense)
+    return layer.eval()
+
+
+@needs_cuda
+@pytest.mark.parametrize("size", [32, 64, 256, -1])
+@pytest.mark.parametrize("rows", [1, 7, 100])
+def test_tiles(size: int, rows: int) -> None:
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("The kernel is for Ampere and later.")
+    plain = quantized("int4", size)
+    x = torch.randn(rows, 256, dtype=torch.bfloat16)
+    expected = copy.deepcopy(plain).double().dequantized(torch.float64) @ x.double().T
+    plain = plain.to(DEVICE)
+    tiled = TiledDense.of(plain)
+    assert tiled is not None
+    expected = expected.T + plain.bias.double().cpu()
+    x = x.to(DEVICE).requires_grad_()
+    with torch.no_grad():
+        assert_as_accurate([tiled(x)], [plain(x)], [expected])
+        compiled = torch.compile(tiled, fullgraph=True, **COMPILE)
+        assert_as_accurate([compiled(x)], [plain(x)], [expected])
+    gradients = [torch.autograd.grad(one(x).sum(), x)[0] for one in (tiled, plain)]
+    assert_as_accurate(gradients[:1], gradients[1:], [exact_sum(plain, rows)])
+
+
+def exact_sum(layer: Any, rows: int) -> torch.Tensor:
+    """The gradient of the sum of a layer's outputs, for each of so many rows."""
+    weight = copy.deepcopy(layer).cpu().double().dequantized(torch.float64)
+    return weight.sum(0).expand(rows, -1)
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_float8(dtype: torch.dtype) -> None:
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("Float8 is multiplied from Ada and Hopper on.")
+    layer = quantized("float8").to(dtype)
+    layer.inputs_scale.fill_(0.01)
+    layer.kernel_scale.fill_(0.001)
+    there = copy.deepcopy(layer).to(DEVICE)
+    x = torch.randn(3, 7, 256, dtype=dtype)
+    with torch.no_grad():
+        expected = [copy.deepcopy(layer).float()(x.float())]
+        found, peer = there(x.to(DEVICE)), layer(x)
+        assert_as_accurate([found], [peer], expected)

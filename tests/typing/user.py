@@ -1,4 +1,4 @@
-"""What users write, for type checkers: `tests/test_typing.py` never runs it.
+"""What users write, for type checkers: `tests/test_wheel.py` checks it and never runs it.
 
 Each `type: ignore` stands at a mistake that must be found.
 """

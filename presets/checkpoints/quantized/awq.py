@@ -31,7 +31,7 @@ BITS, EACH = 4, 8
 ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
-def check(settings: Settings) -> None:
+def _check(settings: Settings) -> None:
     one_of(settings, "bits", BITS, BITS)
     size_of_groups(settings)
     _version(settings)
@@ -50,7 +50,7 @@ def _groups(settings: Settings, inputs: int) -> int:
     return inputs // size
 
 
-def shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
+def _shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
     qweight, qzeros, scales = parts[".qweight"], parts[".qzeros"], parts[".scales"]
     if _version(settings) == "gemm":
         inputs, columns = matrix(qweight)
@@ -68,7 +68,7 @@ def shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
     return outputs, columns * EACH
 
 
-def values(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
+def _values(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
     inputs = shape[1]
     size = size_of_groups(settings) or inputs
     qweight, qzeros, scales = found[".qweight"], found[".qzeros"], found[".scales"]
@@ -87,7 +87,7 @@ def _ordered(packed: torch.Tensor) -> torch.Tensor:
 
 AWQ = Format(
     "awq",
-    check,
-    (Packing({".qzeros": INT32, ".scales": FLOATS, ".qweight": INT32}, shape, values),),
+    _check,
+    (Packing({".qzeros": INT32, ".scales": FLOATS, ".qweight": INT32}, _shape, _values),),
 )
 FORMATS = (AWQ,)

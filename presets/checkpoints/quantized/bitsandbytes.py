@@ -30,11 +30,11 @@ MAX_STATE = 10_000
 AT_ONCE = 2**20
 
 
-def check(settings: Settings) -> None:
+def _check(settings: Settings) -> None:
     """What it says of weights is said again beside them."""
 
 
-def shape_of_rows(parts: Parts, settings: Settings) -> tuple[int, ...]:
+def _shape_of_rows(parts: Parts, settings: Settings) -> tuple[int, ...]:
     outputs, inputs = matrix(parts[".weight"])
     check_shape(parts[".SCB"], (outputs,))
     if ".weight_format" in parts:
@@ -42,7 +42,7 @@ def shape_of_rows(parts: Parts, settings: Settings) -> tuple[int, ...]:
     return outputs, inputs
 
 
-def values_of_rows(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
+def _values_of_rows(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
     arrangement = found.get(".weight_format")
     if arrangement is not None and int(arrangement):
         raise ValueError("weight_format is not that of rows, but arranged for a GPU")
@@ -71,7 +71,7 @@ def _state(state: torch.Tensor) -> dict[str, Any]:
     return dict(found)
 
 
-def shape_of_blocks(parts: Parts, settings: Settings) -> tuple[int, ...]:
+def _shape_of_blocks(parts: Parts, settings: Settings) -> tuple[int, ...]:
     states = [suffix for suffix in STATES if suffix in parts]
     if len(states) != 1:
         raise ValueError(f"one of {' and '.join(STATES)} is needed, not {len(states)}")
@@ -104,7 +104,7 @@ def _itemsize(dtype: str) -> int:
     return 1 if dtype in UINT8 | INT8 else 4 if "32" in dtype else 2
 
 
-def values_of_blocks(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
+def _values_of_blocks(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
     """Two numbers a byte, high half first."""
     state = _state(next(found[suffix] for suffix in STATES if suffix in found))
     size, scales = state["blocksize"], found[".weight.absmax"]
@@ -132,14 +132,14 @@ STATES = (
 NESTED = (".weight.nested_absmax", ".weight.nested_quant_map")
 ROWS = Packing(
     {".weight": INT8, ".SCB": FLOATS},
-    shape_of_rows,
-    values_of_rows,
+    _shape_of_rows,
+    _values_of_rows,
     {".weight_format": UINT8},
 )
 BLOCKS = Packing(
     {".weight": ANY, ".weight.quant_map": FLOATS, ".weight.absmax": FLOATS | UINT8},
-    shape_of_blocks,
-    values_of_blocks,
+    _shape_of_blocks,
+    _values_of_blocks,
     dict.fromkeys(STATES, UINT8) | dict.fromkeys(NESTED, FLOATS),
 )
-FORMATS = (Format("bitsandbytes", check, (ROWS, BLOCKS)),)
+FORMATS = (Format("bitsandbytes", _check, (ROWS, BLOCKS)),)

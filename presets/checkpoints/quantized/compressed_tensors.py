@@ -40,7 +40,7 @@ FORMAT_NAMES = (
 INT64 = frozenset(("I64", "int64"))
 
 
-def check(settings: Settings) -> None:
+def _check(settings: Settings) -> None:
     one_of(settings, "format", "pack-quantized", *FORMAT_NAMES)
     sparse = settings.get("sparsity_config") or {}
     if isinstance(sparse, Mapping):
@@ -122,7 +122,7 @@ def _check_zeros(parts: Parts, settings: Settings, *shapes: tuple[int, ...]) -> 
         raise ValueError("weight_zero_point missing, and symmetric is False")
 
 
-def packed_shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
+def _packed_shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
     packed, scale = parts[".weight_packed"], parts[".weight_scale"]
     rows, _ = matrix(packed)
     check_shape(parts[".weight_shape"], (2,))
@@ -138,7 +138,7 @@ def packed_shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
     return shape
 
 
-def packed_values(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
+def _packed_values(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
     packed, scales = found[".weight_packed"], found[".weight_scale"]
     rows, columns = shape
     bits = _bits(settings, columns, packed.shape[1])
@@ -170,7 +170,7 @@ def _scaled(
     return scaled(codes, scales, zeros, index, (1, codes.shape[1] // groups))
 
 
-def plain_shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
+def _plain_shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
     weight, scale = parts[".weight"], parts[".weight_scale"]
     rows, columns = matrix(weight)
     if len(scale.shape) == 2 and scale.shape[0] == rows:
@@ -181,7 +181,7 @@ def plain_shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
     return rows, columns
 
 
-def plain_values(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
+def _plain_values(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
     weight, scales = found[".weight"], found[".weight_scale"]
     zeros, index = found.get(".weight_zero_point"), found.get(".weight_g_idx")
     if scales.numel() == 1 or scales.shape[0] == shape[0]:
@@ -193,14 +193,14 @@ def plain_values(found: Values, settings: Settings, shape: tuple[int, ...]) -> t
 
 PACKED = Packing(
     {".weight_scale": FLOATS, ".weight_shape": INT64 | INT32, ".weight_packed": INT32},
-    packed_shape,
-    packed_values,
+    _packed_shape,
+    _packed_values,
     {".weight_zero_point": INT32 | INT8, ".weight_g_idx": INT32},
 )
 PLAIN = Packing(
     {".weight": INT8 | FLOAT8, ".weight_scale": FLOATS},
-    plain_shape,
-    plain_values,
+    _plain_shape,
+    _plain_values,
     {".weight_zero_point": INT8 | FLOAT8, ".weight_g_idx": INT32},
 )
-FORMATS = (Format("compressed-tensors", check, (PACKED, PLAIN), ACTIVATIONS),)
+FORMATS = (Format("compressed-tensors", _check, (PACKED, PLAIN), ACTIVATIONS),)

@@ -27,12 +27,12 @@ from .packing import (
 MULTIPLIERS = FLOATS | EXPONENTS
 
 
-def check(settings: Settings) -> None:
+def _check(settings: Settings) -> None:
     one_of(settings, "fmt", "e4m3", "e4m3")
     _blocks(settings)
 
 
-def check_rows(settings: Settings) -> None:
+def _check_rows(settings: Settings) -> None:
     """FBGEMM has no settings of its weights."""
 
 
@@ -76,6 +76,7 @@ def grid(weight: Stored, scale: Stored, blocks: tuple[int, int] | None) -> tuple
 def on_grid(
     weight: torch.Tensor, scales: torch.Tensor, blocks: tuple[int, int] | None
 ) -> torch.Tensor:
+    """The values of what `grid` has the shape of; scales in bytes are exponents of two."""
     if scales.dtype == torch.uint8:
         scales = torch.exp2(scales.float() - 127)
     if scales.dim() < 2:
@@ -86,7 +87,7 @@ def on_grid(
     return scaled(weight, scales, blocks=blocks)
 
 
-def packing(weight: str, scale: str) -> Packing:
+def _packing(weight: str, scale: str) -> Packing:
     def shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
         return grid(parts[weight], parts[scale], _blocks(settings))
 
@@ -96,15 +97,15 @@ def packing(weight: str, scale: str) -> Packing:
     return Packing({weight: FLOAT8, scale: MULTIPLIERS}, shape, values, weight=weight)
 
 
-OF_LAYERS = packing(".weight", ".weight_scale_inv")
-OF_EXPERTS = packing("", "_scale_inv")  # of all in one
-AS_OTHERS = packing(".weight", ".weight_scale")  # AutoFP8, FBGEMM
+OF_LAYERS = _packing(".weight", ".weight_scale_inv")
+OF_EXPERTS = _packing("", "_scale_inv")  # of all in one
+AS_OTHERS = _packing(".weight", ".weight_scale")  # AutoFP8, FBGEMM
 FORMATS = (
     Format(
         "fp8",
-        check,
+        _check,
         (OF_LAYERS, OF_EXPERTS, AS_OTHERS),
         (*ACTIVATIONS, "_activation_scale"),
     ),
-    Format("fbgemm_fp8", check_rows, (AS_OTHERS,)),
+    Format("fbgemm_fp8", _check_rows, (AS_OTHERS,)),
 )

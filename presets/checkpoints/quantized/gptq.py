@@ -30,7 +30,7 @@ from .packing import (
 )
 
 
-def check(settings: Settings) -> None:
+def _check(settings: Settings) -> None:
     one_of(settings, "bits", 4, 2, 3, 4, 8)
     size_of_groups(settings)
     _version(settings)
@@ -49,7 +49,7 @@ def _version(settings: Settings) -> str:
     return str(one_of(settings, name, "gptq", "gptq", "gptq_v2"))
 
 
-def shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
+def _shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
     bits = settings.get("bits") or 4
     rows, outputs = matrix(parts[".qweight"])
     check_divisible(rows * 32, bits, "packed bits")
@@ -62,7 +62,7 @@ def shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
     return outputs, inputs
 
 
-def values(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
+def _values(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
     bits = settings.get("bits") or 4
     outputs, inputs = shape
     scales, packed = found[".scales"], found[".qzeros"]
@@ -81,12 +81,12 @@ def values(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.T
 
 GPTQ = Format(
     "gptq",
-    check,
+    _check,
     (
         Packing(
             {".qzeros": INT32, ".scales": FLOATS, ".qweight": INT32},
-            shape,
-            values,
+            _shape,
+            _values,
             {".g_idx": INT32},
         ),
     ),

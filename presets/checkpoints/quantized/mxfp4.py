@@ -11,11 +11,11 @@ FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 BLOCK = 32
 
 
-def check(settings: Settings) -> None:
+def _check(settings: Settings) -> None:
     """There is nothing to choose."""
 
 
-def shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
+def _shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
     """Of blocks `[experts, out, groups, 16]`."""
     blocks, scales = parts["_blocks"], parts["_scales"]
     if len(blocks.shape) != 4 or blocks.shape[3] != BLOCK // 2:
@@ -25,7 +25,7 @@ def shape(parts: Parts, settings: Settings) -> tuple[int, ...]:
     return experts, groups * BLOCK, outputs
 
 
-def values(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
+def _values(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
     """Two numbers a byte, low half first; one expert at a time, in bfloat16, which holds them
     exactly.
     """
@@ -38,8 +38,5 @@ def values(found: Values, settings: Settings, shape: tuple[int, ...]) -> torch.T
     return weight
 
 
-FORMATS = (
-    Format(
-        "mxfp4", check, (Packing({"_scales": UINT8, "_blocks": UINT8}, shape, values, weight=""),)
-    ),
-)
+EXPERTS = Packing({"_scales": UINT8, "_blocks": UINT8}, _shape, _values, weight="")
+FORMATS = (Format("mxfp4", _check, (EXPERTS,)),)
