@@ -274,8 +274,8 @@ class HybridDecoder(Backbone):
         if self.vision_encoder is not None and pixel_values is not None and pixel_values.numel():
             if image_grid_thw is None or vision_indices is None:
                 raise ValueError("pixel_values need image_grid_thw and vision_indices.")
-            count = pixel_values.shape[:2].numel() // self.vision_encoder.merge**2
-            if vision_indices.numel() != count:
+            count = pixel_values.shape[0] * pixel_values.shape[1] // self.vision_encoder.merge**2
+            if not torch.compiler.is_compiling() and vision_indices.numel() != count:
                 raise ValueError(
                     f"vision_indices has {vision_indices.numel()} places, but pixel_values give "
                     f"{count} tokens."
