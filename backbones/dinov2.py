@@ -275,8 +275,8 @@ class DINOV2Backbone(FeaturePyramidBackbone):
         first = 0 if self.data_format == "channels_last" else 1
         sizes = []
         for key in ("image_shape", "position_embedding_shape"):
-            # A height and a width will do, where these are first.
-            height, width, *_ = (*getattr(self, key)[first:], None, None)
+            size: Sequence[int] = getattr(self, key)[first : first + 2]
+            height, width = size if len(size) == 2 else (0, 0)
             if not height or not width or min(height, width) < patch_size:
                 raise ValueError(
                     f"{key}={getattr(self, key)} needs a height and a width of at least a patch, "

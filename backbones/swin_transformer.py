@@ -246,6 +246,7 @@ class SwinTransformerBackbone(Backbone):
     """
 
     maps_format: ClassVar = "channels_last"
+    depths: Sequence[int]
 
     def __init__(
         self,
