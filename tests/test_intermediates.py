@@ -34,7 +34,7 @@ from keras_hub_torch.models import (
 
 from . import oracle
 from .conftest import Reference
-from .test_families import batches, images_of_one_size, shrunk
+from .test_families import batches, images_of_one_size, several, shrunk
 
 BERT: dict[str, Any] = {
     "vocabulary_size": 17,
@@ -174,9 +174,10 @@ def test_compiled_and_exported(compiled: Reference) -> None:
     counters.clear()
     wrapped = First(model)
     run = torch.compile(wrapped, fullgraph=True, dynamic=True, backend="eager")
-    fixed = images_of_one_size(model)
+    fixed, many = images_of_one_size(model), several(model)
     one_size = fixed and isinstance(inputs, torch.Tensor)
-    for given in (inputs, batches(inputs, 3) if one_size else shrunk(inputs, fixed)):
+    smaller = shrunk(inputs, fixed.union(compiled.case.steady), many)
+    for given in (inputs, batches(inputs, 3) if one_size else smaller):
         oracle.assert_close(run(given), oracle.named(wrapped(given)))
     assert counters["stats"]["unique_graphs"] == 1
     program = torch.export.export(wrapped, (inputs,))

@@ -26,18 +26,18 @@ from .lora_on_tensorflow import indexed_cases
 RANK = 3
 
 
-def randomise(model: Any, seed: int = 0) -> None:
+def randomise(model: Any, seed: int = 0, deviation: float = 1.0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in adapters(model).values():
-            layer.lora_kernel_a.copy_(torch.randn(layer.lora_kernel_a.shape, generator=generator))
-            layer.lora_kernel_b.copy_(torch.randn(layer.lora_kernel_b.shape, generator=generator))
+            for factor in (layer.lora_kernel_a, layer.lora_kernel_b):
+                factor.normal_(0, deviation, generator=generator)
 
 
 def adapted(reference: Reference, **kwargs: Any) -> Any:
     model = reference.load()
     model.enable_lora(RANK, **kwargs)
-    randomise(model)
+    randomise(model, deviation=reference.case.deviation)
     return model
 
 
@@ -59,7 +59,7 @@ def test_from_kerashub(chosen: Reference, tmp_path: Path) -> None:
     rng = chosen.case.rng
     for weight in theirs.weights:
         if "lora_kernel" in weight.path:
-            weight.assign(rng.standard_normal(weight.shape).astype("float32"))
+            weight.assign(rng.normal(0, chosen.case.deviation, weight.shape).astype("float32"))
     theirs.save_lora_weights(str(tmp_path / "x.lora.h5"))
     expected = oracle.keras_outputs(theirs, chosen.inputs)
     model = chosen.load()

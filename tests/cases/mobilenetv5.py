@@ -117,6 +117,7 @@ CASES = [
             drop_path_rate=0.2,
         ),
         images(2, 40, 47, 5),
+        deviation=0.2,
     ),
     Case(
         "mobilenetv5-dilation",
@@ -131,6 +132,7 @@ CASES = [
             norm_layer="batch_norm",
         ),
         images(1, 131, 98),
+        deviation=0.2,
     ),
     Case(
         "mobilenetv5-channels-first",

@@ -146,7 +146,7 @@ FULL = config(
     output_channels=4,
     num_train_timesteps=700,
     shift=1.0,
-    image_shape=[24, 8, 3],
+    image_shape=[24, 24, 3],
     name="flow",
 )
 PLAIN = mmdit()
