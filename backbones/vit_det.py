@@ -208,7 +208,7 @@ class ViTDetBackbone(Backbone):
 
     Raises:
         ValueError: an `image_shape` without height and width, not a square, of other channels or
-            smaller than a patch; images of another shape.
+            smaller than a patch; heads that do not divide the width; images of another shape.
     """
 
     resampled: ClassVar = ("image_shape",)
@@ -234,7 +234,10 @@ class ViTDetBackbone(Backbone):
         name: str | None = None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        head_dim(hidden_size, num_heads)
+        if head_dim(hidden_size, num_heads) * num_heads != hidden_size:
+            raise ValueError(
+                f"hidden_size={hidden_size} is not divisible by num_heads={num_heads}."
+            )
         check_at_least(0, window_size=window_size)
         check_at_least(1, patch_size=patch_size)
         self.channels = image_channels(image_shape, "channels_last")

@@ -48,6 +48,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         ("SAMBackbone", {"image_encoder": encoder()}, ["ViTDetBackbone, not a ResNet"]),
         ("ViTBackbone", {"image_shape": (9, 8, 3)}, ["height that is a multiple", "9"]),
         ("ViTDetBackbone", {"image_shape": (12, 8, 3)}, ["(12, 8, 3)", "equal width"]),
+        ("ViTDetBackbone", {"num_heads": 4}, ["hidden_size=6 is not divisible by num_heads=4"]),
         ("SwinTransformerBackbone", {"image_shape": (26, 12, 3)}, ["13 patches", "2 stages"]),
         ("DINOV2Backbone", {"image_shape": (3, 8, 3)}, ["(3, 8, 3)", "at least a patch, 4"]),
         ("DINOV2Backbone", {"position_embedding_shape": (8,)}, ["(8,)", "a height and a width"]),
