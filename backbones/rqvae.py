@@ -79,7 +79,8 @@ class VectorQuantizerEMA(Layer):
         self, x: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """`[batch, dim]` → the vectors, which of them in one-hot form, the share of them that is
-        used, and the mean square distance (in training mode, otherwise zero) in `[1]`.
+        used, and the mean square distance (in training mode, otherwise zero) in `[1]`. What is
+        counted is in float32.
         """
         table, inputs = self.embeddings.float(), x.float()
         ids = nearest(inputs, table)
@@ -93,7 +94,7 @@ class VectorQuantizerEMA(Layer):
             # The gradient passes straight through.
             quantized = x + (quantized - x).detach()
         used = (encodings.sum(0) > 0).float().mean()
-        return quantized, encodings.to(x.dtype), used.to(x.dtype), loss
+        return quantized, encodings, used, loss
 
     @torch.no_grad()
     def update(self, encodings: torch.Tensor, inputs: torch.Tensor) -> None:

@@ -270,8 +270,8 @@ def test_mixed_precision(first: Reference) -> None:
     assert model.dtype == torch.float32
     assert model.dtype_policy.name == "mixed_bfloat16"
     outputs = run(model, first.inputs)
-    dtypes = {value.dtype for value in outputs.values()} - {torch.bool}
-    assert dtypes == {torch.bfloat16}
+    # What is counted is in float32 or an integer.
+    assert {y.dtype for y in outputs.values() if y.requires_grad} == {torch.bfloat16}
     sum(value.float().sum() for value in outputs.values()).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert gradients
