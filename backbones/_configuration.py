@@ -33,7 +33,8 @@ MOST_PROBLEMS, LONGEST_NAME = 20, 256
 # The least and the largest number, by what an argument is called: the first that fits counts.
 BOUNDS: Mapping[str, tuple[float, float]] = {
     r"dropout|drop_path|momentum|decay$": (0, 1),
-    r"^stackwise(?!_force)|^axes|window|depth(?!wise|_divisor)|_per_layer_input$|"
+    r"^stackwise_force": (-math.inf, math.inf),  # none, if not positive
+    r"^stackwise|^axes|window|depth(?!wise|_divisor)|_per_layer_input$|"
     r"(epsilon|eps|ratios?|expansion|cap|capping)$": (0, math.inf),
     r"(^|_)(dims?|sizes?|shape|lengths?|resolution|heads|filters?|channels|groups|strides?|divisor|features|"
     r"classes|labels|embeddings|queries|frames|mels|quantizers|rank|frequency|wavelength|theta|"

@@ -314,7 +314,7 @@ def test_every_backbone_takes_them(name: str) -> None:
     [
         ("GPT2CausalLMPreprocessor", {"sequence_length": 10**12}, "from 0 to 16,777,216"),
         ("BertMaskedLMPreprocessor", {"mask_selection_length": 10**9}, "from 0 to 16,777,216"),
-        ("GPT2CausalLMPreprocessor", {"tokenizer": None}, "tokenizer must be given, not None"),
+        ("GPT2CausalLMPreprocessor", {"tokenizer": None}, "tokenizer must be Tokenizer, not None"),
     ],
 )
 def test_files_of_strangers(
