@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..layers.convolution import BatchNormalization, Conv2D
+from ..layers.convolution import BatchNormalization, Conv2D, no_view
 from ..layers.core import Dense, LayerNormalization
 from ..layers.layer import Layer
 from ..layers.layout import Layout, Parts, Stack
@@ -148,10 +148,10 @@ class DFineEncoder(Layer):
         height, width = x.shape[2:]
         positions = sinusoids(height, width, x.shape[1], x.device).to(x.dtype)
         weights = x.new_empty(0)
-        x = x.flatten(2).mT
+        x = no_view(x.flatten(2).mT)
         for layer in self.encoder_layer:
             x, weights = layer(x, positions)
-        x = x.mT.unflatten(2, (height, width))
+        x = no_view(x.mT.unflatten(2, (height, width)))
         return x.contiguous(memory_format=torch.channels_last), weights
 
 

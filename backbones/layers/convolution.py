@@ -45,16 +45,17 @@ def channels_first(images: torch.Tensor, data_format: str) -> torch.Tensor:
     It is a view of images whose channels come last.
     """
     if data_format == "channels_last":
-        return _no_view(images.permute(0, 3, 1, 2))
+        return no_view(images.permute(0, 3, 1, 2))
     return images.contiguous(memory_format=torch.channels_last)
 
 
 def channels_back(x: torch.Tensor, data_format: str) -> torch.Tensor:
     """Undo `channels_first`."""
-    return _no_view(x.permute(0, 2, 3, 1)) if data_format == "channels_last" else x
+    return no_view(x.permute(0, 2, 3, 1)) if data_format == "channels_last" else x
 
 
-def _no_view(x: torch.Tensor) -> torch.Tensor:
+def no_view(x: torch.Tensor) -> torch.Tensor:
+    """The same, but for a compiler no view."""
     # Inductor (torch 2.13) cannot sort the symbolic strides of a view that goes into a graph's
     # outputs or that a convolution keeps for its gradient; and it drops a `clone` as idle.
     return x * 1 if torch.compiler.is_compiling() else x
