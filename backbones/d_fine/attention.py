@@ -116,8 +116,8 @@ class DFineMultiscaleDeformableAttention(Layer):
         self.attention_weights = EinsumDense(
             "abc,cde->abde", hidden_dim, (num_heads, many), True, zeros
         )
-        scale = [1 / count for count in points for _ in range(count)]
-        self.register_buffer("num_points_scale", torch.tensor(scale))
+        scale = torch.cat([torch.full((count,), 1 / count) for count in points])
+        self.register_buffer("num_points_scale", scale)
 
     def forward(
         self, x: torch.Tensor, memory: torch.Tensor, boxes: torch.Tensor
