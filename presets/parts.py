@@ -341,6 +341,7 @@ def _memory(tensor: torch.Tensor) -> int:
 
 
 def boxed(tensor: torch.Tensor, box: Box) -> torch.Tensor:
+    """A view of what is in a box."""
     for axis, (start, stop) in enumerate(box):
         tensor = tensor.narrow(axis, start, stop - start)
     return tensor

@@ -113,3 +113,29 @@ def test_inputs(case: Case) -> None:
         for name, tensor, error in wrong_inputs(type(model), inputs):
             with pytest.raises(error, match=rf"\b{name}\b|Images|^images"):
                 model({**inputs, name: tensor})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"hidden_dim": 0},
+        {"num_layers": -1},
+        {"image_shape": (0, 8, 3)},
+        {"dropout_rate": 1.5},
+        {"layer_norm_epsilon": -1e-5},
+    ],
+)
+def test_bounds(given: dict[str, Any]) -> None:
+    config = CASES["ViTBackbone"].config
+    (name,) = given
+    with pytest.raises(ValueError, match=rf"ViTBackbone's {name}=.* must be"):
+        CLASSES["ViTBackbone"](**{**config, **given})
+
+
+def test_forced_widths_may_be_anything_not_positive() -> None:
+    case = CASES["EfficientNetBackbone"]
+    stacks = len(case.config["stackwise_num_repeats"])
+    for value in (0, -1):
+        forced = {"stackwise_force_input_filters": [value] * stacks}
+        with torch.device("meta"):
+            CLASSES[case.cls](**{**case.config, **forced})
