@@ -117,7 +117,7 @@ def generate_images(
         tile,
         compile,
     )
-    running = without_training(backbone, steps)
+    running = without_training([backbone], steps)
     first = 0 if images is None else int(num_steps * (1 - strength))
     with tqdm(total=num_steps - first, disable=not progress, unit="step") as bar:
         while True:

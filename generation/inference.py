@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
@@ -41,9 +41,11 @@ class WithoutNoise(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def without_training(model: nn.Module, steps: Generator[T, None, R]) -> Generator[T, None, R]:
+def without_training(
+    models: Sequence[nn.Module], steps: Generator[T, None, R]
+) -> Generator[T, None, R]:
     """The same steps without gradients and noise; who takes what they yield is outside of this."""
-    noisy = any(module.training for module in model.modules())
+    noisy = any(module.training for model in models for module in model.modules())
     while True:
         with torch.no_grad(), WithoutNoise() if noisy else nullcontext():
             try:
