@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 
 import torch
 
 from ..backbones._model import Model
 from ..backbones.layers.cache import Cache
+from .inference import many_compilations
 from .prompts import Prompts, text_inputs
 
 # Which rows are the result, and what each one's tokens are worth together if it was a search.
@@ -29,6 +31,7 @@ class Decoding:
         count: how many have been added.
         tokens: these, `[rows, most]`; what stands behind a row's end means nothing.
         scores: their log-probabilities, `[rows, most]`, if asked for.
+        is_compiled: whether the step is, for each length of input by itself.
         finished: rows with a stop token or without room, `[rows]`.
     """
 
@@ -54,6 +57,8 @@ class Decoding:
         self.pad_token_id = pad_token_id
         self.repetition_penalty = repetition_penalty
         self.step = _compiled_step(cache.visible.device.type) if compile else _step
+        self.is_compiled = compile
+        self._compiled_lengths: set[int] = set()
         batch, device = len(room), room.device
         if copies == 1:
             first = cache
@@ -151,9 +156,13 @@ class Decoding:
         Args:
             first: how many tokens stand before these, behind the prompt.
         """
+        length = tokens.shape[1]
         # Rows that ended write over their own end.
-        place = (self.index + first).clamp(max=self.cache.max_length - tokens.shape[1])
-        return self.step(self.backbone, self.cache, self.input, tokens, place)
+        place = (self.index + first).clamp(max=self.cache.max_length - length)
+        is_new = self.is_compiled and length not in self._compiled_lengths
+        self._compiled_lengths.add(length)
+        with many_compilations() if is_new else nullcontext():
+            return self.step(self.backbone, self.cache, self.input, tokens, place)
 
     def least_room(self) -> int:
         """How many tokens each row that has not ended may still get."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -39,6 +39,17 @@ class WithoutNoise(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             kwargs = {**kwargs, "dropout_p": 0.0}
         return func(*args, **kwargs)
+
+
+@contextmanager
+def many_compilations() -> Iterator[None]:
+    """Within it torch compiles a function for more than eight models and sizes."""
+    config = torch._dynamo.config
+    names = ("recompile_limit", "accumulated_recompile_limit")
+    if not hasattr(config, names[0]):  # before torch 2.7
+        names = ("cache_size_limit", "accumulated_cache_size_limit")
+    with config.patch(dict.fromkeys(names, 1 << 16)):
+        yield
 
 
 def without_training(

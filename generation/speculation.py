@@ -88,6 +88,8 @@ def speculate(decoding: Decoding, assistant: Assistant, sampler: Choice, most: i
     while decoding.running:
         # Behind the drafts comes a token without one, and no row may leave its cache.
         number = min(most, decoding.least_room() - 1)
+        if number < most and decoding.is_compiled:
+            number = 0  # rather than compile one more length
         first = decoding.count - 1
         drafts, drawn = assistant.draft(decoding, number, sampler)
         tokens = torch.cat((decoding.tokens[:, first : first + 1], drafts), dim=1)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from keras_hub_torch import generate, samplers, stream
+from keras_hub_torch.generation import decoding
 from keras_hub_torch.models import GPT2Backbone, Qwen3_5Backbone
 
 from . import oracle
@@ -99,6 +100,22 @@ def test_settings(gpt2: Any, sampler: Any) -> None:
     steps = stream(gpt2, prompts, max_new_tokens=6, assistant_model=assistant)
     alone = stream(gpt2, prompts, max_new_tokens=6)
     assert torch.equal(torch.stack(list(steps)), torch.stack(list(alone)))
+
+
+def test_compiled(gpt2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph for each model and length, few of them."""
+    lengths = []
+
+    def step(*args: Any) -> Any:
+        lengths.append(args[3].shape[1])
+        return decoding._step(*args)
+
+    monkeypatch.setattr(decoding, "_compiled_step", lambda device: step)
+    ids, assistant = [[1, 2, 3], [4, 5, 6]], like(gpt2)
+    expected = generate(gpt2, ids, max_new_tokens=13)
+    found = generate(gpt2, ids, max_new_tokens=13, assistant_model=assistant, compile=True)
+    assert torch.equal(found["token_ids"], expected["token_ids"])
+    assert {6} < set(lengths) <= {1, 2, 6}
 
 
 def test_vocabularies_of_other_sizes(gpt2: Any) -> None:
