@@ -296,6 +296,7 @@ class Model(nn.Module, Configurable):
         max_length: int,
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
+        windows: bool = True,
     ) -> Cache:
         """Memory for the keys and values of `max_length` positions.
 
@@ -306,6 +307,8 @@ class Model(nn.Module, Configurable):
         Args:
             dtype: of keys and values; by default what the model computes in.
             device: by default the model's.
+            windows: whether layers with a sliding window keep no more than that. Tokens can be
+                taken back, and others written in their place, only where all are kept.
 
         Raises:
             NotImplementedError: the model is no decoder, or has no cache here.
@@ -315,7 +318,7 @@ class Model(nn.Module, Configurable):
             raise NotImplementedError(f"{type(self).__name__} has no cache.")
         dtype = dtype or self.dtype_policy.compute_dtype
         where = self.device if device is None else torch.device(device)
-        return Cache(self.cache_shapes, batch_size, max_length, dtype, where)
+        return Cache(self.cache_shapes, batch_size, max_length, dtype, where, windows)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Of the next token, `[..., vocabulary]`, from a decoder's hidden states `[..., dim]`."""

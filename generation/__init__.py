@@ -16,6 +16,7 @@ from .embedding import embed
 from .images import generate_images
 from .inference import without_training
 from .prompts import Prompts, read_prompts
+from .speculation import Assistant, check_assistant, drafting, speculate
 
 __all__ = ["embed", "generate", "generate_images", "samplers", "stream"]
 
@@ -50,6 +51,7 @@ def generate(
     streamer: Callable[[torch.Tensor], Any] | None = None,
     cache: Cache | None = None,
     compile: bool = False,
+    assistant_model: Model | None = None,
     preprocessor: Any = None,
     strip_prompt: bool = False,
     chat_options: Mapping[str, Any] | None = None,
@@ -71,8 +73,9 @@ def generate(
             template makes prompts of them.
         max_length: of prompt and continuation together, padding before the prompt's end included;
             of text the preprocessor's `sequence_length`, if neither is given.
-        sampler: `greedy`, `random`, `top_k`, `top_p`, `min_p`, `beam` or `contrastive`, an object
-            of `samplers`, or a function from logits `[batch, vocabulary]` to ids `[batch]`.
+        sampler: `greedy`, `random`, `top_k`, `top_p`, `min_p`, `beam`, `contrastive` or
+            `speculative`, an object of `samplers`, or a function from logits `[batch, vocabulary]`
+            to ids `[batch]`.
         max_new_tokens: of each row's continuation; either this or `max_length`.
         padding_mask: `[batch, length]`, nonzero for real tokens.
         stop_token_ids: a row ends with the first of these that it produces; "auto" stands for the
@@ -90,6 +93,9 @@ def generate(
             rows for each prompt (`k`, `num_return_sequences`) and room for prompt and continuation.
         compile: whether to compile the step from one token to the next; the first call for a model
             then takes long. Give a `cache` too, or CUDA graphs are recorded anew in each call.
+        assistant_model: a smaller decoder with the same tokens, which drafts some of them for this
+            one to look at together; what comes back is what would come without it. How many, a
+            `SpeculativeSampler` says.
         preprocessor: makes ids of text, a preprocessor or a tokenizer; by default that of the
             preset that the backbone comes from.
         strip_prompt: whether text that is returned begins behind the prompt.
@@ -106,13 +112,14 @@ def generate(
         `log_probs` of whole beams.
 
     Raises:
-        NotImplementedError: the model is no decoder, or gives no hidden states for contrastive
-            search.
+        NotImplementedError: a model is no decoder, gives no hidden states for contrastive search,
+            or cannot take drafts back.
         TypeError: ids that are no integers, text without a tokenizer, or a sampler or cache that is
             something else.
         ValueError: an empty prompt, ids that the model does not know, a prompt longer than
             `max_length`, both lengths or none, a cache of another size, an unknown sampler, more
-            sequences than the sampler has, a streamer for beams, or `compile` while in training.
+            sequences than the sampler has, a streamer for beams, `compile` while in training, an
+            assistant for a search, or none for a `SpeculativeSampler`.
     """
     text = _read_text(backbone, token_ids, preprocessor, chat_options)
     if text is not None:
@@ -139,6 +146,7 @@ def generate(
         streaming=streamer is not None,
         cache=cache,
         compile=compile,
+        assistant_model=assistant_model,
     )
     while True:
         try:
@@ -179,6 +187,7 @@ def stream(
     repetition_penalty: float = 1.0,
     cache: Cache | None = None,
     compile: bool = False,
+    assistant_model: Model | None = None,
     preprocessor: Any = None,
     chat_options: Mapping[str, Any] | None = None,
 ) -> Iterator[Any]:
@@ -209,6 +218,7 @@ def stream(
         streaming=True,
         cache=cache,
         compile=compile,
+        assistant_model=assistant_model,
     )
     if text is None:
         return steps
@@ -258,10 +268,11 @@ def _start(
     streaming: bool,
     cache: Cache | None,
     compile: bool,
+    assistant_model: Model | None,
 ) -> Generator[torch.Tensor, None, dict[str, torch.Tensor]]:
     """Compare the arguments with each other and the model; nothing runs before the first step."""
     _check_model(backbone, compile)
-    chosen = samplers.get(sampler)
+    chosen, most = drafting(samplers.get(sampler), assistant_model)
     copies = _copies(chosen, num_return_sequences, streaming)
     if not repetition_penalty > 0:
         raise ValueError(f"repetition_penalty must be above 0, not {repetition_penalty}.")
@@ -269,10 +280,14 @@ def _start(
     vocabulary_size: int = backbone.vocabulary_size  # type: ignore[assignment]
     prompts = read_prompts(token_ids, padding_mask, vocabulary_size, device, backbone.input_specs)
     width, room = _room(prompts, max_length, max_new_tokens)
-    longest = int((prompts.lengths + room).max()) + backbone.positions_before_text(prompts.others)
+    rows, longest = len(room) * copies, int((prompts.lengths + room).max())
+    size = longest + backbone.positions_before_text(prompts.others)
     if cache is None:
-        cache = backbone.make_cache(len(room) * copies, longest)
-    _check_cache(cache, backbone, len(room) * copies, longest)
+        cache = backbone.make_cache(rows, size, windows=assistant_model is None)
+    _check_cache(cache, backbone, rows, size)
+    if assistant_model is not None:
+        _check_model(assistant_model, compile)
+        check_assistant(backbone, assistant_model, cache)
     stops = torch.as_tensor([] if stop_token_ids is None else stop_token_ids, device=device)
     if stops.is_floating_point() and stops.numel():
         raise TypeError(f"stop_token_ids must be integers, not {stop_token_ids}.")
@@ -292,7 +307,11 @@ def _start(
             compile=compile,
         )
         if not isinstance(chosen, samplers.Search):
-            rows, _ = yield from sample(decoding, chosen)
+            growing = sample(decoding, chosen)
+            if assistant_model is not None:
+                assistant = Assistant(assistant_model, prompts, decoding, longest, compile)
+                growing = speculate(decoding, assistant, chosen, most)
+            rows, _ = yield from growing
             return _result(prompts, decoding, rows, width)
         everything = isinstance(chosen, samplers.BeamSampler) and chosen.return_all_beams
         best = chosen.copies if everything else num_return_sequences
@@ -304,7 +323,8 @@ def _start(
             found = {name: value.unflatten(0, (-1, best)) for name, value in found.items()}
         return found
 
-    return without_training(backbone, steps())
+    models = [backbone] if assistant_model is None else [backbone, assistant_model]
+    return without_training(models, steps())
 
 
 def _check_model(backbone: Any, compile: bool) -> None:

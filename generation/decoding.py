@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 
 import torch
 
 from ..backbones._model import Model
 from ..backbones.layers.cache import Cache
+from .inference import many_compilations
 from .prompts import Prompts, text_inputs
 
 # Which rows are the result, and what each one's tokens are worth together if it was a search.
@@ -29,6 +31,7 @@ class Decoding:
         count: how many have been added.
         tokens: these, `[rows, most]`; what stands behind a row's end means nothing.
         scores: their log-probabilities, `[rows, most]`, if asked for.
+        is_compiled: whether the step is, for each length of input by itself.
         finished: rows with a stop token or without room, `[rows]`.
     """
 
@@ -54,11 +57,15 @@ class Decoding:
         self.pad_token_id = pad_token_id
         self.repetition_penalty = repetition_penalty
         self.step = _compiled_step(cache.visible.device.type) if compile else _step
+        self.is_compiled = compile
+        self._compiled_lengths: set[int] = set()
         batch, device = len(room), room.device
         if copies == 1:
             first = cache
         else:
-            first = backbone.make_cache(batch, cache.max_length, device=device)
+            first = backbone.make_cache(
+                batch, cache.max_length, device=device, windows=cache.windows
+            )
         self.input, mask = text_inputs(backbone.input_specs)
         text = {self.input: prompts.token_ids, mask: prompts.padding_mask}
         outputs = backbone({**prompts.others, **text}, cache=first)
@@ -94,17 +101,22 @@ class Decoding:
             if prompts.padding_mask is not None:
                 ids = torch.where(prompts.padding_mask, ids, ids[:, :1])
             self.seen = self.seen.scatter(1, ids, True)[rows]
-        self._arrive(last[rows], logits[rows])
+        self.arrive(last[rows], logits[rows])
 
-    def _arrive(self, states: torch.Tensor, logits: torch.Tensor) -> None:
+    def arrive(self, states: torch.Tensor, logits: torch.Tensor) -> None:
+        """Go on from states `[rows, dim]` of the last tokens and logits of the next ones."""
         self.states = states
         if self.scores is not None:
             self.log_probs = logits.float().log_softmax(-1)
-        if self.seen is not None:
-            penalty = self.repetition_penalty
-            less = torch.where(logits > 0, logits / penalty, logits * penalty)
-            logits = torch.where(self.seen, less, logits)
-        self.logits = logits
+        self.logits = self.penalized(logits)
+
+    def penalized(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits, less of tokens that a row has already."""
+        if self.seen is None:
+            return logits
+        penalty = self.repetition_penalty
+        less = torch.where(logits > 0, logits / penalty, logits * penalty)
+        return torch.where(self.seen, less, logits)
 
     @property
     def running(self) -> bool:
@@ -134,10 +146,28 @@ class Decoding:
 
     def advance(self) -> None:
         """Run the model on the last tokens."""
-        tokens = self.tokens[:, self.count - 1, None]
+        last = self.count - 1
+        states, logits = self.run(self.tokens[:, last, None], last)
+        self.arrive(states[:, 0], logits[:, 0])
+
+    def run(self, tokens: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """States `[rows, length, dim]` of tokens `[rows, length]`, and logits behind each.
+
+        Args:
+            first: how many tokens stand before these, behind the prompt.
+        """
+        length = tokens.shape[1]
         # Rows that ended write over their own end.
-        place = (self.index + self.count - 1).clamp(max=self.cache.max_length - 1)
-        self._arrive(*self.step(self.backbone, self.cache, self.input, tokens, place))
+        place = (self.index + first).clamp(max=self.cache.max_length - length)
+        is_new = self.is_compiled and length not in self._compiled_lengths
+        self._compiled_lengths.add(length)
+        with many_compilations() if is_new else nullcontext():
+            return self.step(self.backbone, self.cache, self.input, tokens, place)
+
+    def least_room(self) -> int:
+        """How many tokens each row that has not ended may still get."""
+        left = (self.room - self.count).masked_fill(self.finished, self.most - self.count)
+        return int(left.min())
 
     def reorder(self, rows: torch.Tensor) -> None:
         """Go on with these rows, each with its memory; they stay within their prompts."""
@@ -173,13 +203,13 @@ def _hidden(outputs: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor | N
 def _step(
     backbone: Model, cache: Cache, name: str, tokens: torch.Tensor, index: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """States `[batch, dim]` of the tokens `[batch, 1]` at `index`, and logits behind them.
+    """States `[batch, length, dim]` of tokens `[batch, length]` from `index` on, and logits.
 
     `name` is that of the input which takes the tokens.
     """
     hidden = _hidden(backbone({name: tokens}, cache=cache, cache_update_index=index))
     assert hidden is not None
-    return hidden[:, -1], backbone.logits(hidden[:, -1])
+    return hidden, backbone.logits(hidden)
 
 
 @functools.cache

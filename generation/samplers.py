@@ -18,6 +18,7 @@ __all__ = [
     "GreedySampler",
     "MinPSampler",
     "RandomSampler",
+    "SpeculativeSampler",
     "TopKSampler",
     "TopPSampler",
     "get",
@@ -54,14 +55,24 @@ class RandomSampler:
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        logits = self.filter(logits.float() / self.temperature)
-        generator = None
-        if self.seed is not None:
-            generator = self._generators.get(logits.device)
-            if generator is None:
-                generator = torch.Generator(logits.device).manual_seed(self.seed)
-                self._generators[logits.device] = generator
-        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        return self.draw(self.probabilities(logits))
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """With which tokens are drawn, in float32."""
+        return self.filter(logits.float() / self.temperature).softmax(-1)
+
+    def draw(self, weights: torch.Tensor) -> torch.Tensor:
+        """Ids `[batch]` by weights `[batch, vocabulary]`, whose sum may be any above 0."""
+        generator = self.generator(weights.device)
+        return torch.multinomial(weights, 1, generator=generator)[:, 0]
+
+    def generator(self, device: torch.device) -> torch.Generator | None:
+        """The one with the seed; `None` is PyTorch's own."""
+        if self.seed is None:
+            return None
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return self._generators[device]
 
     def filter(self, logits: torch.Tensor) -> torch.Tensor:
         """Give -inf to the tokens that are not to be drawn."""
@@ -239,8 +250,35 @@ class ContrastiveSampler:
         return firsts, None
 
 
+class SpeculativeSampler:
+    """An assistant drafts tokens one by one, and the model looks at all of them at once, which
+    changes nothing but the speed (arXiv:2211.17192): the tokens, or with a random `base_sampler`
+    their distribution, are those that `base_sampler` alone would give.
+
+    KerasHub's distribution is another one, since its drafts are not drawn, and since all rows of a
+    batch are taken to be refused where one is.
+
+    Args:
+        num_speculative_tokens: how many tokens are drafted at a time.
+        base_sampler: how tokens are chosen; `None` for the likeliest.
+
+    Raises:
+        TypeError: `base_sampler` is a search.
+        ValueError: no token is drafted.
+    """
+
+    def __init__(
+        self, num_speculative_tokens: int = 5, base_sampler: str | Choice | None = None
+    ) -> None:
+        self.num_speculative_tokens = _count("num_speculative_tokens", num_speculative_tokens)
+        chosen = get("greedy" if base_sampler is None else base_sampler)
+        if isinstance(chosen, BeamSampler | ContrastiveSampler | SpeculativeSampler):
+            raise TypeError(f"base_sampler must choose single tokens, not be {base_sampler}.")
+        self.base_sampler: Choice = chosen
+
+
 Search: TypeAlias = BeamSampler | ContrastiveSampler
-Sampler: TypeAlias = Choice | Search
+Sampler: TypeAlias = Choice | Search | SpeculativeSampler
 
 SAMPLERS: dict[str, Callable[[], Sampler]] = {
     "beam": BeamSampler,
@@ -248,6 +286,7 @@ SAMPLERS: dict[str, Callable[[], Sampler]] = {
     "greedy": GreedySampler,
     "min_p": MinPSampler,
     "random": RandomSampler,
+    "speculative": SpeculativeSampler,
     "top_k": TopKSampler,
     "top_p": TopPSampler,
 }
@@ -266,7 +305,7 @@ def get(sampler: str | Sampler) -> Sampler:
         return SAMPLERS[sampler]()
     if inspect.isclass(sampler):
         raise TypeError(f"sampler must be an object, {sampler.__name__}(), not the class itself.")
-    if not isinstance(sampler, Search) and not callable(sampler):
+    if not isinstance(sampler, Search | SpeculativeSampler) and not callable(sampler):
         raise TypeError(
             f"sampler must be a name or a function of logits, not {type(sampler).__name__}."
         )
