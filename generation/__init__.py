@@ -333,8 +333,8 @@ def _check_model(backbone: Any, compile: bool) -> None:
         raise TypeError(f"generate needs a backbone, not {name}; of a wrapped one give the inside.")
     if not backbone.cache_shapes:
         raise NotImplementedError(
-            f"Only decoders generate, and {name} is an encoder. Take a decoder, such as "
-            "GPT2Backbone or LlamaBackbone."
+            f"Only decoders generate, and {name} is an encoder, or has another model's keys and "
+            "values. Take a decoder, such as GPT2Backbone or LlamaBackbone."
         )
     if not hasattr(backbone, "vocabulary_size"):
         raise NotImplementedError(

@@ -187,6 +187,8 @@ def test_assistant() -> None:
         assistant(torch.zeros(1, 2, dtype=torch.long))
     with pytest.raises(NotImplementedError, match="has no cache"):
         assistant.make_cache(1, 4)
+    with pytest.raises(NotImplementedError, match="has another model's keys and values"):
+        generate(assistant, [1], 4)
 
 
 def test_assistants_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
