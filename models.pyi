@@ -5,6 +5,7 @@ from typing import Any
 
 from .backbones._backbone import Backbone as Backbone
 from .backbones._backbone import FeaturePyramidBackbone as FeaturePyramidBackbone
+from .backbones.gemma4.assistant import Gemma4AssistantCausalLM as Gemma4AssistantCausalLM
 from .preprocessing.audio_to_text import AudioToTextPreprocessor as AudioToTextPreprocessor
 from .preprocessing.audio_to_text import MoonshineAudioToTextPreprocessor as MoonshineAudioToTextPreprocessor
 from .preprocessing.audio_to_text import WhisperPreprocessor as WhisperPreprocessor

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ._app import Preset, app, printable, working
-from ._loading import Dtype, check_dtype, load
+from ._loading import Dtype, check_dtype, load, load_assistant
 
 
 class Sampler(str, Enum):
@@ -146,7 +146,9 @@ def generate(
 
     with working():
         model = load(preset, dtype).to(device)
-        drafting = None if assistant is None else load(assistant, dtype).to(device)
+        drafting = None
+        if assistant is not None:
+            drafting = load_assistant(assistant, dtype, model).to(device)
     size = getattr(model.token_embedding, "num_embeddings", None)
     if size is not None and max(row, default=0) >= size:
         raise ValueError(f"{max(row)} is no id of {preset}, which has {size:,}.")

@@ -7,6 +7,7 @@ from typing import Any, overload
 
 import torch
 
+from ..backbones._drafter import Drafter
 from ..backbones._model import Model
 from ..backbones.layers.cache import Cache
 from ..preprocessing.prompts import TextPrompts, is_text, text_preprocessor, text_prompts
@@ -16,7 +17,7 @@ from .embedding import embed
 from .images import generate_images
 from .inference import without_training
 from .prompts import Prompts, read_prompts
-from .speculation import Assistant, check_assistant, drafting, speculate
+from .speculation import assisting, check_assistant, drafting, speculate
 
 __all__ = ["embed", "generate", "generate_images", "samplers", "stream"]
 
@@ -51,7 +52,7 @@ def generate(
     streamer: Callable[[torch.Tensor], Any] | None = None,
     cache: Cache | None = None,
     compile: bool = False,
-    assistant_model: Model | None = None,
+    assistant_model: Model | Drafter | None = None,
     preprocessor: Any = None,
     strip_prompt: bool = False,
     chat_options: Mapping[str, Any] | None = None,
@@ -95,7 +96,7 @@ def generate(
             then takes long. Give a `cache` too, or CUDA graphs are recorded anew in each call.
         assistant_model: a smaller decoder with the same tokens, which drafts some of them for this
             one to look at together; what comes back is what would come without it. How many, a
-            `SpeculativeSampler` says.
+            `SpeculativeSampler` says. Of a Gemma 4 also a `Gemma4AssistantCausalLM`.
         preprocessor: makes ids of text, a preprocessor or a tokenizer; by default that of the
             preset that the backbone comes from.
         strip_prompt: whether text that is returned begins behind the prompt.
@@ -187,7 +188,7 @@ def stream(
     repetition_penalty: float = 1.0,
     cache: Cache | None = None,
     compile: bool = False,
-    assistant_model: Model | None = None,
+    assistant_model: Model | Drafter | None = None,
     preprocessor: Any = None,
     chat_options: Mapping[str, Any] | None = None,
 ) -> Iterator[Any]:
@@ -268,7 +269,7 @@ def _start(
     streaming: bool,
     cache: Cache | None,
     compile: bool,
-    assistant_model: Model | None,
+    assistant_model: Model | Drafter | None,
 ) -> Generator[torch.Tensor, None, dict[str, torch.Tensor]]:
     """Compare the arguments with each other and the model; nothing runs before the first step."""
     _check_model(backbone, compile)
@@ -286,7 +287,8 @@ def _start(
         cache = backbone.make_cache(rows, size, windows=assistant_model is None)
     _check_cache(cache, backbone, rows, size)
     if assistant_model is not None:
-        _check_model(assistant_model, compile)
+        if not isinstance(assistant_model, Drafter):
+            _check_model(assistant_model, compile)
         check_assistant(backbone, assistant_model, cache)
     stops = torch.as_tensor([] if stop_token_ids is None else stop_token_ids, device=device)
     if stops.is_floating_point() and stops.numel():
@@ -309,7 +311,7 @@ def _start(
         if not isinstance(chosen, samplers.Search):
             growing = sample(decoding, chosen)
             if assistant_model is not None:
-                assistant = Assistant(assistant_model, prompts, decoding, longest, compile)
+                assistant = assisting(assistant_model, prompts, decoding, longest, compile)
                 growing = speculate(decoding, assistant, chosen, most)
             rows, _ = yield from growing
             return _result(prompts, decoding, rows, width)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
+from ..backbones._drafter import Drafter
 from ..backbones._model import Model
 from ..backbones.layers.cache import Cache, KeyValueShape
 from .decoding import Decoding, Steps
@@ -15,7 +16,46 @@ from .samplers import Choice, RandomSampler, Sampler, Search, SpeculativeSampler
 
 
 class Assistant:
-    """A model that drafts what another one may say next.
+    """What drafts tokens behind those of a target."""
+
+    def draft(
+        self, target: Decoding, number: int, sampler: Choice
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """What may stand behind the target's tokens.
+
+        Args:
+            sampler: draws it, if it is a random one; else it is what is likeliest.
+
+        Returns:
+            Tokens `[rows, number]`, and the probabilities with which each was drawn, if it was.
+        """
+        tokens = self._pending(target)
+        drafts = tokens.new_zeros((len(tokens), number))
+        drawn = []
+        for i in range(number):
+            logits = target.penalized(self._next(target, tokens))
+            if isinstance(sampler, RandomSampler):
+                drawn.append(sampler.probabilities(logits))
+                drafts[:, i] = sampler.draw(drawn[i])
+            else:
+                drafts[:, i] = logits.argmax(-1)
+            tokens = drafts[:, i : i + 1]
+        return drafts, drawn
+
+    def forget(self, count: int) -> None:
+        """Of what it has seen, only this many tokens have become the target's."""
+
+    def _pending(self, target: Decoding) -> torch.Tensor:
+        """The target's tokens that it has not seen, `[rows, length]`."""
+        raise NotImplementedError
+
+    def _next(self, target: Decoding, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits behind the tokens, of the target's vocabulary."""
+        raise NotImplementedError
+
+
+class DecoderAssistant(Assistant):
+    """A smaller model.
 
     Args:
         prompts: those of the target.
@@ -38,42 +78,44 @@ class Assistant:
         )
         self._known = 0  # how many of the tokens behind the prompt it has seen
 
-    def draft(
-        self, target: Decoding, number: int, sampler: Choice
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """What may stand behind the target's tokens.
-
-        Args:
-            sampler: draws it, if it is a random one; else it is what is likeliest.
-
-        Returns:
-            Tokens `[rows, number]`, and the probabilities with which each was drawn, if it was.
-        """
-        vocabulary = target.logits.shape[-1]
-        tokens = target.tokens[:, self._known : target.count]
-        drafts = tokens.new_zeros((len(tokens), number))
-        drawn = []
-        for i in range(number):
-            logits = target.penalized(self._next(tokens, vocabulary))
-            if isinstance(sampler, RandomSampler):
-                drawn.append(sampler.probabilities(logits))
-                drafts[:, i] = sampler.draw(drawn[i])
-            else:
-                drafts[:, i] = logits.argmax(-1)
-            tokens = drafts[:, i : i + 1]
-        return drafts, drawn
-
     def forget(self, count: int) -> None:
-        """Of what it has seen, only this many tokens have become the target's."""
         self._known = min(self._known, count)
 
-    def _next(self, tokens: torch.Tensor, vocabulary: int) -> torch.Tensor:
-        """Logits behind the tokens, of the target's vocabulary."""
-        mine = self._decoding.logits.shape[-1]
+    def _pending(self, target: Decoding) -> torch.Tensor:
+        return target.tokens[:, self._known : target.count]
+
+    def _next(self, target: Decoding, tokens: torch.Tensor) -> torch.Tensor:
+        mine, theirs = self._decoding.logits.shape[-1], target.logits.shape[-1]
         # Sizes of a family pad the vocabulary differently.
         _, logits = self._decoding.run(tokens.clamp(max=mine - 1), self._known)
         self._known += tokens.shape[1]
-        return F.pad(logits[:, -1], (0, vocabulary - mine), value=-torch.inf)
+        return F.pad(logits[:, -1], (0, theirs - mine), value=-torch.inf)
+
+
+class StateAssistant(Assistant):
+    """A model that goes on from the target's states, keys and values."""
+
+    def __init__(self, model: Drafter) -> None:
+        self._model = model
+
+    def _pending(self, target: Decoding) -> torch.Tensor:
+        self._states = target.states[:, None]
+        return target.tokens[:, target.count - 1 : target.count]
+
+    def _next(self, target: Decoding, tokens: torch.Tensor) -> torch.Tensor:
+        logits, self._states = self._model.draft(
+            target.backbone, target.cache, tokens, self._states, target.index + target.count - 1
+        )
+        return logits
+
+
+def assisting(
+    model: Model | Drafter, prompts: Prompts, target: Decoding, longest: int, compile: bool
+) -> Assistant:
+    """What drafts with the model."""
+    if isinstance(model, Drafter):
+        return StateAssistant(model)
+    return DecoderAssistant(model, prompts, target, longest, compile)
 
 
 def speculate(decoding: Decoding, assistant: Assistant, sampler: Choice, most: int) -> Steps:
@@ -124,7 +166,7 @@ def _choose(
     return torch.where(taken, draft, sampler.draw(left)), taken
 
 
-def drafting(sampler: Sampler, assistant: Model | None) -> tuple[Choice | Search, int]:
+def drafting(sampler: Sampler, assistant: Model | Drafter | None) -> tuple[Choice | Search, int]:
     """How tokens are chosen, and how many are drafted.
 
     Raises:
@@ -136,10 +178,11 @@ def drafting(sampler: Sampler, assistant: Model | None) -> tuple[Choice | Search
         return sampler.base_sampler, sampler.num_speculative_tokens
     if isinstance(sampler, Search) and assistant is not None:
         raise ValueError(f"assistant_model is not for a {type(sampler).__name__}.")
-    return sampler, SpeculativeSampler().num_speculative_tokens
+    usual = SpeculativeSampler().num_speculative_tokens
+    return sampler, getattr(assistant, "num_speculative_tokens", usual)
 
 
-def check_assistant(backbone: Model, assistant: Model, cache: Cache) -> None:
+def check_assistant(backbone: Model, assistant: Model | Drafter, cache: Cache) -> None:
     """Refuse models that cannot draft for each other.
 
     Raises:
@@ -147,13 +190,19 @@ def check_assistant(backbone: Model, assistant: Model, cache: Cache) -> None:
         ValueError: they take other inputs or are on other devices, or drafts would be written over
             what the cache still needs.
     """
+    if isinstance(assistant, Drafter):
+        assistant.check(backbone)
     for model in (backbone, assistant):
-        if not all(isinstance(shape, KeyValueShape) for shape in model.cache_shapes):
+        if isinstance(model, Model) and not all(
+            isinstance(shape, KeyValueShape) for shape in model.cache_shapes
+        ):
             raise NotImplementedError(
                 f"{type(model).__name__} keeps a state of all tokens, from which a refused draft "
                 "cannot be taken back."
             )
-    if text_inputs(backbone.input_specs) != text_inputs(assistant.input_specs):
+    if isinstance(assistant, Model) and (
+        text_inputs(backbone.input_specs) != text_inputs(assistant.input_specs)
+    ):
         raise ValueError(
             f"assistant_model is {type(assistant).__name__}, which does not go on with what "
             f"{type(backbone).__name__} does."
