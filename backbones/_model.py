@@ -373,8 +373,18 @@ class Model(nn.Module, Configurable):
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        self._trainable = bool(value)
-        self.requires_grad_(self._trainable)
+        for module in self.modules():
+            if isinstance(module, Model):
+                module._trainable = bool(value)
+        self.requires_grad_(bool(value))
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        if not self.trainable:  # its parts are frozen by it, and say what they are by themselves
+            for name, part in self.arguments.items():
+                if isinstance(part, Model) and "trainable" in config[name]["config"]:
+                    config[name]["config"]["trainable"] = part._trainable
+        return config
 
     def requires_grad_(self: ModelType, requires_grad: bool = True) -> ModelType:
         for parameter in self.parameters():

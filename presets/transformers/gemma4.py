@@ -34,9 +34,9 @@ IMAGE_SIZE = 896  # of all published models
 TYPES: dict[str, Any] = {"layer_types": None, "num_hidden_layers": LAYERS}
 
 
-def types_of(types: Sequence[str] | None, count: int) -> list[str]:
+def types_of(types: Sequence[str] | None, count: int, period: int | None = None) -> list[str]:
     """As transformers understands them: the last layer is always global."""
-    found = types or [SLIDING if (i + 1) % PERIOD else FULL for i in range(count)]
+    found = types or [SLIDING if (i + 1) % (period or PERIOD) else FULL for i in range(count)]
     return [*found[: count - 1], FULL]
 
 
