@@ -165,6 +165,7 @@ class HybridDecoder(Backbone):
         block: attention or a Gated DeltaNet → a decoder block with it.
     """
 
+    layer_types: list[str] | None
     tower_inputs: ClassVar = {
         "vision_encoder": ("pixel_values", "image_grid_thw", "vision_indices")
     }
