@@ -300,7 +300,9 @@ class Gemma4VisionEncoder(Component):
     def pool(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """The means of squares of patches, times √dim: `[images, tokens, dim]`."""
         column, row = positions.clamp(min=0).unbind(-1)
-        widest = column.amax(-1, keepdim=True) if self.own_width else column.max()
+        widest = column.amax(-1, keepdim=True)
+        if not self.own_width and len(widest):
+            widest = widest.max()
         width = (widest + 1) // self.pool_size
         token = column // self.pool_size + width * (row // self.pool_size)
         every = torch.arange(self.count_tokens(x.shape[1]), device=x.device)
