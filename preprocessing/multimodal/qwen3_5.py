@@ -110,7 +110,7 @@ class Qwen3_5CausalLMPreprocessor(CausalLMPreprocessor):
         """Text of what was generated, without padding and special tokens."""
         ids = torch.as_tensor(x["token_ids"])
         known = [getattr(self.tokenizer, f"{name}_id", None) for name in SPECIAL]
-        special = torch.tensor([id for id in known if id is not None])
+        special = torch.tensor([id for id in known if id is not None], device=ids.device)
         mask = torch.as_tensor(x["padding_mask"]).bool() & ~torch.isin(ids, special)
         return detokenized(self.tokenizer, ids, mask)
 
