@@ -16,6 +16,7 @@ from ._loading import Dtype, check_dtype, load
 
 
 class Sampler(str, Enum):
+    auto = "auto"
     greedy = "greedy"
     random = "random"
     top_k = "top_k"
@@ -101,7 +102,13 @@ def generate(
         typer.Option(help="With --chat, what the model is told before.", show_default=False),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 32,
-    sampler: Annotated[Sampler, typer.Option(help="How each token is chosen.")] = Sampler.greedy,
+    sampler: Annotated[
+        Sampler,
+        typer.Option(
+            help="How each token is chosen; auto is as a transformers checkpoint wants it, greedy "
+            "where it says nothing."
+        ),
+    ] = Sampler.auto,
     stop: Annotated[
         str,
         typer.Option(

@@ -16,7 +16,7 @@ import transformers
 from PIL import Image
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from keras_hub_torch import generate, layers, models, stream
+from keras_hub_torch import generate, layers, models, samplers, stream
 from keras_hub_torch import tokenizers as ours
 from keras_hub_torch.models import Backbone
 from keras_hub_torch.preprocessing import chat
@@ -368,12 +368,25 @@ def test_what_text_ends_with(tmp_path: Path) -> None:
     file = tmp_path / "theirs" / "generation_config.json"
     said = json.loads(file.read_text())
     said |= {"eos_token_id": [1, 77], "do_sample": True, "top_k": 64, "temperature": 0.7}
+    said |= {"repetition_penalty": 1.5}
     file.write_text(json.dumps(said))
     ends = [*tokenizer.stop_token_ids, 77]
     assert ours.Tokenizer.from_preset(tmp_path / "theirs").stop_token_ids == ends
     names = Backbone.from_preset(tmp_path / "theirs").save_to_preset(tmp_path / "ours")
     assert file.name in names
     assert ours.Tokenizer.from_preset(tmp_path / "ours").stop_token_ids == ends
+    model = Backbone.from_preset(tmp_path / "ours")
+    found = []
+    for options in (
+        {},
+        {"sampler": samplers.CheckpointSampler(64, temperature=0.7), "repetition_penalty": 1.5},
+        {"repetition_penalty": 1.0},
+        {"sampler": "greedy"},
+        {"sampler": "greedy", "repetition_penalty": 1.0},
+    ):
+        torch.manual_seed(3)
+        found.append(generate(model, "a b", max_new_tokens=30, stop_token_ids=None, **options))
+    assert found[0] == found[1] != found[2] != found[3] == found[4]
     Backbone.from_preset(tmp_path / "ours").save_to_preset(tmp_path / "copy")
     Backbone.from_preset(tmp_path / "copy").export_to_transformers(tmp_path / "back")
     again = transformers.GenerationConfig.from_pretrained(tmp_path / "back")
@@ -381,8 +394,9 @@ def test_what_text_ends_with(tmp_path: Path) -> None:
     assert again.to_dict() == expected.to_dict()
     assert again.eos_token_id == [1, 77]
     file.write_text(json.dumps({"eos_token_id": ["a", -1, True, None, 2**40]}))
-    found = ours.Tokenizer.from_preset(tmp_path / "theirs").stop_token_ids
-    assert found == tokenizer.stop_token_ids
+    loaded = ours.Tokenizer.from_preset(tmp_path / "theirs")
+    assert loaded.stop_token_ids == tokenizer.stop_token_ids
+    assert loaded.sampling == {}
 
 
 @pytest.mark.parametrize(
