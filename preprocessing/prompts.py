@@ -14,6 +14,7 @@ from ..backbones._model import Model
 from .audio.inputs import is_one_clip
 from .causal_lm import CausalLMPreprocessor
 from .chat import contents_of, is_chat
+from .multimodal.texts import MediaPreprocessor
 from .preprocessor import Preprocessor, samples
 from .seq_2_seq_lm import Seq2SeqLMPreprocessor
 from .tokenizers.base import Tokenizer
@@ -193,10 +194,12 @@ def text_prompts(
         return _chat_prompts(prompts, preprocessor, chat_options or {})
     if chat_options is not None:
         raise ValueError("chat_options are for conversations, not for text.")
-    if not isinstance(prompts, Mapping) and isinstance(prompts[0], Mapping):
+    if isinstance(prompts, (list, tuple)) and isinstance(prompts[0], Mapping):
         prompts = samples(prompts)[0]
     texts: Any = {None: prompts}
     if isinstance(prompts, Mapping):
+        if isinstance(preprocessor, MediaPreprocessor):
+            preprocessor.check_names(prompts)
         texts = {name: prompts[name] for name in TEXTS if prompts.get(name) is not None}
     rows = {name: texts_of(text) for name, text in texts.items()}
     one_text = isinstance(next(iter(texts.values()), None), str)
@@ -246,8 +249,8 @@ def _chat_prompts(prompts: Any, preprocessor: Any, options: Mapping[str, Any]) -
         raise NotImplementedError("Conversations are for decoders; give an encoder-decoder text.")
     single = isinstance(prompts[0], Mapping)
     conversations = [prompts] if single else prompts
-    known = getattr(preprocessor, "media", {})
-    contents = contents_of(conversations, known)
+    takes_media = isinstance(preprocessor, MediaPreprocessor)
+    contents = contents_of(conversations, preprocessor.media if takes_media else ())
     tokenizer = preprocessor.tokenizer
     begun = {"add_generation_prompt": not options.get("continue_final_message", False)}
     texts = tokenizer.apply_chat_template(conversations, **{**begun, **options, "tokenize": False})

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from keras_hub_torch import generate, layers, models
 from keras_hub_torch import tokenizers as ours
 
 from .cases import all_cases
+from .test_cli import run, succeed
 from .test_converters import GEMMA3N, pixels, waves
 from .test_tokenizers import pairs
 
@@ -403,6 +405,8 @@ def test_whisper() -> None:
     small = {"num_layers": 1, "num_heads": 1, "hidden_dim": 4, "intermediate_dim": 4}
     model = models.WhisperBackbone(1510, **small, num_mels=5).eval()
     options = {"max_new_tokens": 3, "preprocessor": preprocessor}
+    with pytest.raises(ValueError, match="encoder_features has 6 channels; num_mels is 5"):
+        model(encoder_features=torch.zeros(1, 6, 6), decoder_token_ids=torch.ones(1, 1).int())
     said = generate(model, {"audio": list(SOUND)}, **options)
     assert generate(model, {"audio": SOUND[1]}, **options) == said[1]
     found = preprocessor.generate_preprocess(SOUND[0])
@@ -511,6 +515,29 @@ def test_backbones_take_it(case_id: str) -> None:
     alone = generate(backbone, first, **options)
     assert alone == generate(backbone, [first], **options)[0]
     assert alone == expected[0]
+
+
+def test_command_line(tmp_path: Path) -> None:
+    changes, task, _ = TAKEN["gemma3-images"]
+    preprocessor, _ = both(task)
+    case = next(case for case in all_cases() if case.id == "gemma3-images")
+    size = preprocessor.tokenizer.vocabulary_size()
+    models.Gemma3Backbone(**{**case.config, "vocabulary_size": size}).save_to_preset(tmp_path)
+    preprocessor.tokenizer.chat_template = f"{START}{{{{ messages[0].content[-1].text }}}}"
+    preprocessor.save_to_preset(tmp_path)
+    picture = tmp_path / "a.png"
+    Image.fromarray(np.zeros((4, 4, 3), "uint8")).save(picture)
+    model = models.Backbone.from_preset(tmp_path)
+    options = {"max_new_tokens": 3, "strip_prompt": True}
+    expected = generate(model, {"prompts": f"{START}a", "images": picture}, **options)
+    said = ("generate", tmp_path, "--image", picture, "--max-new-tokens", 3)
+    assert succeed(*said, f"{START}a") == f"{expected}\n"
+    part = {"type": "image", "image": picture}
+    chat = [{"role": "user", "content": [part, {"type": "text", "text": "a"}]}]
+    expected = generate(model, chat, max_new_tokens=3)
+    assert succeed(*said, "a", "--chat") == f"{expected}\n"
+    assert "takes prompts, responses, images, but no audio" in run(*said, "a", "--audio", "x").stderr
+    assert "--image needs a prompt" in run(*said, "--audio", "x").stderr
 
 
 def test_what_is_computed_already() -> None:

@@ -63,6 +63,10 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
         "audio": Medium("audio", SOUND, several=False),
         "video": Medium("videos", VIDEO, several=False),
     }
+    more = (
+        *("pixel_values", "pixel_position_ids", "audio_mel", "audio_mel_mask"),
+        "video_metadata",
+    )
     tokenizer: Any
     image_converter: Gemma4ImageConverter | None
     audio_converter: Gemma4AudioConverter | None

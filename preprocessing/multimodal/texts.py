@@ -45,9 +45,20 @@ class MediaPreprocessor(CausalLMPreprocessor):
 
     Attributes:
         media: kinds of content in conversations, `image`, say → what it makes of them.
+        more: names of what else it takes beside prompts and responses.
     """
 
     media: ClassVar[Mapping[str, Medium]] = {}
+    more: ClassVar[Sequence[str]] = ()
+
+    def check_names(self, x: Mapping[str, Any]) -> None:
+        """Raise ValueError for what would not be looked at."""
+        known = ("prompts", "responses", *(one.name for one in self.media.values()), *self.more)
+        unknown = [name for name in x if name not in known]
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} takes {', '.join(known)}, but no {', '.join(unknown)}."
+            )
 
     def with_media(
         self, prompts: Sequence[str], contents: Mapping[str, Sequence[Sequence[Any]]]
