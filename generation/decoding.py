@@ -79,6 +79,7 @@ class Decoding:
         self.prompt_states = hidden if keep_states else None
         self.gives_logits = logits is last
         self.lengths, self.room = prompts.lengths[rows], room[rows]
+        self.shift = None if prompts.shift is None else prompts.shift[rows]
         # One position for all rows, where they are equally long, makes a simpler step.
         self.index = self.lengths[:1] if prompts.padding_mask is None else self.lengths
         self.index = self.index + before
@@ -137,7 +138,7 @@ class Decoding:
         tokens = self.tokens[:, self.count - 1, None]
         # Rows that ended write over their own end.
         place = (self.index + self.count - 1).clamp(max=self.cache.max_length - 1)
-        self._arrive(*self.step(self.backbone, self.cache, self.input, tokens, place))
+        self._arrive(*self.step(self.backbone, self.cache, self.input, tokens, place, self.shift))
 
     def reorder(self, rows: torch.Tensor) -> None:
         """Go on with these rows, each with its memory; they stay within their prompts."""
@@ -171,13 +172,23 @@ def _hidden(outputs: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor | N
 
 
 def _step(
-    backbone: Model, cache: Cache, name: str, tokens: torch.Tensor, index: torch.Tensor
+    backbone: Model,
+    cache: Cache,
+    name: str,
+    tokens: torch.Tensor,
+    index: torch.Tensor,
+    shift: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """States `[batch, dim]` of the tokens `[batch, 1]` at `index`, and logits behind them.
 
-    `name` is that of the input which takes the tokens.
+    Args:
+        name: of the input which takes the tokens.
+        shift: see `Prompts`.
     """
-    hidden = _hidden(backbone({name: tokens}, cache=cache, cache_update_index=index))
+    inputs = {name: tokens}
+    if shift is not None:
+        inputs["space_positions"] = (index + shift)[:, None, None].expand(-1, 3, -1)
+    hidden = _hidden(backbone(inputs, cache=cache, cache_update_index=index))
     assert hidden is not None
     return hidden[:, -1], backbone.logits(hidden[:, -1])
 

@@ -228,7 +228,7 @@ def _whole(preprocessor: Any, x: Any, texts: Sequence[str]) -> dict[str, torch.T
         inputs: dict[str, torch.Tensor] = dict(make(x, **options))
         mask = inputs.get("decoder_padding_mask", inputs.get("padding_mask"))
         assert mask is not None
-        if not mask.all(-1).any():
+        if mask.shape[-1] < room or not mask.all(-1).any():
             break
         room *= 4
     for prefix in ("encoder_", "decoder_", ""):
