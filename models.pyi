@@ -52,6 +52,7 @@ from .preprocessing.multimodal.qwen3_5 import Qwen3_5CausalLMPreprocessor as Qwe
 from .preprocessing.multimodal.qwen3_5 import Qwen3_5MoeCausalLMPreprocessor as Qwen3_5MoeCausalLMPreprocessor
 from .preprocessing.multimodal.sam3 import SAM3PromptableConceptImageSegmenterPreprocessor as SAM3PromptableConceptImageSegmenterPreprocessor
 from .preprocessing.multimodal.t5_gemma2 import T5Gemma2Seq2SeqLMPreprocessor as T5Gemma2Seq2SeqLMPreprocessor
+from .preprocessing.multimodal.texts import MediaPreprocessor as MediaPreprocessor
 from .preprocessing.multimodal.texts import PromptsPreprocessor as PromptsPreprocessor
 from .preprocessing.preprocessor import Preprocessor as Preprocessor
 from .preprocessing.seq_2_seq_lm import BartSeq2SeqLMPreprocessor as BartSeq2SeqLMPreprocessor
@@ -1166,7 +1167,6 @@ class Qwen3_5Backbone(_Qwen3_5Backbone):
     head_dim: int
     hidden_dim: int
     intermediate_dim: int
-    layer_types: list[str] | None
     partial_rotary_factor: float
     layer_norm_epsilon: float
     dropout: float
@@ -1191,7 +1191,6 @@ class Qwen3_5MoeBackbone(_Qwen3_5MoeBackbone):
     shared_expert_intermediate_size: int
     num_experts: int
     top_k: int
-    layer_types: list[str] | None
     partial_rotary_factor: float
     layer_norm_epsilon: float
     dropout: float

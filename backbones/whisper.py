@@ -186,6 +186,10 @@ class WhisperBackbone(Backbone):
         return replace(GRAPH, order=graph.order(decoded, encoded), assigned=ASSIGNED)
 
     def encode(self, features: EncoderFeatures) -> torch.Tensor:
+        if features.shape[-1] != self.num_mels:
+            raise ValueError(
+                f"encoder_features has {features.shape[-1]} channels; num_mels is {self.num_mels}."
+            )
         x = F.gelu(self.encoder_token_embedding_conv_layer_1(features.mT))
         x = F.gelu(self.encoder_token_embedding_conv_layer_2(x)).mT
         x = self.encoder_embeddings_dropout(x + self.encoder_position_embedding(x))

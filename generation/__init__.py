@@ -47,7 +47,7 @@ def generate(
     stop_token_ids: int | Sequence[int] | str | None = "auto",
     pad_token_id: int | None = None,
     num_return_sequences: int = 1,
-    repetition_penalty: float = 1.0,
+    repetition_penalty: float | None = None,
     return_scores: bool = False,
     streamer: Callable[[torch.Tensor], Any] | None = None,
     cache: Cache | None = None,
@@ -69,14 +69,18 @@ def generate(
             of `token_ids`, `padding_mask` and what the model takes besides, such as `images`. Of
             an encoder-decoder they are `decoder_token_ids`, what the text begins with, beside the
             encoder's inputs. Or text: a string or a list of them, of an encoder-decoder the
-            encoder's, or a mapping of `encoder_text` and `decoder_text`. Or a conversation, a list
-            of messages `{"role": "user", "content": …}`, or a list of them: the tokenizer's chat
-            template makes prompts of them.
+            encoder's, or a mapping of `encoder_text` and `decoder_text`. Or text with images or
+            sound, what the preprocessor's `generate_preprocess` takes: `{"prompts": …, "images":
+            …}` of Gemma 3, `{"audio": …}` of Whisper. Or a conversation, a list of messages
+            `{"role": "user", "content": …}`, or a list of them: the tokenizer's chat template makes
+            prompts of them. The content may have images, `[{"type": "image", "image": …}, {"type":
+            "text", "text": …}]`, of models whose preprocessor takes some.
         max_length: of prompt and continuation together, padding before the prompt's end included;
             of text the preprocessor's `sequence_length`, if neither is given.
         sampler: `greedy`, `random`, `top_k`, `top_p`, `min_p`, `beam`, `contrastive` or
             `speculative`, an object of `samplers`, or a function from logits `[batch, vocabulary]`
-            to ids `[batch]`.
+            to ids `[batch]`. "auto" is as the tokenizer's checkpoint of transformers wants it
+            (`generation_config.json`), and `greedy` where there is none or it says nothing.
         max_new_tokens: of each row's continuation; either this or `max_length`.
         padding_mask: `[batch, length]`, nonzero for real tokens.
         stop_token_ids: a row ends with the first of these that it produces; "auto" stands for the
@@ -87,6 +91,7 @@ def generate(
             beams; the rows of a prompt follow each other.
         repetition_penalty: the logits of tokens that a row has already, prompt included, are
             divided by it if above 0, multiplied if below (arXiv:1909.05858); 1 changes nothing.
+            By default 1, or with the sampler "auto" what the checkpoint says.
         return_scores: whether to return log-probabilities of the new tokens.
         streamer: called with each step's tokens `[batch · num_return_sequences]`, of rows that
             have ended `pad_token_id`. For a loop over the steps see `stream`.
@@ -132,6 +137,7 @@ def generate(
     elif strip_prompt:
         raise ValueError("strip_prompt is for prompts of text, not of ids.")
     stop_token_ids, pad_token_id = _marks(preprocessor, stop_token_ids, pad_token_id)
+    sampler, repetition_penalty = _choice(preprocessor, sampler, repetition_penalty)
     steps = _start(
         backbone,
         token_ids,
@@ -185,7 +191,7 @@ def stream(
     stop_token_ids: int | Sequence[int] | str | None = "auto",
     pad_token_id: int | None = None,
     num_return_sequences: int = 1,
-    repetition_penalty: float = 1.0,
+    repetition_penalty: float | None = None,
     cache: Cache | None = None,
     compile: bool = False,
     assistant_model: Model | Drafter | None = None,
@@ -204,6 +210,7 @@ def stream(
             max_length = text.sequence_length
         token_ids, preprocessor = text.inputs, text.tokenizer
     stop_token_ids, pad_token_id = _marks(preprocessor, stop_token_ids, pad_token_id)
+    sampler, repetition_penalty = _choice(preprocessor, sampler, repetition_penalty)
     steps = _start(
         backbone,
         token_ids,
@@ -251,6 +258,21 @@ def _marks(
     if pad_token_id is None:
         pad_token_id = 0 if tokenizer is None else tokenizer.pad_token_id
     return stop_token_ids, pad_token_id
+
+
+def _choice(
+    preprocessor: Any, sampler: str | samplers.Sampler, repetition_penalty: float | None
+) -> tuple[str | samplers.Sampler, float]:
+    """How tokens are chosen; as the tokenizer's checkpoint wants it, if nothing else is said."""
+    said: Mapping[str, Any] = {}
+    if isinstance(sampler, str) and sampler == "auto":
+        tokenizer = getattr(preprocessor, "tokenizer", preprocessor)
+        said = dict(getattr(tokenizer, "sampling", {}))
+        penalty = said.pop("repetition_penalty", 1.0)
+        draws = said.pop("do_sample", False)
+        sampler = samplers.CheckpointSampler(**said) if draws else "greedy"
+        repetition_penalty = penalty if repetition_penalty is None else repetition_penalty
+    return sampler, 1.0 if repetition_penalty is None else repetition_penalty
 
 
 def _start(

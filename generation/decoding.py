@@ -86,6 +86,7 @@ class Decoding:
         self.prompt_states = hidden if keep_states else None
         self.gives_logits = logits is last
         self.lengths, self.room = prompts.lengths[rows], room[rows]
+        self.shift = None if prompts.shift is None else prompts.shift[rows]
         # One position for all rows, where they are equally long, makes a simpler step.
         self.index = self.lengths[:1] if prompts.padding_mask is None else self.lengths
         self.index = self.index + before
@@ -162,7 +163,7 @@ class Decoding:
         is_new = self.is_compiled and length not in self._compiled_lengths
         self._compiled_lengths.add(length)
         with many_compilations() if is_new else nullcontext():
-            return self.step(self.backbone, self.cache, self.input, tokens, place)
+            return self.step(self.backbone, self.cache, self.input, tokens, place, self.shift)
 
     def least_room(self) -> int:
         """How many tokens each row that has not ended may still get."""
@@ -201,13 +202,24 @@ def _hidden(outputs: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor | N
 
 
 def _step(
-    backbone: Model, cache: Cache, name: str, tokens: torch.Tensor, index: torch.Tensor
+    backbone: Model,
+    cache: Cache,
+    name: str,
+    tokens: torch.Tensor,
+    index: torch.Tensor,
+    shift: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """States `[batch, length, dim]` of tokens `[batch, length]` from `index` on, and logits.
 
-    `name` is that of the input which takes the tokens.
+    Args:
+        name: of the input which takes the tokens.
+        shift: see `Prompts`.
     """
-    hidden = _hidden(backbone({name: tokens}, cache=cache, cache_update_index=index))
+    inputs = {name: tokens}
+    if shift is not None:
+        positions = (index + shift)[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        inputs["space_positions"] = positions[:, None].expand(-1, 3, -1)
+    hidden = _hidden(backbone(inputs, cache=cache, cache_update_index=index))
     assert hidden is not None
     return hidden, backbone.logits(hidden)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BeamSampler",
+    "CheckpointSampler",
     "ContrastiveSampler",
     "GreedySampler",
     "MinPSampler",
@@ -134,6 +135,35 @@ class MinPSampler(RandomSampler):
         probabilities = logits.softmax(-1)
         least = self.min_p * probabilities.amax(-1, keepdim=True)
         return logits.masked_fill(probabilities < least, -torch.inf)
+
+
+class CheckpointSampler(RandomSampler):
+    """Draws as transformers does with these settings, `CheckpointSampler(**settings)` of a
+    `generation_config.json`: from the `top_k` likeliest tokens, of these from the fewest whose
+    probabilities reach `top_p` together, and of these from those at least `min_p` times as likely
+    as the likeliest. Not in KerasHub.
+    """
+
+    def __init__(
+        self,
+        top_k: int = 50,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(seed, temperature)
+        filters = (
+            TopKSampler(top_k) if top_k else None,  # 0 for all
+            TopPSampler(top_p) if top_p < 1 else None,
+            MinPSampler(min_p) if min_p else None,
+        )
+        self.filters = [one for one in filters if one is not None]
+
+    def filter(self, logits: torch.Tensor) -> torch.Tensor:
+        for one in self.filters:
+            logits = one.filter(logits)
+        return logits
 
 
 class BeamSampler:

@@ -382,6 +382,7 @@ SOUNDS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Of .* seconds of sound")
 @pytest.mark.parametrize("case", SOUNDS)
 def test_sounds(case: str) -> None:
     name, config, options = SOUNDS[case]
@@ -471,7 +472,7 @@ def test_bad_sounds(sound: Any, error: type[Exception], message: str) -> None:
 def test_bad_sound_options() -> None:
     whisper = layers.WhisperAudioConverter
     for options in ({"stride": 0}, {"num_mels": 10**9}, {"max_audio_length": 10**9}):
-        with pytest.raises(ValueError, match=r"from 1 to|are the most"):
+        with pytest.raises(ValueError, match=r"from 1 to|may have 1 to"):
             whisper(**options)
     with pytest.raises(ValueError, match="half a window"):
         whisper(sampling_rate=100, max_audio_length=2)
@@ -480,6 +481,25 @@ def test_bad_sound_options() -> None:
     gemma = layers.Gemma3nAudioConverter(**GEMMA3N)
     with pytest.raises(ValueError, match="one length"):
         gemma([waves(500), waves(600)], padding=False)
+    with pytest.raises(ValueError, match="Clips of 0 samples; they may have"):
+        gemma(waves(500), max_length=-5)
+    for length in (0, 2**40):
+        with pytest.raises(ValueError, match="samples; they may have 1 to"):
+            layers.MoonshineAudioConverter()(waves(2000), padding="max_length", max_length=length)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "options"),
+    [
+        ("Whisper", {"max_audio_length": 1}, {}),
+        ("Gemma4", {"max_audio_length": 1, "max_frequency": 800.0}, {}),
+        ("Gemma3n", {**GEMMA3N, "max_frequency": 800.0}, {"max_length": 1600}),
+    ],
+)
+def test_sound_that_is_too_long(name: str, config: Any, options: Any) -> None:
+    converter = getattr(layers, f"{name}AudioConverter")(**{**config, "sampling_rate": 1600})
+    with pytest.warns(UserWarning, match=r"Of 1\.2 seconds of sound the first 1\.0 are taken"):
+        converter(waves(2000), **options)
 
 
 # Presets

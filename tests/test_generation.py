@@ -11,6 +11,7 @@ import keras_hub
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch._dynamo.utils import counters
 from transformers import RepetitionPenaltyLogitsProcessor
 
@@ -321,6 +322,21 @@ def test_equals_kerashub(case: oracle.Case, tmp_path: Path) -> None:
     model = keras_hub_torch.models.Backbone.from_preset(tmp_path)
     found = generate(model, prompts[:, :4], 12)["token_ids"]
     np.testing.assert_array_equal(found.numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"top_k": 0, "top_p": 0.7}, {"top_k": 9, "top_p": 0.8, "min_p": 0.3}]
+)
+def test_samplers_of_checkpoints(settings: dict[str, Any]) -> None:
+    """What may be drawn is what transformers draws from."""
+    logits = torch.randn(40, 70)
+    warpers = [transformers.TemperatureLogitsWarper(0.6)]
+    for name, warper in (("top_k", "TopK"), ("top_p", "TopP"), ("min_p", "MinP")):
+        value = settings.get(name, {"top_k": 50}.get(name))
+        warpers += [getattr(transformers, f"{warper}LogitsWarper")(value)] if value else []
+    expected = transformers.LogitsProcessorList(warpers)(torch.zeros(40, 1).long(), logits)
+    found = samplers.CheckpointSampler(temperature=0.6, **settings)
+    torch.testing.assert_close(found.filter(logits / 0.6), expected)
 
 
 def test_samplers() -> None:

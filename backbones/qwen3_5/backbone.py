@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -21,11 +21,20 @@ from ..layers.layer import Layer
 from ..layers.layout import Kind, Layout, Stack
 from ..layers.masks import FULL, Mask, check_layer_types
 from ..layers.multimodal import interleave
-from ..layers.rotary import Tables, rotary_frequencies, rotary_part, rotary_tables, rotate_part
+from ..layers.rotary import (
+    Tables,
+    rotary_frequencies,
+    rotary_part,
+    rotary_tables,
+    rotate_part,
+    sectioned_tables,
+)
 from .delta_net import Qwen3_5GatedDeltaNet
 from .vision import ImageGrid, PixelValues, Qwen3_5VisionEncoder
 
 VisionIndices = Annotated[torch.Tensor, Input("ids", ("images_batch", "vision_tokens"))]
+# `[batch, 3, length]`; no input of the Keras model.
+SpacePositions = Annotated[torch.Tensor, Input("state", ())]
 INIT = random_normal(0.02)
 LINEAR = "linear_attention"
 
@@ -167,8 +176,12 @@ class HybridDecoder(Backbone):
 
     layer_types: list[str] | None
     tower_inputs: ClassVar = {
-        "vision_encoder": ("pixel_values", "image_grid_thw", "vision_indices")
+        "vision_encoder": (
+            *("pixel_values", "image_grid_thw", "vision_indices"),
+            "space_positions",
+        )
     }
+    mrope_section: Sequence[int] | None
 
     def __init__(
         self,
@@ -273,6 +286,7 @@ class HybridDecoder(Backbone):
         vision_indices: VisionIndices | None = None,
         cache: CacheState | None = None,
         cache_update_index: CacheIndex = 0,
+        space_positions: SpacePositions | None = None,
     ) -> torch.Tensor:
         tokens = None
         if self.vision_encoder is not None and pixel_values is not None and pixel_values.numel():
@@ -294,7 +308,10 @@ class HybridDecoder(Backbone):
         frequencies = rotary_frequencies(
             self.rotary_dim, self.rope_max_wavelength, x.device, self.rope_scaling_factor
         )
-        tables = rotary_tables(step.positions, frequencies, x.dtype)
+        if space_positions is None or self.mrope_section is None:
+            tables = rotary_tables(step.positions, frequencies, x.dtype)
+        else:
+            tables = sectioned_tables(space_positions, frequencies, self.mrope_section, x.dtype)
         mask = step.mask(self.window)
         for i, layer in enumerate(self.transformer_layers):
             x = layer(x, mask, tables, step, i)
@@ -310,7 +327,9 @@ class Qwen3_5Backbone(HybridDecoder):
     `token_ids` and `padding_mask` `[batch, length]`, `pixel_values`
     `[images_batch, patches, temporal_patch_size, patch_size, patch_size, in_channels]`,
     `image_grid_thw` `[images_batch, images, 3]` and `vision_indices` `[images_batch, tokens]` →
-    `[batch, length, hidden_dim]`.
+    `[batch, length, hidden_dim]`. With `space_positions` `[batch, 3, length]`, in time, rows and
+    columns, attention knows where patches are; without them, as in KerasHub, they have the
+    positions of text.
 
     Args:
         vocabulary_size: number of token ids.
@@ -339,7 +358,7 @@ class Qwen3_5Backbone(HybridDecoder):
         linear_conv_kernel_dim: taps of its causal convolution.
         vision_encoder: the tower of images; `None` for a model of text, which has no inputs for
             them.
-        mrope_section: has no effect, as in KerasHub: images have the positions of text.
+        mrope_section: how many pairs of dimensions each axis of `space_positions` turns.
         dtype, trainable, name: as in `Model`.
 
     Raises:

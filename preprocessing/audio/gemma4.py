@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from .._checkpoint import Checkpoint, differs, setting
-from .base import AudioConverter, at_length, check_sizes
+from .base import AudioConverter, at_length, check_sizes, note_cut
 from .spectrograms import hann_window, htk_points, triangles
 
 # Arguments → what transformers calls them, and what it has where a file does not say.
@@ -145,6 +145,7 @@ class Gemma4AudioConverter(AudioConverter):
     def __call__(self, audio: Any, sampling_rate: int | None = None) -> torch.Tensor:
         """Spectrograms of sound, whose `sampling_rate` is compared where it is given."""
         clips, single = self.clips(audio, sampling_rate)
+        note_cut(clips, self.num_samples, self.sampling_rate)
         waves = at_length(clips, self.num_samples).float()
         features = self.features(waves).to(self.compute_dtype)
         return features[0] if single else features

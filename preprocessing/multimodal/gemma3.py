@@ -12,7 +12,7 @@ from ..images.converter import ImageConverter
 from ..images.inputs import one_image
 from ..preprocessor import with_labels
 from ..tokenizers.base import Tokenizer
-from .texts import PromptsPreprocessor, batched, each_text, unbatched
+from .texts import Medium, PromptsPreprocessor, batched, each_text, unbatched
 
 
 class Gemma3CausalLMPreprocessor(PromptsPreprocessor):
@@ -36,6 +36,7 @@ class Gemma3CausalLMPreprocessor(PromptsPreprocessor):
     backbone = "Gemma3Backbone"
     processor = "Gemma3Processor"
     settings: ClassVar = {"image_seq_length": "vision_encoder.num_vision_tokens_per_image"}
+    media: ClassVar = {"image": Medium("images", "<start_of_image>")}
     tokenizer: Any
     image_converter: ImageConverter | None
 

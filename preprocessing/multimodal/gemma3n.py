@@ -15,7 +15,7 @@ from ..images.converter import ImageConverter
 from ..preprocessor import with_labels
 from ..tokenizers.base import Tokenizer
 from .gemma3 import convert_rows, places_of
-from .texts import PromptsPreprocessor, batched, each_text, unbatched
+from .texts import Medium, PromptsPreprocessor, batched, each_text, unbatched
 
 
 class Gemma3nCausalLMPreprocessor(PromptsPreprocessor):
@@ -49,6 +49,10 @@ class Gemma3nCausalLMPreprocessor(PromptsPreprocessor):
     }
     needs: ClassVar = {
         "feature_extractor": {"feature_extractor_type": "Gemma3nAudioFeatureExtractor"}
+    }
+    media: ClassVar = {
+        "image": Medium("images", "<start_of_image>", "<image_soft_token>"),
+        "audio": Medium("audios", "<start_of_audio>", "<audio_soft_token>"),
     }
     tokenizer: Any
     image_converter: ImageConverter | None

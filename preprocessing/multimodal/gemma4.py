@@ -16,7 +16,7 @@ from ..images.videos import Gemma4VideoConverter
 from ..preprocessor import with_labels
 from ..tokenizers.base import Tokenizer
 from .gemma3 import images_of_sample, places_of
-from .texts import PromptsPreprocessor, batched, unbatched
+from .texts import Medium, PromptsPreprocessor, batched, unbatched
 
 IMAGE, SOUND, VIDEO = "<|image|>", "<|audio|>", "<|video|>"
 # What images and sound are between; frames are images.
@@ -58,6 +58,15 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
         "feature_extractor": {"feature_extractor_type": "Gemma4AudioFeatureExtractor"},
         "video_processor": {"video_processor_type": "Gemma4VideoProcessor"},
     }
+    media: ClassVar = {
+        "image": Medium("images", IMAGE),
+        "audio": Medium("audio", SOUND, several=False),
+        "video": Medium("videos", VIDEO, several=False),
+    }
+    more = (
+        *("pixel_values", "pixel_position_ids", "audio_mel", "audio_mel_mask"),
+        "video_metadata",
+    )
     tokenizer: Any
     image_converter: Gemma4ImageConverter | None
     audio_converter: Gemma4AudioConverter | None
