@@ -16,6 +16,7 @@ __all__ = ["Backbone", "FeaturePyramidBackbone"]
 # How names of KerasHub's other classes end, and what there is in their place.
 OTHERS = {
     "Preprocessor": "a tokenizer or a converter of the preset does its work",
+    "BlockDiffusionLM": "`keras_hub_torch.generate` denoises text with the backbone",
     "CausalLM": "`keras_hub_torch.generate` continues text and token ids with a decoder",
     "TextToImage": "`keras_hub_torch.generate_images` draws with a StableDiffusion3Backbone",
     "Seq2SeqLM": "`keras_hub_torch.generate` writes text with an encoder-decoder",

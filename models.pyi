@@ -35,6 +35,7 @@ from .preprocessing.masked_lm import DistilBertMaskedLMPreprocessor as DistilBer
 from .preprocessing.masked_lm import ESMMaskedPLMPreprocessor as ESMMaskedPLMPreprocessor
 from .preprocessing.masked_lm import FNetMaskedLMPreprocessor as FNetMaskedLMPreprocessor
 from .preprocessing.masked_lm import MaskedLMPreprocessor as MaskedLMPreprocessor
+from .preprocessing.masked_lm import ModernBertMaskedLMPreprocessor as ModernBertMaskedLMPreprocessor
 from .preprocessing.masked_lm import RobertaMaskedLMPreprocessor as RobertaMaskedLMPreprocessor
 from .preprocessing.masked_lm import RoformerV2MaskedLMPreprocessor as RoformerV2MaskedLMPreprocessor
 from .preprocessing.masked_lm import XLMRobertaMaskedLMPreprocessor as XLMRobertaMaskedLMPreprocessor
@@ -65,12 +66,14 @@ from .preprocessing.text_classifier import DebertaV3TextClassifierPreprocessor a
 from .preprocessing.text_classifier import DistilBertTextClassifierPreprocessor as DistilBertTextClassifierPreprocessor
 from .preprocessing.text_classifier import ESMProteinClassifierPreprocessor as ESMProteinClassifierPreprocessor
 from .preprocessing.text_classifier import FNetTextClassifierPreprocessor as FNetTextClassifierPreprocessor
+from .preprocessing.text_classifier import ModernBertTextClassifierPreprocessor as ModernBertTextClassifierPreprocessor
 from .preprocessing.text_classifier import RobertaTextClassifierPreprocessor as RobertaTextClassifierPreprocessor
 from .preprocessing.text_classifier import RoformerV2TextClassifierPreprocessor as RoformerV2TextClassifierPreprocessor
 from .preprocessing.text_classifier import SegmentsPreprocessor as SegmentsPreprocessor
 from .preprocessing.text_classifier import TextClassifierPreprocessor as TextClassifierPreprocessor
 from .preprocessing.text_classifier import XLMRobertaTextClassifierPreprocessor as XLMRobertaTextClassifierPreprocessor
 from .preprocessing.text_embedder import BertTextEmbedderPreprocessor as BertTextEmbedderPreprocessor
+from .preprocessing.text_embedder import EmbeddingGemma2TextEmbedderPreprocessor as EmbeddingGemma2TextEmbedderPreprocessor
 from .preprocessing.text_embedder import Gemma3TextEmbedderPreprocessor as Gemma3TextEmbedderPreprocessor
 from .preprocessing.text_embedder import Qwen3TextEmbedderPreprocessor as Qwen3TextEmbedderPreprocessor
 from .preprocessing.text_embedder import TextEmbedderPreprocessor as TextEmbedderPreprocessor
@@ -96,6 +99,8 @@ from .preprocessing.tokenizers.characters import UnicodeCodepointTokenizer as Un
 from .preprocessing.tokenizers.clip import CLIPTokenizer as CLIPTokenizer
 from .preprocessing.tokenizers.clip import SAM3Tokenizer as SAM3Tokenizer
 from .preprocessing.tokenizers.falcon import FalconTokenizer as FalconTokenizer
+from .preprocessing.tokenizers.gemma import DiffusionGemmaTokenizer as DiffusionGemmaTokenizer
+from .preprocessing.tokenizers.gemma import EmbeddingGemma2Tokenizer as EmbeddingGemma2Tokenizer
 from .preprocessing.tokenizers.gemma import Gemma3Tokenizer as Gemma3Tokenizer
 from .preprocessing.tokenizers.gemma import Gemma3nTokenizer as Gemma3nTokenizer
 from .preprocessing.tokenizers.gemma import Gemma4Tokenizer as Gemma4Tokenizer
@@ -118,6 +123,7 @@ from .preprocessing.tokenizers.llama3 import Llama3Tokenizer as Llama3Tokenizer
 from .preprocessing.tokenizers.llama3 import SmolLM3Tokenizer as SmolLM3Tokenizer
 from .preprocessing.tokenizers.mistral import MistralTekkenTokenizer as MistralTekkenTokenizer
 from .preprocessing.tokenizers.mistral import MistralTokenizer as MistralTokenizer
+from .preprocessing.tokenizers.modern_bert import ModernBertTokenizer as ModernBertTokenizer
 from .preprocessing.tokenizers.parseq import PARSeqTokenizer as PARSeqTokenizer
 from .preprocessing.tokenizers.qwen import Qwen3MoeTokenizer as Qwen3MoeTokenizer
 from .preprocessing.tokenizers.qwen import Qwen3Tokenizer as Qwen3Tokenizer

@@ -7,12 +7,14 @@ from typing import Any, overload
 
 import torch
 
+from ..backbones._block_diffusion import BlockDiffusion
 from ..backbones._drafter import Drafter
 from ..backbones._model import Model
 from ..backbones.layers.cache import Cache
 from ..preprocessing.prompts import TextPrompts, is_text, text_preprocessor, text_prompts
 from . import samplers
-from .decoding import Decoding, sample
+from .block_diffusion import blocks
+from .decoding import Decoding, Rows, sample
 from .embedding import embed
 from .images import generate_images
 from .inference import without_training
@@ -80,7 +82,8 @@ def generate(
         sampler: `greedy`, `random`, `top_k`, `top_p`, `min_p`, `beam`, `contrastive` or
             `speculative`, an object of `samplers`, or a function from logits `[batch, vocabulary]`
             to ids `[batch]`. "auto" is as the tokenizer's checkpoint of transformers wants it
-            (`generation_config.json`), and `greedy` where there is none or it says nothing.
+            (`generation_config.json`), and `greedy` where there is none or it says nothing. Models
+            that denoise blocks, DiffusionGemma, have an `EntropyBoundSampler` in any case.
         max_new_tokens: of each row's continuation; either this or `max_length`.
         padding_mask: `[batch, length]`, nonzero for real tokens.
         stop_token_ids: a row ends with the first of these that it produces; "auto" stands for the
@@ -303,6 +306,23 @@ def _start(
     vocabulary_size: int = backbone.vocabulary_size  # type: ignore[assignment]
     prompts = read_prompts(token_ids, padding_mask, vocabulary_size, device, backbone.input_specs)
     width, room = _room(prompts, max_length, max_new_tokens)
+    stops = torch.as_tensor([] if stop_token_ids is None else stop_token_ids, device=device)
+    if stops.is_floating_point() and stops.numel():
+        raise TypeError(f"stop_token_ids must be integers, not {stop_token_ids}.")
+    if isinstance(chosen, samplers.EntropyBoundSampler) or isinstance(backbone, BlockDiffusion):
+        if repetition_penalty != 1 or return_scores or assistant_model is not None:
+            raise ValueError(
+                "Blocks are denoised without repetition_penalty, return_scores and assistant_model."
+            )
+        growing = Rows(room.repeat_interleave(copies), copies, stops.flatten(), pad_token_id)
+        going = blocks(backbone, prompts, growing, cache, chosen, compile)
+
+        def denoised() -> Generator[torch.Tensor, None, dict[str, torch.Tensor]]:
+            yield from going
+            every = torch.arange(len(growing.room), device=device)
+            return _result(prompts, growing, every, width)
+
+        return without_training([backbone], denoised())
     rows, longest = len(room) * copies, int((prompts.lengths + room).max())
     size = longest + backbone.positions_before_text(prompts.others)
     if cache is None:
@@ -312,9 +332,6 @@ def _start(
         if not isinstance(assistant_model, Drafter):
             _check_model(assistant_model, compile)
         check_assistant(backbone, assistant_model, cache)
-    stops = torch.as_tensor([] if stop_token_ids is None else stop_token_ids, device=device)
-    if stops.is_floating_point() and stops.numel():
-        raise TypeError(f"stop_token_ids must be integers, not {stop_token_ids}.")
 
     def steps() -> Generator[torch.Tensor, None, dict[str, torch.Tensor]]:
         decoding = Decoding(
@@ -355,7 +372,7 @@ def _check_model(backbone: Any, compile: bool) -> None:
     name = type(backbone).__name__
     if not hasattr(backbone, "make_cache"):
         raise TypeError(f"generate needs a backbone, not {name}; of a wrapped one give the inside.")
-    if not backbone.cache_shapes:
+    if not backbone.cache_shapes and not isinstance(backbone, BlockDiffusion):
         raise NotImplementedError(
             f"Only decoders generate, and {name} is an encoder, or has another model's keys and "
             "values. Take a decoder, such as GPT2Backbone or LlamaBackbone."
@@ -423,7 +440,7 @@ def _check_cache(cache: Any, backbone: Model, rows: int, length: int) -> None:
 
 
 def _result(
-    prompts: Prompts, decoding: Decoding, rows: torch.Tensor, width: int
+    prompts: Prompts, decoding: Rows, rows: torch.Tensor, width: int
 ) -> dict[str, torch.Tensor]:
     """The prompts as they were given, and behind each one's end what was found in these rows."""
     source = rows // decoding.copies

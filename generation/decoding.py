@@ -18,8 +18,62 @@ Chosen = tuple[torch.Tensor, torch.Tensor | None]
 Steps = Generator[torch.Tensor, None, Chosen]
 
 
-class Decoding:
-    """Rows that grow by a token at a time: `copies` for each prompt, one after the other.
+class Rows:
+    """Tokens behind prompts: `copies` rows for each prompt, one after the other.
+
+    Attributes:
+        room: how many tokens each row may get, `[rows]`.
+        count: how many have been added.
+        tokens: these, `[rows, most]`; what stands behind a row's end means nothing.
+        scores: their log-probabilities, `[rows, most]`, if asked for.
+        finished: rows with a stop token or without room, `[rows]`.
+    """
+
+    def __init__(
+        self, room: torch.Tensor, copies: int, stop_token_ids: torch.Tensor, pad_token_id: int
+    ) -> None:
+        self.room, self.copies = room, copies
+        self.stops, self.pad_token_id = stop_token_ids, pad_token_id
+        self.count, self.most = 0, int(room.max())
+        self.tokens = room.new_zeros((len(room), self.most))
+        self.scores: torch.Tensor | None = None
+        self.finished = room <= 0
+
+    @property
+    def running(self) -> bool:
+        if self.count >= self.most:
+            return False
+        # Without stop tokens nothing needs to wait for the device.
+        return not len(self.stops) or not bool(self.finished.all())
+
+    def append(self, tokens: torch.Tensor, still: torch.Tensor | None = None) -> torch.Tensor:
+        """Add a token to each row but those that are `still`, by default the finished ones.
+
+        Returns:
+            The tokens, of still rows `pad_token_id`.
+        """
+        still = self.finished if still is None else still
+        tokens = tokens.masked_fill(still, 0)  # the model may not know `pad_token_id`
+        self.tokens[:, self.count] = tokens
+        self.added(tokens)
+        self.count += 1
+        self.finished = self.finished | (self.count >= self.room)
+        if len(self.stops):
+            self.finished |= torch.isin(tokens, self.stops)
+        return tokens.masked_fill(still, self.pad_token_id)
+
+    def added(self, tokens: torch.Tensor) -> None:
+        """Called with what each row gets, `[rows]`."""
+
+    def ends(self) -> torch.Tensor:
+        """How many tokens each row has got, its first stop token included, `[rows]`."""
+        stops = torch.isin(self.tokens[:, : self.count], self.stops).int()
+        behind = (stops.cumsum(1) - stops) > 0
+        return torch.minimum((~behind).sum(1), self.room.clamp(min=0))
+
+
+class Decoding(Rows):
+    """Rows that grow by a token at a time.
 
     Attributes:
         logits: of the next token, `[rows, vocabulary]`.
@@ -27,12 +81,7 @@ class Decoding:
         prompt_states: those of the prompts, `[batch, longest, dim]`, if asked for.
         gives_logits: whether what the model gives are logits already, and no hidden states.
         lengths: tokens of each row's prompt, `[rows]`.
-        room: how many tokens each row may get, `[rows]`.
-        count: how many have been added.
-        tokens: these, `[rows, most]`; what stands behind a row's end means nothing.
-        scores: their log-probabilities, `[rows, most]`, if asked for.
         is_compiled: whether the step is, for each length of input by itself.
-        finished: rows with a stop token or without room, `[rows]`.
     """
 
     def __init__(
@@ -50,16 +99,15 @@ class Decoding:
         keep_states: bool = False,
         compile: bool = False,
     ) -> None:
+        batch, device = len(room), room.device
+        rows = torch.arange(batch, device=device).repeat_interleave(copies)
+        super().__init__(room[rows], copies, stop_token_ids, pad_token_id)
         self.backbone = backbone
         self.cache = cache
-        self.copies = copies
-        self.stops = stop_token_ids
-        self.pad_token_id = pad_token_id
         self.repetition_penalty = repetition_penalty
         self.step = _compiled_step(cache.visible.device.type) if compile else _step
         self.is_compiled = compile
         self._compiled_lengths: set[int] = set()
-        batch, device = len(room), room.device
         if copies == 1:
             first = cache
         else:
@@ -80,20 +128,17 @@ class Decoding:
         last = hidden[torch.arange(batch, device=device), prompts.lengths - 1]
         logits = backbone.logits(last)
 
-        rows = torch.arange(batch, device=device).repeat_interleave(copies)
         if first is not cache:
             cache.take(rows, first)
         self.prompt_states = hidden if keep_states else None
         self.gives_logits = logits is last
-        self.lengths, self.room = prompts.lengths[rows], room[rows]
+        self.lengths = prompts.lengths[rows]
         self.shift = None if prompts.shift is None else prompts.shift[rows]
         # One position for all rows, where they are equally long, makes a simpler step.
         self.index = self.lengths[:1] if prompts.padding_mask is None else self.lengths
         self.index = self.index + before
-        self.count, self.most = 0, int(room.max())
-        self.tokens = rows.new_zeros((len(rows), self.most))
-        self.scores = torch.zeros(self.tokens.shape, device=device) if keep_scores else None
-        self.finished = self.room <= 0
+        if keep_scores:
+            self.scores = torch.zeros(self.tokens.shape, device=device)
         self.seen: torch.Tensor | None = None
         if repetition_penalty != 1:
             self.seen = torch.zeros((batch, logits.shape[-1]), dtype=torch.bool, device=device)
@@ -119,31 +164,11 @@ class Decoding:
         less = torch.where(logits > 0, logits / penalty, logits * penalty)
         return torch.where(self.seen, less, logits)
 
-    @property
-    def running(self) -> bool:
-        if self.count >= self.most:
-            return False
-        # Without stop tokens nothing needs to wait for the device.
-        return not len(self.stops) or not bool(self.finished.all())
-
-    def append(self, tokens: torch.Tensor, still: torch.Tensor | None = None) -> torch.Tensor:
-        """Add a token to each row but those that are `still`, by default the finished ones.
-
-        Returns:
-            The tokens, of still rows `pad_token_id`.
-        """
-        still = self.finished if still is None else still
-        tokens = tokens.masked_fill(still, 0)  # the model may not know `pad_token_id`
-        self.tokens[:, self.count] = tokens
+    def added(self, tokens: torch.Tensor) -> None:
         if self.scores is not None:
             self.scores[:, self.count] = self.log_probs.gather(1, tokens[:, None])[:, 0]
         if self.seen is not None:
             self.seen.scatter_(1, tokens[:, None], True)
-        self.count += 1
-        self.finished = self.finished | (self.count >= self.room)
-        if len(self.stops):
-            self.finished |= torch.isin(tokens, self.stops)
-        return tokens.masked_fill(still, self.pad_token_id)
 
     def advance(self) -> None:
         """Run the model on the last tokens."""
@@ -179,12 +204,6 @@ class Decoding:
             self.scores, self.log_probs = self.scores[rows], self.log_probs[rows]
         if self.seen is not None:
             self.seen = self.seen[rows]
-
-    def ends(self) -> torch.Tensor:
-        """How many tokens each row has got, its first stop token included, `[rows]`."""
-        stops = torch.isin(self.tokens[:, : self.count], self.stops).int()
-        behind = (stops.cumsum(1) - stops) > 0
-        return torch.minimum((~behind).sum(1), self.room.clamp(min=0))
 
 
 def sample(decoding: Decoding, sampler: Callable[[torch.Tensor], torch.Tensor]) -> Steps:

@@ -12,7 +12,14 @@ from ..backbones._model import Model
 from ..backbones.layers.cache import Cache, KeyValueShape
 from .decoding import Decoding, Steps
 from .prompts import Prompts, text_inputs
-from .samplers import Choice, RandomSampler, Sampler, Search, SpeculativeSampler
+from .samplers import (
+    Choice,
+    EntropyBoundSampler,
+    RandomSampler,
+    Sampler,
+    Search,
+    SpeculativeSampler,
+)
 
 
 class Assistant:
@@ -166,7 +173,9 @@ def _choose(
     return torch.where(taken, draft, sampler.draw(left)), taken
 
 
-def drafting(sampler: Sampler, assistant: Model | Drafter | None) -> tuple[Choice | Search, int]:
+def drafting(
+    sampler: Sampler, assistant: Model | Drafter | None
+) -> tuple[Choice | Search | EntropyBoundSampler, int]:
     """How tokens are chosen, and how many are drafted.
 
     Raises:

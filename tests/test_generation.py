@@ -407,7 +407,11 @@ def test_what_is_refused(gpt2: Any) -> None:
     other.layers *= 3
     refused(ValueError, "another model's", [1], 5, cache=other)
     refused(
-        ValueError, r"Unknown sampler 'top-k'\. Known: beam, contrastive, greedy", [1], 5, "top-k"
+        ValueError,
+        r"Unknown sampler 'top-k'\. Known: beam, contrastive, entropy_bound, greedy",
+        [1],
+        5,
+        "top-k",
     )
     refused(TypeError, r"an object, TopKSampler\(\), not the class", [1], 5, samplers.TopKSampler)
     refused(TypeError, "a name or a function of logits, not int", [1], 5, 7)

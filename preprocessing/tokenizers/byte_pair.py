@@ -42,6 +42,7 @@ class BytePairTokenizer(Tokenizer):
         known_patterns: more of those that cut any text at once.
         normalizes: whether text is composed first (NFC).
         prefers_words: whether words in the vocabulary are tokens, whatever the rules say.
+        take_space: special tokens to which space before them belongs.
         is_rebuilt: whether transformers cuts text as it knows the family to, no file asked.
     """
 
@@ -51,6 +52,7 @@ class BytePairTokenizer(Tokenizer):
     own: ClassVar[Sequence[str]] = ("normalizer", "pre_tokenizer", "ignore_merges")
     split_pattern: str | None = None
     known_patterns: ClassVar[Sequence[str]] = ()
+    take_space: ClassVar[Sequence[str]] = ()
     is_rebuilt: ClassVar[bool] = False
     normalizes: ClassVar[bool] = False
     prefers_words: ClassVar[bool] = False
@@ -111,7 +113,9 @@ class BytePairTokenizer(Tokenizer):
             found = tokenizers.Tokenizer(self.model(tokenizers.models, **options))
         except Exception as error:  # the library's own kind is no other
             raise ValueError(f"Vocabulary and merges do not fit: {error}.") from error
-        found.add_special_tokens(list(whole))
+        found.add_special_tokens(
+            [tokenizers.AddedToken(one, lstrip=one in self.take_space) for one in whole]
+        )
         steps, cuts = self.steps()
         if self.cutter is not None:
             steps, cuts = [], cuts[-1:]
