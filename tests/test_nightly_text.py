@@ -1,4 +1,4 @@
-"""Tokenizers, preprocessors and converters that KerasHub 0.33 brings, beside transformers and 0.32's."""
+"""What KerasHub 0.33 brings for text and pictures, beside transformers and 0.32's."""
 
 from __future__ import annotations
 
