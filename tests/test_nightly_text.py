@@ -1,4 +1,4 @@
-"""Tokenizers and preprocessors that KerasHub 0.33 brings, beside transformers and 0.32's."""
+"""What KerasHub 0.33 brings for text and pictures, beside transformers and 0.32's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import keras_hub
 import torch
 import transformers
 
-from keras_hub_torch import models, tokenizers
+from keras_hub_torch import layers, models, tokenizers
 from keras_hub_torch.models import Backbone, ModernBertBackbone
 
 from .nightly.modern_bert import SMALL
@@ -84,3 +84,21 @@ def test_gemmas(tmp_path: Path) -> None:
     row = [theirs.start_token_id, *ids, theirs.end_token_id]
     assert inputs["token_ids"].tolist() == [row + [0] * (7 - len(row))]
     assert torch.equal(inputs["padding_mask"].sum(1), torch.tensor([len(row)]))
+
+
+def test_converters(tmp_path: Path) -> None:
+    """They are Gemma 4's, but that short videos keep their length."""
+    sizes = {"patch_size": 2, "max_soft_tokens": 3, "pooling_kernel_size": 2}
+    for name in ("EmbeddingGemma2", "DiffusionGemma"):
+        converter = getattr(layers, f"{name}ImageConverter")(**sizes)
+        converter.save_to_preset(tmp_path / name)
+        assert type(layers.ImageConverter.from_preset(tmp_path / name)) is type(converter)
+    videos = layers.EmbeddingGemma2VideoConverter(**sizes, max_frames=4)
+    assert "num_frames" not in videos.get_config()
+    frames = torch.rand(6, 8, 9, 3)
+    images = layers.Gemma4ImageConverter(**sizes)
+    found = videos([frames, frames[:2]])
+    for name, values in found.items():
+        assert torch.equal(values[0], images(frames[[0, 1, 3, 5]])[name])
+        assert torch.equal(values[1], images(frames[:2])[name])
+    assert torch.equal(videos(frames)["pixel_values"][0], found["pixel_values"][0])
