@@ -198,7 +198,9 @@ class HybridDecoder(Backbone):
         name: str | None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        self.rotary_dim = rotary_part(head_dim, partial_rotary_factor)
+        kinds = kinds_of_layers(num_layers, layer_types)
+        turned = FULL in kinds  # linear ones have no positions
+        self.rotary_dim = rotary_part(head_dim, partial_rotary_factor) if turned else 0
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor
         self.window = sliding_window_size
@@ -224,7 +226,7 @@ class HybridDecoder(Backbone):
                 INIT,
             )
 
-        mixers = [mixer(kind) for kind in kinds_of_layers(num_layers, layer_types)]
+        mixers = [mixer(kind) for kind in kinds]
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size, hidden_dim, tie_word_embeddings, random_normal(0.01)
         )
