@@ -23,6 +23,10 @@ CASES = {case.cls: case for case in reversed(all_cases())}
         # Rotary positions of an odd part of a head, in no layer.
         ("Qwen3_5Backbone", {"head_dim": 12, "layer_types": ["linear_attention"] * 4}),
         ("SmolLM3Backbone", {"rope_layer_enabled_list": [False] * 2, "partial_rotary_factor": 0.5}),
+        (
+            "Gemma4Backbone",
+            {"head_dim": 5, "global_head_dim": 6, "layer_types": ["full_attention"] * 2},
+        ),
         ("T5Backbone", {"num_layers": 0}),
     ],
 )
@@ -41,6 +45,7 @@ def test_edges(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
     ("name", "changes", "message"),
     [
         ("RoformerV2Backbone", {"head_size": 4}, "num_heads=2 of head_size=4 must be hidden_dim"),
+        ("Gemma4Backbone", {"head_dim": 5}, "even number of dimensions, not 5"),
         ("XLNetBackbone", {"hidden_dim": 9, "num_heads": 3}, "hidden_dim=9 must be even"),
     ],
 )
