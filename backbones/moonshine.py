@@ -182,6 +182,7 @@ class MoonshineDecoderBlock(Layer):
         return x + self.ff(self.norm3(x))
 
 
+FEWEST = 895  # samples that leave a frame
 # The order in which KerasHub assigns its layers.
 ASSIGNED = (
     "conv1",
@@ -234,7 +235,8 @@ class MoonshineBackbone(Backbone):
         dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: `filter_dim` is not `hidden_dim`, or heads are too small for rotary positions.
+        ValueError: `filter_dim` is not `hidden_dim`, or heads are too small for rotary positions;
+            fewer than 895 samples.
     """
 
     def __init__(
@@ -341,6 +343,11 @@ class MoonshineBackbone(Backbone):
         self, audio: Audio, padding_mask: EncoderPaddingMask | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The frames, and which of them are real, `[batch, frames]`, if not all."""
+        if audio.shape[1] < FEWEST:
+            raise ValueError(
+                f"encoder_input_values must be {FEWEST} samples long or longer, not "
+                f"{audio.shape[1]}."
+            )
         x = self.group_norm(torch.tanh(self.conv1(audio.flatten(1)[:, None])))
         x = F.gelu(self.conv3(F.gelu(self.conv2(x)))).mT
         mask = None

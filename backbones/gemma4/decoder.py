@@ -37,8 +37,6 @@ class Rotary:
     """
 
     def __init__(self, head_dim: int, wavelength: float, factor: float, part: float = 1.0) -> None:
-        if head_dim % 2:
-            raise ValueError(f"A head must have an even number of dimensions, not {head_dim}.")
         self.head_dim = head_dim
         self.wavelength = wavelength
         self.factor = factor

@@ -80,6 +80,8 @@ class Gemma4TextAttention(Layer):
         epsilon: float,
     ) -> None:
         super().__init__()
+        if head_dim % 2:
+            raise ValueError(f"A head must have an even number of dimensions, not {head_dim}.")
         self.num_query_heads = num_query_heads
         self.num_key_value_heads = num_key_value_heads
         self.epsilon = epsilon

@@ -215,7 +215,8 @@ class HybridDecoder(Backbone):
         kinds = kinds_of_layers(num_layers, layer_types)
         if layer_types is None:
             self.layer_types = kinds
-        self.rotary_dim = rotary_part(head_dim, partial_rotary_factor) if FULL in kinds else 0
+        turned = FULL in kinds  # linear ones have no positions
+        self.rotary_dim = rotary_part(head_dim, partial_rotary_factor) if turned else 0
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor
         self.window = sliding_window_size
