@@ -245,6 +245,7 @@ class DiffusionGemmaBackbone(Gemma4Towers):
             logit_soft_cap=final_logit_soft_cap,
         )
         self.vision_encoder = vision_encoder
+        self.check_towers(hidden_dim)
         if vision_encoder is not None:
             vision_encoder.own_width = True
         self.transformer_layers = Stack("decoder_block_{}", map(block, self.is_global))
