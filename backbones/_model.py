@@ -177,7 +177,19 @@ class Model(nn.Module, Configurable):
         """Inputs as checked tensors on the model's device."""
         tensors = as_tensors(given, self.input_specs, self.device)
         check_tensors(tensors, self.input_specs)
+        for name, most in self.longest(tensors).items():
+            length = 0 if tensors.get(name) is None else tensors[name].shape[1]
+            if length > most:
+                raise ValueError(
+                    f"{name} has length {length}, but the position table has room for {most}."
+                )
         return tensors
+
+    def longest(self, given: Mapping[str, Any]) -> dict[str, int]:
+        """Inputs that a part behind others takes → how long they may be, to be said before these
+        compute anything.
+        """
+        return {}
 
     @overload
     def forward_intermediates(

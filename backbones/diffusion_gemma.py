@@ -266,6 +266,7 @@ class DiffusionGemmaBackbone(Gemma4Towers, BlockDiffusion):
             logit_soft_cap=final_logit_soft_cap,
         )
         self.vision_encoder = vision_encoder
+        self.check_towers(hidden_dim)
         if vision_encoder is not None:
             vision_encoder.own_width = True
         self.transformer_layers = Stack("decoder_block_{}", map(block, self.is_global))

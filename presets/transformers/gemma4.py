@@ -21,6 +21,7 @@ from ..checkpoints.table import (
     fixed,
     key,
     layer,
+    like,
     only,
     rule,
     under,
@@ -331,7 +332,7 @@ def written(
     keys: Mapping[str, tuple[str, Any]],
     fixed: Mapping[str, tuple[Any, ...]],
 ) -> dict[str, Any]:
-    values = {theirs: config[ours] for theirs, (ours, _) in keys.items()}
+    values = {name: like(default, config[ours]) for name, (ours, default) in keys.items()}
     return {**values, **{name: values[0] for name, values in fixed.items()}}
 
 
