@@ -76,6 +76,8 @@ class BytePairTokenizer(Tokenizer):
         cutting.check_steps(normalizer or (), pre_tokenizer or ())
         if unsplittable_tokens is None:
             unsplittable_tokens = self.special_tokens
+        if isinstance(unsplittable_tokens, str):
+            raise TypeError(f"unsplittable_tokens must be a list, not {unsplittable_tokens!r:.300}.")
         self.unsplittable_tokens = list(unsplittable_tokens)
         self.vocabulary: dict[str, int] | None = None
         self.merges: list[str] | None = None
@@ -201,7 +203,7 @@ class BytePairTokenizer(Tokenizer):
 
     def id_to_token(self, id: int) -> str:
         self.check_vocabulary()
-        token = self.library.id_to_token(id) if id >= 0 else None
+        token = self.library.id_to_token(id) if 0 <= id < 2**32 else None
         if token is None:
             raise ValueError(f"The vocabulary has no id {id}.")
         return token
