@@ -77,7 +77,9 @@ class BytePairTokenizer(Tokenizer):
         if unsplittable_tokens is None:
             unsplittable_tokens = self.special_tokens
         if isinstance(unsplittable_tokens, str):
-            raise TypeError(f"unsplittable_tokens must be a list, not {unsplittable_tokens!r:.300}.")
+            raise TypeError(
+                f"unsplittable_tokens must be a list, not {unsplittable_tokens!r:.300}."
+            )
         self.unsplittable_tokens = list(unsplittable_tokens)
         self.vocabulary: dict[str, int] | None = None
         self.merges: list[str] | None = None
