@@ -135,14 +135,16 @@ def with_labels(x: Any, y: Any = None, sample_weight: Any = None) -> Any:
 
 
 def samples(x: Any, y: Any = None) -> tuple[Any, Any]:
-    """What a `DataLoader` collects as columns: texts, or tuples of texts, and labels behind them.
+    """What a `DataLoader` collects as columns: texts, or tuples of texts, and labels behind them;
+    of mappings one, with `None` for what a sample does not have.
 
     A tuple itself is no list of samples but the segments of one text or several.
     """
     if not isinstance(x, list) or not x:
         return x, y
     if isinstance(x[0], Mapping):
-        return {name: [one[name] for one in x] for name in x[0]}, y
+        names = dict.fromkeys(name for one in x for name in one)
+        return {name: [one.get(name) for one in x] for name in names}, y
     if not isinstance(x[0], tuple):
         return x, y
     columns = [list(column) for column in zip(*x, strict=True)]
