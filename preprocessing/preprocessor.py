@@ -32,6 +32,7 @@ class Preprocessor(PreprocessingLayer):
         processor: what transformers calls the class that does the same, if it has one.
         settings: its settings → the attributes of the model that they are.
         needs: parts that it has to have, as they are where there are none here.
+        text_name: what a text to generate from is called beside images or sound.
     """
 
     backbone: ClassVar[str | None] = None
@@ -39,6 +40,7 @@ class Preprocessor(PreprocessingLayer):
     processor: ClassVar[str] = ""
     settings: ClassVar[Mapping[str, str]] = {}
     needs: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    text_name: ClassVar[str] = "prompts"
     config_file = CONFIG_FILE
     tokenizer: Tokenizer | None = None
     audio_converter: PreprocessingLayer | None = None

@@ -79,6 +79,7 @@ def test_seq_2_seq(tmp_path: Path) -> None:
     backbone, task = preset("BartSeq2SeqLMPreprocessor", config, tmp_path, **lengths)
     expected = task.generate(TEXTS, max_length=20)
     assert generate(backbone, TEXTS, 20) == expected
+    assert generate(backbone, {"encoder_text": TEXTS}, 20) == expected
     both = {"encoder_text": TEXTS, "decoder_text": ["", "so", "x y"]}
     assert generate(backbone, both, 20) == task.generate(both, max_length=20)
 
