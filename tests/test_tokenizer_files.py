@@ -440,6 +440,43 @@ def test_gemma3_of_transformers(tmp_path: Path) -> None:
             assert step.generate_preprocess(x)["vision_mask"].sum() == 3
 
 
+def test_tokens_that_take_spaces_in(tmp_path: Path) -> None:
+    """Phi-3's take in the line's end behind them; there and back ids stay as they are."""
+    vocabulary, merges = byte_pairs("<|endoftext|>", "<mask>", "word")
+    rules = [tuple(merge.split(" ")) for merge in merges]
+    theirs: Any = transformers.GPT2Tokenizer(vocabulary, rules)
+    theirs.add_tokens(
+        [
+            tokenizers.AddedToken("<mask>", lstrip=True, normalized=False),
+            tokenizers.AddedToken("word", single_word=True, normalized=False),
+        ]
+    )
+    theirs.save_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "config.json").write_text('{"model_type": "gpt2"}')
+    loaded = ours.Tokenizer.from_preset(tmp_path / "a")
+    texts = ["a  <mask> b", "<mask>", "word words a word.", *TEXTS[:99]]
+    expected = [theirs.encode(text, add_special_tokens=False) for text in texts]
+    loaded.save_to_preset(tmp_path / "b")
+    for tokenizer in (loaded, ours.Tokenizer.from_preset(tmp_path / "b")):
+        assert tokenizer.tokenize(texts) == expected
+        assert [tokenizer.to_library().encode(text).ids for text in texts] == expected
+
+    tokenizer = ours.Phi3Tokenizer(sentence_piece("Phi3Tokenizer"))
+    (tmp_path / "c").mkdir()
+    for name, content in tokenizer.to_transformers():
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (tmp_path / "c" / name).write_bytes(data.replace(b'"rstrip": false', b'"rstrip": true'))
+    (tmp_path / "c" / "config.json").write_text('{"model_type": "phi3"}')
+    template = "{{ messages[0].content }}<|end|>\n<|end|> a"
+    chat: Any = [{"role": "user", "content": "hi"}]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "c")
+    options = {"chat_template": template, "tokenize": True}
+    expected = theirs.apply_chat_template(chat, **options, return_dict=False)
+    loaded = ours.Tokenizer.from_preset(tmp_path / "c")
+    assert loaded.apply_chat_template(chat, **options) == expected
+    assert tokenizer.apply_chat_template(chat, **options) != expected
+
+
 def test_tekken(tmp_path: Path) -> None:
     vocabulary, _ = byte_pairs()
     numbers = {character: byte for byte, character in enumerate(byte_characters())}

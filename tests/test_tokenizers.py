@@ -605,6 +605,7 @@ def test_files_of_strangers(case: str, tmp_path: Path, monkeypatch: pytest.Monke
             "1,024 times as long",
         ),
         ("GPT2Tokenizer", {"unsplittable_tokens": "abc"}, "must be a list, not 'abc'"),
+        ("T5Tokenizer", {"token_options": {"a": ["x"]}}, "'a' must be of lstrip, rstrip"),
         (
             "MistralTekkenTokenizer",
             {"split_pattern": "(a"},

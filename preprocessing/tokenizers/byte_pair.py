@@ -16,7 +16,7 @@ from .._libraries import library
 from . import cutting
 from .base import Tokenizer, lines_of, read_asset
 from .cutting import PREFIX, Step, byte_level, split
-from .foreign import Foreign
+from .foreign import Foreign, added_tokens, check_options
 
 
 class BytePairTokenizer(Tokenizer):
@@ -36,6 +36,8 @@ class BytePairTokenizer(Tokenizer):
         pre_tokenizer: likewise what cuts text into words. A regular expression that no family has
             gets five seconds for a text.
         ignore_merges: likewise whether a word in the vocabulary is a token, whatever the rules say.
+        token_options: likewise unsplittable tokens that take in the spaces before or behind them,
+            or that are words alone: `lstrip`, `rstrip`, `single_word`.
 
     Attributes:
         split_pattern: what words are, a regular expression; GPT-2's if it is None.
@@ -48,7 +50,10 @@ class BytePairTokenizer(Tokenizer):
     keras_module = "keras_hub.src.tokenizers.byte_pair_tokenizer"
     assets = ("vocabulary.json", "merges.txt")
     unsaved: ClassVar[Sequence[str]] = ("vocabulary", "merges")
-    own: ClassVar[Sequence[str]] = ("normalizer", "pre_tokenizer", "ignore_merges")
+    own: ClassVar[Sequence[str]] = (
+        *("normalizer", "pre_tokenizer", "ignore_merges"),
+        "token_options",
+    )
     split_pattern: str | None = None
     known_patterns: ClassVar[Sequence[str]] = ()
     is_rebuilt: ClassVar[bool] = False
@@ -66,6 +71,7 @@ class BytePairTokenizer(Tokenizer):
         normalizer: Sequence[Mapping[str, Any]] | None = None,
         pre_tokenizer: Sequence[Mapping[str, Any]] | None = None,
         ignore_merges: bool | None = None,
+        token_options: Mapping[str, Sequence[str]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -73,6 +79,8 @@ class BytePairTokenizer(Tokenizer):
         self.add_prefix_space = add_prefix_space
         self.normalizer, self.pre_tokenizer = normalizer, pre_tokenizer
         self.ignore_merges = ignore_merges
+        self.token_options = token_options
+        check_options(token_options)
         cutting.check_steps(normalizer or (), pre_tokenizer or ())
         if unsplittable_tokens is None:
             unsplittable_tokens = self.special_tokens
@@ -115,7 +123,7 @@ class BytePairTokenizer(Tokenizer):
             found = tokenizers.Tokenizer(self.model(tokenizers.models, **options))
         except Exception as error:  # the library's own kind is no other
             raise ValueError(f"Vocabulary and merges do not fit: {error}.") from error
-        found.add_special_tokens(list(whole))
+        found.add_special_tokens(added_tokens(whole, self.token_options))
         steps, cuts = self.steps()
         if self.cutter is not None:
             steps, cuts = [], cuts[-1:]
@@ -230,9 +238,16 @@ class BytePairTokenizer(Tokenizer):
         """A text cut in words, special tokens whole."""
         regex = library("regex", "text")
         assert self.cutter is not None
-        special = "|".join(regex.escape(one) for one in sorted(whole, key=len, reverse=True))
+        known = self.token_options or {}
+        special = "|".join(
+            r"\s*" * ("lstrip" in known.get(one, ()))
+            + regex.escape(one)
+            + r"\s*" * ("rstrip" in known.get(one, ()))
+            for one in sorted(whole, key=len, reverse=True)
+        )
         for i, part in enumerate(regex.split(f"({special})", text) if whole else [text]):
-            yield from [part] if i % 2 else self.cutter.words(part)
+            token = part.strip() if part.strip() in known else part
+            yield from [token] if i % 2 else self.cutter.words(part)
 
     def encoded(self, texts: list[Any], special: bool | None, **options: Any) -> list[list[Any]]:
         found = self.plain_library if special is False else self.library
@@ -273,6 +288,7 @@ class BytePairTokenizer(Tokenizer):
         if "unsplittable_tokens" not in cls.unsaved and files.added:
             found["unsplittable_tokens"] = list(files.added)
         found |= cls.special_arguments(files, vocabulary)
+        found |= {"token_options": files.token_options} if files.token_options else {}
         return found | cls.cutting_arguments(files, found)
 
     @classmethod
@@ -315,7 +331,7 @@ class BytePairTokenizer(Tokenizer):
         return found | ({"add_prefix_space": True} if self.add_prefix_space else {})
 
     def to_library(self) -> Any:
-        own = any(getattr(self, name) is not None for name in self.own)
+        own = any(getattr(self, name) is not None for name in self.own if name != "token_options")
         if self.is_rebuilt and (own or self.add_prefix_space):
             warnings.warn(
                 "AutoTokenizer cuts text as the family does, whatever tokenizer.json says; "

@@ -51,7 +51,7 @@ class Gemma3Tokenizer(SentencePieceTokenizer):
     """
 
     backbone = "Gemma3Backbone"
-    own = ("placeholder",)
+    own = (*SentencePieceTokenizer.own, "placeholder")
     templates = ("start $A", "start $A start $B:1")
     turn_ends = ("<end_of_turn>",)
     vision = named(
