@@ -200,8 +200,9 @@ def _with_media(model: Any, prompt: str | None, paths: dict[str, list[Path]]) ->
     """What the model's preprocessor takes of a prompt, if there is one, and files."""
     from ..preprocessing.prompts import text_preprocessor
 
-    known = getattr(text_preprocessor(model), "media", {})
-    found: dict[str, Any] = {} if prompt is None else {"prompts": prompt}
+    preprocessor = text_preprocessor(model)
+    known = getattr(preprocessor, "media", {})
+    found: dict[str, Any] = {} if prompt is None else {preprocessor.text_name: prompt}
     for kind, files in paths.items():
         name = known[kind].name if kind in known else {"image": "images", "audio": "audio"}[kind]
         if files:

@@ -78,7 +78,8 @@ def generate(
             prompts of them. The content may have images, `[{"type": "image", "image": …}, {"type":
             "text", "text": …}]`, of models whose preprocessor takes some.
         max_length: of prompt and continuation together, padding before the prompt's end included;
-            of text the preprocessor's `sequence_length`, if neither is given.
+            of text the preprocessor's `sequence_length`, or as many positions as the model has, if
+            neither is given.
         sampler: `greedy`, `random`, `top_k`, `top_p`, `min_p`, `beam`, `contrastive` or
             `speculative`, an object of `samplers`, or a function from logits `[batch, vocabulary]`
             to ids `[batch]`. "auto" is as the tokenizer's checkpoint of transformers wants it
@@ -135,7 +136,7 @@ def generate(
         if return_scores:
             raise ValueError("return_scores is for prompts of ids, not of text.")
         if max_length is None and max_new_tokens is None:
-            max_length = text.sequence_length
+            max_length = _usual_length(backbone, text)
         token_ids, preprocessor = text.inputs, text.tokenizer
     elif strip_prompt:
         raise ValueError("strip_prompt is for prompts of text, not of ids.")
@@ -210,7 +211,7 @@ def stream(
     text = _read_text(backbone, token_ids, preprocessor, chat_options)
     if text is not None:
         if max_length is None and max_new_tokens is None:
-            max_length = text.sequence_length
+            max_length = _usual_length(backbone, text)
         token_ids, preprocessor = text.inputs, text.tokenizer
     stop_token_ids, pad_token_id = _marks(preprocessor, stop_token_ids, pad_token_id)
     sampler, repetition_penalty = _choice(preprocessor, sampler, repetition_penalty)
@@ -247,6 +248,12 @@ def _read_text(
         return None
     _check_model(backbone, False)
     return text_prompts(prompts, text_preprocessor(backbone, preprocessor), chat_options)
+
+
+def _usual_length(backbone: Model, text: TextPrompts) -> int:
+    """How long texts become, if nothing is said: as the preprocessor has it, if the model can."""
+    known = (getattr(shape, "positions", None) for shape in backbone.cache_shapes)
+    return min([text.sequence_length, *(positions for positions in known if positions)])
 
 
 def _marks(

@@ -346,6 +346,7 @@ def test_bad_input() -> None:
         ({"prompts": "a"}, "no 'responses'"),
         ({"prompts": ["a"], "responses": ["b", "c"]}, "1 prompts and 2 responses"),
         ({"prompts": "a", "responses": "b", "images": [IMAGE] * 4}, "4 images; 3 are the most"),
+        ({"prompts": ["a"], "responses": ["b"], "images": IMAGES}, "1 prompts and 2 images"),
     ):
         with pytest.raises(ValueError, match=message):
             mine(x)
@@ -356,6 +357,38 @@ def test_bad_input() -> None:
         models.Gemma3CausalLMPreprocessor(
             mine.tokenizer, layers.Gemma3ImageConverter((5, 6)), sequence_length=512
         )
+
+
+def test_samples_without_images() -> None:
+    """Among others, in whatever way that is said; KerasHub takes none."""
+    for name, place, key in (
+        ("gemma3", START, "images"),
+        ("gemma4-images", "<|image|>", "images"),
+        ("gemma3n", HEAR, "audios"),
+        ("gemma4-sound-video", "<|audio|>", "audio"),
+    ):
+        mine, _ = both(TASKS[name])
+        one = IMAGE if key == "images" else SOUND[0]
+        prompts = {"prompts": [f"a {place}", "b"], "responses": ["x", "y"]}
+        found = mine({**prompts, key: [one, None]})
+        rows = [{k: v[i] for k, v in prompts.items()} for i in range(2)]
+        for other in (mine({**prompts, key: [[one], []]}), mine([{**rows[0], key: one}, rows[1]])):
+            assert all(map(torch.equal, found[0].values(), other[0].values()))
+        prompts["prompts"][0] = "a"
+        none = mine({**prompts, key: [[], None]})[0]
+        assert torch.equal(none["token_ids"], mine(prompts)[0]["token_ids"])
+    with pytest.raises(ValueError, match="2 clips; one is the most"):
+        mine({"prompts": "a", "responses": "b", "audio": [SOUND[0]] * 2})
+    with pytest.raises(ValueError, match="2 prompts and 1 audio"):
+        mine({"prompts": ["a", "b"], "responses": ["x", "y"], "audio": SOUND[:1]})
+    qwen, _ = both(TASKS["qwen3_5"])
+    assert "pixel_values" not in qwen.generate_preprocess({"prompts": ["a"], "images": []})
+    pali_gemma, _ = both(TASKS["pali_gemma"])
+    with pytest.raises(ValueError, match="Every prompt must have an image"):
+        pali_gemma.generate_preprocess({"prompts": ["a", "b"], "images": [IMAGE, None]})
+    parseq, _ = both(TASKS["parseq"])
+    with pytest.raises(ValueError, match="no 'responses'"):
+        parseq({"images": IMAGES})
 
 
 def test_images_and_videos_of_several_prompts() -> None:

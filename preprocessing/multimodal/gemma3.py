@@ -139,15 +139,14 @@ def convert_rows(converter: ImageConverter, rows: Any, most: int) -> torch.Tenso
         ValueError: a sample has more than `most` images.
     """
     converted: list[torch.Tensor] = []
-    black: torch.Tensor | None = None
-    for row in rows:
-        images = images_of_sample(row)
+    samples = [images_of_sample(row) for row in rows]
+    like = next((image for images in samples for image in images), torch.zeros(1, 1, 3))
+    fewest = min(map(len, samples))
+    black = converter(torch.zeros_like(like)) if fewest < most else None
+    for images in samples:
         if len(images) > most:
             raise ValueError(f"A sample has {len(images)} images; {most} are the most.")
         found = [converter(image) for image in images]
-        if len(found) < most and black is None:
-            like = images[0] if images else torch.zeros(1, 1, 3)
-            black = converter(torch.zeros_like(like))
         converted.append(torch.stack([*found, *[black] * (most - len(found))]))  # type: ignore
     return torch.stack(converted)
 

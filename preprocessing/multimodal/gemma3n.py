@@ -15,7 +15,7 @@ from ..images.converter import ImageConverter
 from ..preprocessor import with_labels
 from ..tokenizers.base import Tokenizer
 from .gemma3 import convert_rows, places_of
-from .texts import Medium, PromptsPreprocessor, batched, each_text, unbatched
+from .texts import Medium, PromptsPreprocessor, batched, each_text, is_none, unbatched
 
 
 class Gemma3nCausalLMPreprocessor(PromptsPreprocessor):
@@ -170,7 +170,7 @@ class Gemma3nCausalLMPreprocessor(PromptsPreprocessor):
             if audios is not None:
                 raise ValueError("There are audios, but no audio_converter.")
             return {}, {}
-        if audios is None:
+        if is_none(audios):
             clips = torch.ones(len(ids), 0, 0)
             features = torch.ones(len(ids), 0, 0, converter.feature_size)
             silent = torch.ones(len(ids), 0, 0, dtype=torch.bool)
@@ -203,8 +203,7 @@ def clips_of_rows(rows: Any, rate: int, most: int) -> torch.Tensor:
     """
     found = []
     for row in rows:
-        empty = row is None or (isinstance(row, (list, tuple)) and not row)
-        found.append([] if empty else as_clips(row, rate, None)[0])
+        found.append([] if is_none([row]) else as_clips(row, rate, None)[0])
     fullest = max(map(len, found))
     if fullest > most:
         raise ValueError(f"A sample has {fullest} clips; {most} are the most.")

@@ -79,4 +79,6 @@ class PaliGemmaCausalLMPreprocessor(PromptsPreprocessor):
         return unbatched(inputs, several)
 
     def _images(self, images: Any) -> Any:
+        if isinstance(images, (list, tuple)) and any(image is None for image in images):
+            raise ValueError("Every prompt must have an image.")
         return images if self.image_converter is None else self.image_converter(images)

@@ -88,6 +88,8 @@ class Qwen3_5CausalLMPreprocessor(MediaPreprocessor):
             return super().generate_preprocess(x["prompts"], sequence_length)
         pictures = self._converted(self.image_converter, images, "image")
         films = self._converted(self.video_converter, videos, "video")
+        if not pictures and not films:
+            return super().generate_preprocess(x["prompts"], sequence_length)
         metadata = list(x.get("video_metadata") or [None] * len(films))
         frames = iter(zip(films, metadata, strict=True))
         seen = iter(pictures)

@@ -84,13 +84,13 @@ class MediaPreprocessor(CausalLMPreprocessor):
                         f"A conversation has {len(row)} of type {kind!r}, and its prompt "
                         f"{places} places for them, {token}."
                     )
-                if not medium.several and len(row) != 1:
+                if not medium.several and len(row) > 1:
                     raise ValueError(
-                        f"A conversation has {len(row)} of type {kind!r}; each must have one."
+                        f"A conversation has {len(row)} of type {kind!r}; one is the most."
                     )
                 if token:
                     prompts[i] = prompt.replace(token, medium.place)
-            found[medium.name] = [row if medium.several else row[0] for row in rows]
+            found[medium.name] = [row if medium.several else next(iter(row), None) for row in rows]
         return found
 
 
@@ -143,10 +143,18 @@ def batched(x: Any, needed: tuple[str, ...] = ("prompts",)) -> tuple[dict[str, A
     several = not isinstance(found["prompts"], str)
     if not several:
         found = {name: None if value is None else [value] for name, value in found.items()}
-    texts = [found[name] for name in ("prompts", "responses") if found.get(name) is not None]
-    if len({len(one) for one in texts}) > 1:
-        raise ValueError(f"There are {len(texts[0])} prompts and {len(texts[1])} responses.")
+    count = len(found["prompts"])
+    for name, value in found.items():
+        if value is not None and hasattr(value, "__len__") and len(value) != count:
+            raise ValueError(f"There are {count} prompts and {len(value)} {name}.")
     return found, several
+
+
+def is_none(rows: Any) -> bool:
+    """Whether no sample has an image or a clip."""
+    if not isinstance(rows, (list, tuple)):
+        return rows is None
+    return all(row is None or (isinstance(row, (list, tuple)) and not row) for row in rows)
 
 
 def unbatched(values: Any, several: bool) -> Any:

@@ -475,9 +475,20 @@ def flatten(inputs: Any, texts: list[str]) -> Any:
         texts.append(str(inputs))
         return None
     if isinstance(inputs, (list, tuple)):
+        if all(type(one) is str for one in inputs) and _is_whole("".join(inputs)):
+            texts.extend(inputs)
+            return [None] * len(inputs)
         return [flatten(one, texts) for one in inputs]
     hint = "; decode it first: .decode('utf-8')" if isinstance(inputs, bytes) else ""
     raise TypeError(f"Text must be str, or lists of it, not {type(inputs).__name__}{hint}.")
+
+
+def _is_whole(text: str) -> bool:
+    """Whether there is no half of a character in it."""
+    try:
+        return bool(text.encode()) or not text
+    except UnicodeEncodeError:
+        return False
 
 
 def _rows(ids: Any, rows: list[list[int]]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from .base import named
 from .byte_pair import BytePairTokenizer
 
@@ -11,7 +13,7 @@ class ModernBertTokenizer(BytePairTokenizer):
 
     backbone = "ModernBertBackbone"
     normalizes = True
-    take_space = ("[MASK]",)
+    usual_options: ClassVar = {"[MASK]": ("lstrip",)}
     templates = ("cls $A sep", "cls $A sep $B:1 sep:1")
     special = named(pad_token="[PAD]", mask_token="[MASK]", cls_token="[CLS]", sep_token="[SEP]")
 
