@@ -7,15 +7,17 @@ import re
 import sys
 from collections.abc import Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ._app import Preset, app, printable, working
-from ._loading import Dtype, check_dtype, load
+from ._loading import Dtype, check_dtype, load, load_assistant
 
 
 class Sampler(str, Enum):
+    auto = "auto"
     greedy = "greedy"
     random = "random"
     top_k = "top_k"
@@ -96,12 +98,26 @@ def generate(
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is what a user says; print the answer.")
     ] = False,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="A picture that goes with the prompt; may be given again."),
+    ] = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option(help="A wav file that goes with the prompt, or that is to be transcribed."),
+    ] = None,
     system: Annotated[
         str | None,
         typer.Option(help="With --chat, what the model is told before.", show_default=False),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How many tokens at most.")] = 32,
-    sampler: Annotated[Sampler, typer.Option(help="How each token is chosen.")] = Sampler.greedy,
+    sampler: Annotated[
+        Sampler,
+        typer.Option(
+            help="How each token is chosen; auto is as a transformers checkpoint wants it, greedy "
+            "where it says nothing."
+        ),
+    ] = Sampler.greedy,
     stop: Annotated[
         str,
         typer.Option(
@@ -113,17 +129,30 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(help="Of the random samplers.", show_default=False)
     ] = None,
+    assistant: Annotated[
+        str | None,
+        typer.Option(
+            help="Preset of a smaller model that drafts tokens, for the same text sooner.",
+            show_default=False,
+        ),
+    ] = None,
     dtype: Dtype = None,
     device: Device = "cpu",
 ) -> None:
     """Continue a prompt, and print what is new as it comes: text of text, ids of ids.
 
-    With --chat the checkpoint's chat template makes the prompt.
+    With --chat the checkpoint's chat template makes the prompt, and has its places for images and
+    sound; without it they are in the prompt, in the words of the model's preprocessor.
 
     Example: keras-hub-torch generate gpt2_base_en "The capital of France is"
+
+    Example: keras-hub-torch generate whisper_tiny_en --audio a.wav
     """
-    if (prompt is None) == (ids is None):
+    media = {"image": image or [], "audio": [] if audio is None else [audio]}
+    if (prompt is None and audio is None) == (ids is None):
         raise typer.BadParameter("Give either a prompt or --ids.")
+    if prompt is None and image:
+        raise typer.BadParameter("--image needs a prompt.")
     if (prompt is None and chat) or (not chat and system is not None):
         raise typer.BadParameter("--chat needs a prompt, and --system needs --chat.")
     row = [] if ids is None else _ids(sys.stdin.read() if ids == "-" else ids, "--ids")
@@ -131,7 +160,9 @@ def generate(
     text: Any = None if prompt is None else _given(prompt)
     if chat:
         told = [] if system is None else [{"role": "system", "content": system}]
-        text = [*told, {"role": "user", "content": text}]
+        parts = [{"type": kind, kind: one} for kind, paths in media.items() for one in paths]
+        content = [*parts, {"type": "text", "text": text}] if parts else text
+        text = [*told, {"role": "user", "content": content}]
     check_dtype(dtype)
     import torch
 
@@ -139,9 +170,14 @@ def generate(
 
     with working():
         model = load(preset, dtype).to(device)
+        drafting = None
+        if assistant is not None:
+            drafting = load_assistant(assistant, dtype, model).to(device)
     size = getattr(model.token_embedding, "num_embeddings", None)
     if size is not None and max(row, default=0) >= size:
         raise ValueError(f"{max(row)} is no id of {preset}, which has {size:,}.")
+    if not chat and any(media.values()):
+        text = _with_media(model, text, media)
     if seed is not None:
         torch.manual_seed(seed)
     steps: Iterator[Any] = stream(
@@ -150,6 +186,7 @@ def generate(
         max_new_tokens=max_new_tokens,
         sampler=sampler.value,
         stop_token_ids=stops or "auto",
+        assistant_model=drafting,
     )
     if text is None:
         steps = (f"{',' * (i > 0)}{tokens.item()}" for i, tokens in enumerate(steps))
@@ -157,6 +194,20 @@ def generate(
         sys.stdout.write(printable(piece))
         sys.stdout.flush()
     typer.echo()
+
+
+def _with_media(model: Any, prompt: str | None, paths: dict[str, list[Path]]) -> dict[str, Any]:
+    """What the model's preprocessor takes of a prompt, if there is one, and files."""
+    from ..preprocessing.prompts import text_preprocessor
+
+    preprocessor = text_preprocessor(model)
+    known = getattr(preprocessor, "media", {})
+    found: dict[str, Any] = {} if prompt is None else {preprocessor.text_name: prompt}
+    for kind, files in paths.items():
+        name = known[kind].name if kind in known else {"image": "images", "audio": "audio"}[kind]
+        if files:
+            found[name] = files[0] if len(files) == 1 else files
+    return found
 
 
 def _given(text: str) -> str:

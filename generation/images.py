@@ -15,7 +15,7 @@ from ..backbones._model import Model
 from ..backbones.layers.vision import check_images
 from ..preprocessing.prompts import texts_of
 from ..preprocessing.text_to_image import TextToImagePreprocessor
-from .inference import without_training
+from .inference import many_compilations, without_training
 from .tiles import decode_in_tiles, encode_in_tiles
 
 PARTS = ("encode_text_step", "encode_image_step", "add_noise_step", "denoise_step", "decode_step")
@@ -117,7 +117,7 @@ def generate_images(
         tile,
         compile,
     )
-    running = without_training(backbone, steps)
+    running = without_training([backbone], steps)
     first = 0 if images is None else int(num_steps * (1 - strength))
     with tqdm(total=num_steps - first, disable=not progress, unit="step") as bar:
         while True:
@@ -243,7 +243,7 @@ def _decode(backbone: Any, latents: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def _compiled(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    return torch.compile(function, fullgraph=True)
+    return many_compilations()(torch.compile(function, fullgraph=True))
 
 
 def _preprocessor(backbone: Model) -> TextToImagePreprocessor:

@@ -32,6 +32,8 @@ class Prompts:
         lengths: tokens of each row, `[batch]`.
         ends: where each row ends in `given`, `[batch]`.
         others: what belongs to the rows besides, images or an encoder's inputs, by their names.
+        shift: by how much positions behind each row's tokens are ahead of their number, `[batch]`,
+            where images have positions in space.
     """
 
     given: torch.Tensor
@@ -41,6 +43,7 @@ class Prompts:
     lengths: torch.Tensor
     ends: torch.Tensor
     others: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    shift: torch.Tensor | None = None
 
 
 def read_prompts(
@@ -61,6 +64,7 @@ def read_prompts(
             `token_ids`, `padding_mask` and what the model takes of each row besides.
     """
     others: dict[str, Any] = {}
+    images: dict[str, Any] = {}
     if isinstance(token_ids, Mapping):
         text = text_inputs(inputs)
         besides = [
@@ -68,6 +72,8 @@ def read_prompts(
             for name, spec in inputs.items()
             if name not in text and spec.axes[:1] == ("batch",)
         ]
+        of_all = [name for name, spec in inputs.items() if spec.axes[:1] == ("images_batch",)]
+        besides += [*of_all, "position_ids"] if of_all else []
         *first, last = *text, *besides
         if not {text[0]} <= token_ids.keys() <= {*text, *besides}:
             raise ValueError(
@@ -75,7 +81,10 @@ def read_prompts(
                 f"{', '.join(map(str, token_ids)) or 'nothing'}."
             )
         others = {name: token_ids[name] for name in besides if token_ids.get(name) is not None}
-        others.pop("position_ids", None)  # each row's tokens stand from position 0 on
+        positions = others.pop("position_ids", None)  # each row's tokens stand from 0 on
+        images = {name: others.pop(name) for name in of_all if name in others}
+        if images and positions is not None:
+            images["space_positions"] = positions
         padding_mask = token_ids.get(text[1], padding_mask)
         token_ids = token_ids[text[0]]
     ids, filled = _matrix("token_ids", token_ids)
@@ -103,6 +112,11 @@ def read_prompts(
     longest = int(lengths.max())
     order = filled.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
     mask = torch.arange(longest, device=device) < lengths[:, None]
+    images = {name: torch.as_tensor(value).to(device) for name, value in images.items()}
+    images |= _in_space(images, filled, order)
+    furthest = None
+    if "space_positions" in images:
+        furthest = images["space_positions"].masked_fill(~mask[:, None], 0).amax((1, 2))
     return Prompts(
         given=ids,
         given_mask=filled,
@@ -115,8 +129,35 @@ def read_prompts(
             for name, value in others.items()
             for found, tensor in _of_rows(name, value, inputs, filled, order).items()
             if found == name or found not in others
-        },
+        }
+        | images,
+        shift=None if furthest is None else furthest + 1 - lengths,
     )
+
+
+def _in_space(
+    images: Mapping[str, torch.Tensor], filled: torch.Tensor, order: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Places of images in all rows, one row behind the other, and positions in time, rows and
+    columns of tokens, after these have been put into `order`.
+    """
+    found = {}
+    if "vision_indices" in images:
+        places = images["vision_indices"].long()
+        if bool(((places < 0) | (places >= filled.numel())).any()):
+            raise ValueError(f"vision_indices must be from 0 to {filled.numel() - 1}.")
+        rows, columns = places // filled.shape[1], places % filled.shape[1]
+        if not bool(filled[rows, columns].all()):
+            raise ValueError("vision_indices has places of padding.")
+        moved = filled.cumsum(1) - 1
+        found["vision_indices"] = rows * order.shape[1] + moved[rows, columns]
+    if "space_positions" in images:
+        positions = images["space_positions"].long()
+        positions = positions if positions.ndim == 3 else positions[None]
+        positions = positions[:, -3:]  # without those of text, which may be before them
+        index = order[:, None].expand(-1, positions.shape[1], -1)
+        found["space_positions"] = positions.gather(2, index)
+    return found
 
 
 def _of_rows(

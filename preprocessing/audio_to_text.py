@@ -170,6 +170,10 @@ class WhisperPreprocessor(Preprocessor):
         self.timestamps = timestamps
 
     @property
+    def sequence_length(self) -> int:
+        return self.decoder_sequence_length
+
+    @property
     def decoder_start(self) -> list[int]:
         """What tells the decoder what to write."""
         tokenizer = self.tokenizer
@@ -250,7 +254,8 @@ class WhisperPreprocessor(Preprocessor):
             torch.as_tensor(x["decoder_token_ids"]),
             torch.as_tensor(x["decoder_padding_mask"]),
         )
-        languages = torch.tensor(list((self.tokenizer.language_tokens or {}).values()))
+        known = list((self.tokenizer.language_tokens or {}).values())
+        languages = torch.tensor(known, device=ids.device)
         times = ids > self.tokenizer.no_timestamps_token_id
         return detokenized(self.tokenizer, ids, mask.bool() & ~times & ~torch.isin(ids, languages))
 

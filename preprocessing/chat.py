@@ -10,7 +10,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +27,8 @@ JSON = "chat_template.json"
 MAX_BYTES = 1024**2
 SECONDS = 10.0
 REASONING = ("reasoning_content", "thinking", "reasoning")
+# Where an image, say, is, if not in the message itself.
+PLACES = ("path", "url")
 TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
@@ -115,6 +117,46 @@ def is_chat(prompts: Any) -> bool:
     if isinstance(first, (list, tuple)) and first:
         first = first[0]
     return isinstance(first, Mapping) and "role" in first
+
+
+def contents_of(
+    conversations: Sequence[Sequence[Mapping[str, Any]]], known: Container[str]
+) -> dict[str, list[list[Any]]]:
+    """Images and the like, by their kinds: for each conversation those within its messages.
+
+    Args:
+        known: kinds that the model takes besides text.
+
+    Raises:
+        NotImplementedError: another kind.
+        ValueError: an image that is not there, or would have to be downloaded.
+    """
+    found: dict[str, list[list[Any]]] = {}
+    for i, conversation in enumerate(conversations):
+        for message in conversation:
+            content = message.get("content") if isinstance(message, Mapping) else None
+            for part in content if isinstance(content, (list, tuple)) else ():
+                kind = part.get("type", "text") if isinstance(part, Mapping) else part
+                if kind == "text":
+                    continue
+                if kind not in known:
+                    raise NotImplementedError(
+                        f"A message has content of type {kind!r}, which this model's preprocessor "
+                        "makes no inputs of."
+                    )
+                rows = found.setdefault(kind, [[] for _ in conversations])
+                rows[i].append(_content(kind, part))
+    return found
+
+
+def _content(kind: str, part: Mapping[str, Any]) -> Any:
+    """The image, say, of a part of a message."""
+    value = next((part[key] for key in (kind, *PLACES) if part.get(key) is not None), None)
+    if value is None:
+        raise ValueError(f"A message has no {kind} in a part of type {kind!r}: give it as {kind}=.")
+    if isinstance(value, str) and "://" in value:
+        raise ValueError(f"{value!r:.300} is not downloaded: give the {kind}, or a file's path.")
+    return value
 
 
 def chosen(templates: Templates | None, name: str | None, tools: Any) -> str:

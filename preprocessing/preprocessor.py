@@ -32,6 +32,7 @@ class Preprocessor(PreprocessingLayer):
         processor: what transformers calls the class that does the same, if it has one.
         settings: its settings → the attributes of the model that they are.
         needs: parts that it has to have, as they are where there are none here.
+        text_name: what a text to generate from is called beside images or sound.
     """
 
     backbone: ClassVar[str | None] = None
@@ -39,6 +40,7 @@ class Preprocessor(PreprocessingLayer):
     processor: ClassVar[str] = ""
     settings: ClassVar[Mapping[str, str]] = {}
     needs: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    text_name: ClassVar[str] = "prompts"
     config_file = CONFIG_FILE
     tokenizer: Tokenizer | None = None
     audio_converter: PreprocessingLayer | None = None
@@ -135,14 +137,16 @@ def with_labels(x: Any, y: Any = None, sample_weight: Any = None) -> Any:
 
 
 def samples(x: Any, y: Any = None) -> tuple[Any, Any]:
-    """What a `DataLoader` collects as columns: texts, or tuples of texts, and labels behind them.
+    """What a `DataLoader` collects as columns: texts, or tuples of texts, and labels behind them;
+    of mappings one, with `None` for what a sample does not have.
 
     A tuple itself is no list of samples but the segments of one text or several.
     """
     if not isinstance(x, list) or not x:
         return x, y
     if isinstance(x[0], Mapping):
-        return {name: [one[name] for one in x] for name in x[0]}, y
+        names = dict.fromkeys(name for one in x for name in one)
+        return {name: [one.get(name) for one in x] for name in names}, y
     if not isinstance(x[0], tuple):
         return x, y
     columns = [list(column) for column in zip(*x, strict=True)]

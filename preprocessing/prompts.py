@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,19 @@ import numpy as np
 import torch
 
 from ..backbones._model import Model
-from .causal_lm import CausalLMPreprocessor, detokenized
-from .chat import is_chat
+from .audio.inputs import is_one_clip
+from .causal_lm import CausalLMPreprocessor
+from .chat import contents_of, is_chat
+from .multimodal.texts import MediaPreprocessor
+from .preprocessor import Preprocessor, samples
 from .seq_2_seq_lm import Seq2SeqLMPreprocessor
 from .tokenizers.base import Tokenizer
 
 # How text ends that stops within a character.
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+# Entries of a mapping that are text, and those of which one tells it from ids.
+TEXTS = ("prompts", "responses", "text", "encoder_text", "decoder_text")
+RAW = ("prompts", "text", "encoder_text", "audio")
 
 
 @dataclass(frozen=True)
@@ -25,19 +32,36 @@ class TextPrompts:
 
     Attributes:
         inputs: of the backbone, no longer than the longest one.
-        mask: which of the tokens that it goes on with are no padding, `[batch, length]`.
-        tokenizer: that they are made with.
+        preprocessor: that they are made with.
         single: whether it was one text, and no list.
-        sequence_length: how long texts become, if nothing else is said.
         is_chat: whether it was a conversation, of which the answer alone is given.
     """
 
     inputs: Mapping[str, torch.Tensor]
-    mask: torch.Tensor
-    tokenizer: Tokenizer
+    preprocessor: Any
     single: bool
-    sequence_length: int
     is_chat: bool = False
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        found: Tokenizer = self.preprocessor.tokenizer
+        return found
+
+    @property
+    def sequence_length(self) -> int:
+        """How long texts become, if nothing else is said."""
+        found: int = self.preprocessor.sequence_length
+        return found
+
+    @property
+    def prefix(self) -> str:
+        """Of the names of the inputs that it goes on with."""
+        return "decoder_" if "decoder_token_ids" in self.inputs else ""
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """Which of the tokens that it goes on with are no padding, `[batch, length]`."""
+        return self.inputs[f"{self.prefix}padding_mask"]
 
     def decoded(self, found: Mapping[str, torch.Tensor], strip_prompt: bool) -> Any:
         """Text of what was generated, of prompts and continuations or of these alone."""
@@ -48,7 +72,9 @@ class TextPrompts:
         if strip_prompt or self.is_chat:
             given = self.mask.to(mask.device).repeat_interleave(len(mask) // len(self.mask), 0)
             mask[:, : given.shape[1]] &= ~given
-        return self._given(detokenized(self.tokenizer, found["token_ids"], mask))
+        whole = {"token_ids": found["token_ids"], "padding_mask": mask}
+        named = {f"{self.prefix}{name}": value for name, value in whole.items()}
+        return self._given(self.preprocessor.generate_postprocess(named))
 
     def spoken(
         self,
@@ -62,8 +88,8 @@ class TextPrompts:
             stop_token_ids: behind these a row has but padding.
             max_length: as behind this.
         """
-        name = "decoder_token_ids" if "decoder_token_ids" in self.inputs else "token_ids"
-        prompts = [ids[one].tolist() for ids, one in zip(self.inputs[name], self.mask)]
+        rows_of = zip(self.inputs[f"{self.prefix}token_ids"], self.mask)
+        prompts = [ids[one].tolist() for ids, one in rows_of]
         rows: list[list[int]] = []
         open_: list[bool] = []
         said: list[str] = []
@@ -94,13 +120,14 @@ class TextPrompts:
 
 
 def is_text(prompts: Any) -> bool:
-    """Whether prompts are text or conversations, and no ids."""
+    """Whether prompts are text, also with images or sound, or conversations, and no ids."""
     if is_chat(prompts):
         return True
-    if isinstance(prompts, Mapping):
-        return "encoder_text" in prompts
     several = isinstance(prompts, (list, tuple)) and len(prompts) > 0
-    return isinstance(prompts[0] if several else prompts, (str, bytes))
+    first = prompts[0] if several else prompts
+    if isinstance(first, Mapping):
+        return any(name in first for name in RAW)
+    return isinstance(first, (str, bytes))
 
 
 def texts_of(texts: Any) -> list[str]:
@@ -133,7 +160,7 @@ def text_preprocessor(backbone: Model, given: Any = None) -> Any:
     """
     is_decoder_alone = "decoder_token_ids" not in backbone.input_specs
     base: Any = CausalLMPreprocessor if is_decoder_alone else Seq2SeqLMPreprocessor
-    own = base.for_class(backbone.class_name)
+    own: Any = base.for_class(backbone.class_name)
     if isinstance(given, Tokenizer):
         return (own or base)(given)
     if given is not None:
@@ -145,8 +172,12 @@ def text_preprocessor(backbone: Model, given: Any = None) -> Any:
             "one: give preprocessor=, a tokenizer or a preprocessor."
         )
     found = vars(backbone).get("preset_preprocessor")
-    if found is None:  # a family without one of its own has text alone
-        found = base(Tokenizer.from_preset(preset)) if own is None else own.from_preset(preset)
+    if found is None:
+        own = own or Preprocessor.for_class(backbone.class_name)  # Whisper's
+        if hasattr(own, "generate_preprocess"):
+            found = own.from_preset(preset)
+        else:  # a family without one of its own has text alone
+            found = base(Tokenizer.from_preset(preset))
         vars(backbone)["preset_preprocessor"] = found
     return found
 
@@ -163,27 +194,53 @@ def text_prompts(
         return _chat_prompts(prompts, preprocessor, chat_options or {})
     if chat_options is not None:
         raise ValueError("chat_options are for conversations, not for text.")
-    texts = prompts.values() if isinstance(prompts, Mapping) else [prompts]
-    rows = [texts_of(text) for text in texts]
-    # No text has more tokens than bytes, special ones aside.
-    room = 16 + max(len(str(text).encode(errors="replace")) for row in rows for text in row)
-    single = isinstance(next(iter(texts)), str)
-    if single:
-        keys = list(prompts) if isinstance(prompts, Mapping) else [None]
-        prompts = dict(zip(keys, rows)) if isinstance(prompts, Mapping) else rows[0]
-    options = {"sequence_length": room}
-    if isinstance(preprocessor, Seq2SeqLMPreprocessor):
-        options["encoder_sequence_length"] = min(room, preprocessor.encoder_sequence_length)
+    if isinstance(prompts, (list, tuple)) and isinstance(prompts[0], Mapping):
+        prompts = samples(prompts)[0]
+    texts: Any = {None: prompts}
+    if isinstance(prompts, Mapping):
+        if isinstance(preprocessor, MediaPreprocessor):
+            preprocessor.check_names(prompts)
+        texts = {name: prompts[name] for name in TEXTS if prompts.get(name) is not None}
+    rows = {name: texts_of(text) for name, text in texts.items()}
+    one_text = isinstance(next(iter(texts.values()), None), str)
+    single = one_text or (not texts and is_one_clip(prompts["audio"]))
+    if one_text and (texts.keys() == {None} or prompts.keys() == texts.keys()):
+        prompts = {**prompts, **rows} if isinstance(prompts, Mapping) else rows[None]
+    inputs = _whole(preprocessor, prompts, [text for several in rows.values() for text in several])
+    return TextPrompts(inputs, preprocessor, single)
+
+
+def _whole(preprocessor: Any, x: Any, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Inputs to generate from, of which nothing is cut, and without columns of padding.
+
+    Args:
+        texts: all of them in `x`.
+    """
+    # No text has more tokens than bytes, special ones aside. Images may have any number.
+    room = 16 + max((len(text.encode(errors="replace")) for text in texts), default=0)
+    if isinstance(x, Mapping):
+        room += preprocessor.sequence_length
     make = getattr(preprocessor, "prompt_inputs", preprocessor.generate_preprocess)
-    inputs = make(prompts, **options)
-    for prefix in ("", "encoder_", "decoder_"):
-        mask = inputs.get(f"{prefix}padding_mask")
-        if mask is not None:
-            kept = mask.any(0)
-            for name in (f"{prefix}token_ids", f"{prefix}padding_mask"):
-                inputs[name] = inputs[name][:, kept]
-    mask = inputs.get("decoder_padding_mask", inputs.get("padding_mask"))
-    return TextPrompts(inputs, mask, preprocessor.tokenizer, single, preprocessor.sequence_length)
+    while True:
+        options = {"sequence_length": room}
+        if isinstance(preprocessor, Seq2SeqLMPreprocessor):
+            options["encoder_sequence_length"] = min(room, preprocessor.encoder_sequence_length)
+        inputs: dict[str, torch.Tensor] = dict(make(x, **options))
+        mask = inputs.get("decoder_padding_mask", inputs.get("padding_mask"))
+        assert mask is not None
+        if mask.shape[-1] < room or not mask.all(-1).any():
+            break
+        room *= 4
+    for prefix in ("encoder_", "decoder_", ""):
+        if f"{prefix}token_ids" not in inputs:
+            continue
+        mask = inputs[f"{prefix}padding_mask"]
+        kept = torch.atleast_2d(mask).any(0)
+        for name, value in inputs.items():
+            along = name.startswith(prefix) and name.endswith(("token_ids", "_mask"))
+            if along and value.shape == mask.shape:
+                inputs[name] = torch.atleast_2d(value)[:, kept]
+    return inputs
 
 
 def _chat_prompts(prompts: Any, preprocessor: Any, options: Mapping[str, Any]) -> TextPrompts:
@@ -192,20 +249,27 @@ def _chat_prompts(prompts: Any, preprocessor: Any, options: Mapping[str, Any]) -
         raise NotImplementedError("Conversations are for decoders; give an encoder-decoder text.")
     single = isinstance(prompts[0], Mapping)
     conversations = [prompts] if single else prompts
-    for message in (message for one in conversations for message in one):
-        content = message.get("content")
-        for part in content if isinstance(content, (list, tuple)) else ():
-            kind = part.get("type", "text") if isinstance(part, Mapping) else part
-            if kind != "text":
-                raise NotImplementedError(
-                    f"A message has content of type {kind!r}, and here conversations are text. The "
-                    "model's preprocessor makes inputs of text with images or sound."
-                )
+    takes_media = isinstance(preprocessor, MediaPreprocessor)
+    contents = contents_of(conversations, preprocessor.media if takes_media else ())
     tokenizer = preprocessor.tokenizer
     begun = {"add_generation_prompt": not options.get("continue_final_message", False)}
-    rows = tokenizer.apply_chat_template(conversations, **{**begun, **options})
+    texts = tokenizer.apply_chat_template(conversations, **{**begun, **options, "tokenize": False})
+    if contents:
+        x = preprocessor.with_media(texts, contents)
+        inputs = _whole(_of_template(preprocessor), x, x["prompts"])
+        return TextPrompts(inputs, preprocessor, single, is_chat=True)
+    rows = tokenizer.chat_ids(texts)
     length = max(map(len, rows))
     ids = torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in rows])
     mask = torch.arange(length) < torch.tensor([[len(row)] for row in rows])
-    inputs = {"token_ids": ids, "padding_mask": mask}
-    return TextPrompts(inputs, mask, tokenizer, single, preprocessor.sequence_length, is_chat=True)
+    return TextPrompts({"token_ids": ids, "padding_mask": mask}, preprocessor, single, is_chat=True)
+
+
+def _of_template(preprocessor: Any) -> Any:
+    """A preprocessor for text in which a template has put all special tokens."""
+    tokenizer = copy.copy(preprocessor.tokenizer)
+    tokenizer.start_token_id = None
+    vars(tokenizer)["encode"] = lambda texts, special: preprocessor.tokenizer.chat_ids(texts)
+    found = copy.copy(preprocessor)
+    found.tokenizer = tokenizer
+    return found

@@ -28,6 +28,7 @@ class Seq2SeqLMPreprocessor(Preprocessor):
     """
 
     task = "seq_2_seq_lm"
+    text_name = "encoder_text"
     lost = ("encoder_sequence_length", "decoder_sequence_length")
     tokenizer: Tokenizer
     encoder_marks: Mapping[str, bool] = {}
@@ -132,13 +133,15 @@ class Seq2SeqLMPreprocessor(Preprocessor):
         """To generate from: the backbone's inputs, the decoder's without an end token.
 
         Args:
-            x: text for the encoder, or a mapping as of a call.
+            x: text for the encoder, or a mapping as of a call, which may lack `decoder_text`.
             encoder_sequence_length: in place of the preprocessor's.
             decoder_sequence_length: as well.
             sequence_length: another name of it.
         """
-        if not isinstance(x, Mapping):
-            x = {"encoder_text": x, "decoder_text": "" if isinstance(x, str) else [""] * len(x)}
+        x = x if isinstance(x, Mapping) else {"encoder_text": x}
+        if x.get("decoder_text") is None and "encoder_text" in x:
+            text = x["encoder_text"]
+            x = {**x, "decoder_text": "" if isinstance(text, str) else [""] * len(text)}
         x = check_texts(x)
         encoder_ids, encoder_mask = self.encoder_packer(
             self.tokenizer.tokenize(x["encoder_text"]),

@@ -9,15 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from keras_hub_torch import generate, models, stream
+from keras_hub_torch import generate, layers, models, samplers, stream
 from keras_hub_torch import tokenizers as ours
 from keras_hub_torch.models import Backbone
 from keras_hub_torch.preprocessing import chat
+from keras_hub_torch.preprocessing.prompts import text_prompts
 
 from .test_cli import succeed
 from .test_tokenizers import pairs
@@ -303,6 +306,56 @@ def test_places(tmp_path: Path) -> None:
         generate(model, [USER], max_new_tokens=1, preprocessor=tokenizer)
 
 
+def test_images(tmp_path: Path) -> None:
+    """The prompt is that of transformers' processor; the images are where it has their places."""
+    tokenizer = ours.Gemma3Tokenizer(*pairs()["Gemma3Tokenizer"][0])
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for part in messages[0].content %}{% if part.type == 'text' %}"
+        "{{ part.text }}{% else %}<start_of_image>{% endif %}{% endfor %}<end_of_turn>"
+    )
+    mean = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    names = ("boi", "eoi", "image")
+    tokens = (tokenizer.start_of_image_token, tokenizer.end_of_image_token, "<img>")
+    theirs = transformers.Gemma3Processor(
+        transformers.Gemma3ImageProcessor(size={"height": 6, "width": 6}, **mean),
+        transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer.to_library(),
+            bos_token=tokenizer.start_token,
+            extra_special_tokens={f"{name}_token": one for name, one in zip(names, tokens)},
+        ),
+        image_seq_length=3,
+    )
+    scale = {"scale": 1 / 127.5, "offset": -1.0, "crop_to_aspect_ratio": False}
+    converter = layers.Gemma3ImageConverter((6, 6), **scale)
+    preprocessor = models.Gemma3CausalLMPreprocessor(
+        tokenizer, converter, 40, num_vision_tokens_per_image=3
+    )
+    picture = Image.fromarray(np.arange(108, dtype="uint8").reshape(6, 6, 3))
+    picture.save(tmp_path / "a.png")
+    first = [{"type": "image", "image": picture}, {"type": "text", "text": "What  is <eos>this?"}]
+    second = [{"type": "text", "text": "a"}, {"type": "image", "url": str(tmp_path / "a.png")}]
+    both = [[{"role": "user", "content": content}] for content in (first, second)]
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    options["chat_template"] = tokenizer.chat_template
+    expected = theirs.apply_chat_template(both[:1], **options)
+    inputs = text_prompts(both[0], preprocessor).inputs
+    assert torch.equal(inputs["token_ids"], expected["input_ids"].int())
+    pixels = expected["pixel_values"].movedim(1, -1)
+    torch.testing.assert_close(inputs["images"][:, 0], pixels, rtol=0, atol=1e-6)
+    assert torch.equal(text_prompts(both, preprocessor).inputs["images"][1], inputs["images"][0])
+    tokenizer.chat_template = "{{ messages[0].content[-1].text }}"
+    with pytest.raises(ValueError, match="1 of type 'image', and its prompt 0 places for them"):
+        text_prompts(both[0], preprocessor)
+    for part, error, message in (
+        ({"type": "image"}, ValueError, "no image in a part of type 'image'"),
+        ({"type": "image", "url": "http://a/b"}, ValueError, "'http://a/b' is not downloaded"),
+        ({"type": "audio", "audio": "a.wav"}, NotImplementedError, "type 'audio'"),
+        ("a", NotImplementedError, "type 'a'"),
+    ):
+        with pytest.raises(error, match=message):
+            text_prompts([{"role": "user", "content": [part]}], preprocessor)
+
+
 def test_what_text_ends_with(tmp_path: Path) -> None:
     """A checkpoint's own ids, and how it wants to be sampled, are kept."""
     tokenizer = ours.GemmaTokenizer(*pairs()["GemmaTokenizer"][0])
@@ -315,12 +368,25 @@ def test_what_text_ends_with(tmp_path: Path) -> None:
     file = tmp_path / "theirs" / "generation_config.json"
     said = json.loads(file.read_text())
     said |= {"eos_token_id": [1, 77], "do_sample": True, "top_k": 64, "temperature": 0.7}
+    said |= {"repetition_penalty": 1.5}
     file.write_text(json.dumps(said))
     ends = [*tokenizer.stop_token_ids, 77]
     assert ours.Tokenizer.from_preset(tmp_path / "theirs").stop_token_ids == ends
     names = Backbone.from_preset(tmp_path / "theirs").save_to_preset(tmp_path / "ours")
     assert file.name in names
     assert ours.Tokenizer.from_preset(tmp_path / "ours").stop_token_ids == ends
+    model = Backbone.from_preset(tmp_path / "ours")
+    found = []
+    for options in (
+        {"sampler": "auto"},
+        {"sampler": samplers.CheckpointSampler(64, temperature=0.7), "repetition_penalty": 1.5},
+        {"sampler": "auto", "repetition_penalty": 1.0},
+        {},
+        {"sampler": "greedy", "repetition_penalty": 1.0},
+    ):
+        torch.manual_seed(3)
+        found.append(generate(model, "a b", max_new_tokens=30, stop_token_ids=None, **options))
+    assert found[0] == found[1] != found[2] != found[3] == found[4]
     Backbone.from_preset(tmp_path / "ours").save_to_preset(tmp_path / "copy")
     Backbone.from_preset(tmp_path / "copy").export_to_transformers(tmp_path / "back")
     again = transformers.GenerationConfig.from_pretrained(tmp_path / "back")
@@ -328,8 +394,9 @@ def test_what_text_ends_with(tmp_path: Path) -> None:
     assert again.to_dict() == expected.to_dict()
     assert again.eos_token_id == [1, 77]
     file.write_text(json.dumps({"eos_token_id": ["a", -1, True, None, 2**40]}))
-    found = ours.Tokenizer.from_preset(tmp_path / "theirs").stop_token_ids
-    assert found == tokenizer.stop_token_ids
+    loaded = ours.Tokenizer.from_preset(tmp_path / "theirs")
+    assert loaded.stop_token_ids == tokenizer.stop_token_ids
+    assert loaded.sampling == {}
 
 
 @pytest.mark.parametrize(

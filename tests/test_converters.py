@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from keras_hub_torch import layers
 from keras_hub_torch.preprocessing import layers as all_layers
 from keras_hub_torch.preprocessing._converter import Converter
+from keras_hub_torch.presets import builtin
 
 from .oracle import keras, keras_hub
 
@@ -65,7 +66,11 @@ def check_equal(ours: Any, theirs: Any, tolerance: float = 0.0) -> None:
     assert (ours.double() - theirs.double()).abs().max() <= tolerance
 
 
-@pytest.mark.parametrize("name", CONVERTERS)
+# Those of a later KerasHub are compared elsewhere.
+KNOWN = [name for name in CONVERTERS if hasattr(keras_hub.layers, name)]
+
+
+@pytest.mark.parametrize("name", KNOWN)
 def test_class(name: str) -> None:
     ours, theirs = both(name, **REQUIRED.get(name, {}))
     expected = keras.saving.serialize_keras_object(theirs)
@@ -77,7 +82,8 @@ def test_class(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["SAM3ImageConverter", "AudioConverter"])
 def test_built_in_presets(name: str) -> None:
-    assert CONVERTERS[name].presets.keys() == getattr(keras_hub.layers, name).presets.keys()
+    known = {id for id in CONVERTERS[name].presets if builtin.version_of(id) is None}
+    assert known == getattr(keras_hub.layers, name).presets.keys()
 
 
 def test_no_class_is_missing() -> None:
@@ -382,6 +388,7 @@ SOUNDS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Of .* seconds of sound")
 @pytest.mark.parametrize("case", SOUNDS)
 def test_sounds(case: str) -> None:
     name, config, options = SOUNDS[case]
@@ -471,7 +478,7 @@ def test_bad_sounds(sound: Any, error: type[Exception], message: str) -> None:
 def test_bad_sound_options() -> None:
     whisper = layers.WhisperAudioConverter
     for options in ({"stride": 0}, {"num_mels": 10**9}, {"max_audio_length": 10**9}):
-        with pytest.raises(ValueError, match=r"from 1 to|are the most"):
+        with pytest.raises(ValueError, match=r"from 1 to|may have 1 to"):
             whisper(**options)
     with pytest.raises(ValueError, match="half a window"):
         whisper(sampling_rate=100, max_audio_length=2)
@@ -480,6 +487,25 @@ def test_bad_sound_options() -> None:
     gemma = layers.Gemma3nAudioConverter(**GEMMA3N)
     with pytest.raises(ValueError, match="one length"):
         gemma([waves(500), waves(600)], padding=False)
+    with pytest.raises(ValueError, match="Clips of 0 samples; they may have"):
+        gemma(waves(500), max_length=-5)
+    for length in (0, 2**40):
+        with pytest.raises(ValueError, match="samples; they may have 1 to"):
+            layers.MoonshineAudioConverter()(waves(2000), padding="max_length", max_length=length)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "options"),
+    [
+        ("Whisper", {"max_audio_length": 1}, {}),
+        ("Gemma4", {"max_audio_length": 1, "max_frequency": 800.0}, {}),
+        ("Gemma3n", {**GEMMA3N, "max_frequency": 800.0}, {"max_length": 1600}),
+    ],
+)
+def test_sound_that_is_too_long(name: str, config: Any, options: Any) -> None:
+    converter = getattr(layers, f"{name}AudioConverter")(**{**config, "sampling_rate": 1600})
+    with pytest.warns(UserWarning, match=r"Of 1\.2 seconds of sound the first 1\.0 are taken"):
+        converter(waves(2000), **options)
 
 
 # Presets

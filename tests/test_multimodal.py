@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
+from PIL import Image
 from torch.utils.data import DataLoader
 
-from keras_hub_torch import layers, models
+from keras_hub_torch import generate, layers, models
 from keras_hub_torch import tokenizers as ours
 
 from .cases import all_cases
+from .checkpoints import qwen3_5
+from .test_cli import run, succeed
 from .test_converters import GEMMA3N, pixels, waves
 from .test_tokenizers import pairs
 
@@ -342,6 +346,7 @@ def test_bad_input() -> None:
         ({"prompts": "a"}, "no 'responses'"),
         ({"prompts": ["a"], "responses": ["b", "c"]}, "1 prompts and 2 responses"),
         ({"prompts": "a", "responses": "b", "images": [IMAGE] * 4}, "4 images; 3 are the most"),
+        ({"prompts": ["a"], "responses": ["b"], "images": IMAGES}, "1 prompts and 2 images"),
     ):
         with pytest.raises(ValueError, match=message):
             mine(x)
@@ -352,6 +357,38 @@ def test_bad_input() -> None:
         models.Gemma3CausalLMPreprocessor(
             mine.tokenizer, layers.Gemma3ImageConverter((5, 6)), sequence_length=512
         )
+
+
+def test_samples_without_images() -> None:
+    """Among others, in whatever way that is said; KerasHub takes none."""
+    for name, place, key in (
+        ("gemma3", START, "images"),
+        ("gemma4-images", "<|image|>", "images"),
+        ("gemma3n", HEAR, "audios"),
+        ("gemma4-sound-video", "<|audio|>", "audio"),
+    ):
+        mine, _ = both(TASKS[name])
+        one = IMAGE if key == "images" else SOUND[0]
+        prompts = {"prompts": [f"a {place}", "b"], "responses": ["x", "y"]}
+        found = mine({**prompts, key: [one, None]})
+        rows = [{k: v[i] for k, v in prompts.items()} for i in range(2)]
+        for other in (mine({**prompts, key: [[one], []]}), mine([{**rows[0], key: one}, rows[1]])):
+            assert all(map(torch.equal, found[0].values(), other[0].values()))
+        prompts["prompts"][0] = "a"
+        none = mine({**prompts, key: [[], None]})[0]
+        assert torch.equal(none["token_ids"], mine(prompts)[0]["token_ids"])
+    with pytest.raises(ValueError, match="2 clips; one is the most"):
+        mine({"prompts": "a", "responses": "b", "audio": [SOUND[0]] * 2})
+    with pytest.raises(ValueError, match="2 prompts and 1 audio"):
+        mine({"prompts": ["a", "b"], "responses": ["x", "y"], "audio": SOUND[:1]})
+    qwen, _ = both(TASKS["qwen3_5"])
+    assert "pixel_values" not in qwen.generate_preprocess({"prompts": ["a"], "images": []})
+    pali_gemma, _ = both(TASKS["pali_gemma"])
+    with pytest.raises(ValueError, match="Every prompt must have an image"):
+        pali_gemma.generate_preprocess({"prompts": ["a", "b"], "images": [IMAGE, None]})
+    parseq, _ = both(TASKS["parseq"])
+    with pytest.raises(ValueError, match="no 'responses'"):
+        parseq({"images": IMAGES})
 
 
 def test_images_and_videos_of_several_prompts() -> None:
@@ -400,6 +437,13 @@ def test_whisper() -> None:
     assert preprocessor.generate_postprocess(x) == ["hello", "a"]
     rows = [{"audio": clip, "text": text} for clip, text in zip(SOUND, ["hello", "a"])]
     assert torch.equal(preprocessor(rows)[1], y)
+    small = {"num_layers": 1, "num_heads": 1, "hidden_dim": 4, "intermediate_dim": 4}
+    model = models.WhisperBackbone(1510, **small, num_mels=5).eval()
+    options = {"max_new_tokens": 3, "preprocessor": preprocessor}
+    with pytest.raises(ValueError, match="num_mels=5 numbers a frame, not 6"):
+        model(encoder_features=torch.zeros(1, 6, 6), decoder_token_ids=torch.ones(1, 1).int())
+    said = generate(model, {"audio": list(SOUND)}, **options)
+    assert generate(model, {"audio": SOUND[1]}, **options) == said[1]
     found = preprocessor.generate_preprocess(SOUND[0])
     assert found["decoder_token_ids"][found["decoder_padding_mask"]].tolist() == start
     assert set(found) <= set(models.WhisperBackbone.input_specs)
@@ -483,15 +527,108 @@ TAKEN = {
 
 @pytest.mark.parametrize("case_id", TAKEN)
 def test_backbones_take_it(case_id: str) -> None:
+    """Also to generate text of what people have."""
     changes, task, x = TAKEN[case_id]
     preprocessor, _ = both(task)
     case = next(case for case in all_cases() if case.id == case_id)
     config = {**case.config, "vocabulary_size": preprocessor.tokenizer.vocabulary_size(), **changes}
+    torch.manual_seed(0)
     backbone = getattr(models, case.cls)(**config).eval()
+    inputs = preprocessor.generate_preprocess(x)
     with torch.no_grad():
-        outputs = backbone(preprocessor.generate_preprocess(x))
+        outputs = backbone(inputs)
     found = outputs.values() if isinstance(outputs, dict) else [outputs]
     assert all(one.isfinite().all() for one in found if one.is_floating_point())
+    rows = generate(backbone, inputs, max_new_tokens=3)
+    prefix = "decoder_" if "decoder_token_ids" in inputs else ""
+    expected = preprocessor.generate_postprocess({prefix + key: one for key, one in rows.items()})
+    options = {"max_new_tokens": 3, "preprocessor": preprocessor, "stop_token_ids": None}
+    assert generate(backbone, x, **options) == expected
+    first = {key: value[0] for key, value in x.items()}
+    if "qwen" in case_id:  # images of all prompts
+        return
+    alone = generate(backbone, first, **options)
+    assert alone == generate(backbone, [first], **options)[0]
+    assert alone == expected[0]
+
+
+@torch.no_grad()
+def test_images_in_time_rows_and_columns(tmp_path: Path) -> None:
+    """Qwen3.5 says of images what it says in transformers; KerasHub knows no place of them."""
+    preprocessor, _ = both(TAKEN["qwen3.5-images"][1])
+    tokenizer = preprocessor.tokenizer
+    rope = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 1.0}
+    rope |= {"mrope_section": [2, 1, 1], "mrope_interleaved": True}
+    torch.manual_seed(0)
+    theirs = transformers.Qwen3_5ForConditionalGeneration(
+        transformers.Qwen3_5Config(
+            text_config={
+                **{**qwen3_5.TEXT, "vocab_size": tokenizer.vocabulary_size()},
+                "rope_parameters": rope,
+            },
+            vision_config={**qwen3_5.VISION, "spatial_merge_size": 1},
+            image_token_id=tokenizer.image_token_id,
+        )
+    ).eval()
+    for weight in theirs.parameters():
+        weight.normal_(0, 0.3)
+    theirs.save_pretrained(tmp_path)
+    model = models.Backbone.from_preset(tmp_path)
+    x = {"prompts": [f"the {SEE} and", SEE], "images": [pixels(9, 8, 3), pixels(20, 9, 3)]}
+    inputs = preprocessor.generate_preprocess(x)
+    ids = [row[real].long() for row, real in zip(inputs["token_ids"], inputs["padding_mask"])]
+    ids = torch.nn.utils.rnn.pad_sequence(ids, True, padding_side="left")
+    types = (ids == tokenizer.image_token_id).long()
+    expected = theirs.generate(
+        ids,
+        attention_mask=(ids != 0).long(),
+        pixel_values=inputs["pixel_values"].permute(0, 4, 1, 2, 3).flatten(1),
+        image_grid_thw=inputs["image_grid_thw"].long(),
+        mm_token_type_ids=types,
+        max_new_tokens=6,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )[:, ids.shape[1] :]
+    found = generate(model, inputs, max_new_tokens=6)
+    new = [row[real][-6:] for row, real in zip(found["token_ids"], found["padding_mask"])]
+    assert torch.equal(torch.stack(new), expected)
+    options = {"preprocessor": preprocessor, "max_new_tokens": 6, "stop_token_ids": None}
+    alone = {"prompts": x["prompts"][1], "images": x["images"][1]}
+    said = generate(model, x, **options)
+    assert generate(model, alone, **options) == said[1]
+    tokenizer.chat_template = "{{ messages[0].content[0].text }}<|image_pad|><|vision_end|>"
+    part = {"type": "image", "image": x["images"][1]}
+    chat = [{"role": "user", "content": [{"type": "text", "text": "<|vision_start|>"}, part]}]
+    assert generate(model, chat, **options) == generate(model, alone, **options, strip_prompt=True)
+    for place, message in ((-1, "must be from 0 to 179"), (89, "has places of padding")):
+        places = torch.full_like(inputs["vision_indices"], place)
+        with pytest.raises(ValueError, match=f"vision_indices {message}"):
+            generate(model, {**inputs, "vision_indices": places}, 99)
+
+
+def test_command_line(tmp_path: Path) -> None:
+    task = TAKEN["gemma3-images"][1]
+    preprocessor, _ = both(task)
+    case = next(case for case in all_cases() if case.id == "gemma3-images")
+    size = preprocessor.tokenizer.vocabulary_size()
+    models.Gemma3Backbone(**{**case.config, "vocabulary_size": size}).save_to_preset(tmp_path)
+    preprocessor.tokenizer.chat_template = f"{START}{{{{ messages[0].content[-1].text }}}}"
+    preprocessor.save_to_preset(tmp_path)
+    picture = tmp_path / "a.png"
+    Image.fromarray(np.zeros((4, 4, 3), "uint8")).save(picture)
+    model = models.Backbone.from_preset(tmp_path)
+    options = {"max_new_tokens": 3, "strip_prompt": True}
+    expected = generate(model, {"prompts": f"{START}a", "images": picture}, **options)
+    said = ("generate", tmp_path, "--image", picture, "--max-new-tokens", 3)
+    assert succeed(*said, f"{START}a") == f"{expected}\n"
+    part = {"type": "image", "image": picture}
+    chat = [{"role": "user", "content": [part, {"type": "text", "text": "a"}]}]
+    expected = generate(model, chat, max_new_tokens=3)
+    assert succeed(*said, "a", "--chat") == f"{expected}\n"
+    refused = run(*said, "a", "--audio", "x").stderr
+    assert "takes prompts, responses, images, but no audio" in refused
+    assert "--image needs a prompt" in run(*said, "--audio", "x").stderr
 
 
 def test_what_is_computed_already() -> None:

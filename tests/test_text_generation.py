@@ -79,8 +79,18 @@ def test_seq_2_seq(tmp_path: Path) -> None:
     backbone, task = preset("BartSeq2SeqLMPreprocessor", config, tmp_path, **lengths)
     expected = task.generate(TEXTS, max_length=20)
     assert generate(backbone, TEXTS, 20) == expected
+    assert generate(backbone, {"encoder_text": TEXTS}, 20) == expected
     both = {"encoder_text": TEXTS, "decoder_text": ["", "so", "x y"]}
     assert generate(backbone, both, 20) == task.generate(both, max_length=20)
+
+
+def test_few_positions() -> None:
+    """Without a length text is as long as the model can make it."""
+    tokenizer = ours.GPT2Tokenizer(*pairs()["GPT2Tokenizer"][0])
+    model = models.GPT2Backbone(tokenizer.vocabulary_size(), **SMALL, max_sequence_length=9).eval()
+    options = {"preprocessor": tokenizer, "stop_token_ids": None}
+    assert generate(model, "a", **options) == generate(model, "a", 9, **options)
+    assert "".join(stream(model, "a", **options)) == generate(model, "a", **options)[1:]
 
 
 def test_text_alone(tmp_path: Path) -> None:

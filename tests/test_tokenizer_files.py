@@ -23,7 +23,7 @@ import transformers
 from transformers.integrations.mistral.tokenizer import MistralConverter
 from typer.testing import CliRunner
 
-from keras_hub_torch import cli, models
+from keras_hub_torch import cli, layers, models
 from keras_hub_torch import tokenizers as ours
 from keras_hub_torch.generation.embedding import embed
 from keras_hub_torch.models import Backbone
@@ -31,9 +31,17 @@ from keras_hub_torch.preprocessing.tokenizers.byte_pair import byte_characters
 from keras_hub_torch.presets.checkpoints import TRANSFORMERS
 
 from .test_readme import known_kinds
-from .test_tokenizers import BERT, BYTE_PAIR, TEKKEN, pairs, sentence_piece, whisper_options
+from .test_tokenizers import (
+    BERT,
+    BYTE_PAIR,
+    SENTENCE_PIECE,
+    TEKKEN,
+    pairs,
+    sentence_piece,
+    whisper_options,
+)
 from .text_corpus import corpus
-from .vocabularies import byte_pairs, word_pieces
+from .vocabularies import byte_pairs, sentence_pieces, word_pieces
 
 # What looks like special tokens is such a one to transformers always.
 TEXTS = [text for text in corpus() if not any(mark in text for mark in "<[|")][:400]
@@ -397,6 +405,76 @@ def tekken(pieces: list[bytes], **changes: Any) -> dict[str, Any]:
         ],
         **changes,
     }
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_gemma3_of_transformers(tmp_path: Path) -> None:
+    """Its vocabulary has another token for images than KerasHub's presets, or none."""
+    _, control, defined, ids = SENTENCE_PIECE["Gemma3Tokenizer"]
+    others = tuple(piece for piece in defined if piece != "<img>")
+    for pieces, place in (((*others, "<image_soft_token>"), "<image_soft_token>"), (others, None)):
+        folder = tmp_path / str(place)
+        files = ours.GemmaTokenizer(sentence_pieces("gemma", control, pieces, **ids))
+        folder.mkdir()
+        for name, content in files.to_transformers():
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            (folder / name).write_bytes(data)
+        (folder / "config.json").write_text('{"model_type": "gemma3"}')
+        tokenizer = ours.Tokenizer.from_preset(folder)
+        sees = place is not None
+        assert tokenizer.image_placeholder_id == (tokenizer.token_to_id(place) if sees else -1)
+        tokenizer.save_to_preset(folder / "ours")
+        config = {"registered_name": "keras_hub>Gemma3Backbone", "config": {}}
+        (folder / "ours" / "config.json").write_text(json.dumps(config))
+        again = ours.Tokenizer.from_preset(folder / "ours")
+        assert again.special == tokenizer.special
+        theirs = keras_hub.tokenizers.Gemma3Tokenizer.from_preset(str(folder / "ours"))
+        texts = list(corpus(200))
+        assert [*map(list, theirs.tokenize(texts))] == again.tokenize(texts) == files(texts)
+        if sees:
+            converter = layers.Gemma3ImageConverter((4, 4), scale=1 / 255)
+            step = models.Gemma3CausalLMPreprocessor(
+                again, converter, 20, num_vision_tokens_per_image=3
+            )
+            x = {"prompts": "a <start_of_image>", "images": torch.zeros(4, 4, 3)}
+            assert step.generate_preprocess(x)["vision_mask"].sum() == 3
+
+
+def test_tokens_that_take_spaces_in(tmp_path: Path) -> None:
+    """Phi-3's take in the line's end behind them; there and back ids stay as they are."""
+    vocabulary, merges = byte_pairs("<|endoftext|>", "<mask>", "word")
+    rules = [tuple(merge.split(" ")) for merge in merges]
+    theirs: Any = transformers.GPT2Tokenizer(vocabulary, rules)
+    theirs.add_tokens(
+        [
+            tokenizers.AddedToken("<mask>", lstrip=True, normalized=False),
+            tokenizers.AddedToken("word", single_word=True, normalized=False),
+        ]
+    )
+    theirs.save_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "config.json").write_text('{"model_type": "gpt2"}')
+    loaded = ours.Tokenizer.from_preset(tmp_path / "a")
+    texts = ["a  <mask> b", "<mask>", "word words a word.", *TEXTS[:99]]
+    expected = [theirs.encode(text, add_special_tokens=False) for text in texts]
+    loaded.save_to_preset(tmp_path / "b")
+    for tokenizer in (loaded, ours.Tokenizer.from_preset(tmp_path / "b")):
+        assert tokenizer.tokenize(texts) == expected
+        assert [tokenizer.to_library().encode(text).ids for text in texts] == expected
+
+    tokenizer = ours.Phi3Tokenizer(sentence_piece("Phi3Tokenizer"))
+    (tmp_path / "c").mkdir()
+    for name, content in tokenizer.to_transformers():
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (tmp_path / "c" / name).write_bytes(data.replace(b'"rstrip": false', b'"rstrip": true'))
+    (tmp_path / "c" / "config.json").write_text('{"model_type": "phi3"}')
+    template = "{{ messages[0].content }}<|end|>\n<|end|> a"
+    chat: Any = [{"role": "user", "content": "hi"}]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "c")
+    options = {"chat_template": template, "tokenize": True}
+    expected = theirs.apply_chat_template(chat, **options, return_dict=False)
+    loaded = ours.Tokenizer.from_preset(tmp_path / "c")
+    assert loaded.apply_chat_template(chat, **options) == expected
+    assert tokenizer.apply_chat_template(chat, **options) != expected
 
 
 def test_tekken(tmp_path: Path) -> None:

@@ -551,6 +551,7 @@ HOSTILE: dict[str, tuple[str, dict[str, Any], str]] = {
         "no id, literal",
     ),
     "another length": ("RWKVTokenizer", {"vocabulary.txt": b"1 'abc' 4\n"}, "no id, literal"),
+    "no number": ("RWKVTokenizer", {"vocabulary.txt": b"-1 'a' 1\n"}, "no id is so large"),
     "too large": ("T5Tokenizer", {"vocabulary.spm": b"x" * 2000}, "larger than 1,000 bytes"),
     "another class": (
         "BertTokenizer",
@@ -598,6 +599,13 @@ def test_files_of_strangers(case: str, tmp_path: Path, monkeypatch: pytest.Monke
         ("GPT2Tokenizer", {"pre_tokenizer": [{"type": "Punctuation", "behavior": 1}]}, "No steps"),
         ("GPT2Tokenizer", {"normalizer": [{"type": "Precompiled"}]}, "cannot be taken here"),
         ("GPT2Tokenizer", {"normalizer": 3}, "normalizer must be"),
+        (
+            "GPT2Tokenizer",
+            {"normalizer": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 10},
+            "1,024 times as long",
+        ),
+        ("GPT2Tokenizer", {"unsplittable_tokens": "abc"}, "must be a list, not 'abc'"),
+        ("T5Tokenizer", {"token_options": {"a": ["x"]}}, "'a' must be of lstrip, rstrip"),
         (
             "MistralTekkenTokenizer",
             {"split_pattern": "(a"},

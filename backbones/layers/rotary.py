@@ -151,6 +151,29 @@ def plane_tables(positions: torch.Tensor, frequencies: torch.Tensor, dtype: torc
     return _halves(angles.flatten(-2), dtype)
 
 
+def sectioned_tables(
+    positions: torch.Tensor,
+    frequencies: torch.Tensor,
+    sections: Sequence[int],
+    dtype: torch.dtype,
+) -> Tables:
+    """Of positions in time, rows and columns, for `rotate` (M-RoPE, arXiv:2409.12191, interleaved):
+    of three pairs in a row each has one, up to so many of rows and columns; the rest are of time.
+
+    Args:
+        positions: `[rows, 3, length]`.
+        sections: how many pairs each axis has.
+
+    Returns:
+        Tables `[rows, 1, length, dim]`.
+    """
+    axes = torch.zeros(len(frequencies), dtype=torch.long, device=positions.device)
+    for axis in (1, 2):
+        axes[axis : 3 * sections[axis] : 3] = axis
+    angles = positions.mT[..., axes].float() * frequencies
+    return _halves(angles[:, None], dtype)
+
+
 def pair_tables(
     positions: int | torch.Tensor, frequencies: torch.Tensor, dtype: torch.dtype
 ) -> Tables:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -20,12 +20,21 @@ from ..layers.initializers import random_normal
 from ..layers.layer import Layer
 from ..layers.layout import Kind, Layout, Stack
 from ..layers.masks import FULL, Mask, check_layer_types
-from ..layers.multimodal import interleave
-from ..layers.rotary import Tables, rotary_frequencies, rotary_part, rotary_tables, rotate_part
+from ..layers.multimodal import check_range, check_width, interleave
+from ..layers.rotary import (
+    Tables,
+    rotary_frequencies,
+    rotary_part,
+    rotary_tables,
+    rotate_part,
+    sectioned_tables,
+)
 from .delta_net import Qwen3_5GatedDeltaNet
 from .vision import ImageGrid, PixelValues, Qwen3_5VisionEncoder
 
 VisionIndices = Annotated[torch.Tensor, Input("ids", ("images_batch", "vision_tokens"))]
+# `[batch, 3, length]`; no input of the Keras model.
+SpacePositions = Annotated[torch.Tensor, Input("state", ())]
 INIT = random_normal(0.02)
 LINEAR = "linear_attention"
 
@@ -165,9 +174,14 @@ class HybridDecoder(Backbone):
         block: attention or a Gated DeltaNet → a decoder block with it.
     """
 
+    layer_types: list[str] | None
     tower_inputs: ClassVar = {
-        "vision_encoder": ("pixel_values", "image_grid_thw", "vision_indices")
+        "vision_encoder": (
+            *("pixel_values", "image_grid_thw", "vision_indices"),
+            "space_positions",
+        )
     }
+    mrope_section: Sequence[int] | None
 
     def __init__(
         self,
@@ -198,7 +212,11 @@ class HybridDecoder(Backbone):
         name: str | None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        self.rotary_dim = rotary_part(head_dim, partial_rotary_factor)
+        kinds = kinds_of_layers(num_layers, layer_types)
+        if layer_types is None:
+            self.layer_types = kinds
+        turned = FULL in kinds  # linear ones have no positions
+        self.rotary_dim = rotary_part(head_dim, partial_rotary_factor) if turned else 0
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor
         self.window = sliding_window_size
@@ -224,11 +242,14 @@ class HybridDecoder(Backbone):
                 INIT,
             )
 
-        mixers = [mixer(kind) for kind in kinds_of_layers(num_layers, layer_types)]
+        mixers = [mixer(kind) for kind in kinds]
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size, hidden_dim, tie_word_embeddings, random_normal(0.01)
         )
         self.vision_encoder = vision_encoder
+        if vision_encoder is not None:
+            width = vision_encoder.out_hidden_size
+            check_width("vision_encoder", "out_hidden_size", width, hidden_dim)
         self.transformer_layers = Stack("transformer_layer_{}", map(block, mixers))
         self.sequence_output_layernorm = Qwen3_5LayerNorm(hidden_dim, layer_norm_epsilon)
         keys = KeyValueShape(num_key_value_heads, head_dim, sliding_window_size)
@@ -269,6 +290,7 @@ class HybridDecoder(Backbone):
         vision_indices: VisionIndices | None = None,
         cache: CacheState | None = None,
         cache_update_index: CacheIndex = 0,
+        space_positions: SpacePositions | None = None,
     ) -> torch.Tensor:
         tokens = None
         if self.vision_encoder is not None and pixel_values is not None and pixel_values.numel():
@@ -280,6 +302,7 @@ class HybridDecoder(Backbone):
                     f"vision_indices has {vision_indices.numel()} places, but pixel_values give "
                     f"{count} tokens."
                 )
+            check_range("vision_indices", vision_indices, token_ids.numel())
             tokens = self.vision_encoder(pixel_values, image_grid_thw)
         x = self.token_embedding(token_ids)
         if tokens is not None and vision_indices is not None:
@@ -290,7 +313,10 @@ class HybridDecoder(Backbone):
         frequencies = rotary_frequencies(
             self.rotary_dim, self.rope_max_wavelength, x.device, self.rope_scaling_factor
         )
-        tables = rotary_tables(step.positions, frequencies, x.dtype)
+        if space_positions is None or self.mrope_section is None:
+            tables = rotary_tables(step.positions, frequencies, x.dtype)
+        else:
+            tables = sectioned_tables(space_positions, frequencies, self.mrope_section, x.dtype)
         mask = step.mask(self.window)
         for i, layer in enumerate(self.transformer_layers):
             x = layer(x, mask, tables, step, i)
@@ -306,7 +332,9 @@ class Qwen3_5Backbone(HybridDecoder):
     `token_ids` and `padding_mask` `[batch, length]`, `pixel_values`
     `[images_batch, patches, temporal_patch_size, patch_size, patch_size, in_channels]`,
     `image_grid_thw` `[images_batch, images, 3]` and `vision_indices` `[images_batch, tokens]` →
-    `[batch, length, hidden_dim]`.
+    `[batch, length, hidden_dim]`. With `space_positions` `[batch, 3, length]`, in time, rows and
+    columns, attention knows where patches are; without them, as in KerasHub, they have the
+    positions of text.
 
     Args:
         vocabulary_size: number of token ids.
@@ -335,7 +363,7 @@ class Qwen3_5Backbone(HybridDecoder):
         linear_conv_kernel_dim: taps of its causal convolution.
         vision_encoder: the tower of images; `None` for a model of text, which has no inputs for
             them.
-        mrope_section: has no effect, as in KerasHub: images have the positions of text.
+        mrope_section: how many pairs of dimensions each axis of `space_positions` turns.
         dtype, trainable, name: as in `Model`.
 
     Raises:

@@ -117,7 +117,7 @@ class Qwen3_5MoeBackbone(HybridDecoder):
         linear_conv_kernel_dim: taps of its causal convolution.
         vision_encoder: the tower of images; `None` for a model of text, which has no inputs for
             them.
-        mrope_section: has no effect, as in KerasHub: images have the positions of text.
+        mrope_section: how many pairs of dimensions each axis of `space_positions` turns.
         router_aux_loss_coefficient: has no effect here. It scales the loss that balances the
             experts, which KerasHub adds; in PyTorch that is the training loop's, see
             `load_balancing_loss` in `backbones.layers.routing`.

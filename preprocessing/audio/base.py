@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +37,24 @@ class AudioConverter(Converter):
         return as_clips(audio, self.sampling_rate, rate)
 
 
+def note_cut(clips: Sequence[torch.Tensor], most: int, rate: int) -> None:
+    """Say that of longer clips than `most` samples the rest is not heard."""
+    longest = max(map(len, clips))
+    if longest > most:
+        warnings.warn(
+            f"Of {longest / rate:.1f} seconds of sound the first {most / rate:.1f} are taken. Cut "
+            "longer recordings into pieces.",
+            stacklevel=3,
+        )
+
+
+def check_length(length: int) -> int:
+    """A number of samples, or a ValueError if no clips are made so long."""
+    if not 1 <= length <= MAX_SAMPLES:
+        raise ValueError(f"Clips of {length:,} samples; they may have 1 to {MAX_SAMPLES:,}.")
+    return length
+
+
 def at_length(clips: list[torch.Tensor], length: int, value: float = 0.0) -> torch.Tensor:
     """Clips cut, or filled up at the end, `[batch, length]`."""
     batch = clips[0].new_full((len(clips), length), value)
@@ -52,5 +72,4 @@ def check_sizes(samples: int, **sizes: int) -> None:
     for name, size in sizes.items():
         if not 1 <= size <= 2**20:
             raise ValueError(f"{name} must be from 1 to {2**20:,}, not {size:,}.")
-    if not 1 <= samples <= MAX_SAMPLES:
-        raise ValueError(f"Clips of {samples:,} samples; {MAX_SAMPLES:,} are the most.")
+    check_length(samples)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .._checkpoint import Checkpoint, setting
-from .base import MAX_SAMPLES, AudioConverter, check_sizes
+from .base import AudioConverter, check_length, check_sizes, note_cut
 from .gemma4 import check_filters, per_bin, standardized
 from .spectrograms import hann_window, htk_points, triangles
 
@@ -176,7 +176,8 @@ class Gemma3nAudioConverter(AudioConverter):
         if max_length is None and (truncation or padding == "max_length"):
             raise ValueError("truncation, and padding='max_length', need a max_length.")
         if truncation and max_length is not None:
-            most = _round_up(max_length, pad_to_multiple_of)
+            most = check_length(_round_up(max_length, pad_to_multiple_of))
+            note_cut(clips, most, self.sampling_rate)
             clips = [clip[:most] for clip in clips]
         length = self._length(clips, padding, max_length, pad_to_multiple_of)
         waves, real = self._batch(clips, length)
@@ -204,8 +205,7 @@ class Gemma3nAudioConverter(AudioConverter):
             length = max(_round_up(max_length or 0, multiple), longest)
         else:
             raise ValueError(f"padding must be 'longest', 'max_length' or False, not {padding!r}.")
-        if length > MAX_SAMPLES:
-            raise ValueError(f"Clips of {length:,} samples; {MAX_SAMPLES:,} are the most.")
+        check_length(length)
         if length == longest != min(map(len, clips)) and padding in (False, "do_not_pad"):
             raise ValueError("Without padding all clips must have one length.")
         return length

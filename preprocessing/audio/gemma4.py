@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from .._checkpoint import Checkpoint, differs, setting
-from .base import AudioConverter, at_length, check_sizes
+from .base import AudioConverter, at_length, check_sizes, note_cut
 from .spectrograms import hann_window, htk_points, triangles
 
 # Arguments → what transformers calls them, and what it has where a file does not say.
@@ -145,6 +145,7 @@ class Gemma4AudioConverter(AudioConverter):
     def __call__(self, audio: Any, sampling_rate: int | None = None) -> torch.Tensor:
         """Spectrograms of sound, whose `sampling_rate` is compared where it is given."""
         clips, single = self.clips(audio, sampling_rate)
+        note_cut(clips, self.num_samples, self.sampling_rate)
         waves = at_length(clips, self.num_samples).float()
         features = self.features(waves).to(self.compute_dtype)
         return features[0] if single else features
@@ -190,3 +191,7 @@ def per_bin(settings: Mapping[str, Any]) -> dict[str, list[float] | None]:
         value = setting(settings, name, list)
         found[name] = None if value is None else np.asarray(value, float).flatten().tolist()
     return found
+
+
+class EmbeddingGemma2AudioConverter(Gemma4AudioConverter):
+    """See `Gemma4AudioConverter`."""

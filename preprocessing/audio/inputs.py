@@ -30,13 +30,20 @@ def as_clips(value: Any, wanted_rate: int, rate: int | None) -> tuple[list[torch
         ValueError: another sampling rate, more than one channel, or no samples.
     """
     _check_rate(rate, wanted_rate)
-    if isinstance(value, (list, tuple)) and value and not isinstance(value[0], (int, float)):
+    if isinstance(value, (list, tuple)) and value and not is_one_clip(value):
         found = [_one_clip(one, wanted_rate) for one in value]
         return [clip for clips, _ in found for clip in clips], False
     clips, single = _one_clip(value, wanted_rate)
     if not clips:
         raise ValueError("There is no audio: the batch is empty.")
     return clips, single
+
+
+def is_one_clip(value: Any) -> bool:
+    """Whether there is but one clip, not in a batch."""
+    if isinstance(value, (list, tuple)):
+        return bool(value) and isinstance(value[0], (int, float))
+    return isinstance(value, (str, os.PathLike, Mapping)) or getattr(value, "ndim", 1) == 1
 
 
 def _one_clip(value: Any, wanted_rate: int) -> tuple[list[torch.Tensor], bool]:

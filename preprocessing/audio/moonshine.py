@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .._checkpoint import Checkpoint, differs, setting
-from .base import AudioConverter, at_length, check_sizes
+from .base import AudioConverter, at_length, check_length, check_sizes
 
 SECONDS = (0.1, 64.0)
 
@@ -94,7 +94,7 @@ class MoonshineAudioConverter(AudioConverter):
         length = max_length if padding == "max_length" and max_length is not None else longest
         if pad_to_multiple_of and (padding == "longest" or length is max_length):
             length += -length % pad_to_multiple_of
-        waves = at_length(clips, length, self.padding_value)[..., None]
+        waves = at_length(clips, check_length(length), self.padding_value)[..., None]
         if self.do_normalize:
             variance, mean = torch.var_mean(waves, 1, correction=0, keepdim=True)
             waves = (waves - mean) / (variance + 1e-7).sqrt()

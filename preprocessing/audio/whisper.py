@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .._checkpoint import Checkpoint, differs, setting
-from .base import AudioConverter, at_length, check_sizes
+from .base import AudioConverter, at_length, check_sizes, note_cut
 from .spectrograms import hann_window, slaney_points, triangles
 
 # 8 kHz.
@@ -97,6 +97,7 @@ class WhisperAudioConverter(AudioConverter):
     def __call__(self, audio: Any, sampling_rate: int | None = None) -> torch.Tensor:
         """Spectrograms of sound, whose `sampling_rate` is compared where it is given."""
         clips, single = self.clips(audio, sampling_rate)
+        note_cut(clips, self.num_samples, self.sampling_rate)
         waves = at_length(clips, self.num_samples).float()
         features = self.features(waves).to(self.compute_dtype)
         return features[0] if single else features

@@ -26,6 +26,7 @@ class BLIP2CausalLMPreprocessor(CausalLMPreprocessor):
     """
 
     backbone = "BLIP2Backbone"
+    text_name = "text"
     processor = "Blip2Processor"
     settings: ClassVar = {"num_query_tokens": "num_query_tokens"}
     image_converter: ImageConverter | None
@@ -128,14 +129,8 @@ class BLIP2Seq2SeqLMPreprocessor(Seq2SeqLMPreprocessor):
         return ({**inputs, **converted(self.image_converter, x)}, *rest)
 
     def generate_preprocess(self, x: Any, **kwargs: Any) -> Any:
-        """As of `Seq2SeqLMPreprocessor`; the mapping may have `images`, too, and no text for the
-        decoder.
-        """
-        images: dict[str, Any] = {}
-        if isinstance(x, Mapping):
-            images = converted(self.image_converter, x)
-            if x.get("decoder_text") is None:
-                x = x["encoder_text"]
+        """As of `Seq2SeqLMPreprocessor`; the mapping may have `images`, too."""
+        images = converted(self.image_converter, x) if isinstance(x, Mapping) else {}
         return {**super().generate_preprocess(x, **kwargs), **images}
 
 

@@ -12,7 +12,7 @@ from ..images.converter import ImageConverter
 from ..images.inputs import one_image
 from ..preprocessor import with_labels
 from ..tokenizers.base import Tokenizer
-from .texts import PromptsPreprocessor, batched, each_text, unbatched
+from .texts import Medium, PromptsPreprocessor, batched, each_text, unbatched
 
 
 class Gemma3CausalLMPreprocessor(PromptsPreprocessor):
@@ -36,6 +36,7 @@ class Gemma3CausalLMPreprocessor(PromptsPreprocessor):
     backbone = "Gemma3Backbone"
     processor = "Gemma3Processor"
     settings: ClassVar = {"image_seq_length": "vision_encoder.num_vision_tokens_per_image"}
+    media: ClassVar = {"image": Medium("images", "<start_of_image>")}
     tokenizer: Any
     image_converter: ImageConverter | None
 
@@ -138,15 +139,14 @@ def convert_rows(converter: ImageConverter, rows: Any, most: int) -> torch.Tenso
         ValueError: a sample has more than `most` images.
     """
     converted: list[torch.Tensor] = []
-    black: torch.Tensor | None = None
-    for row in rows:
-        images = images_of_sample(row)
+    samples = [images_of_sample(row) for row in rows]
+    like = next((image for images in samples for image in images), torch.zeros(1, 1, 3))
+    fewest = min(map(len, samples))
+    black = converter(torch.zeros_like(like)) if fewest < most else None
+    for images in samples:
         if len(images) > most:
             raise ValueError(f"A sample has {len(images)} images; {most} are the most.")
         found = [converter(image) for image in images]
-        if len(found) < most and black is None:
-            like = images[0] if images else torch.zeros(1, 1, 3)
-            black = converter(torch.zeros_like(like))
         converted.append(torch.stack([*found, *[black] * (most - len(found))]))  # type: ignore
     return torch.stack(converted)
 

@@ -15,7 +15,7 @@ from ..images.converter import ImageConverter
 from ..preprocessor import with_labels
 from ..tokenizers.base import Tokenizer
 from .gemma3 import convert_rows, places_of
-from .texts import PromptsPreprocessor, batched, each_text, unbatched
+from .texts import Medium, PromptsPreprocessor, batched, each_text, is_none, unbatched
 
 
 class Gemma3nCausalLMPreprocessor(PromptsPreprocessor):
@@ -49,6 +49,10 @@ class Gemma3nCausalLMPreprocessor(PromptsPreprocessor):
     }
     needs: ClassVar = {
         "feature_extractor": {"feature_extractor_type": "Gemma3nAudioFeatureExtractor"}
+    }
+    media: ClassVar = {
+        "image": Medium("images", "<start_of_image>", "<image_soft_token>"),
+        "audio": Medium("audios", "<start_of_audio>", "<audio_soft_token>"),
     }
     tokenizer: Any
     image_converter: ImageConverter | None
@@ -166,7 +170,7 @@ class Gemma3nCausalLMPreprocessor(PromptsPreprocessor):
             if audios is not None:
                 raise ValueError("There are audios, but no audio_converter.")
             return {}, {}
-        if audios is None:
+        if is_none(audios):
             clips = torch.ones(len(ids), 0, 0)
             features = torch.ones(len(ids), 0, 0, converter.feature_size)
             silent = torch.ones(len(ids), 0, 0, dtype=torch.bool)
@@ -199,8 +203,7 @@ def clips_of_rows(rows: Any, rate: int, most: int) -> torch.Tensor:
     """
     found = []
     for row in rows:
-        empty = row is None or (isinstance(row, (list, tuple)) and not row)
-        found.append([] if empty else as_clips(row, rate, None)[0])
+        found.append([] if is_none([row]) else as_clips(row, rate, None)[0])
     fullest = max(map(len, found))
     if fullest > most:
         raise ValueError(f"A sample has {fullest} clips; {most} are the most.")

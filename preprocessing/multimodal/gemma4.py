@@ -16,7 +16,7 @@ from ..images.videos import Gemma4VideoConverter
 from ..preprocessor import with_labels
 from ..tokenizers.base import Tokenizer
 from .gemma3 import images_of_sample, places_of
-from .texts import PromptsPreprocessor, batched, unbatched
+from .texts import Medium, PromptsPreprocessor, batched, is_none, unbatched
 
 IMAGE, SOUND, VIDEO = "<|image|>", "<|audio|>", "<|video|>"
 # What images and sound are between; frames are images.
@@ -58,6 +58,15 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
         "feature_extractor": {"feature_extractor_type": "Gemma4AudioFeatureExtractor"},
         "video_processor": {"video_processor_type": "Gemma4VideoProcessor"},
     }
+    media: ClassVar = {
+        "image": Medium("images", IMAGE),
+        "audio": Medium("audio", SOUND, several=False),
+        "video": Medium("videos", VIDEO, several=False),
+    }
+    more = (
+        *("pixel_values", "pixel_position_ids", "audio_mel", "audio_mel_mask"),
+        "video_metadata",
+    )
     tokenizer: Any
     image_converter: Gemma4ImageConverter | None
     audio_converter: Gemma4AudioConverter | None
@@ -126,7 +135,7 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
             y: ignored, as is `sample_weight`.
             sequence_length: in place of the preprocessor's.
         """
-        x, several = batched(x, ("prompts", "responses"))
+        x, several = _batched(x, ("prompts", "responses"))
         length = (sequence_length or self.sequence_length) + 1
         pixels, sound = self._pixels(x), self._sound(x)
         x["prompts"] = self._with_places(x, pixels, sound)
@@ -141,7 +150,7 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
 
     def generate_preprocess(self, x: Any, sequence_length: int | None = None) -> Any:
         """To generate from: the backbone's inputs, without an end token."""
-        x, several = batched(x)
+        x, several = _batched(x)
         pixels, sound = self._pixels(x), self._sound(x)
         x["prompts"] = self._with_places(x, pixels, sound)
         ids, _, mask = self.pack(x, sequence_length or self.sequence_length, ends=False)
@@ -215,7 +224,7 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
             return {key: one[:, :, :frames] for key, one in made.items()}
         if converter is None:
             return {}
-        clips = [as_clips(one, converter.sampling_rate, None)[0][0] for one in audio]
+        clips = [_clip(one, converter.sampling_rate) for one in audio]
         mels = converter(at_length(clips, max(map(len, clips))))[:, None]
         frames = torch.tensor([len(clip) // converter.stride for clip in clips], device=mels.device)
         mask = torch.arange(mels.shape[2], device=mels.device) < frames[:, None, None]
@@ -309,6 +318,26 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
         if self.image_converter is not None:
             return self.max_images_per_prompt * self.num_vision_tokens_per_image
         return int(vision.sum(1).max())
+
+
+def _batched(x: Any, needed: tuple[str, ...] = ("prompts",)) -> tuple[dict[str, Any], bool]:
+    """As `batched`, without images or sound that no sample has."""
+    found, several = batched(x, needed)
+    return {name: None if is_none(value) else value for name, value in found.items()}, several
+
+
+def _clip(sound: Any, rate: int) -> torch.Tensor:
+    """The clip of a sample, without a second if there is none.
+
+    Raises:
+        ValueError: there are several.
+    """
+    if is_none([sound]):
+        return torch.zeros(0)
+    clips, _ = as_clips(sound, rate, None)
+    if len(clips) > 1:
+        raise ValueError(f"A sample has {len(clips)} clips; one is the most.")
+    return clips[0]
 
 
 def _positions(ids: torch.Tensor) -> torch.Tensor:

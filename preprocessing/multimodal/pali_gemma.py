@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from ..images.converter import ImageConverter
 from ..preprocessor import with_labels
 from ..tokenizers.base import Tokenizer
-from .texts import PromptsPreprocessor, batched, unbatched
+from .texts import Medium, PromptsPreprocessor, batched, unbatched
 
 
 class PaliGemmaCausalLMPreprocessor(PromptsPreprocessor):
@@ -24,6 +24,7 @@ class PaliGemmaCausalLMPreprocessor(PromptsPreprocessor):
     backbone = "PaliGemmaBackbone"
     processor = "PaliGemmaProcessor"
     settings: ClassVar = {"image_seq_length": "image_sequence_length"}
+    media: ClassVar = {"image": Medium("images", several=False)}
     image_converter: ImageConverter | None
 
     def __init__(
@@ -78,4 +79,6 @@ class PaliGemmaCausalLMPreprocessor(PromptsPreprocessor):
         return unbatched(inputs, several)
 
     def _images(self, images: Any) -> Any:
+        if isinstance(images, (list, tuple)) and any(image is None for image in images):
+            raise ValueError("Every prompt must have an image.")
         return images if self.image_converter is None else self.image_converter(images)

@@ -57,6 +57,9 @@ class PARSeqCausalLMPreprocessor(CausalLMPreprocessor):
             sequence_length: in place of the preprocessor's.
         """
         x = samples(x)[0]
+        missing = [name for name in ("images", "responses") if x.get(name) is None]
+        if missing:
+            raise ValueError(f"The input has no {' and no '.join(map(repr, missing))}.")
         inputs, *rest = super().__call__(x["responses"], sequence_length=sequence_length)
         return with_labels({"images": self._images(x["images"]), **inputs}, *rest)
 

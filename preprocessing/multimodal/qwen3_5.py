@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..causal_lm import CausalLMPreprocessor, detokenized
+from ..causal_lm import detokenized
 from ..images.converter import ImageConverter
 from ..images.inputs import is_picture
 from ..images.patches import Qwen3_5ImageConverter
 from ..images.videos import Qwen3_5VideoConverter
 from ..preprocessor import samples
 from ..tokenizers.base import Tokenizer
-from .texts import batched, unbatched
+from .texts import MediaPreprocessor, Medium, batched, unbatched
 
 SPECIAL = (
     *("im_start_token", "end_token", "vision_start_token", "vision_end_token"),
@@ -23,7 +23,7 @@ SPECIAL = (
 )
 
 
-class Qwen3_5CausalLMPreprocessor(CausalLMPreprocessor):
+class Qwen3_5CausalLMPreprocessor(MediaPreprocessor):
     """Texts to train on, and prompts in which `<|image_pad|>` and `<|video_pad|>` stand where
     images and videos are.
 
@@ -45,6 +45,11 @@ class Qwen3_5CausalLMPreprocessor(CausalLMPreprocessor):
     backbone = "Qwen3_5Backbone"
     processor = "Qwen3VLProcessor"
     needs: ClassVar = {"video_processor": {"video_processor_type": "Qwen3VLVideoProcessor"}}
+    media: ClassVar = {
+        "image": Medium("images", "<|image_pad|>"),
+        "video": Medium("videos", "<|video_pad|>"),
+    }
+    more = ("video_metadata",)
     tokenizer: Any
     image_converter: Qwen3_5ImageConverter | None
     video_converter: Qwen3_5VideoConverter | None
@@ -83,6 +88,8 @@ class Qwen3_5CausalLMPreprocessor(CausalLMPreprocessor):
             return super().generate_preprocess(x["prompts"], sequence_length)
         pictures = self._converted(self.image_converter, images, "image")
         films = self._converted(self.video_converter, videos, "video")
+        if not pictures and not films:
+            return super().generate_preprocess(x["prompts"], sequence_length)
         metadata = list(x.get("video_metadata") or [None] * len(films))
         frames = iter(zip(films, metadata, strict=True))
         seen = iter(pictures)
@@ -106,11 +113,24 @@ class Qwen3_5CausalLMPreprocessor(CausalLMPreprocessor):
             ).int(),
         }
 
+    def prompt_inputs(self, x: Any, sequence_length: int | None = None) -> Any:
+        """Without padding behind all rows, which the places of images would count."""
+        inputs = self.generate_preprocess(x, sequence_length)
+        mask = inputs["padding_mask"]
+        length = int(mask.sum(-1).max())
+        if "vision_indices" in inputs and length < mask.shape[-1]:
+            places = inputs["vision_indices"]
+            rows, columns = places // mask.shape[-1], places % mask.shape[-1]
+            inputs["vision_indices"] = rows * length + columns
+            for name in ("token_ids", "padding_mask", "position_ids"):
+                inputs[name] = inputs[name][..., :length]
+        return inputs
+
     def generate_postprocess(self, x: Mapping[str, Any]) -> Any:
         """Text of what was generated, without padding and special tokens."""
         ids = torch.as_tensor(x["token_ids"])
         known = [getattr(self.tokenizer, f"{name}_id", None) for name in SPECIAL]
-        special = torch.tensor([id for id in known if id is not None])
+        special = torch.tensor([id for id in known if id is not None], device=ids.device)
         mask = torch.as_tensor(x["padding_mask"]).bool() & ~torch.isin(ids, special)
         return detokenized(self.tokenizer, ids, mask)
 

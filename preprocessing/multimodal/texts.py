@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,7 +23,78 @@ def each_text(texts: Any, change: Callable[[str], str]) -> Any:
     return [each_text(one, change) for one in texts] if isinstance(texts, (list, tuple)) else texts
 
 
-class PromptsPreprocessor(CausalLMPreprocessor):
+@dataclass(frozen=True)
+class Medium:
+    """Images, say, within conversations.
+
+    Attributes:
+        name: of the preprocessor's input.
+        place: what a prompt has where one of them is, if it has something.
+        rendered: what chat templates have there; the same, if nothing else is said.
+        several: whether a prompt may have more than one.
+    """
+
+    name: str
+    place: str = ""
+    rendered: str = ""
+    several: bool = True
+
+
+class MediaPreprocessor(CausalLMPreprocessor):
+    """Takes images and the like besides text.
+
+    Attributes:
+        media: kinds of content in conversations, `image`, say → what it makes of them.
+        more: names of what else it takes beside prompts and responses.
+    """
+
+    media: ClassVar[Mapping[str, Medium]] = {}
+    more: ClassVar[Sequence[str]] = ()
+
+    def check_names(self, x: Mapping[str, Any]) -> None:
+        """Raise ValueError for what would not be looked at."""
+        known = ("prompts", "responses", *(one.name for one in self.media.values()), *self.more)
+        unknown = [name for name in x if name not in known]
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} takes {', '.join(known)}, but no {', '.join(unknown)}."
+            )
+
+    def with_media(
+        self, prompts: Sequence[str], contents: Mapping[str, Sequence[Sequence[Any]]]
+    ) -> dict[str, Any]:
+        """What `generate_preprocess` takes.
+
+        Args:
+            prompts: of conversations, as a template has them.
+            contents: for each kind, what is in each conversation.
+
+        Raises:
+            ValueError: the template has not as many places as there are images, say.
+        """
+        prompts = list(prompts)
+        found: dict[str, Any] = {"prompts": prompts}
+        for kind, rows in contents.items():
+            medium = self.media[kind]
+            token = medium.rendered or medium.place
+            for i, (prompt, row) in enumerate(zip(prompts, rows)):
+                places = prompt.count(token) if token else len(row)
+                if places != len(row):
+                    raise ValueError(
+                        f"A conversation has {len(row)} of type {kind!r}, and its prompt "
+                        f"{places} places for them, {token}."
+                    )
+                if not medium.several and len(row) > 1:
+                    raise ValueError(
+                        f"A conversation has {len(row)} of type {kind!r}; one is the most."
+                    )
+                if token:
+                    prompts[i] = prompt.replace(token, medium.place)
+            found[medium.name] = [row if medium.several else next(iter(row), None) for row in rows]
+        return found
+
+
+class PromptsPreprocessor(MediaPreprocessor):
     """Prompts and the responses to them; a subclass puts images and sound between."""
 
     @property
@@ -71,10 +143,18 @@ def batched(x: Any, needed: tuple[str, ...] = ("prompts",)) -> tuple[dict[str, A
     several = not isinstance(found["prompts"], str)
     if not several:
         found = {name: None if value is None else [value] for name, value in found.items()}
-    texts = [found[name] for name in ("prompts", "responses") if found.get(name) is not None]
-    if len({len(one) for one in texts}) > 1:
-        raise ValueError(f"There are {len(texts[0])} prompts and {len(texts[1])} responses.")
+    count = len(found["prompts"])
+    for name, value in found.items():
+        if value is not None and hasattr(value, "__len__") and len(value) != count:
+            raise ValueError(f"There are {count} prompts and {len(value)} {name}.")
     return found, several
+
+
+def is_none(rows: Any) -> bool:
+    """Whether no sample has an image or a clip."""
+    if not isinstance(rows, (list, tuple)):
+        return rows is None
+    return all(row is None or (isinstance(row, (list, tuple)) and not row) for row in rows)
 
 
 def unbatched(values: Any, several: bool) -> Any:

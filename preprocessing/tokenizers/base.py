@@ -20,6 +20,8 @@ from .._layer import PreprocessingLayer, backbone_of, class_of, dtype_name, publ
 from .._libraries import library
 from .foreign import Foreign
 
+# How tokens are chosen, in the words of `generation_config.json`.
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 TokenizerType = TypeVar("TokenizerType", bound="Tokenizer")
 MAX_ASSET_BYTES = 64 * 1024**2
 CONFIG_FILE = "tokenizer.json"
@@ -59,8 +61,9 @@ class Tokenizer(PreprocessingLayer):
     config_file = CONFIG_FILE
     sequence_length: int | None = None
     chat_template: chat.Templates | None = None
-    # Ids of a checkpoint's own.
+    # Ids of a checkpoint's own, and how it wants tokens to be chosen.
     further_ends: Sequence[int] = ()
+    sampling: Mapping[str, Any] = {}
 
     start_token: str | None = None
     end_token: str | None = None
@@ -319,7 +322,7 @@ class Tokenizer(PreprocessingLayer):
     def read_checkpoint(self, files: Foreign) -> None:
         """Take what is no argument from a checkpoint of transformers."""
         self.chat_template = chat.of_checkpoint(files.source, files.config)
-        self.further_ends = ends_of(files.source)
+        self.read_generation(files.source)
 
     def to_transformers(self) -> Iterator[tuple[str, bytes | dict[str, Any]]]:
         """Contents of the files, by their names, of which `AutoTokenizer` makes this tokenizer.
@@ -380,7 +383,13 @@ class Tokenizer(PreprocessingLayer):
             self.set_assets([read_asset(path) for path in paths])
         self.chat_template = chat.of_preset(source, folder)
         if self.chat_template is not None:  # one that comes from transformers
-            self.further_ends = ends_of(source)
+            self.read_generation(source)
+
+    def read_generation(self, source: PresetSource) -> None:
+        """Take what the `generation_config.json` of transformers says, if there is one."""
+        said = source.json(GENERATION) if source.has(GENERATION) else {}
+        self.further_ends = ends_in(said)
+        self.sampling = sampling_in(said)
 
     def load_assets(self, dir_path: str | os.PathLike[str]) -> None:
         """Read the vocabulary from the files of a folder.
@@ -418,13 +427,18 @@ def named(**tokens: str) -> Mapping[str, str]:
     return tokens
 
 
-def ends_of(source: PresetSource) -> list[int]:
-    """What text ends with by the `generation_config.json` of transformers, if there is one."""
-    if not source.has(GENERATION):
-        return []
-    value = source.json(GENERATION).get("eos_token_id")
+def ends_in(said: Mapping[str, Any]) -> list[int]:
+    """What text ends with by a `generation_config.json`."""
+    value = said.get("eos_token_id")
     ids = value if isinstance(value, list) else [value]
     return [id for id in ids if type(id) is int and 0 <= id < 2**31]
+
+
+def sampling_in(said: Mapping[str, Any]) -> dict[str, Any]:
+    """How tokens are chosen by a `generation_config.json`."""
+    numbers = {name: said.get(name) for name in SAMPLING}
+    found = {name: one for name, one in numbers.items() if type(one) in (int, float)}
+    return {"do_sample": True, **found} if said.get("do_sample") is True else found
 
 
 def read_asset(path: Path) -> bytes:
@@ -461,9 +475,20 @@ def flatten(inputs: Any, texts: list[str]) -> Any:
         texts.append(str(inputs))
         return None
     if isinstance(inputs, (list, tuple)):
+        if all(type(one) is str for one in inputs) and _is_whole("".join(inputs)):
+            texts.extend(inputs)
+            return [None] * len(inputs)
         return [flatten(one, texts) for one in inputs]
     hint = "; decode it first: .decode('utf-8')" if isinstance(inputs, bytes) else ""
     raise TypeError(f"Text must be str, or lists of it, not {type(inputs).__name__}{hint}.")
+
+
+def _is_whole(text: str) -> bool:
+    """Whether there is no half of a character in it."""
+    try:
+        return bool(text.encode()) or not text
+    except UnicodeEncodeError:
+        return False
 
 
 def _rows(ids: Any, rows: list[list[int]]) -> Any:

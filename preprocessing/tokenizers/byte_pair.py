@@ -16,7 +16,10 @@ from .._libraries import library
 from . import cutting
 from .base import Tokenizer, lines_of, read_asset
 from .cutting import PREFIX, Step, byte_level, split
-from .foreign import Foreign
+from .foreign import Foreign, added_tokens, check_options
+
+# A whole run, which is looked at once.
+SPACE_BEFORE = r"(?:(?<!\s)\s++)?"
 
 
 class BytePairTokenizer(Tokenizer):
@@ -36,21 +39,28 @@ class BytePairTokenizer(Tokenizer):
         pre_tokenizer: likewise what cuts text into words. A regular expression that no family has
             gets five seconds for a text.
         ignore_merges: likewise whether a word in the vocabulary is a token, whatever the rules say.
+        token_options: likewise unsplittable tokens that take in the spaces before or behind them,
+            or that are words alone: `lstrip`, `rstrip`, `single_word`.
 
     Attributes:
         split_pattern: what words are, a regular expression; GPT-2's if it is None.
         known_patterns: more of those that cut any text at once.
         normalizes: whether text is composed first (NFC).
         prefers_words: whether words in the vocabulary are tokens, whatever the rules say.
+        usual_options: `token_options` of the family's own tokens.
         is_rebuilt: whether transformers cuts text as it knows the family to, no file asked.
     """
 
     keras_module = "keras_hub.src.tokenizers.byte_pair_tokenizer"
     assets = ("vocabulary.json", "merges.txt")
     unsaved: ClassVar[Sequence[str]] = ("vocabulary", "merges")
-    own: ClassVar[Sequence[str]] = ("normalizer", "pre_tokenizer", "ignore_merges")
+    own: ClassVar[Sequence[str]] = (
+        *("normalizer", "pre_tokenizer", "ignore_merges"),
+        "token_options",
+    )
     split_pattern: str | None = None
     known_patterns: ClassVar[Sequence[str]] = ()
+    usual_options: ClassVar[Mapping[str, Sequence[str]]] = {}
     is_rebuilt: ClassVar[bool] = False
     normalizes: ClassVar[bool] = False
     prefers_words: ClassVar[bool] = False
@@ -66,6 +76,7 @@ class BytePairTokenizer(Tokenizer):
         normalizer: Sequence[Mapping[str, Any]] | None = None,
         pre_tokenizer: Sequence[Mapping[str, Any]] | None = None,
         ignore_merges: bool | None = None,
+        token_options: Mapping[str, Sequence[str]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -73,9 +84,15 @@ class BytePairTokenizer(Tokenizer):
         self.add_prefix_space = add_prefix_space
         self.normalizer, self.pre_tokenizer = normalizer, pre_tokenizer
         self.ignore_merges = ignore_merges
+        self.token_options = token_options
+        check_options(token_options)
         cutting.check_steps(normalizer or (), pre_tokenizer or ())
         if unsplittable_tokens is None:
             unsplittable_tokens = self.special_tokens
+        if isinstance(unsplittable_tokens, str):
+            raise TypeError(
+                f"unsplittable_tokens must be a list, not {unsplittable_tokens!r:.300}."
+            )
         self.unsplittable_tokens = list(unsplittable_tokens)
         self.vocabulary: dict[str, int] | None = None
         self.merges: list[str] | None = None
@@ -111,7 +128,9 @@ class BytePairTokenizer(Tokenizer):
             found = tokenizers.Tokenizer(self.model(tokenizers.models, **options))
         except Exception as error:  # the library's own kind is no other
             raise ValueError(f"Vocabulary and merges do not fit: {error}.") from error
-        found.add_special_tokens(list(whole))
+        found.add_special_tokens(
+            added_tokens(whole, {**self.usual_options, **(self.token_options or {})})
+        )
         steps, cuts = self.steps()
         if self.cutter is not None:
             steps, cuts = [], cuts[-1:]
@@ -201,7 +220,7 @@ class BytePairTokenizer(Tokenizer):
 
     def id_to_token(self, id: int) -> str:
         self.check_vocabulary()
-        token = self.library.id_to_token(id) if id >= 0 else None
+        token = self.library.id_to_token(id) if 0 <= id < 2**32 else None
         if token is None:
             raise ValueError(f"The vocabulary has no id {id}.")
         return token
@@ -226,9 +245,16 @@ class BytePairTokenizer(Tokenizer):
         """A text cut in words, special tokens whole."""
         regex = library("regex", "text")
         assert self.cutter is not None
-        special = "|".join(regex.escape(one) for one in sorted(whole, key=len, reverse=True))
+        known = {**self.usual_options, **(self.token_options or {})}
+        special = "|".join(
+            SPACE_BEFORE * ("lstrip" in known.get(one, ()))
+            + regex.escape(one)
+            + r"\s*+" * ("rstrip" in known.get(one, ()))
+            for one in sorted(whole, key=len, reverse=True)
+        )
         for i, part in enumerate(regex.split(f"({special})", text) if whole else [text]):
-            yield from [part] if i % 2 else self.cutter.words(part)
+            token = part.strip() if part.strip() in known else part
+            yield from [token] if i % 2 else self.cutter.words(part)
 
     def encoded(self, texts: list[Any], special: bool | None, **options: Any) -> list[list[Any]]:
         found = self.plain_library if special is False else self.library
@@ -269,6 +295,7 @@ class BytePairTokenizer(Tokenizer):
         if "unsplittable_tokens" not in cls.unsaved and files.added:
             found["unsplittable_tokens"] = list(files.added)
         found |= cls.special_arguments(files, vocabulary)
+        found |= {"token_options": files.token_options} if files.token_options else {}
         return found | cls.cutting_arguments(files, found)
 
     @classmethod
@@ -311,7 +338,7 @@ class BytePairTokenizer(Tokenizer):
         return found | ({"add_prefix_space": True} if self.add_prefix_space else {})
 
     def to_library(self) -> Any:
-        own = any(getattr(self, name) is not None for name in self.own)
+        own = any(getattr(self, name) is not None for name in self.own if name != "token_options")
         if self.is_rebuilt and (own or self.add_prefix_space):
             warnings.warn(
                 "AutoTokenizer cuts text as the family does, whatever tokenizer.json says; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -16,6 +17,8 @@ Step = Mapping[str, Any]
 NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "Prepend")
 CUTTERS = ("ByteLevel", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit", "UnicodeScripts")
 MOST_STEPS = 20
+# So many times as long they may make it.
+MOST_GROWTH = 1000.0
 # A word's own pattern has so many seconds for a text.
 SECONDS = 5.0
 # What `\w` is to the library.
@@ -109,7 +112,18 @@ def check_steps(normalizer: Sequence[Step], cutters: Sequence[Step]) -> None:
             safe = {"Replace": fixed, "Split": fixed or regular}
             if kind not in known and not safe.get(str(kind)):
                 raise ValueError(f"The step {dict(step)!r:.300} cannot be taken here.")
+    growth = math.prod(max(1.0, _growth(step)) for step in normalizer)
+    if growth > MOST_GROWTH:
+        raise ValueError(f"The normalizer would make text {growth:,.0f} times as long.")
     in_library(normalizer, cutters)
+
+
+def _growth(step: Step) -> float:
+    """How many times as long a step may make a text of one character."""
+    pattern = step.get("pattern")
+    old = pattern.get("String") if isinstance(pattern, Mapping) else None
+    new = step.get("content", step.get("prepend", ""))
+    return len(str(new).encode()) / max(1, len(str(old or "").encode())) + (old is None)
 
 
 class Cutter:

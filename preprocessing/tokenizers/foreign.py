@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ from ...presets.checkpoints import TRANSFORMERS, dialect_of
 from ...presets.checkpoints.dialect import find_table
 from ...presets.files import CONFIG, refuse_pointer
 from ...presets.sources import PresetSource
+from .._libraries import library
 from .cutting import Step, flat
 
 MAX_JSON_BYTES = 128 * 1024**2
+# Of a token, in the words of the `tokenizers` library.
+OPTIONS = ("lstrip", "rstrip", "single_word")
 MAX_CONFIG_BYTES = 16 * 1024**2  # Gemma's lists all added tokens
 
 
@@ -79,6 +82,20 @@ class Foreign:
         name = "added_tokens.json"
         return dict(self.source.json(name)) if self.source.has(name) else {}
 
+    @functools.cached_property
+    def token_options(self) -> dict[str, list[str]]:
+        """Tokens that take spaces beside them in, or that are words alone: which of `OPTIONS`."""
+        entries = self.tokenizer.get("added_tokens") if self.tokenizer else None
+        if entries is None:
+            known = self.config.get("added_tokens_decoder")
+            entries = list(known.values()) if isinstance(known, Mapping) else []
+        said = {
+            str(one.get("content")): [name for name in OPTIONS if one.get(name) is True]
+            for one in entries
+            if isinstance(one, Mapping)
+        }
+        return {token: options for token, options in said.items() if options}
+
     def token(self, name: str) -> str | None:
         """A special token of `tokenizer_config.json`, as `bos_token`."""
         value = self.config.get(name)
@@ -92,6 +109,23 @@ class Foreign:
     def warn(self, message: str) -> None:
         """Say what of the tokenizer cannot be had here."""
         warnings.warn(f"{self.source.handle}'s tokenizer.json: {message}", stacklevel=2)
+
+
+def check_options(options: Mapping[str, Sequence[str]] | None) -> None:
+    """Raise ValueError for options of tokens that there are none of."""
+    for token, names in (options or {}).items():
+        unknown = [name for name in names if name not in OPTIONS]
+        if unknown or isinstance(names, str):
+            raise ValueError(f"token_options of {token!r:.300} must be of {', '.join(OPTIONS)}.")
+
+
+def added_tokens(tokens: Iterable[str], options: Mapping[str, Sequence[str]] | None) -> list[Any]:
+    """Special tokens as the `tokenizers` library has them."""
+    kind, known = library("tokenizers", "text").AddedToken, options or {}
+    return [
+        kind(token, special=True, normalized=False, **dict.fromkeys(known.get(token, ()), True))
+        for token in tokens
+    ]
 
 
 def json_of(path: Path) -> dict[str, Any]:

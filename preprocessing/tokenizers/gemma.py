@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from .base import named
+from .model_file import ModelFile
 from .sentence_piece import SentencePieceTokenizer
 
 TEXT = named(start_token="<bos>", end_token="<eos>", pad_token="<pad>")
+# What transformers has where an image is.
+IMAGE = "<image_soft_token>"
 
 
 class GemmaTokenizer(SentencePieceTokenizer):
@@ -43,9 +46,12 @@ class Gemma3Tokenizer(SentencePieceTokenizer):
 
     Args:
         has_vision_tokens: whether there are tokens for images; their ids are -1 otherwise.
+        placeholder: the token of an image in a vocabulary without KerasHub's `<img>`, transformers'
+            say; then there are those tokens in any case.
     """
 
     backbone = "Gemma3Backbone"
+    own = (*SentencePieceTokenizer.own, "placeholder")
     templates = ("start $A", "start $A start $B:1")
     turn_ends = ("<end_of_turn>",)
     vision = named(
@@ -54,12 +60,32 @@ class Gemma3Tokenizer(SentencePieceTokenizer):
         end_of_image_token="<end_of_image>",
     )
 
-    def __init__(self, proto: Any = None, has_vision_tokens: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        proto: Any = None,
+        has_vision_tokens: bool = True,
+        *,
+        placeholder: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.has_vision_tokens = has_vision_tokens
-        self.special = {**TEXT, **(self.vision if has_vision_tokens else {})}
+        self.placeholder = placeholder
+        if placeholder is not None:
+            self.vision = {**self.vision, "image_placeholder": placeholder}
+        sees = has_vision_tokens or placeholder is not None
+        self.special = {**TEXT, **(self.vision if sees else {})}
         super().__init__(proto, **kwargs)
-        if not has_vision_tokens:
+        if not sees:
             _without(self, self.vision)
+
+    @classmethod
+    def special_arguments(cls, model: ModelFile) -> dict[str, Any]:
+        pieces = {piece.text for piece in model.pieces}
+        if pieces.issuperset(cls.vision.values()):
+            return {}
+        theirs = {**cls.vision, "image_placeholder": IMAGE}
+        placeholder = IMAGE if pieces.issuperset(theirs.values()) else None
+        return {"has_vision_tokens": False, "placeholder": placeholder}
 
 
 class Gemma3nTokenizer(SentencePieceTokenizer):
@@ -108,6 +134,15 @@ class Gemma4Tokenizer(SentencePieceTokenizer):
     video = named(video_placeholder="<|video|>")
     start_of_video_token_id = end_of_video_token_id = -1
 
+    @classmethod
+    def special_arguments(cls, model: ModelFile) -> dict[str, Any]:
+        pieces = {piece.text for piece in model.pieces}
+        kinds = {"vision": cls.vision, "audio": cls.audio, "video": cls.video}
+        return {
+            f"has_{kind}_tokens": pieces.issuperset(tokens.values())
+            for kind, tokens in kinds.items()
+        }
+
     def __init__(
         self,
         proto: Any = None,
@@ -131,6 +166,18 @@ class Gemma4Tokenizer(SentencePieceTokenizer):
         for has, tokens in kinds:
             if not has:
                 _without(self, tokens)
+
+
+class EmbeddingGemma2Tokenizer(Gemma4Tokenizer):
+    """See `Gemma4Tokenizer`."""
+
+    backbone = "EmbeddingGemma2Backbone"
+
+
+class DiffusionGemmaTokenizer(Gemma4Tokenizer):
+    """See `Gemma4Tokenizer`."""
+
+    backbone = "DiffusionGemmaBackbone"
 
 
 def _without(tokenizer: Any, tokens: Mapping[str, str]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .base import named
 from .byte_pair import BytePairTokenizer
+from .foreign import Foreign
 
 
 class QwenTokenizer(BytePairTokenizer):
@@ -87,6 +88,10 @@ class Qwen3_5Tokenizer(BytePairTokenizer):
         if unsplittable_tokens is None:  # whoever has images puts in the others as ids
             unsplittable_tokens = self.text_tokens.values()
         super().__init__(vocabulary, merges, unsplittable_tokens=unsplittable_tokens, **kwargs)
+
+    @classmethod
+    def special_arguments(cls, files: Foreign, vocabulary: Mapping[str, int]) -> dict[str, Any]:
+        return {"has_vision_tokens": vocabulary.keys() >= set(cls.vision_tokens.values())}
 
 
 class Qwen3_5MoeTokenizer(Qwen3_5Tokenizer):

@@ -135,6 +135,8 @@ def _entry(line: str) -> tuple[int, bytes]:
         token = token.encode() if isinstance(token, str) else token
         if not isinstance(token, bytes) or len(token) != int(size):
             raise ValueError("it is something else")
+        if not 0 <= int(number) < 2**31:
+            raise ValueError("no id is so large, or negative")
         return int(number), token
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
         raise ValueError(f"{line[:80]!r} is no id, literal and number of bytes: {error}") from error

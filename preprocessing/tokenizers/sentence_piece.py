@@ -15,7 +15,7 @@ from ...presets.sources import PresetSource
 from .._libraries import library
 from .base import Tokenizer, read_asset
 from .cutting import Step
-from .foreign import Foreign
+from .foreign import Foreign, added_tokens, check_options
 from .model_file import (
     BYTE,
     CONTROL,
@@ -50,10 +50,12 @@ class SentencePieceTokenizer(Tokenizer):
         sequence_length: rows are cut or filled with the padding token to it.
         add_bos: whether rows begin with the model's begin of text.
         add_eos: whether rows end with its end of text.
+        token_options: of a checkpoint's tokens in conversations, as of `BytePairTokenizer`.
     """
 
     keras_module = "keras_hub.src.tokenizers.sentence_piece_tokenizer"
     assets = ("vocabulary.spm",)
+    own: ClassVar[Sequence[str]] = ("token_options",)
     # What transformers calls it, and tokens that it has before the model's own.
     model_file: ClassVar[str] = "tokenizer.model"
     first: ClassVar[Sequence[str]] = ()
@@ -69,12 +71,16 @@ class SentencePieceTokenizer(Tokenizer):
         sequence_length: int | None = None,
         add_bos: bool = False,
         add_eos: bool = False,
+        *,
+        token_options: Mapping[str, Sequence[str]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.sequence_length = sequence_length
         self.add_bos = add_bos
         self.add_eos = add_eos
+        self.token_options = token_options
+        check_options(token_options)
         self.proto: bytes | None = None
         self.set_proto(proto)
 
@@ -176,7 +182,8 @@ class SentencePieceTokenizer(Tokenizer):
         if unknown:
             names = ", ".join(dict.fromkeys(unknown))
             files.warn(f"{cls.__name__} knows no {names}: text is cut without it.")
-        return {"proto": proto, **cls.special_arguments(ModelFile.read(proto))}
+        options = {"token_options": files.token_options} if files.token_options else {}
+        return {"proto": proto, **options, **cls.special_arguments(ModelFile.read(proto))}
 
     @classmethod
     def special_arguments(cls, model: ModelFile) -> dict[str, Any]:
@@ -234,10 +241,16 @@ class SentencePieceTokenizer(Tokenizer):
             found.decoder = decoders.Metaspace("▁", scheme)
         if steps:
             found.normalizer = normalizers.Sequence(steps)
-        found.add_special_tokens(self.special_tokens)
+        known = self.token_options or {}
+        found.add_special_tokens(added_tokens(self.special_tokens, known))
         found.add_tokens(
             [
-                tokenizers.AddedToken(piece.text, normalized="▁" in piece.text, special=False)
+                tokenizers.AddedToken(
+                    piece.text,
+                    normalized="▁" in piece.text,
+                    special=False,
+                    **dict.fromkeys(known.get(piece.text, ()), True),
+                )
                 for piece in model.pieces
                 if piece.kind == USER_DEFINED and piece.text not in self.special_tokens
             ]
