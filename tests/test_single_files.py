@@ -223,13 +223,14 @@ def test_unknown_clip_alone(tmp_path: Path) -> None:
         Backbone.from_preset(tmp_path / "mine.safetensors")
 
 
-@pytest.mark.parametrize("copy", [False, True])
-def test_t5_alone(copy: bool, tmp_path: Path) -> None:
-    """`t5xxl_fp16.safetensors`, as transformers names its tensors."""
-    like = T5Encoder(19, 2, 3, 20, 11, 4, activation="gelu_approximate")
+@pytest.mark.parametrize("newer", [False, True])
+def test_t5_alone(newer: bool, tmp_path: Path) -> None:
+    """`t5_base.safetensors` and `t5xxl_fp16.safetensors`, as transformers names their tensors."""
+    activation = "gelu_approximate" if newer else "relu"
+    like = T5Encoder(19, 2, 3, 20, 11, 4, activation=activation, use_gated_activation=newer)
     like.export_to_transformers(tmp_path / "theirs", carry=False)
     tensors = load_file(tmp_path / "theirs" / "model.safetensors")
-    if copy:
+    if newer:
         tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"].clone()
     save_file(tensors, tmp_path / "t5xxl_fp16.safetensors")
     ours = T5Encoder.from_preset(tmp_path / "t5xxl_fp16.safetensors")
@@ -237,6 +238,9 @@ def test_t5_alone(copy: bool, tmp_path: Path) -> None:
     assert_equal(ours.state_dict(), like.state_dict())
     with pytest.raises(ValueError, match="of class T5Encoder, which is not a VAEBackbone"):
         VAEBackbone.from_preset(tmp_path / "t5xxl_fp16.safetensors")
+    save_file({**tensors, "decoder.block.0.x": torch.zeros(1)}, tmp_path / "t5.safetensors")
+    with pytest.raises(ValueError, match=r"decoder\.block\.0\.x"):
+        T5Encoder.from_preset(tmp_path / "t5.safetensors")
 
 
 def test_accounting(tmp_path: Path) -> None:

@@ -33,8 +33,15 @@ ROOTS = (
     *("context_embedder.", "double_blocks.", "single_blocks.", "img_in.", "txt_in."),
     *("time_in.", "vector_in.", "guidance_in.", "final_layer."),
 )
-# Likewise an encoder's; an autoencoder has an `encoder.`, too.
-T5_ROOTS = ("shared.", "encoder.embed_tokens.", "encoder.block.", "encoder.final_layer_norm.")
+# Likewise a T5; an autoencoder has an `encoder.` and a `decoder.`, too.
+T5_ROOTS = (
+    *("shared.", "lm_head."),
+    *(
+        f"{half}.{part}."
+        for half in ("encoder", "decoder")
+        for part in ("block", "embed_tokens", "final_layer_norm")
+    ),
+)
 CLIP_ROOTS = ("text_model.", "text_projection.", "logit_scale")
 # To the names that the tables have.
 RENAMES = (

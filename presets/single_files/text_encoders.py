@@ -23,7 +23,7 @@ CLIP_SIZES = (
 )
 T5_SIZES = (
     *("vocabulary_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim"),
-    "key_value_dim",
+    *("key_value_dim", "activation", "use_gated_activation"),
 )
 
 
@@ -58,19 +58,16 @@ def load_t5(tensors: Mapping[str, Any]) -> tuple[Any, ...]:
     blocks = tensors["encoder"]["block"]
     attention, dense = blocks["0"]["layer"]["0"]["SelfAttention"], blocks["0"]["layer"]["1"]
     _, heads = attention["relative_attention_bias"]["weight"]
-    inner = dense["DenseReluDense"]["wi_0"]["weight"][0]
-    return vocabulary, len(blocks), heads, dim, inner, attention["q"]["weight"][0] // heads
+    head_dim = attention["q"]["weight"][0] // heads
+    is_first = "wi" in dense["DenseReluDense"]  # and no T5 1.1
+    inner = dense["DenseReluDense"]["wi" if is_first else "wi_0"]["weight"][0]
+    activation = "relu" if is_first else "gelu_approximate"
+    return vocabulary, len(blocks), heads, dim, inner, head_dim, activation, not is_first
 
 
 T5_CONFIG = (
     read((T5.removesuffix("."),), *T5_SIZES, load=load_t5),
-    constant(
-        dropout=0.1,
-        activation="gelu_approximate",
-        use_gated_activation=True,
-        layer_norm_epsilon=1e-6,
-        tie_embedding_weights=True,
-    ),
+    constant(dropout=0.1, layer_norm_epsilon=1e-6, tie_embedding_weights=True),
 )
 T5_TIED = {f"{T5}encoder.embed_tokens.weight": f"{T5}shared.weight"}
 T5_TABLE = Table(
