@@ -238,7 +238,8 @@ class MoonshineBackbone(Backbone):
 
     Raises:
         ValueError: `filter_dim` is not `hidden_dim`, or heads are too small for rotary positions;
-            fewer than 895 samples.
+            fewer than 895 samples;
+            audio of several channels, or too short for a frame.
     """
 
     def __init__(
