@@ -238,7 +238,7 @@ class MoonshineBackbone(Backbone):
 
     Raises:
         ValueError: `filter_dim` is not `hidden_dim`, or heads are too small for rotary positions;
-            fewer than 895 samples.
+            audio of several channels, or of fewer than 895 samples.
     """
 
     def __init__(

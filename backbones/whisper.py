@@ -119,6 +119,9 @@ class WhisperBackbone(Backbone):
             as many rows.
         max_decoder_sequence_length: rows of the decoder's position table: the longest input.
         dtype, trainable, name: as in `Model`.
+
+    Raises:
+        ValueError: spectrograms of other filters, or inputs longer than the position tables.
     """
 
     num_mels: int
