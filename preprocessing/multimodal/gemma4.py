@@ -58,6 +58,13 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
         "feature_extractor": {"feature_extractor_type": "Gemma4AudioFeatureExtractor"},
         "video_processor": {"video_processor_type": "Gemma4VideoProcessor"},
     }
+    token_keys: ClassVar = {
+        **{f"{kind}_token_id": f"{kind}_placeholder_id" for kind in ("image", "audio", "video")},
+        "boi_token_id": "start_of_image_token_id",
+        "eoi_token_id": "end_of_image_token_id",
+        "boa_token_id": "start_of_audio_token_id",
+        "eoa_token_index": "end_of_audio_token_id",
+    }
     media: ClassVar = {
         "image": Medium("images", IMAGE),
         "audio": Medium("audio", SOUND, several=False),

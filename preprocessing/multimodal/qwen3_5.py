@@ -45,6 +45,10 @@ class Qwen3_5CausalLMPreprocessor(MediaPreprocessor):
     backbone = "Qwen3_5Backbone"
     processor = "Qwen3VLProcessor"
     needs: ClassVar = {"video_processor": {"video_processor_type": "Qwen3VLVideoProcessor"}}
+    token_keys: ClassVar = {
+        f"{name}_id": f"{name}_id"
+        for name in ("image_token", "video_token", "vision_start_token", "vision_end_token")
+    }
     media: ClassVar = {
         "image": Medium("images", "<|image_pad|>"),
         "video": Medium("videos", "<|video_pad|>"),
