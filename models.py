@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 
 from .backbones._backbone import Backbone, FeaturePyramidBackbone
+from .backbones._drafter import Drafter
 from .backbones._model import Model
 from .backbones._registry import find_class, public_classes
 
@@ -15,6 +16,7 @@ __all__ = ["Backbone", "FeaturePyramidBackbone"]
 # How names of KerasHub's other classes end, and what there is in their place.
 OTHERS = {
     "Preprocessor": "a tokenizer or a converter of the preset does its work",
+    "BlockDiffusionLM": "`keras_hub_torch.generate` denoises text with the backbone",
     "CausalLM": "`keras_hub_torch.generate` continues text and token ids with a decoder",
     "TextToImage": "`keras_hub_torch.generate_images` draws with a StableDiffusion3Backbone",
     "Seq2SeqLM": "`keras_hub_torch.generate` writes text with an encoder-decoder",
@@ -35,7 +37,7 @@ def __getattr__(name: str) -> Any:
 
         found = preprocessing.steps().get(name)
     else:
-        found = find_class(name, Model)
+        found = find_class(name, Model) or find_class(name, Drafter)
     if found is not None:
         return found
     if builtin.keras_module(name) is not None:
@@ -51,4 +53,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     from . import preprocessing
 
-    return sorted({*__all__, *public_classes(Model), *preprocessing.steps()})
+    return sorted(
+        {*__all__, *public_classes(Model), *public_classes(Drafter), *preprocessing.steps()}
+    )

@@ -5,6 +5,7 @@ from typing import Any
 
 from .backbones._backbone import Backbone as Backbone
 from .backbones._backbone import FeaturePyramidBackbone as FeaturePyramidBackbone
+from .backbones.gemma4.assistant import Gemma4AssistantCausalLM as Gemma4AssistantCausalLM
 from .preprocessing.audio_to_text import AudioToTextPreprocessor as AudioToTextPreprocessor
 from .preprocessing.audio_to_text import MoonshineAudioToTextPreprocessor as MoonshineAudioToTextPreprocessor
 from .preprocessing.audio_to_text import WhisperPreprocessor as WhisperPreprocessor
@@ -34,6 +35,7 @@ from .preprocessing.masked_lm import DistilBertMaskedLMPreprocessor as DistilBer
 from .preprocessing.masked_lm import ESMMaskedPLMPreprocessor as ESMMaskedPLMPreprocessor
 from .preprocessing.masked_lm import FNetMaskedLMPreprocessor as FNetMaskedLMPreprocessor
 from .preprocessing.masked_lm import MaskedLMPreprocessor as MaskedLMPreprocessor
+from .preprocessing.masked_lm import ModernBertMaskedLMPreprocessor as ModernBertMaskedLMPreprocessor
 from .preprocessing.masked_lm import RobertaMaskedLMPreprocessor as RobertaMaskedLMPreprocessor
 from .preprocessing.masked_lm import RoformerV2MaskedLMPreprocessor as RoformerV2MaskedLMPreprocessor
 from .preprocessing.masked_lm import XLMRobertaMaskedLMPreprocessor as XLMRobertaMaskedLMPreprocessor
@@ -51,6 +53,7 @@ from .preprocessing.multimodal.qwen3_5 import Qwen3_5CausalLMPreprocessor as Qwe
 from .preprocessing.multimodal.qwen3_5 import Qwen3_5MoeCausalLMPreprocessor as Qwen3_5MoeCausalLMPreprocessor
 from .preprocessing.multimodal.sam3 import SAM3PromptableConceptImageSegmenterPreprocessor as SAM3PromptableConceptImageSegmenterPreprocessor
 from .preprocessing.multimodal.t5_gemma2 import T5Gemma2Seq2SeqLMPreprocessor as T5Gemma2Seq2SeqLMPreprocessor
+from .preprocessing.multimodal.texts import MediaPreprocessor as MediaPreprocessor
 from .preprocessing.multimodal.texts import PromptsPreprocessor as PromptsPreprocessor
 from .preprocessing.preprocessor import Preprocessor as Preprocessor
 from .preprocessing.seq_2_seq_lm import BartSeq2SeqLMPreprocessor as BartSeq2SeqLMPreprocessor
@@ -63,12 +66,14 @@ from .preprocessing.text_classifier import DebertaV3TextClassifierPreprocessor a
 from .preprocessing.text_classifier import DistilBertTextClassifierPreprocessor as DistilBertTextClassifierPreprocessor
 from .preprocessing.text_classifier import ESMProteinClassifierPreprocessor as ESMProteinClassifierPreprocessor
 from .preprocessing.text_classifier import FNetTextClassifierPreprocessor as FNetTextClassifierPreprocessor
+from .preprocessing.text_classifier import ModernBertTextClassifierPreprocessor as ModernBertTextClassifierPreprocessor
 from .preprocessing.text_classifier import RobertaTextClassifierPreprocessor as RobertaTextClassifierPreprocessor
 from .preprocessing.text_classifier import RoformerV2TextClassifierPreprocessor as RoformerV2TextClassifierPreprocessor
 from .preprocessing.text_classifier import SegmentsPreprocessor as SegmentsPreprocessor
 from .preprocessing.text_classifier import TextClassifierPreprocessor as TextClassifierPreprocessor
 from .preprocessing.text_classifier import XLMRobertaTextClassifierPreprocessor as XLMRobertaTextClassifierPreprocessor
 from .preprocessing.text_embedder import BertTextEmbedderPreprocessor as BertTextEmbedderPreprocessor
+from .preprocessing.text_embedder import EmbeddingGemma2TextEmbedderPreprocessor as EmbeddingGemma2TextEmbedderPreprocessor
 from .preprocessing.text_embedder import Gemma3TextEmbedderPreprocessor as Gemma3TextEmbedderPreprocessor
 from .preprocessing.text_embedder import Qwen3TextEmbedderPreprocessor as Qwen3TextEmbedderPreprocessor
 from .preprocessing.text_embedder import TextEmbedderPreprocessor as TextEmbedderPreprocessor
@@ -94,6 +99,8 @@ from .preprocessing.tokenizers.characters import UnicodeCodepointTokenizer as Un
 from .preprocessing.tokenizers.clip import CLIPTokenizer as CLIPTokenizer
 from .preprocessing.tokenizers.clip import SAM3Tokenizer as SAM3Tokenizer
 from .preprocessing.tokenizers.falcon import FalconTokenizer as FalconTokenizer
+from .preprocessing.tokenizers.gemma import DiffusionGemmaTokenizer as DiffusionGemmaTokenizer
+from .preprocessing.tokenizers.gemma import EmbeddingGemma2Tokenizer as EmbeddingGemma2Tokenizer
 from .preprocessing.tokenizers.gemma import Gemma3Tokenizer as Gemma3Tokenizer
 from .preprocessing.tokenizers.gemma import Gemma3nTokenizer as Gemma3nTokenizer
 from .preprocessing.tokenizers.gemma import Gemma4Tokenizer as Gemma4Tokenizer
@@ -116,6 +123,7 @@ from .preprocessing.tokenizers.llama3 import Llama3Tokenizer as Llama3Tokenizer
 from .preprocessing.tokenizers.llama3 import SmolLM3Tokenizer as SmolLM3Tokenizer
 from .preprocessing.tokenizers.mistral import MistralTekkenTokenizer as MistralTekkenTokenizer
 from .preprocessing.tokenizers.mistral import MistralTokenizer as MistralTokenizer
+from .preprocessing.tokenizers.modern_bert import ModernBertTokenizer as ModernBertTokenizer
 from .preprocessing.tokenizers.parseq import PARSeqTokenizer as PARSeqTokenizer
 from .preprocessing.tokenizers.qwen import Qwen3MoeTokenizer as Qwen3MoeTokenizer
 from .preprocessing.tokenizers.qwen import Qwen3Tokenizer as Qwen3Tokenizer
@@ -1165,7 +1173,6 @@ class Qwen3_5Backbone(_Qwen3_5Backbone):
     head_dim: int
     hidden_dim: int
     intermediate_dim: int
-    layer_types: list[str] | None
     partial_rotary_factor: float
     layer_norm_epsilon: float
     dropout: float
@@ -1190,7 +1197,6 @@ class Qwen3_5MoeBackbone(_Qwen3_5MoeBackbone):
     shared_expert_intermediate_size: int
     num_experts: int
     top_k: int
-    layer_types: list[str] | None
     partial_rotary_factor: float
     layer_norm_epsilon: float
     dropout: float

@@ -58,6 +58,7 @@ class CLIPTextTower(CLIPTower):
     block: ClassVar[type[CLIPEncoderLayer]]
     # Of the norm at the end.
     epsilon: ClassVar[float]
+    max_sequence_length: int
 
     def __init__(
         self,

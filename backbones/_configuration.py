@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import itertools
 import math
 import numbers
 import re
@@ -41,6 +42,12 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     r"dilation_rates|growth_rate|top_k)$": (1, math.inf),
     r"^num_|_num_": (0, math.inf),
 }
+# Numbers that divide another one, and numbers that are not above it → names that this may have.
+DIVISORS: Mapping[str, tuple[str, ...]] = {
+    r"key_value_heads$": ("query_heads", "attention_heads", "heads"),
+    r"linear_num_key_heads$": ("linear_num_value_heads",),
+}
+CHOSEN: Mapping[str, tuple[str, ...]] = {r"^top_k$|^num_experts_per_token$": ("num_experts",)}
 
 
 class Configured(type):
@@ -254,7 +261,8 @@ def check_values(cls: type[Configurable], given: Mapping[str, Any]) -> None:
     """Compare arguments of the right types with what a model may be made of.
 
     Raises:
-        ValueError: numbers out of `BOUNDS`, or unknown activations; it lists them all.
+        ValueError: numbers out of `BOUNDS` or that do not go together, or unknown activations; it
+            lists them all.
     """
     problems: list[str] = []
     for name, value in given.items():
@@ -274,8 +282,32 @@ def check_values(cls: type[Configurable], given: Mapping[str, Any]) -> None:
                 activation_name(leaf if isinstance(leaf, str) else None)
             except ValueError as error:
                 problems.append(f"{given_as}: {error}")
+    defaults = {name: known.default for name, known in constructor_arguments(cls).items()}
+    values = {**defaults, **given}
+    for name, number, other in _pairs(values, DIVISORS):
+        if values[other] % number:
+            problems.append(
+                f"{cls.__name__}'s {name}={number} must divide {other}={values[other]}."
+            )
+    for name, number, other in _pairs(values, CHOSEN):
+        if number > values[other]:
+            problems.append(
+                f"{cls.__name__}'s {name}={number} must be at most {other}={values[other]}."
+            )
     if problems:
         raise ValueError("\n".join(problems[:MOST_PROBLEMS]))
+
+
+def _pairs(
+    values: Mapping[str, Any], patterns: Mapping[str, tuple[str, ...]]
+) -> Iterator[tuple[str, int, str]]:
+    """Positive integers whose names have a pattern, and the other that each goes with."""
+    numbers_of = {k: v for k, v in values.items() if isinstance(v, int) and v > 0}
+    for name, (pattern, others) in itertools.product(numbers_of, patterns.items()):
+        if re.search(pattern, name):
+            found = (re.sub(pattern, other, name) for other in others)
+            for other in [one for one in found if one in numbers_of][:1]:
+                yield name, numbers_of[name], other
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -17,6 +17,7 @@ from .layers.dtypes import DTypeLike, DTypePolicy
 from .layers.initializers import random_normal
 from .layers.layer import Layer
 from .layers.layout import Layout
+from .layers.multimodal import check_range
 from .layers.siglip import SiglipAttention, SiglipBlock, SiglipEmbeddings, SiglipEncoder
 from .layers.vision import check_images
 
@@ -95,6 +96,7 @@ class Gemma3VisionEncoder(Component):
     """
 
     keras_module = "keras_hub.src.models.gemma3.gemma3_vision_encoder"
+    output_dim: int
 
     def __init__(
         self,
@@ -139,11 +141,14 @@ class Gemma3VisionEncoder(Component):
         """`[batch, images · tokens, output_dim]`."""
         return self(images).unflatten(0, images.shape[:2]).flatten(1, 2)
 
-    def check(self, images: torch.Tensor, vision_indices: torch.Tensor | None) -> None:
+    def check(
+        self, images: torch.Tensor, vision_indices: torch.Tensor | None, token_ids: torch.Tensor
+    ) -> None:
         """Refuse images that the tower cannot take, or whose tokens have no places.
 
         Raises:
-            ValueError: images of another size, no indices, or others than one for each token.
+            ValueError: images of another size, no indices, others than one for each token, or some
+                outside of the text.
         """
         if vision_indices is None:
             raise ValueError("images need vision_indices.")
@@ -155,6 +160,7 @@ class Gemma3VisionEncoder(Component):
                 f"vision_indices has {places} places a row, but images give {count}: "
                 f"{images.shape[1]} times {per_image} tokens."
             )
+        check_range("vision_indices", vision_indices, token_ids.shape[1])
 
     def forward(self, images: ImagesOfRows) -> torch.Tensor:
         x = self.image_encoder(images.flatten(0, 1))

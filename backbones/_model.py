@@ -177,7 +177,19 @@ class Model(nn.Module, Configurable):
         """Inputs as checked tensors on the model's device."""
         tensors = as_tensors(given, self.input_specs, self.device)
         check_tensors(tensors, self.input_specs)
+        for name, most in self.longest(tensors).items():
+            length = 0 if tensors.get(name) is None else tensors[name].shape[1]
+            if length > most:
+                raise ValueError(
+                    f"{name} has length {length}, but the position table has room for {most}."
+                )
         return tensors
+
+    def longest(self, given: Mapping[str, Any]) -> dict[str, int]:
+        """Inputs that a part behind others takes → how long they may be, to be said before these
+        compute anything.
+        """
+        return {}
 
     @overload
     def forward_intermediates(
@@ -296,6 +308,7 @@ class Model(nn.Module, Configurable):
         max_length: int,
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
+        windows: bool = True,
     ) -> Cache:
         """Memory for the keys and values of `max_length` positions.
 
@@ -306,6 +319,8 @@ class Model(nn.Module, Configurable):
         Args:
             dtype: of keys and values; by default what the model computes in.
             device: by default the model's.
+            windows: whether layers with a sliding window keep no more than that. Tokens can be
+                taken back, and others written in their place, only where all are kept.
 
         Raises:
             NotImplementedError: the model is no decoder, or has no cache here.
@@ -315,7 +330,7 @@ class Model(nn.Module, Configurable):
             raise NotImplementedError(f"{type(self).__name__} has no cache.")
         dtype = dtype or self.dtype_policy.compute_dtype
         where = self.device if device is None else torch.device(device)
-        return Cache(self.cache_shapes, batch_size, max_length, dtype, where)
+        return Cache(self.cache_shapes, batch_size, max_length, dtype, where, windows)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Of the next token, `[..., vocabulary]`, from a decoder's hidden states `[..., dim]`."""
@@ -370,8 +385,18 @@ class Model(nn.Module, Configurable):
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        self._trainable = bool(value)
-        self.requires_grad_(self._trainable)
+        for module in self.modules():
+            if isinstance(module, Model):
+                module._trainable = bool(value)
+        self.requires_grad_(bool(value))
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        if not self.trainable:  # its parts are frozen by it, and say what they are by themselves
+            for name, part in self.arguments.items():
+                if isinstance(part, Model) and "trainable" in config[name]["config"]:
+                    config[name]["config"]["trainable"] = part._trainable
+        return config
 
     def requires_grad_(self: ModelType, requires_grad: bool = True) -> ModelType:
         for parameter in self.parameters():

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 
+from ._block_diffusion import BlockDiffusion
 from ._inputs import PaddingMask, TokenIds
 from .gemma4.decoder import Gemma4Towers, PositionIds, Rotary, VisionIndices, placed
 from .gemma4.text import (
@@ -19,14 +20,16 @@ from .gemma4.text import (
     OneProjectionAttention,
 )
 from .gemma4.vision import Gemma4VisionEncoder, PixelPositions, PixelValues
-from .layers.cache import Step
+from .layers.activations import gelu_approximate
+from .layers.cache import Cache, KeyValueShape, Step
 from .layers.core import Dense, ReversibleEmbedding, RMSNormalization
 from .layers.dtypes import DTypeLike
-from .layers.gemma import scale_embeddings
+from .layers.gemma import rms_normed, scale_embeddings
 from .layers.initializers import variance_scaling
 from .layers.layer import Layer
 from .layers.layout import Graph, Kind, Layout, Stack, flattened
 from .layers.masks import FULL, SLIDING, Mask, check_layer_types
+from .layers.multimodal import marked, same_image
 
 # The order in which KerasHub assigns its layers.
 ASSIGNED = (
@@ -84,18 +87,27 @@ class DiffusionGemmaSelfConditioning(Layer):
 
     def __init__(self, hidden_dim: int, intermediate_dim: int, epsilon: float) -> None:
         super().__init__()
+        self.epsilon = epsilon
         self.pre_norm = RMSNormalization(hidden_dim, epsilon)
         self.gate_proj = Dense(hidden_dim, intermediate_dim, use_bias=False)
         self.up_proj = Dense(hidden_dim, intermediate_dim, use_bias=False)
         self.down_proj = Dense(intermediate_dim, hidden_dim, use_bias=False)
 
+    def forward(self, x: torch.Tensor, expected: torch.Tensor | None) -> torch.Tensor:
+        """Embeddings of a block, `[batch, length, dim]`, and what they were expected to be."""
+        if expected is not None:
+            y = self.pre_norm(expected)
+            x = x + self.down_proj(gelu_approximate(self.gate_proj(y)) * self.up_proj(y))
+        return rms_normed(x, self.epsilon)
 
-class DiffusionGemmaBackbone(Gemma4Towers):
+
+class DiffusionGemmaBackbone(Gemma4Towers, BlockDiffusion):
     """Decoder in which, with sliding windows, every sixth layer sees all that was before.
 
     This is KerasHub's backbone as it is called: one causal pass over all tokens. The weights that
-    denoising adds (`diffusion_self_conditioning` and each block's `encoder_layer_scalar`) are there
-    to be read, adapted and saved, and have no effect on it.
+    denoising adds (`diffusion_self_conditioning` and each block's `encoder_layer_scalar`) have no
+    effect on it. Text is found by `encode`, of a prompt or of blocks that are done, and by
+    `denoise_step`s of the next block, as `generate` calls them.
 
     With a `vision_encoder` the tokens of images take the places `vision_indices` (padded with 0),
     in a row without those of padding.
@@ -130,7 +142,8 @@ class DiffusionGemmaBackbone(Gemma4Towers):
         layer_norm_epsilon: of the norms.
         use_bidirectional_attention: whether a query sees what comes after it, too; then there are
             no windows.
-        use_vision_bidirectional_attention: has no effect on this pass.
+        use_vision_bidirectional_attention: whether `encode` lets the tokens of an image see each
+            other both ways; without effect on the backbone's pass.
         dropout: rate on the attention weights, and on the output of attention and of the
             feed-forward networks.
         num_global_key_value_heads: number of heads of the keys and values of global layers, which
@@ -201,6 +214,7 @@ class DiffusionGemmaBackbone(Gemma4Towers):
         self.window = sliding_window_size if use_sliding_window_attention else None
         self.soft_capped = attention_logit_soft_cap is not None
         self.both_ways = use_bidirectional_attention
+        self.images_both_ways = use_vision_bidirectional_attention
         local_dim, global_dim = head_dim, global_head_dim or head_dim
         self.rotary = (
             Rotary(local_dim, local_rope_wavelength or 1e4, local_rope_scaling_factor),
@@ -211,6 +225,13 @@ class DiffusionGemmaBackbone(Gemma4Towers):
                 global_rope_partial_rotary_factor,
             ),
         )
+
+        self.block_shapes = [
+            KeyValueShape(num_global_key_value_heads or num_key_value_heads, global_dim)
+            if kind
+            else KeyValueShape(num_key_value_heads, local_dim)
+            for kind in self.is_global
+        ]
 
         def attention(kind: bool) -> Gemma4TextAttention:
             alone = kind and num_global_key_value_heads is not None
@@ -245,6 +266,7 @@ class DiffusionGemmaBackbone(Gemma4Towers):
             logit_soft_cap=final_logit_soft_cap,
         )
         self.vision_encoder = vision_encoder
+        self.check_towers(hidden_dim)
         if vision_encoder is not None:
             vision_encoder.own_width = True
         self.transformer_layers = Stack("decoder_block_{}", map(block, self.is_global))
@@ -293,22 +315,84 @@ class DiffusionGemmaBackbone(Gemma4Towers):
         pixel_position_ids: PixelPositions | None = None,
         vision_indices: VisionIndices | None = None,
     ) -> torch.Tensor:
-        images = self.given_images(token_ids, pixel_values, pixel_position_ids, vision_indices)
-        x = self.token_embedding(token_ids)
+        x, _ = self._embed(token_ids, pixel_values, pixel_position_ids, vision_indices)
         step = Step(x, padding_mask, None, 0)
-        if images is not None and self.vision_encoder is not None:
-            pixels, places_of_patches, places = images
-            tokens = self.vision_encoder(pixels, places_of_patches)
-            tokens = real_first(tokens, places_of_patches, self.vision_encoder.pool_size**2)
-            x = placed(x, tokens, places)
-        x = scale_embeddings(x)
-
         masks = self._mask(step, self.window), self._mask(step)
         positions = step.positions if position_ids is None else position_ids
         tables = [rotary.tables(positions, x.dtype) for rotary in self.rotary]
         for layer, kind in zip(self.transformer_layers, self.is_global):
             x, _ = layer(x, masks[kind], tables[kind], None, None, None)
         return self.final_normalization(x)
+
+    def encode(
+        self,
+        token_ids: torch.Tensor,
+        padding_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_position_ids: torch.Tensor | None = None,
+        vision_indices: torch.Tensor | None = None,
+        *,
+        cache: Cache,
+        cache_update_index: int | torch.Tensor = 0,
+    ) -> torch.Tensor:
+        x, places = self._embed(token_ids, pixel_values, pixel_position_ids, vision_indices)
+        step = Step(x, padding_mask, cache, cache_update_index)
+        masks: tuple[Mask, Mask] = self._mask(step, self.window), self._mask(step)
+        if places is not None and self.images_both_ways:
+            together = same_image(marked(token_ids, places).bool())[:, None]
+            if padding_mask is not None:
+                together = together & padding_mask.bool()[:, None, None]
+            masks = step.full_mask(self.window) | together, step.full_mask() | together
+        tables = [rotary.tables(step.positions, x.dtype) for rotary in self.rotary]
+        for i, (layer, kind) in enumerate(zip(self.transformer_layers, self.is_global)):
+            scalar = layer.encoder_layer_scalar
+            x, _ = layer(x, masks[kind], tables[kind], step.past(i), None, None, scalar)
+        return self.final_normalization(x)
+
+    def denoise_step(
+        self,
+        canvas: torch.Tensor,
+        cache: Cache,
+        cache_update_index: torch.Tensor,
+        previous_logits: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        expected = None
+        if previous_logits is not None:
+            weight = self.token_embedding.weight
+            expected = previous_logits.float().softmax(-1).to(weight.dtype) @ weight
+            expected = scale_embeddings(expected)
+        x = scale_embeddings(self.token_embedding(canvas))
+        x = self.diffusion_self_conditioning(x, expected)
+        step = Step(x, None, cache, cache_update_index)
+        first, last = step.positions[:, :1], step.positions[:, -1:]
+        seen = (step.key_positions <= last) & cache.visible
+        near = seen
+        if self.window is not None and not self.both_ways:
+            near = seen & (step.key_positions > first - self.window)
+        masks = near[:, None, None], seen[:, None, None]
+        tables = [rotary.tables(step.positions, x.dtype) for rotary in self.rotary]
+        for i, (layer, kind) in enumerate(zip(self.transformer_layers, self.is_global)):
+            x, _ = layer(x, masks[kind], tables[kind], step.past(i), None, None)
+        logits: torch.Tensor = self.token_embedding(self.final_normalization(x), reverse=True)
+        return logits
+
+    def _embed(
+        self,
+        token_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None,
+        pixel_position_ids: torch.Tensor | None,
+        vision_indices: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embeddings of tokens and images, and the places of these."""
+        images = self.given_images(token_ids, pixel_values, pixel_position_ids, vision_indices)
+        x = self.token_embedding(token_ids)
+        places = None
+        if images is not None and self.vision_encoder is not None:
+            pixels, places_of_patches, places = images
+            tokens = self.vision_encoder(pixels, places_of_patches)
+            tokens = real_first(tokens, places_of_patches, self.vision_encoder.pool_size**2)
+            x = placed(x, tokens, places)
+        return scale_embeddings(x), places
 
     def _mask(self, step: Step, window: int | None = None) -> Mask:
         if not self.both_ways:

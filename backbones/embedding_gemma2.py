@@ -182,6 +182,7 @@ class EmbeddingGemma2Backbone(Gemma4Towers):
         if vision_encoder is not None:
             vision_encoder.own_width = True
         self.audio_encoder = audio_encoder
+        self.check_towers(hidden_dim)
         self.transformer_layers = Stack("decoder_block_{}", map(block, self.is_global))
         self.final_normalization = RMSNormalization(hidden_dim, layer_norm_epsilon)
         self.embedding_projection = Dense(hidden_dim, embedding_dim, use_bias=False)

@@ -24,7 +24,7 @@ from .layers.gemma import (
 from .layers.initializers import variance_scaling
 from .layers.layout import Stack
 from .layers.masks import Mask
-from .layers.multimodal import interleave, marked, same_image
+from .layers.multimodal import check_width, interleave, marked, same_image
 from .layers.rotary import Tables, rotary_frequencies, rotary_tables
 
 __all__ = ["Gemma3Backbone", "Gemma3VisionEncoder"]
@@ -157,6 +157,8 @@ class Gemma3Backbone(Backbone):
             logit_soft_cap=final_logit_soft_cap,
         )
         self.vision_encoder = vision_encoder
+        if vision_encoder is not None:
+            check_width("vision_encoder", "output_dim", vision_encoder.output_dim, hidden_dim)
         self.transformer_layers = Stack(
             "decoder_block_{}",
             (
@@ -208,7 +210,7 @@ class Gemma3Backbone(Backbone):
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         tokens = None
         if self.vision_encoder is not None and images is not None:
-            self.vision_encoder.check(images, vision_indices)
+            self.vision_encoder.check(images, vision_indices, token_ids)
             tokens = self.vision_encoder.tokens_of_rows(images)
         x = scale_embeddings(self.token_embedding(token_ids))
         step = Step(x, padding_mask, cache, cache_update_index)

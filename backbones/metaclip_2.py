@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -159,6 +160,9 @@ class MetaCLIP2Backbone(Backbone):
         vision = self.get_vision_embeddings(images)
         logits = self.metaclip_2_head(vision, self.get_text_embeddings(token_ids))
         return {"vision_logits": logits.mT, "text_logits": logits}
+
+    def longest(self, given: Mapping[str, Any]) -> dict[str, int]:
+        return {"token_ids": self.text_encoder.max_sequence_length}
 
     def get_vision_embeddings(self, images: torch.Tensor) -> torch.Tensor:
         """Of images without texts, `[images, projection_dim]`; not normalized to length one."""

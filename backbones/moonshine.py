@@ -30,6 +30,9 @@ from .layers.layout import GRAPH, Graph, Layout, Stack
 from .layers.masks import CAUSAL, Mask, padding_mask_of
 from .layers.rotary import Tables, pair_tables, rotary_frequencies, rotate_pairs
 
+# Size and stride of each, and the fewest samples of which they make a frame.
+CONVOLUTIONS = ((127, 64), (7, 3), (3, 2))
+SHORTEST = 127 + 64 * (6 + 3 * 2)
 Audio = Annotated[
     torch.Tensor, Input("values", ("batch", "encoder_length", "channels"), remembered=True)
 ]
@@ -234,7 +237,8 @@ class MoonshineBackbone(Backbone):
         dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: `filter_dim` is not `hidden_dim`, or heads are too small for rotary positions.
+        ValueError: `filter_dim` is not `hidden_dim`, or heads are too small for rotary positions;
+            fewer than 895 samples.
     """
 
     def __init__(
@@ -341,6 +345,11 @@ class MoonshineBackbone(Backbone):
         self, audio: Audio, padding_mask: EncoderPaddingMask | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The frames, and which of them are real, `[batch, frames]`, if not all."""
+        if audio.shape[2] != 1 or (not torch.compiler.is_compiling() and audio.shape[1] < SHORTEST):
+            raise ValueError(
+                f"encoder_input_values must be [batch, samples, 1] of at least {SHORTEST} samples, "
+                f"not {tuple(audio.shape)}."
+            )
         x = self.group_norm(torch.tanh(self.conv1(audio.flatten(1)[:, None])))
         x = F.gelu(self.conv3(F.gelu(self.conv2(x)))).mT
         mask = None
@@ -383,6 +392,6 @@ class MoonshineBackbone(Backbone):
 
 def count_frames(samples: torch.Tensor) -> torch.Tensor:
     """How many frames the convolutions make of so many samples."""
-    for size, stride in ((127, 64), (7, 3), (3, 2)):
+    for size, stride in CONVOLUTIONS:
         samples = (samples - size) // stride + 1
     return samples.clamp(min=0)

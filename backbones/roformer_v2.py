@@ -72,6 +72,10 @@ class RoformerV2Encoder(Layer):
         use_bias: bool,
     ) -> None:
         super().__init__()
+        if num_heads * head_size != hidden_dim:
+            raise ValueError(
+                f"num_heads={num_heads} of head_size={head_size} must be hidden_dim={hidden_dim}."
+            )
         init = truncated_normal(0.02)
         self.attention_layer = RoformerAttention(hidden_dim, num_heads, head_size, use_bias)
         self.self_attention_dropout = Dropout(dropout)
@@ -107,6 +111,9 @@ class RoformerV2Backbone(Backbone):
         num_segments: number of segment ids.
         max_wavelength: base of the rotary frequencies.
         dtype, trainable, name: as in `Model`.
+
+    Raises:
+        ValueError: `num_heads` of `head_size` are not `hidden_dim`.
     """
 
     def __init__(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -280,6 +280,8 @@ class SigLIPTextEncoder(Tower):
 
     keras_module = "keras_hub.src.models.siglip.siglip_text_encoder"
 
+    max_sequence_length: int
+
     def __init__(
         self,
         vocabulary_size: int,
@@ -379,6 +381,9 @@ class SigLIPBackbone(Backbone):
         vision = self.get_vision_embeddings(images)
         logits = self.siglip_head(vision, self.get_text_embeddings(token_ids))
         return {"vision_logits": logits.mT, "text_logits": logits}
+
+    def longest(self, given: Mapping[str, Any]) -> dict[str, int]:
+        return {"token_ids": self.text_encoder.max_sequence_length}
 
     def get_vision_embeddings(self, images: torch.Tensor) -> torch.Tensor:
         """Of images without texts, `[images, dim]`; not normalized to length one."""

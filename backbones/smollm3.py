@@ -20,8 +20,8 @@ from .layers.masks import Mask
 from .layers.rotary import rotary_frequencies, rotary_tables, rotate
 
 
-def stored_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tensor:
-    """Angle per position for each pair, `[head_dim / 2]`, float32.
+def check_whole(head_dim: int, factor: float) -> None:
+    """Refuse positions that do not turn whole heads.
 
     Raises:
         ValueError: a head of odd size, or a `factor` that leaves some of it out.
@@ -31,7 +31,11 @@ def stored_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tens
         raise ValueError(
             f"Positions turn whole heads of even size, not {dim} of {head_dim} dimensions."
         )
-    return rotary_frequencies(dim, theta)
+
+
+def stored_frequencies(head_dim: int, theta: float, factor: float) -> torch.Tensor:
+    """Angle per position for each pair, `[head_dim / 2]`, float32."""
+    return rotary_frequencies(int(head_dim * factor), theta)
 
 
 class SmolLM3RotaryEmbedding(Layer):
@@ -79,6 +83,8 @@ class SmolLM3Attention(Layer):
         self.k_proj = Dense(hidden_dim, key_value, use_bias=attention_bias)
         self.v_proj = Dense(hidden_dim, key_value, use_bias=attention_bias)
         self.o_proj = EinsumDense("bquh,uhm->bqm", (num_attention_heads, dim), hidden_dim)
+        if rope:
+            check_whole(dim, partial_rotary_factor)
         self.rotary_emb = SmolLM3RotaryEmbedding(dim, rope_theta, partial_rotary_factor)
 
     def forward(

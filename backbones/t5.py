@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ._backbone import Backbone
@@ -18,7 +20,7 @@ from .layers.cache import CrossKeyValueShape, Step, encoder_decoder_outputs
 from .layers.core import Dropout, ReversibleEmbedding
 from .layers.dtypes import DTypeLike
 from .layers.initializers import truncated_normal
-from .layers.layout import Stack
+from .layers.layout import GRAPH, Graph, Layout, Stack
 from .layers.masks import hiding_bias, padding_bias
 from .layers.t5 import T5LayerNorm, T5TransformerLayer
 
@@ -104,6 +106,18 @@ class T5Backbone(Backbone):
         self.logit_scale = hidden_dim**-0.5 if tie_embedding_weights else 1.0
         shape = CrossKeyValueShape(num_heads, key_value_dim or hidden_dim // num_heads)
         self.cache_shapes = [shape] * num_layers
+
+    @property
+    def layout(self) -> Layout:
+        graph = Graph()
+        encoded = graph("token_embedding", graph("encoder_token_ids"))
+        for name in (*self.encoder_transformer_layers.names(), "encoder_output_layer_norm"):
+            encoded = graph(name, encoded)
+        x = graph("token_embedding", graph("decoder_token_ids"))
+        for name in self.decoder_transformer_layers.names():
+            x = graph(name, x, encoded)
+        x = graph("decoder_output_layer_norm", x)
+        return replace(GRAPH, order=graph.order(x, encoded))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.token_embedding(hidden * self.logit_scale, reverse=True)

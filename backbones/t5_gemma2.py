@@ -26,7 +26,7 @@ from .layers.initializers import random_normal
 from .layers.layer import Layer
 from .layers.layout import Graph, Kind, Layout, Stack
 from .layers.masks import FULL, SLIDING, hiding_bias, padding_bias
-from .layers.multimodal import interleave
+from .layers.multimodal import check_width, interleave
 from .layers.rotary import Tables, rotary_frequencies, rotary_tables, rotate
 from .layers.t5_gemma import (
     T5GemmaAttention,
@@ -237,6 +237,9 @@ class T5Gemma2Backbone(Backbone):
     ) -> None:
         super().__init__(dtype, trainable, name)
         self.vision_encoder = vision_encoder
+        if vision_encoder is not None:
+            width = vision_encoder.output_dim
+            check_width("vision_encoder", "output_dim", width, encoder_hidden_dim)
         self.cross_attention_hidden_size = cross_attention_hidden_size or encoder_hidden_dim
         if encoder_hidden_dim != decoder_hidden_dim:
             raise ValueError(
@@ -386,7 +389,7 @@ class T5Gemma2Backbone(Backbone):
         vision_indices: VisionIndices | None,
     ) -> torch.Tensor:
         if self.vision_encoder is not None and images is not None:
-            self.vision_encoder.check(images, vision_indices)
+            self.vision_encoder.check(images, vision_indices, token_ids)
         x = scale_embeddings(self.encoder_token_embedding(token_ids))
         if self.vision_encoder is not None:
             ends = (token_ids == self.eoi_token_index)[..., None]

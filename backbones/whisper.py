@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch.nn import functional as F
@@ -120,6 +121,10 @@ class WhisperBackbone(Backbone):
         dtype, trainable, name: as in `Model`.
     """
 
+    num_mels: int
+    max_encoder_sequence_length: int
+    max_decoder_sequence_length: int
+
     def __init__(
         self,
         vocabulary_size: int,
@@ -185,10 +190,17 @@ class WhisperBackbone(Backbone):
         decoded = graph("decoder_layer_norm", x)
         return replace(GRAPH, order=graph.order(decoded, encoded), assigned=ASSIGNED)
 
+    def longest(self, given: Mapping[str, Any]) -> dict[str, int]:
+        return {
+            "encoder_features": self.max_encoder_sequence_length // 2 * 2,
+            "decoder_token_ids": self.max_decoder_sequence_length,
+        }
+
     def encode(self, features: EncoderFeatures) -> torch.Tensor:
-        if features.shape[-1] != self.num_mels:
+        if features.shape[2] != self.num_mels:
             raise ValueError(
-                f"encoder_features has {features.shape[-1]} channels; num_mels is {self.num_mels}."
+                f"encoder_features must have num_mels={self.num_mels} numbers a frame, not "
+                f"{features.shape[2]}."
             )
         x = F.gelu(self.encoder_token_embedding_conv_layer_1(features.mT))
         x = F.gelu(self.encoder_token_embedding_conv_layer_2(x)).mT

@@ -164,6 +164,8 @@ class XLNetEncoder(Layer):
         bias_initializer: Initializer,
     ) -> None:
         super().__init__()
+        if hidden_dim % 2:
+            raise ValueError(f"hidden_dim={hidden_dim} must be even, for sines and cosines.")
         head_dim = hidden_dim // num_heads
         self.rel_attn = TwoStreamRelativeAttention(hidden_dim, num_heads, initializer)
         self.layer_norm_rel_attn = LayerNormalization(hidden_dim, 1e-12)
@@ -236,7 +238,7 @@ class XLNetBackbone(Backbone):
         dtype, trainable, name: as in `Model`.
 
     Raises:
-        ValueError: unknown `bias_initializer`.
+        ValueError: unknown `bias_initializer`; an odd `hidden_dim`.
     """
 
     layout = Layout(

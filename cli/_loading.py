@@ -58,6 +58,18 @@ def load(preset: str, dtype: str | None, dequantize: bool = False) -> Any:
     return source.consistently(read)
 
 
+def load_assistant(preset: str, dtype: str | None, target: Any) -> Any:
+    """What drafts for a model: a decoder, or one of the target's own assistants."""
+    from ..presets.drafters import find_drafter
+    from ..presets.sources import open_preset
+
+    source = open_preset(preset)
+    drafter = source.consistently(lambda: find_drafter(source))
+    if drafter is None:
+        return load(preset, dtype)
+    return drafter.from_preset(preset, dtype=dtype or target.dtype_policy)
+
+
 def saved_dtype(config: dict[str, Any]) -> Any:
     """What a preset of either format says about the data type of its weights."""
     arguments = config.get("config")

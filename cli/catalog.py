@@ -291,11 +291,11 @@ def download(preset: Preset) -> None:
 
 def _check_cached(folder: Path, reason: ConnectionError) -> None:
     """Whether a backbone can be loaded from what is in the cache."""
+    from ..presets.checkpoints import configuration
     from ..presets.sources import open_preset
     from ..presets.uploading import check_weights
 
     try:
-        source = open_preset(folder)
-        check_weights(source, source.json("config.json"))
+        check_weights(*configuration(open_preset(folder)))
     except FileNotFoundError as error:
         raise ConnectionError(f"{reason} And the cache holds but a part: {error}") from error

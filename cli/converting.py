@@ -123,9 +123,9 @@ def _report(model: Any, dst: Path) -> None:
 
 # What a backbone, or each part of a pipeline, is read from.
 CARRIED = re.compile(
-    r"(config|metadata|model_index)\.json|(transformer|vae|scheduler|text_encoder(_\d)?)/.*"
-    r"|model[^/]*\.(weights\.h5|weights\.json|safetensors(\.index\.json)?)"
-    r"|pytorch_model[^/]*\.bin(\.index\.json)?"
+    r"(metadata|model_index)\.json|(transformer|vae|scheduler|text_encoder(_\d)?)/.*"
+    r"|model[^/]*\.(weights\.h5|weights\.json)"
+    r"|(open_clip_)?(config\.json|(pytorch_)?model[^/]*\.(safetensors|bin)(\.index\.json)?)"
 )
 # Where a hub gives no list; task.weights.h5 would be a large download.
 PARTS = ("tokenizer.json", "preprocessor.json", "image_converter.json", "audio_converter.json")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ._app import Preset, app, printable, working
-from ._loading import Dtype, check_dtype, load
+from ._loading import Dtype, check_dtype, load, load_assistant
 
 
 class Sampler(str, Enum):
@@ -117,7 +117,7 @@ def generate(
             help="How each token is chosen; auto is as a transformers checkpoint wants it, greedy "
             "where it says nothing."
         ),
-    ] = Sampler.auto,
+    ] = Sampler.greedy,
     stop: Annotated[
         str,
         typer.Option(
@@ -128,6 +128,13 @@ def generate(
     ] = "",
     seed: Annotated[
         int | None, typer.Option(help="Of the random samplers.", show_default=False)
+    ] = None,
+    assistant: Annotated[
+        str | None,
+        typer.Option(
+            help="Preset of a smaller model that drafts tokens, for the same text sooner.",
+            show_default=False,
+        ),
     ] = None,
     dtype: Dtype = None,
     device: Device = "cpu",
@@ -163,6 +170,9 @@ def generate(
 
     with working():
         model = load(preset, dtype).to(device)
+        drafting = None
+        if assistant is not None:
+            drafting = load_assistant(assistant, dtype, model).to(device)
     size = getattr(model.token_embedding, "num_embeddings", None)
     if size is not None and max(row, default=0) >= size:
         raise ValueError(f"{max(row)} is no id of {preset}, which has {size:,}.")
@@ -176,6 +186,7 @@ def generate(
         max_new_tokens=max_new_tokens,
         sampler=sampler.value,
         stop_token_ids=stops or "auto",
+        assistant_model=drafting,
     )
     if text is None:
         steps = (f"{',' * (i > 0)}{tokens.item()}" for i, tokens in enumerate(steps))

@@ -7,15 +7,19 @@ from typing import Any, overload
 
 import torch
 
+from ..backbones._block_diffusion import BlockDiffusion
+from ..backbones._drafter import Drafter
 from ..backbones._model import Model
 from ..backbones.layers.cache import Cache
 from ..preprocessing.prompts import TextPrompts, is_text, text_preprocessor, text_prompts
 from . import samplers
-from .decoding import Decoding, sample
+from .block_diffusion import blocks
+from .decoding import Decoding, Rows, sample
 from .embedding import embed
 from .images import generate_images
 from .inference import without_training
 from .prompts import Prompts, read_prompts
+from .speculation import assisting, check_assistant, drafting, speculate
 
 __all__ = ["embed", "generate", "generate_images", "samplers", "stream"]
 
@@ -38,7 +42,7 @@ def generate(
     backbone: Model,
     token_ids: Any,
     max_length: int | None = None,
-    sampler: str | samplers.Sampler = "auto",
+    sampler: str | samplers.Sampler = "greedy",
     *,
     max_new_tokens: int | None = None,
     padding_mask: Any = None,
@@ -50,6 +54,7 @@ def generate(
     streamer: Callable[[torch.Tensor], Any] | None = None,
     cache: Cache | None = None,
     compile: bool = False,
+    assistant_model: Model | Drafter | None = None,
     preprocessor: Any = None,
     strip_prompt: bool = False,
     chat_options: Mapping[str, Any] | None = None,
@@ -75,10 +80,11 @@ def generate(
         max_length: of prompt and continuation together, padding before the prompt's end included;
             of text the preprocessor's `sequence_length`, or as many positions as the model has, if
             neither is given.
-        sampler: `greedy`, `random`, `top_k`, `top_p`, `min_p`, `beam` or `contrastive`, an object
-            of `samplers`, or a function from logits `[batch, vocabulary]` to ids `[batch]`. "auto"
-            is as the tokenizer's checkpoint of transformers wants it (`generation_config.json`),
-            and `greedy` where there is none or it says nothing.
+        sampler: `greedy`, `random`, `top_k`, `top_p`, `min_p`, `beam`, `contrastive` or
+            `speculative`, an object of `samplers`, or a function from logits `[batch, vocabulary]`
+            to ids `[batch]`. "auto" is as the tokenizer's checkpoint of transformers wants it
+            (`generation_config.json`), and `greedy` where there is none or it says nothing. Models
+            that denoise blocks, DiffusionGemma, have an `EntropyBoundSampler` in any case.
         max_new_tokens: of each row's continuation; either this or `max_length`.
         padding_mask: `[batch, length]`, nonzero for real tokens.
         stop_token_ids: a row ends with the first of these that it produces; "auto" stands for the
@@ -97,6 +103,9 @@ def generate(
             rows for each prompt (`k`, `num_return_sequences`) and room for prompt and continuation.
         compile: whether to compile the step from one token to the next; the first call for a model
             then takes long. Give a `cache` too, or CUDA graphs are recorded anew in each call.
+        assistant_model: a smaller decoder with the same tokens, which drafts some of them for this
+            one to look at together; what comes back is what would come without it. How many, a
+            `SpeculativeSampler` says. Of a Gemma 4 also a `Gemma4AssistantCausalLM`.
         preprocessor: makes ids of text, a preprocessor or a tokenizer; by default that of the
             preset that the backbone comes from.
         strip_prompt: whether text that is returned begins behind the prompt.
@@ -113,13 +122,14 @@ def generate(
         `log_probs` of whole beams.
 
     Raises:
-        NotImplementedError: the model is no decoder, or gives no hidden states for contrastive
-            search.
+        NotImplementedError: a model is no decoder, gives no hidden states for contrastive search,
+            or cannot take drafts back.
         TypeError: ids that are no integers, text without a tokenizer, or a sampler or cache that is
             something else.
         ValueError: an empty prompt, ids that the model does not know, a prompt longer than
             `max_length`, both lengths or none, a cache of another size, an unknown sampler, more
-            sequences than the sampler has, a streamer for beams, or `compile` while in training.
+            sequences than the sampler has, a streamer for beams, `compile` while in training, an
+            assistant for a search, or none for a `SpeculativeSampler`.
     """
     text = _read_text(backbone, token_ids, preprocessor, chat_options)
     if text is not None:
@@ -147,6 +157,7 @@ def generate(
         streaming=streamer is not None,
         cache=cache,
         compile=compile,
+        assistant_model=assistant_model,
     )
     while True:
         try:
@@ -177,7 +188,7 @@ def stream(
     backbone: Model,
     token_ids: Any,
     max_length: int | None = None,
-    sampler: str | samplers.Sampler = "auto",
+    sampler: str | samplers.Sampler = "greedy",
     *,
     max_new_tokens: int | None = None,
     padding_mask: Any = None,
@@ -187,6 +198,7 @@ def stream(
     repetition_penalty: float | None = None,
     cache: Cache | None = None,
     compile: bool = False,
+    assistant_model: Model | Drafter | None = None,
     preprocessor: Any = None,
     chat_options: Mapping[str, Any] | None = None,
 ) -> Iterator[Any]:
@@ -218,6 +230,7 @@ def stream(
         streaming=True,
         cache=cache,
         compile=compile,
+        assistant_model=assistant_model,
     )
     if text is None:
         return steps
@@ -288,10 +301,11 @@ def _start(
     streaming: bool,
     cache: Cache | None,
     compile: bool,
+    assistant_model: Model | Drafter | None,
 ) -> Generator[torch.Tensor, None, dict[str, torch.Tensor]]:
     """Compare the arguments with each other and the model; nothing runs before the first step."""
     _check_model(backbone, compile)
-    chosen = samplers.get(sampler)
+    chosen, most = drafting(samplers.get(sampler), assistant_model)
     copies = _copies(chosen, num_return_sequences, streaming)
     if not repetition_penalty > 0:
         raise ValueError(f"repetition_penalty must be above 0, not {repetition_penalty}.")
@@ -299,13 +313,32 @@ def _start(
     vocabulary_size: int = backbone.vocabulary_size  # type: ignore[assignment]
     prompts = read_prompts(token_ids, padding_mask, vocabulary_size, device, backbone.input_specs)
     width, room = _room(prompts, max_length, max_new_tokens)
-    longest = int((prompts.lengths + room).max()) + backbone.positions_before_text(prompts.others)
-    if cache is None:
-        cache = backbone.make_cache(len(room) * copies, longest)
-    _check_cache(cache, backbone, len(room) * copies, longest)
     stops = torch.as_tensor([] if stop_token_ids is None else stop_token_ids, device=device)
     if stops.is_floating_point() and stops.numel():
         raise TypeError(f"stop_token_ids must be integers, not {stop_token_ids}.")
+    if isinstance(chosen, samplers.EntropyBoundSampler) or isinstance(backbone, BlockDiffusion):
+        if repetition_penalty != 1 or return_scores or assistant_model is not None:
+            raise ValueError(
+                "Blocks are denoised without repetition_penalty, return_scores and assistant_model."
+            )
+        growing = Rows(room.repeat_interleave(copies), copies, stops.flatten(), pad_token_id)
+        going = blocks(backbone, prompts, growing, cache, chosen, compile)
+
+        def denoised() -> Generator[torch.Tensor, None, dict[str, torch.Tensor]]:
+            yield from going
+            every = torch.arange(len(growing.room), device=device)
+            return _result(prompts, growing, every, width)
+
+        return without_training([backbone], denoised())
+    rows, longest = len(room) * copies, int((prompts.lengths + room).max())
+    size = longest + backbone.positions_before_text(prompts.others)
+    if cache is None:
+        cache = backbone.make_cache(rows, size, windows=assistant_model is None)
+    _check_cache(cache, backbone, rows, size)
+    if assistant_model is not None:
+        if not isinstance(assistant_model, Drafter):
+            _check_model(assistant_model, compile)
+        check_assistant(backbone, assistant_model, cache)
 
     def steps() -> Generator[torch.Tensor, None, dict[str, torch.Tensor]]:
         decoding = Decoding(
@@ -322,7 +355,11 @@ def _start(
             compile=compile,
         )
         if not isinstance(chosen, samplers.Search):
-            rows, _ = yield from sample(decoding, chosen)
+            growing = sample(decoding, chosen)
+            if assistant_model is not None:
+                assistant = assisting(assistant_model, prompts, decoding, longest, compile)
+                growing = speculate(decoding, assistant, chosen, most)
+            rows, _ = yield from growing
             return _result(prompts, decoding, rows, width)
         everything = isinstance(chosen, samplers.BeamSampler) and chosen.return_all_beams
         best = chosen.copies if everything else num_return_sequences
@@ -334,17 +371,18 @@ def _start(
             found = {name: value.unflatten(0, (-1, best)) for name, value in found.items()}
         return found
 
-    return without_training(backbone, steps())
+    models = [backbone] if assistant_model is None else [backbone, assistant_model]
+    return without_training(models, steps())
 
 
 def _check_model(backbone: Any, compile: bool) -> None:
     name = type(backbone).__name__
     if not hasattr(backbone, "make_cache"):
         raise TypeError(f"generate needs a backbone, not {name}; of a wrapped one give the inside.")
-    if not backbone.cache_shapes:
+    if not backbone.cache_shapes and not isinstance(backbone, BlockDiffusion):
         raise NotImplementedError(
-            f"Only decoders generate, and {name} is an encoder. Take a decoder, such as "
-            "GPT2Backbone or LlamaBackbone."
+            f"Only decoders generate, and {name} is an encoder, or has another model's keys and "
+            "values. Take a decoder, such as GPT2Backbone or LlamaBackbone."
         )
     if not hasattr(backbone, "vocabulary_size"):
         raise NotImplementedError(
@@ -409,7 +447,7 @@ def _check_cache(cache: Any, backbone: Model, rows: int, length: int) -> None:
 
 
 def _result(
-    prompts: Prompts, decoding: Decoding, rows: torch.Tensor, width: int
+    prompts: Prompts, decoding: Rows, rows: torch.Tensor, width: int
 ) -> dict[str, torch.Tensor]:
     """The prompts as they were given, and behind each one's end what was found in these rows."""
     source = rows // decoding.copies

@@ -15,7 +15,7 @@ from ..backbones._model import Model
 from ..backbones.layers.vision import check_images
 from ..preprocessing.prompts import texts_of
 from ..preprocessing.text_to_image import TextToImagePreprocessor
-from .inference import without_training
+from .inference import many_compilations, without_training
 from .tiles import decode_in_tiles, encode_in_tiles
 
 PARTS = ("encode_text_step", "encode_image_step", "add_noise_step", "denoise_step", "decode_step")
@@ -62,7 +62,7 @@ def generate_images(
         progress: whether to show a bar of the steps.
         offload: whether the parts wait in the CPU's memory, where the model is, and are on
             `device` in their turn only: text encoders, transformer, autoencoder.
-        device: where to compute with `offload`; by default the first GPU.
+        device: where to compute with `offload`; by default on the accelerator, a GPU.
         tile: side of the tiles in which the autoencoder encodes and decodes, in pixels; it takes
             less memory then, and gives the same up to rounding. By default it takes whole images.
         compile: whether to compile a step, and the decoding of whole images. The first images of a
@@ -96,7 +96,7 @@ def generate_images(
             f"guidance_scale={guidance_scale} needs negative_token_ids, those of an empty "
             "text say; None does without."
         )
-    where = torch.device(device or "cuda") if offload else backbone.device
+    where = _chosen(device) if offload else backbone.device
     if images is not None:
         images = torch.as_tensor(images, device=where)
         model: Any = backbone
@@ -117,7 +117,7 @@ def generate_images(
         tile,
         compile,
     )
-    running = without_training(backbone, steps)
+    running = without_training([backbone], steps)
     first = 0 if images is None else int(num_steps * (1 - strength))
     with tqdm(total=num_steps - first, disable=not progress, unit="step") as bar:
         while True:
@@ -143,8 +143,16 @@ def _check(
         raise ValueError(f"strength={strength} must be from 0 to 1.")
     if compile and any(module.training for module in backbone.modules()):
         raise ValueError("compile=True needs the model in evaluation mode: call eval() first.")
-    if tile is not None and tile < 1:
-        raise ValueError(f"tile={tile} must be at least 1.")
+    if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
+        raise ValueError(f"tile={tile!r} must be a number of at least 1.")
+
+
+def _chosen(device: str | torch.device | None) -> torch.device:
+    """Where to compute. Raises a ValueError where that is not said and there is no accelerator."""
+    found = torch.accelerator.current_accelerator() if device is None else torch.device(device)
+    if found is None:
+        raise ValueError("offload=True finds no accelerator here: say by device= where to compute.")
+    return found
 
 
 def _steps(
@@ -185,7 +193,7 @@ def _steps(
         )
     # Tensors, so that one compilation serves all steps.
     count = torch.tensor(num_steps, device=device)
-    guidance = None if guidance_scale is None else torch.tensor(guidance_scale, device=device)
+    guidance = None if guidance_scale is None else torch.as_tensor(guidance_scale, device=device)
     step: Callable[..., torch.Tensor] = _compiled(_step) if compile else _step
     decode: Callable[..., torch.Tensor] = _compiled(_decode) if compile else _decode
     latents = noises.float()
@@ -235,7 +243,7 @@ def _decode(backbone: Any, latents: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def _compiled(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    return torch.compile(function, fullgraph=True)
+    return many_compilations()(torch.compile(function, fullgraph=True))
 
 
 def _preprocessor(backbone: Model) -> TextToImagePreprocessor:

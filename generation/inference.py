@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -41,9 +41,22 @@ class WithoutNoise(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def without_training(model: nn.Module, steps: Generator[T, None, R]) -> Generator[T, None, R]:
+@contextmanager
+def many_compilations() -> Iterator[None]:
+    """Within it torch compiles a function for more than eight models and sizes."""
+    config = torch._dynamo.config
+    names = ("recompile_limit", "accumulated_recompile_limit")
+    if not hasattr(config, names[0]):  # before torch 2.7
+        names = ("cache_size_limit", "accumulated_cache_size_limit")
+    with config.patch(dict.fromkeys(names, 1 << 16)):
+        yield
+
+
+def without_training(
+    models: Sequence[nn.Module], steps: Generator[T, None, R]
+) -> Generator[T, None, R]:
     """The same steps without gradients and noise; who takes what they yield is outside of this."""
-    noisy = any(module.training for module in model.modules())
+    noisy = any(module.training for model in models for module in model.modules())
     while True:
         with torch.no_grad(), WithoutNoise() if noisy else nullcontext():
             try:

@@ -16,9 +16,11 @@ __all__ = [
     "BeamSampler",
     "CheckpointSampler",
     "ContrastiveSampler",
+    "EntropyBoundSampler",
     "GreedySampler",
     "MinPSampler",
     "RandomSampler",
+    "SpeculativeSampler",
     "TopKSampler",
     "TopPSampler",
     "get",
@@ -55,14 +57,24 @@ class RandomSampler:
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        logits = self.filter(logits.float() / self.temperature)
-        generator = None
-        if self.seed is not None:
-            generator = self._generators.get(logits.device)
-            if generator is None:
-                generator = torch.Generator(logits.device).manual_seed(self.seed)
-                self._generators[logits.device] = generator
-        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        return self.draw(self.probabilities(logits))
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """With which tokens are drawn, in float32."""
+        return self.filter(logits.float() / self.temperature).softmax(-1)
+
+    def draw(self, weights: torch.Tensor) -> torch.Tensor:
+        """Ids `[batch]` by weights `[batch, vocabulary]`, whose sum may be any above 0."""
+        generator = self.generator(weights.device)
+        return torch.multinomial(weights, 1, generator=generator)[:, 0]
+
+    def generator(self, device: torch.device) -> torch.Generator | None:
+        """The one with the seed; `None` is PyTorch's own."""
+        if self.seed is None:
+            return None
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return self._generators[device]
 
     def filter(self, logits: torch.Tensor) -> torch.Tensor:
         """Give -inf to the tokens that are not to be drawn."""
@@ -269,15 +281,140 @@ class ContrastiveSampler:
         return firsts, None
 
 
+class SpeculativeSampler:
+    """An assistant drafts tokens one by one, and the model looks at all of them at once, which
+    changes nothing but the speed (arXiv:2211.17192): the tokens, or with a random `base_sampler`
+    their distribution, are those that `base_sampler` alone would give.
+
+    KerasHub's distribution is another one, since its drafts are not drawn, and since all rows of a
+    batch are taken to be refused where one is.
+
+    Args:
+        num_speculative_tokens: how many tokens are drafted at a time.
+        base_sampler: how tokens are chosen; `None` for the likeliest.
+
+    Raises:
+        TypeError: `base_sampler` is a search.
+        ValueError: no token is drafted.
+    """
+
+    def __init__(
+        self, num_speculative_tokens: int = 5, base_sampler: str | Choice | None = None
+    ) -> None:
+        self.num_speculative_tokens = _count("num_speculative_tokens", num_speculative_tokens)
+        chosen = get("greedy" if base_sampler is None else base_sampler)
+        others = (BeamSampler, ContrastiveSampler, SpeculativeSampler, EntropyBoundSampler)
+        if isinstance(chosen, others):
+            raise TypeError(f"base_sampler must choose single tokens, not be {base_sampler}.")
+        self.base_sampler: Choice = chosen
+
+
+class EntropyBoundSampler:
+    """Of models that denoise blocks: each step keeps the tokens that are sure, as many as their
+    entropies allow together, and draws the others anew; those of the last step are the likeliest.
+
+    Args:
+        entropy_bound: in nats; a token is kept if those that are surer have no more together.
+        confidence_threshold: a block is done when its entropies are below this on average, and
+        stability_threshold: its likeliest tokens have been the same for so many steps more.
+        seed: of the draws; by default PyTorch's own generator is used.
+        canvas_length: tokens of a block.
+        max_denoising_steps: of each block, at the most.
+        t_min, t_max: what divides the logits, falling from the second in the first step to the
+            first behind the last one.
+
+    Raises:
+        ValueError: a length or a number of steps below 1, or a bound, threshold or temperature
+            that is not what it can be.
+    """
+
+    def __init__(
+        self,
+        entropy_bound: float = 0.1,
+        confidence_threshold: float = 0.005,
+        stability_threshold: int = 1,
+        seed: int | None = None,
+        canvas_length: int = 256,
+        max_denoising_steps: int = 48,
+        t_min: float = 0.4,
+        t_max: float = 0.8,
+    ) -> None:
+        for name, bound in (
+            ("entropy_bound", entropy_bound),
+            ("confidence_threshold", confidence_threshold),
+        ):
+            if not bound >= 0:
+                raise ValueError(f"{name} must be at least 0, not {bound}.")
+        self.entropy_bound = entropy_bound
+        self.confidence_threshold = confidence_threshold
+        self.stability_threshold = _count("stability_threshold", stability_threshold, 0)
+        self.canvas_length = _count("canvas_length", canvas_length)
+        self.max_denoising_steps = _count("max_denoising_steps", max_denoising_steps)
+        self.t_min = _above_zero("t_min", t_min)
+        self.t_max = _above_zero("t_max", t_max)
+        self._draws = RandomSampler(seed)
+
+    def denoise(
+        self,
+        step: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
+        canvas: torch.Tensor,
+        vocabulary_size: int,
+    ) -> torch.Tensor:
+        """The likeliest tokens `[rows, length]` of each row's last step.
+
+        Args:
+            step: from a block and the scaled logits of the step before to logits.
+            canvas: whose shape and device the block has.
+        """
+        generator = self._draws.generator(canvas.device)
+
+        def noise() -> torch.Tensor:
+            return torch.randint(
+                vocabulary_size, canvas.shape, generator=generator, device=canvas.device
+            )
+
+        canvas, found, before = noise(), canvas, None
+        done = torch.zeros_like(canvas[:, 0], dtype=torch.bool)
+        same_for = torch.zeros_like(canvas[:, 0])
+        for i in range(self.max_denoising_steps):
+            temperature = self.t_max - (self.t_max - self.t_min) * i / self.max_denoising_steps
+            logits = step(canvas, before).float() / temperature
+            chances = logits.softmax(-1)
+            entropies = torch.special.entr(chances).sum(-1)
+            drawn = self._draws.draw(chances.flatten(0, 1)).view_as(canvas)
+            drawn = torch.where(self._sure(entropies), drawn, noise())
+            likeliest = logits.argmax(-1)
+            if before is not None:  # rows that are done stay
+                same = (likeliest == found).all(-1)
+                same_for = torch.where(same, same_for + 1, 0)
+                logits = torch.where(done[:, None, None], before, logits)
+            canvas = torch.where(done[:, None], canvas, drawn)
+            found = torch.where(done[:, None], found, likeliest)
+            is_stable = same_for >= self.stability_threshold if i else done.new_zeros(())
+            done = done | (is_stable & (entropies.mean(-1) < self.confidence_threshold))
+            before = logits
+            if bool(done.all()):
+                break
+        return found
+
+    def _sure(self, entropies: torch.Tensor) -> torch.Tensor:
+        """Which tokens are kept, `[rows, length]`."""
+        ordered, order = entropies.sort(-1)
+        kept = ordered.cumsum(-1) - ordered <= self.entropy_bound
+        return torch.empty_like(kept).scatter(-1, order, kept)
+
+
 Search: TypeAlias = BeamSampler | ContrastiveSampler
-Sampler: TypeAlias = Choice | Search
+Sampler: TypeAlias = Choice | Search | SpeculativeSampler | EntropyBoundSampler
 
 SAMPLERS: dict[str, Callable[[], Sampler]] = {
     "beam": BeamSampler,
     "contrastive": ContrastiveSampler,
+    "entropy_bound": EntropyBoundSampler,
     "greedy": GreedySampler,
     "min_p": MinPSampler,
     "random": RandomSampler,
+    "speculative": SpeculativeSampler,
     "top_k": TopKSampler,
     "top_p": TopPSampler,
 }
@@ -296,7 +433,8 @@ def get(sampler: str | Sampler) -> Sampler:
         return SAMPLERS[sampler]()
     if inspect.isclass(sampler):
         raise TypeError(f"sampler must be an object, {sampler.__name__}(), not the class itself.")
-    if not isinstance(sampler, Search) and not callable(sampler):
+    known = Search | SpeculativeSampler | EntropyBoundSampler
+    if not isinstance(sampler, known) and not callable(sampler):
         raise TypeError(
             f"sampler must be a name or a function of logits, not {type(sampler).__name__}."
         )
@@ -309,9 +447,9 @@ def _above_zero(name: str, value: float) -> float:
     return value
 
 
-def _count(name: str, value: int) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, not {value}.")
+def _count(name: str, value: int, least: int = 1) -> int:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, not {value}.")
     return value
 
 

@@ -110,6 +110,11 @@ class XLMRobertaMaskedLMPreprocessor(MaskedLMPreprocessor):
     separators = 2
 
 
+class ModernBertMaskedLMPreprocessor(MaskedLMPreprocessor):
+    backbone = "ModernBertBackbone"
+    inputs = ("token_ids", "padding_mask")
+
+
 class ESMMaskedPLMPreprocessor(MaskedLMPreprocessor):
     backbone = "ESMBackbone"
     keras_module = "keras_hub.src.models.esm.esm_masked_plm_preprocessor"

@@ -130,6 +130,11 @@ class XLMRobertaTextClassifierPreprocessor(TextClassifierPreprocessor):
     separators = 2
 
 
+class ModernBertTextClassifierPreprocessor(TextClassifierPreprocessor):
+    backbone = "ModernBertBackbone"
+    inputs = ("token_ids", "padding_mask")
+
+
 class ESMProteinClassifierPreprocessor(TextClassifierPreprocessor):
     backbone = "ESMBackbone"
     keras_module = "keras_hub.src.models.esm.esm_classifier_preprocessor"

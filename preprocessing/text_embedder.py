@@ -47,3 +47,13 @@ class Qwen3TextEmbedderPreprocessor(TextEmbedderPreprocessor):
     backbone = "Qwen3Backbone"
     inputs = ("token_ids", "padding_mask")
     starts = False
+
+
+class EmbeddingGemma2TextEmbedderPreprocessor(TextEmbedderPreprocessor):
+    """For text alone."""
+
+    backbone = "EmbeddingGemma2Backbone"
+    inputs = ("token_ids", "padding_mask")
+
+    def __init__(self, tokenizer: Tokenizer, sequence_length: int = 512, **kwargs: Any) -> None:
+        super().__init__(tokenizer, sequence_length, **kwargs)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import builtin
-from .files import read_json, relative_name, safe_name
+from .files import CONFIG, read_json, relative_name, safe_name
 from .hubs import (
     ABSENT,
     NOT_KAGGLES,
@@ -369,8 +369,9 @@ class _HuggingFace(PresetSource):
     def download_all(self) -> Path:
         if self._files is None:
             raise ConnectionError(self._trouble)
-        self.download(sorted(self._files))
-        return self.file("config.json").parent
+        names = sorted(self._files) or [CONFIG]
+        first = self.download(names)[0]
+        return first.parents[names[0].count("/")]
 
     def cached(self) -> Path | None:
         from huggingface_hub import snapshot_download

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import torch
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -90,7 +91,8 @@ def constructors() -> Iterator[str]:
             elif argument not in here:
                 yield f"{name}({argument}): only there"
             elif plain(here[argument]) != plain(there[argument]):
-                yield f"{name}({argument}): {here[argument]!r} here, {there[argument]!r} there"
+                ours, theirs = plain(here[argument]), plain(there[argument])
+                yield f"{name}({argument}): {ours!r} here, {theirs!r} there"
 
 
 def arguments(cls: type) -> dict[str, Any]:
@@ -103,6 +105,9 @@ def arguments(cls: type) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
+    """Classes and functions by their names."""
+    if inspect.isclass(value) or inspect.isfunction(value):
+        return value.__name__
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -112,31 +117,40 @@ def computed(case: oracle.Case) -> Iterator[str]:
         theirs = oracle.keras_model(case)
         expected = oracle.keras_outputs(theirs, case.make_inputs())
     except Exception as error:
-        yield f"case {case.id}: fails there: {type(error).__name__}: {error}"
+        yield f"case {case.id}: fails there: {said(error)}"
         return
     with tempfile.TemporaryDirectory() as folder:
-        preset = oracle.preset_of(theirs, Path(folder))
-        there: dict[str, tuple[int, ...]] = {}
-        with h5py.File(preset / "model.weights.h5") as file:
-            file.visititems(lambda path, item: there.update(shape_of(path, item)))
-        cls = public_classes(Model)[case.cls]
-        given = {name: case.config[name] for name in cls.unsaved if name in case.config}
-        model = models.Backbone.from_preset(preset, load_weights=False, **given)
-        here = {
-            path: tuple(variable.to_keras(variable.tensor).shape)
-            for path, variable in keras_variables(model).items()
-        }
-        if here != there:
-            paths = here.keys() | there.keys()
-            wrong = [path for path in paths if here.get(path) != there.get(path)]
-            yield f"case {case.id}: {len(wrong)} paths or shapes differ, as {min(wrong)}"
-            return
-        model = models.Backbone.from_preset(preset, **given)
-    try:
-        with torch.no_grad():
-            oracle.assert_close(model(case.make_inputs()), expected)
-    except AssertionError as error:
-        yield f"case {case.id}: outputs differ: {str(error).splitlines()[0]}"
+        try:
+            yield from read(case, oracle.preset_of(theirs, Path(folder)), expected)
+        except AssertionError as error:
+            yield f"case {case.id}: outputs differ: {str(error).splitlines()[0]}"
+        except Exception as error:
+            yield f"case {case.id}: fails here: {said(error)}"
+
+
+def read(case: oracle.Case, preset: Path, expected: dict[str, np.ndarray]) -> Iterator[str]:
+    there: dict[str, tuple[int, ...]] = {}
+    with h5py.File(preset / "model.weights.h5") as file:
+        file.visititems(lambda path, item: there.update(shape_of(path, item)))
+    cls = public_classes(Model)[case.cls]
+    given = {name: case.config[name] for name in cls.unsaved if name in case.config}
+    model = models.Backbone.from_preset(preset, load_weights=False, **given)
+    here = {
+        path: tuple(variable.to_keras(variable.tensor).shape)
+        for path, variable in keras_variables(model).items()
+    }
+    if here != there:
+        paths = here.keys() | there.keys()
+        wrong = [path for path in paths if here.get(path) != there.get(path)]
+        yield f"case {case.id}: {len(wrong)} paths or shapes differ, as {min(wrong)}"
+        return
+    model = models.Backbone.from_preset(preset, **given)
+    with torch.no_grad():
+        oracle.assert_close(model(case.make_inputs()), expected)
+
+
+def said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def shape_of(path: str, item: Any) -> dict[str, tuple[int, ...]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from keras_hub_torch import preprocessing
 from keras_hub_torch.backbones._backbone import Backbone, FeaturePyramidBackbone
 from keras_hub_torch.backbones._configuration import COMMON, constructor_arguments
+from keras_hub_torch.backbones._drafter import Drafter
 from keras_hub_torch.backbones._model import Component, Model
 from keras_hub_torch.backbones._registry import public_classes
 from keras_hub_torch.backbones.layers.activations import ActivationLike, serialize_activation
@@ -53,7 +54,7 @@ def stub() -> str:
                 parts.append(f"    {argument}: {annotation}\n")
     parts += [f"\n{name} = {cls.__name__}\n" for name, cls in aliases.items()]
     text = "".join(parts)
-    named = preprocessing.steps().items()
+    named = {**preprocessing.steps(), **public_classes(Drafter)}.items()
     steps = sorted(
         f"from .{cls.__module__.partition('.')[2]} import {name} as {name}\n"
         for name, cls in named

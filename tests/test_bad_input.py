@@ -139,3 +139,93 @@ def test_forced_widths_may_be_anything_not_positive() -> None:
         forced = {"stackwise_force_input_filters": [value] * stacks}
         with torch.device("meta"):
             CLASSES[case.cls](**{**case.config, **forced})
+
+
+@pytest.mark.parametrize(
+    ("case_id", "name", "most"),
+    [
+        ("clip", "token_ids", 18),
+        ("metaclip2", "token_ids", 18),
+        ("siglip", "token_ids", 9),
+        ("blip2", "token_ids", 20),
+        ("blip2-text", "token_ids", 23),
+        ("whisper", "encoder_features", 38),
+        ("whisper", "decoder_token_ids", 19),
+    ],
+)
+def test_too_long(case_id: str, name: str, most: int) -> None:
+    case = next(case for case in all_cases() if case.id == case_id)
+    inputs = {key: torch.from_numpy(value) for key, value in case.make_inputs().items()}
+    inputs.pop("padding_mask", None)
+    inputs.pop("decoder_padding_mask", None)
+    shape = inputs[name].shape
+    with torch.device("meta"):
+        model = getattr(keras_hub_torch.models, case.cls)(**case.config)
+        given = {key: value.to("meta") for key, value in inputs.items()}
+        model({**given, name: torch.zeros(shape[0], most, *shape[2:], dtype=inputs[name].dtype)})
+        for module in model.modules():
+            if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)):
+                module.register_forward_hook(lambda *args: pytest.fail("computed"))
+        longer = torch.zeros(shape[0], most + 1, *shape[2:], dtype=inputs[name].dtype)
+        with pytest.raises(ValueError, match=rf"{name} has length {most + 1}.*room for {most}\."):
+            model({**given, name: longer})
+
+
+@pytest.mark.parametrize(
+    ("case_id", "changes", "message"),
+    [
+        ("llama", {"num_query_heads": 4, "num_key_value_heads": 3}, "must divide num_query_heads"),
+        ("smollm3", {"num_key_value_heads": 3, "num_attention_heads": 4}, "num_attention_heads=4"),
+        (
+            "t5-gemma",
+            {"encoder_num_attention_heads": 4, "encoder_num_key_value_heads": 3},
+            "encoder_num_key_value_heads=3 must divide encoder_num_attention_heads=4",
+        ),
+        ("qwen3.5", {"linear_num_key_heads": 3}, "must divide linear_num_value_heads=4"),
+        ("mixtral", {"num_experts": 2, "top_k": 3}, "top_k=3 must be at most num_experts=2"),
+        ("gemma4-text", {"num_experts_per_token": 6}, "must be at most num_experts=5"),
+        ("gemma4-text", {"num_global_key_value_heads": 4}, "must divide num_query_heads=6"),
+        ("gemma3-images", {"hidden_dim": 16}, "output_dim=24, but the text is 16 wide"),
+        ("t5-gemma2-images", {"encoder_hidden_dim": 16}, "output_dim=12, but the text is 16 wide"),
+        ("gemma4", {"hidden_dim": 8}, "vision_encoder has output_dim=16"),
+        ("gemma4-embedding", {"hidden_dim": 8}, "audio_encoder has output_dim=16"),
+        ("qwen3.5-images", {"hidden_dim": 16}, "vision_encoder has out_hidden_size=12"),
+    ],
+)
+def test_sizes_that_do_not_go_together(case_id: str, changes: dict[str, Any], message: str) -> None:
+    case = next(case for case in all_cases() if case.id == case_id)
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        getattr(keras_hub_torch.models, case.cls)(**{**case.config, **changes})
+
+
+@pytest.mark.parametrize(
+    ("case_id", "name"),
+    [
+        ("gemma3-images", "vision_indices"),
+        ("t5-gemma2-images", "vision_indices"),
+        ("qwen3.5-images", "vision_indices"),
+    ],
+)
+def test_places_outside_of_the_text(case_id: str, name: str) -> None:
+    case = next(case for case in all_cases() if case.id == case_id)
+    inputs = {key: torch.from_numpy(value) for key, value in case.make_inputs().items()}
+    model = getattr(keras_hub_torch.models, case.cls)(**case.config)
+    for wrong in (inputs[name] + 1000, inputs[name] - 1000):
+        with pytest.raises(ValueError, match=f"{name} must be from 0 to"):
+            model({**inputs, name: wrong})
+
+
+def test_sound_of_other_shapes() -> None:
+    with torch.device("meta"):
+        for case_id, name, shape, message in (
+            ("whisper", "encoder_features", (1, 4, 6), "num_mels=7 numbers a frame, not 6"),
+            ("moonshine", "encoder_input_values", (1, 894, 1), "at least 895 samples"),
+            ("moonshine", "encoder_input_values", (1, 1000, 2), r"\[batch, samples, 1\]"),
+        ):
+            case = next(case for case in all_cases() if case.id == case_id)
+            model = getattr(keras_hub_torch.models, case.cls)(**case.config)
+            ids = torch.zeros(1, 2, dtype=torch.long)
+            with pytest.raises(ValueError, match=message):
+                model({name: torch.zeros(shape), "decoder_token_ids": ids})
+            if case_id == "moonshine":
+                assert model({name: torch.zeros(1, 895, 1), "decoder_token_ids": ids})

@@ -65,7 +65,7 @@ def test_what_is_refused(model: Any) -> None:
     with pytest.raises(ValueError, match="are 2 tokens of an image, not num_query_tokens=3"):
         model.language_model(IDS, qformer_features=torch.rand(2, 2, 8))
     long = torch.zeros(1, 21, dtype=torch.long)
-    with pytest.raises(ValueError, match="is 24 positions long, but the position table has 23"):
+    with pytest.raises(ValueError, match=r"token_ids has length 21, but .* room for 20"):
         model(long, images=torch.rand(1, 9, 9, 3))
     with pytest.raises(ValueError, match="max_length is 24, but the position table has 23"):
         model.make_cache(1, 24)

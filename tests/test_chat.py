@@ -441,10 +441,10 @@ def test_what_text_ends_with(tmp_path: Path) -> None:
     model = Backbone.from_preset(tmp_path / "ours")
     found = []
     for options in (
-        {},
+        {"sampler": "auto"},
         {"sampler": samplers.CheckpointSampler(64, temperature=0.7), "repetition_penalty": 1.5},
-        {"repetition_penalty": 1.0},
-        {"sampler": "greedy"},
+        {"sampler": "auto", "repetition_penalty": 1.0},
+        {},
         {"sampler": "greedy", "repetition_penalty": 1.0},
     ):
         torch.manual_seed(3)

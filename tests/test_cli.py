@@ -752,6 +752,7 @@ def test_generate(gpt2: Path) -> None:
     drawn = generate(model, [[5, 6, 7]], 3 + 8, "top_p")["token_ids"][0, 3:].tolist()
     said = succeed(*args, "5,6,7", "--sampler", "top_p", "--seed", 3)
     assert said == ",".join(map(str, drawn)) + "\n"
+    assert succeed(*args, "5,6,7", "--assistant", gpt2) == ",".join(map(str, expected)) + "\n"
 
 
 @pytest.fixture

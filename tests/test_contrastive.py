@@ -121,7 +121,7 @@ def test_bad_inputs(name: str) -> None:
     with pytest.raises(ValueError, match="height, width and channels 8 × 8 × 3"):
         model(images[:, :4], ids)
     longest = model.text_encoder.max_sequence_length
-    with pytest.raises(ValueError, match=rf"{longest + 1}.*position table has {longest}"):
+    with pytest.raises(ValueError, match=rf"{longest + 1}.*position table has room for {longest}"):
         model(images, torch.zeros(2, longest + 1, dtype=torch.int32))
     with pytest.raises(ValueError, match="missing: token_ids"):
         model(images)

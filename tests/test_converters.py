@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from keras_hub_torch import layers
 from keras_hub_torch.preprocessing import layers as all_layers
 from keras_hub_torch.preprocessing._converter import Converter
+from keras_hub_torch.presets import builtin
 
 from .oracle import keras, keras_hub
 
@@ -65,7 +66,11 @@ def check_equal(ours: Any, theirs: Any, tolerance: float = 0.0) -> None:
     assert (ours.double() - theirs.double()).abs().max() <= tolerance
 
 
-@pytest.mark.parametrize("name", CONVERTERS)
+# Those of a later KerasHub are compared elsewhere.
+KNOWN = [name for name in CONVERTERS if hasattr(keras_hub.layers, name)]
+
+
+@pytest.mark.parametrize("name", KNOWN)
 def test_class(name: str) -> None:
     ours, theirs = both(name, **REQUIRED.get(name, {}))
     expected = keras.saving.serialize_keras_object(theirs)
@@ -77,7 +82,8 @@ def test_class(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["SAM3ImageConverter", "AudioConverter"])
 def test_built_in_presets(name: str) -> None:
-    assert CONVERTERS[name].presets.keys() == getattr(keras_hub.layers, name).presets.keys()
+    known = {id for id in CONVERTERS[name].presets if builtin.version_of(id) is None}
+    assert known == getattr(keras_hub.layers, name).presets.keys()
 
 
 def test_no_class_is_missing() -> None:

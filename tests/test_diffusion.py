@@ -25,7 +25,7 @@ from keras_hub_torch.models import (
 from . import oracle
 from .cases.flux import SMALL as FLUX
 from .cases.flux import inputs as flux_inputs
-from .cases.stable_diffusion_3 import PLAIN, config, flows, t5, vae
+from .cases.stable_diffusion_3 import PLAIN, config, everything, flows, t5, vae
 from .cases.vae import config as vae_config
 from .conftest import Reference, reference_of
 
@@ -254,6 +254,21 @@ def test_guidance_may_be_left_out_where_it_is_unused() -> None:
         FluxBackbone(**FLUX)(inputs)
 
 
+@torch.no_grad()
+def test_empty_batch(small: Any) -> None:
+    inputs = oracle.tensors(everything(1, config(), 3)(np.random.default_rng(0)))
+    inputs = {name: value[:0] for name, value in inputs.items()}
+    assert small(inputs)["images"].shape == (0, 2, 4, 3)
+    text = {"clip_l": inputs["clip_l_token_ids"], "clip_g": inputs["clip_g_token_ids"]}
+    assert generate_images(small, text, text, num_steps=1).shape == (0, 2, 4, 3)
+
+
+def test_offload_finds_a_device(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
+    with pytest.raises(ValueError, match="finds no accelerator"):
+        generate_images(small, prompts(), guidance_scale=None, offload=True)
+
+
 def test_t5_drops_nothing() -> None:
     model = StableDiffusion3Backbone(**config(t5=t5(dropout=0.5))).train()
     assert model.training
@@ -315,6 +330,7 @@ def test_refused_inputs(small: Any) -> None:
         (lambda: generate_images(small, text, negative, images=images[..., :1]), "channels"),
         (lambda: generate_images(small, text, negative, images=images[:1]), "must be of shape"),
         (lambda: generate_images(small, text, negative, tile=0), "tile=0"),
+        (lambda: generate_images(small, text, negative, tile=1.5), "tile=1.5"),  # type: ignore[arg-type]
         (lambda: generate_images(small, text, negative, noises=latents[:1]), "must be of shape"),
     ]
     for call, message in refused:

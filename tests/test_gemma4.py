@@ -187,6 +187,8 @@ def test_assistant() -> None:
         assistant(torch.zeros(1, 2, dtype=torch.long))
     with pytest.raises(NotImplementedError, match="has no cache"):
         assistant.make_cache(1, 4)
+    with pytest.raises(NotImplementedError, match="has another model's keys and values"):
+        generate(assistant, [1], 4)
 
 
 def test_assistants_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,3 +219,8 @@ def test_towers_alone(model: Any, given: dict[str, torch.Tensor]) -> None:
     half = Gemma4Backbone(**BOTH.config, dtype="bfloat16")
     assert half.dtype == torch.bfloat16
     assert half.vision_encoder.dtype == half.audio_encoder.dtype == torch.float32
+
+
+def test_no_rows(model: Any, given: dict[str, torch.Tensor]) -> None:
+    nothing = {name: value[:0] for name, value in given.items()}
+    assert model(nothing).shape == (0, *given["token_ids"].shape[1:], model.hidden_dim)

@@ -18,6 +18,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 import keras_hub_torch
 from keras_hub_torch import generate, samplers, stream
 from keras_hub_torch.backbones._configuration import constructor_arguments
+from keras_hub_torch.generation import decoding
 
 from . import oracle
 from .cases import all_cases
@@ -406,7 +407,11 @@ def test_what_is_refused(gpt2: Any) -> None:
     other.layers *= 3
     refused(ValueError, "another model's", [1], 5, cache=other)
     refused(
-        ValueError, r"Unknown sampler 'top-k'\. Known: beam, contrastive, greedy", [1], 5, "top-k"
+        ValueError,
+        r"Unknown sampler 'top-k'\. Known: beam, contrastive, entropy_bound, greedy",
+        [1],
+        5,
+        "top-k",
     )
     refused(TypeError, r"an object, TopKSampler\(\), not the class", [1], 5, samplers.TopKSampler)
     refused(TypeError, "a name or a function of logits, not int", [1], 5, 7)
@@ -478,6 +483,17 @@ def test_one_compilation(gpt2: Any) -> None:
     gpt2.layer_norm.train()
     with pytest.raises(ValueError, match="evaluation mode"):
         generate(gpt2, ids, 12, compile=True)
+
+
+def test_any_number_of_compilations(gpt2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch gives up behind eight: a server has more sizes of batches."""
+    step = torch.compile(decoding._step, fullgraph=True, dynamic=False, backend="eager")
+    monkeypatch.setattr(decoding, "_compiled_step", lambda device: step)
+    with torch._dynamo.config.patch(recompile_limit=1, accumulated_recompile_limit=2):
+        for rows in (1, 2, 3):
+            ids = torch.ones((rows, 2), dtype=torch.long)
+            found = generate(gpt2, ids, max_new_tokens=3, compile=True)
+            assert torch.equal(found["token_ids"], generate(gpt2, ids, 5)["token_ids"])
 
 
 def test_nothing_heavy_is_imported() -> None:

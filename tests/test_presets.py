@@ -248,6 +248,19 @@ def test_trainable(bert: Reference, tmp_path: Path) -> None:
     assert model.get_config()["trainable"] is False
 
 
+def test_parts_of_a_frozen_model() -> None:
+    """Their configuration says what they are by themselves, as KerasHub's does."""
+    case = next(case for case in all_cases() if case.cls == "CLIPBackbone")
+    theirs = keras_hub.models.CLIPBackbone(**case.keras_config, trainable=False)
+    model = models.CLIPBackbone(**copy.deepcopy(case.config), trainable=False)
+    for _ in range(2):
+        for name in ("vision_encoder", "text_encoder"):
+            expected = theirs.get_config()[name]["config"]["trainable"]
+            assert model.get_config()[name]["config"]["trainable"] is expected
+        theirs.trainable = model.trainable = False  # theirs, too
+    assert not models.CLIPBackbone.from_config(model.get_config()).text_encoder.trainable
+
+
 def test_without_weights(bert: Reference, tmp_path: Path) -> None:
     (tmp_path / CONFIG).write_text((bert.preset / CONFIG).read_text())
     with pytest.raises(FileNotFoundError, match=r"no weights: none of model\.weights\.h5"):

@@ -15,7 +15,7 @@ from keras_hub_torch.models import Backbone, Qwen3_5Backbone
 from keras_hub_torch.presets.verifying import verify_preset
 
 from . import oracle
-from .cases.qwen3_5 import CASES
+from .cases.qwen3_5 import CASES, SMALL
 from .checkpoints import qwen3_5
 
 CASE = next(case for case in CASES if case.id == "qwen3.5-videos")
@@ -149,3 +149,14 @@ def test_the_language_model_only(tmp_path: Path) -> None:
     assert model.vision_encoder is None
     model.export_to_transformers(tmp_path / "text")
     assert json.loads((tmp_path / "text/config.json").read_text())["model_type"] == "qwen3_5_text"
+
+
+def test_types_of_layers_by_default() -> None:
+    """They are in the configuration. Where none turns anything, heads may have any dimensions."""
+    config = {**SMALL, "head_dim": 4}
+    theirs = keras_hub.models.Qwen3_5Backbone(**{**config, "num_layers": 2})
+    model = Qwen3_5Backbone(**{**config, "num_layers": 2})
+    assert model.get_config()["layer_types"] == theirs.get_config()["layer_types"]
+    assert model(token_ids=torch.arange(3)[None]).shape == (1, 3, 12)
+    with pytest.raises(ValueError, match="an even number of dimensions, not 1"):
+        Qwen3_5Backbone(**config)

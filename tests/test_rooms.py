@@ -24,8 +24,8 @@ FLOORS = (
     ("generation",),
     ("", "__main__", "cli", "layers", "models"),  # the package itself is ""
 )
-# Its verbs go up, once they are called.
-VERBS = "backbones._backbone"
+# Their verbs go up, once they are called.
+VERBS = ("backbones._backbone", "backbones._drafter")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def test_imports_between_rooms_run_one_way() -> None:
     upward = []
     for one in imports():
         (floor, room), (other_floor, other) = room_of(one.importer), room_of(one.imported)
-        is_verb = one.importer == VERBS and one.within_function
+        is_verb = one.importer in VERBS and one.within_function
         if room != other and other_floor >= floor and floor + 1 < len(FLOORS) and not is_verb:
             upward.append(f"{one.importer} imports {one.imported}")
     assert not upward, "\n".join(upward)
@@ -137,7 +137,7 @@ def test_no_module_waits_for_itself() -> None:
     """No circle of imports, not even of those that a function or a type checker makes."""
     graph: dict[str, set[str]] = {name: set() for name in modules()}
     for one in imports():
-        if one.importer != VERBS or not one.within_function:
+        if one.importer not in VERBS or not one.within_function:
             graph[one.importer].add(one.imported)
     circles = [sorted(circle) for circle in _circles(graph)]
     assert not circles, "\n".join(map(" <-> ".join, circles))

@@ -191,11 +191,52 @@ def test_with_texts(third: bool, tmp_path: Path) -> None:
     for cls, part in ((MMDiT, "diffuser"), (VAEBackbone, "vae")):
         alone = cls.from_preset(file, dtype="auto")
         assert_equal(alone.state_dict(), getattr(ours, part).state_dict())
+    if third:  # the only one of its class
+        alone = T5Encoder.from_preset(file)
+        assert_equal(alone.state_dict(), ours.t5.state_dict())
     # Newer files have this one, too.
     tensors[f"{TEXT}clip_l.transformer.text_projection.weight"] = torch.randn(64, 64)
     save_file(tensors, file)
     projection = Backbone.from_preset(file).state_dict()["clip_l_projection.dense.weight"]
     assert not torch.equal(projection, torch.eye(64))
+
+
+@pytest.mark.parametrize(("width", "activation"), [(768, "quick_gelu"), (1024, "gelu")])
+def test_clip_alone(width: int, activation: str, tmp_path: Path) -> None:
+    """`clip_l.safetensors`, as transformers names its tensors; the width says which it is."""
+    like = CLIPTextEncoder(5, width, width, 1, width // 64, 3, activation, None, 4)
+    like.export_to_transformers(tmp_path / "theirs", carry=False)
+    tensors = load_file(tmp_path / "theirs" / "model.safetensors")
+    tensors = {f"text_model.{name.removeprefix('text_model.')}": t for name, t in tensors.items()}
+    tensors["text_projection.weight"] = torch.zeros(1)
+    tensors["text_model.embeddings.position_ids"] = torch.arange(4)[None]
+    save_file(tensors, tmp_path / "clip_l.safetensors")
+    ours = Backbone.from_preset(tmp_path / "clip_l.safetensors")
+    assert ours.get_config() == like.get_config()
+    assert_equal(ours.state_dict(), like.state_dict())
+
+
+def test_unknown_clip_alone(tmp_path: Path) -> None:
+    like = CLIPTextEncoder(5, 64, 64, 1, 1, 3, "relu", None, 4)
+    save_file(original(like, "clip"), tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match="a CLIP of width 64, whose activation nothing tells"):
+        Backbone.from_preset(tmp_path / "mine.safetensors")
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_t5_alone(copy: bool, tmp_path: Path) -> None:
+    """`t5xxl_fp16.safetensors`, as transformers names its tensors."""
+    like = T5Encoder(19, 2, 3, 20, 11, 4, activation="gelu_approximate")
+    like.export_to_transformers(tmp_path / "theirs", carry=False)
+    tensors = load_file(tmp_path / "theirs" / "model.safetensors")
+    if copy:
+        tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"].clone()
+    save_file(tensors, tmp_path / "t5xxl_fp16.safetensors")
+    ours = T5Encoder.from_preset(tmp_path / "t5xxl_fp16.safetensors")
+    assert ours.get_config() == like.get_config()
+    assert_equal(ours.state_dict(), like.state_dict())
+    with pytest.raises(ValueError, match="of class T5Encoder, which is not a VAEBackbone"):
+        VAEBackbone.from_preset(tmp_path / "t5xxl_fp16.safetensors")
 
 
 def test_accounting(tmp_path: Path) -> None:

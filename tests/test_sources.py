@@ -461,6 +461,13 @@ def test_kaggle_breaks_off(hub: HubServer, client: Client) -> None:
     assert Path(client(weights)).read_bytes() == PRESET["model.weights.h5"]
 
 
+def test_no_configuration_at_the_top(hub: HubServer, client: Client) -> None:
+    hub.repositories["org/pipeline"] = Repository({"main": {"a/b/x.txt": b"x", "model.txt": b""}})
+    folder = Path(client(call("hf://org/pipeline", "download_all()")))
+    assert (folder / "a/b/x.txt").read_bytes() == b"x"
+    assert (folder / "model.txt").exists()
+
+
 # Hubs that are odd.
 
 

@@ -240,6 +240,34 @@ def test_export(case: oracle.Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("case_id", "changes"),
+    [
+        ("dinov3", {"rope_theta": 100}),
+        ("mixtral", {"router_jitter_noise": 0}),
+        ("gemma3n", {"final_logit_soft_cap": None}),
+        ("gemma4", {"audio_encoder": None, "dropout": 0}),
+    ],
+)
+def test_whole_numbers_and_none(case_id: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    """transformers wants floats."""
+    case = next(case for case in all_cases() if case.id == case_id)
+    cls = getattr(sys.modules["keras_hub_torch.models"], case.cls)
+    cls(**{**case.config, **changes}).export_to_transformers(tmp_path)
+    transformers.AutoConfig.from_pretrained(tmp_path)
+
+
+def test_heads_that_transformers_divides(tmp_path: Path) -> None:
+    config = {
+        **next(case for case in EXPORTED if case.id == "gemma2").config,
+        "num_query_heads": 4,
+        "num_key_value_heads": 2,
+        "hidden_dim": 10,
+    }
+    with pytest.raises(ValueError, match="hidden_dim 10 is not divisible by num_query_heads 4"):
+        GemmaBackbone(**config).export_to_transformers(tmp_path / "new")
+
+
+@pytest.mark.parametrize(
     ("architecture", "config"),
     [
         ("BertForMaskedLM", BERT),

@@ -119,6 +119,12 @@ class BLIP2Backbone(Backbone):
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.language_model.logits(hidden)
 
+    def longest(self, given: Mapping[str, Any]) -> dict[str, int]:
+        if self.is_encoder_decoder:
+            return {}
+        seen = 0 if given.get("images") is None else self.language_model.num_query_tokens
+        return {"token_ids": self.language_model.max_sequence_length - seen}
+
     def forward(
         self,
         token_ids: TokenIds | None = None,

@@ -164,11 +164,6 @@ class Gemma3nBackbone(Backbone):
                 raise ValueError(f"{argument}={values} must be of {num_hidden_layers} blocks.")
         if not max(sparsity, default=0) < 1:
             raise ValueError(f"activation_sparsity_pattern={sparsity} must be below 1.")
-        if num_attention_heads % num_key_value_heads:
-            raise ValueError(
-                f"num_key_value_heads={num_key_value_heads} must divide "
-                f"num_attention_heads={num_attention_heads}."
-            )
         if not -altup_num_inputs <= altup_active_idx < altup_num_inputs:
             raise ValueError(
                 f"altup_active_idx={altup_active_idx} must be one of {altup_num_inputs} streams."

@@ -210,10 +210,16 @@ class Gemma4Backbone(Gemma4Decoder):
             self.per_layer_projection_norm = RMSNormalization(per_layer_dim, layer_norm_epsilon)
         self.vision_encoder = vision_encoder
         self.audio_encoder = audio_encoder
+        self.check_towers(hidden_dim)
         self.both_ways = use_bidirectional_attention
         self.images_both_ways = use_vision_bidirectional_attention
 
         def block(index: int, shape: KeyValueShape) -> Gemma4TextDecoderBlock:
+            if num_query_heads % shape.num_heads:
+                raise ValueError(
+                    f"num_global_key_value_heads={shape.num_heads} must divide "
+                    f"num_query_heads={num_query_heads}."
+                )
             if index in sources:
                 attention_class: type[Gemma4TextAttention] = SharedAttention
             elif self.is_global[index] and num_global_key_value_heads is not None:

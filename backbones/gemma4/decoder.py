@@ -15,7 +15,7 @@ from ..layers.division import Division
 from ..layers.gemma import mean_of_tokens, scale_embeddings, times
 from ..layers.layout import Stack
 from ..layers.masks import Mask
-from ..layers.multimodal import check_places, interleave, marked, same_image
+from ..layers.multimodal import check_places, check_width, interleave, marked, same_image
 from ..layers.rotary import Tables, rotary_frequencies, rotary_tables
 from .audio import AudioMask, AudioMel, Gemma4AudioEncoder
 from .text import KeyValue
@@ -37,8 +37,6 @@ class Rotary:
     """
 
     def __init__(self, head_dim: int, wavelength: float, factor: float, part: float = 1.0) -> None:
-        if head_dim % 2:
-            raise ValueError(f"A head must have an even number of dimensions, not {head_dim}.")
         self.head_dim = head_dim
         self.wavelength = wavelength
         self.factor = factor
@@ -57,6 +55,17 @@ class Gemma4Towers(Backbone):
 
     vision_encoder: Gemma4VisionEncoder | None
     audio_encoder: Gemma4AudioEncoder | None
+
+    def check_towers(self, hidden_dim: int) -> None:
+        """Refuse towers whose tokens are not as wide as the text's.
+
+        Raises:
+            ValueError: one of them.
+        """
+        for name in ("vision_encoder", "audio_encoder"):
+            tower = getattr(self, name, None)
+            if tower is not None:
+                check_width(name, "output_dim", tower.output_dim, hidden_dim)
 
     def given_images(
         self,

@@ -80,6 +80,8 @@ class Gemma4TextAttention(Layer):
         epsilon: float,
     ) -> None:
         super().__init__()
+        if head_dim % 2:
+            raise ValueError(f"A head must have an even number of dimensions, not {head_dim}.")
         self.num_query_heads = num_query_heads
         self.num_key_value_heads = num_key_value_heads
         self.epsilon = epsilon
@@ -278,8 +280,11 @@ class Gemma4TextDecoderBlock(Layer):
         past: Past | None,
         shared: KeyValue | None,
         per_layer_input: torch.Tensor | None,
+        scalar: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, KeyValue]:
-        """As attention's; `per_layer_input` is `[batch, length, per_layer_dim]`."""
+        """As attention's; `per_layer_input` is `[batch, length, per_layer_dim]`, and `scalar` in
+        place of `layer_scalar`.
+        """
         x = within_range(x)
         y, found = self.attention(self.pre_attention_norm(x), mask, tables, past, shared)
         x = within_range(x + self.attention_dropout(self.post_attention_norm(y)))
@@ -288,7 +293,8 @@ class Gemma4TextDecoderBlock(Layer):
         if per_layer_input is not None:
             y = gelu_approximate(self.per_layer_input_gate(x)) * per_layer_input
             x = x + self.post_per_layer_input_norm(self.per_layer_up_proj(y))
-        return x * self.layer_scalar.to(x.dtype), found
+        scalar = self.layer_scalar if scalar is None else scalar
+        return x * scalar.to(x.dtype), found
 
 
 class Gemma4MixtureBlock(Gemma4TextDecoderBlock):

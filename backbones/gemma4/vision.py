@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from .._inputs import Input
 from .._model import Component
@@ -300,7 +301,9 @@ class Gemma4VisionEncoder(Component):
     def pool(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """The means of squares of patches, times √dim: `[images, tokens, dim]`."""
         column, row = positions.clamp(min=0).unbind(-1)
-        widest = column.amax(-1, keepdim=True) if self.own_width else column.max()
+        widest = column.amax(-1, keepdim=True)
+        if not self.own_width:
+            widest = F.pad(widest, (0, 0, 0, 1)).max()  # of no images, too
         width = (widest + 1) // self.pool_size
         token = column // self.pool_size + width * (row // self.pool_size)
         every = torch.arange(self.count_tokens(x.shape[1]), device=x.device)

@@ -36,6 +36,26 @@ def leaky_relu(x: torch.Tensor) -> torch.Tensor:
     return F.leaky_relu(x, 0.2)
 
 
+def softmax(x: torch.Tensor) -> torch.Tensor:
+    return x.softmax(-1)
+
+
+def log_softmax(x: torch.Tensor) -> torch.Tensor:
+    return x.log_softmax(-1)
+
+
+def squareplus(x: torch.Tensor) -> torch.Tensor:
+    return (x + (x.square() + 4).sqrt()) / 2
+
+
+def sparse_plus(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(x < 1, (x.clamp(-1, 1) + 1).square() / 4, x)
+
+
+def sparse_sigmoid(x: torch.Tensor) -> torch.Tensor:
+    return (x.clamp(-1, 1) + 1) / 2
+
+
 ACTIVATIONS: dict[str, ActivationFunction] = {
     "linear": linear,
     "gelu": gelu,
@@ -52,7 +72,23 @@ ACTIVATIONS: dict[str, ActivationFunction] = {
     "elu": F.elu,
     "softplus": F.softplus,
     "mish": F.mish,
+    "celu": F.celu,
+    "selu": F.selu,
+    "softsign": F.softsign,
+    "squareplus": squareplus,
+    "exponential": torch.exp,
+    "hard_tanh": F.hardtanh,
+    "tanh_shrink": F.tanhshrink,
+    "hard_shrink": F.hardshrink,
+    "soft_shrink": F.softshrink,
+    "log_sigmoid": F.logsigmoid,
+    "sparse_plus": sparse_plus,
+    "sparse_sigmoid": sparse_sigmoid,
+    "softmax": softmax,
+    "log_softmax": log_softmax,
 }
+# Those of a vector, which has to be the last axis.
+OF_VECTORS = ("softmax", "log_softmax")
 # Those that can write over their input. While gradients are recorded only the first does, whose
 # gradient follows from its output.
 IN_PLACE: dict[str, ActivationFunction] = {
@@ -106,7 +142,20 @@ class Activation(Layer):
         return self.name
 
 
-class ActivationInPlace(Activation):
+class MapActivation(Activation):
+    """An activation of maps `[batch, channels, height, width]`.
+
+    Raises:
+        ValueError: one of vectors.
+    """
+
+    def __init__(self, activation: ActivationLike) -> None:
+        super().__init__(activation)
+        if self.name in OF_VECTORS:
+            raise ValueError(f"Maps have no activation {self.name!r}, which is one of vectors.")
+
+
+class ActivationInPlace(MapActivation):
     """An activation of what nothing else reads, such as a batch norm's output, in the same memory
     where possible.
     """

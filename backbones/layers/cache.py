@@ -7,7 +7,7 @@ tensors and shapes for every token. Positions index the sequence including its p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -111,6 +111,7 @@ class Cache:
     """What a decoder remembers of the tokens it has seen, one entry of `layers` for each layer.
 
     Attributes:
+        windows: whether layers with a window keep no more than that.
         visible: `[batch, max_length]`, false where the last token written was padding.
         encoded_mask: of an encoder's output, `[batch, encoder_length]`, if it has padding.
     """
@@ -122,7 +123,14 @@ class Cache:
         max_length: int,
         dtype: torch.dtype,
         device: torch.device,
+        windows: bool = True,
     ) -> None:
+        self.windows = windows
+        if not windows:
+            shapes = [
+                replace(shape, window=None) if isinstance(shape, KeyValueShape) else shape
+                for shape in shapes
+            ]
         self.layers = [shape.allocate(batch_size, max_length, dtype, device) for shape in shapes]
         visible = torch.ones((batch_size, max_length), dtype=torch.bool, device=device)
         self.visible = static(visible)
@@ -258,7 +266,7 @@ class Step:
             mask = decoder_mask(self.padding_mask, self.length, self.device, window)
             return mask if isinstance(mask, torch.Tensor) else causal_mask(self.length, self.device)
         visible = self.cache.visible
-        if window is None or window >= self.cache.max_length:
+        if window is None or not self.cache.windows or window >= self.cache.max_length:
             keys = self.key_positions
         else:
             # The window's slots: after the write of a single token, or before that of several.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .activations import Activation
+from .activations import MapActivation
 from .convolution import BatchNormalization, Conv2D, SamePadding, pair, resize
 from .core import Dropout
 from .dtypes import DTypePolicy
@@ -108,7 +108,7 @@ def _plain(name: str, options: Mapping[str, Any], channels: int) -> nn.Module:
         return nn.MaxPool2d(size, pair(options.get("strides") or size))
     if name == "Dropout":
         return Dropout(options["rate"])
-    return Activation(options["activation"] if name == "Activation" else "relu")
+    return MapActivation(options["activation"] if name == "Activation" else "relu")
 
 
 def _conv(options: Mapping[str, Any], channels: int, argument: str) -> dict[str, nn.Module]:
@@ -135,7 +135,7 @@ def _conv(options: Mapping[str, Any], channels: int, argument: str) -> dict[str,
         options.get("use_bias", True),
     )
     if options.get("activation") not in (None, "linear"):
-        parts["_activation"] = Activation(options["activation"])
+        parts["_activation"] = MapActivation(options["activation"])
     return parts
 
 

@@ -56,12 +56,33 @@ def check_places(
             raise ValueError(
                 f"{name} has {indices.shape[1]} places, but there are {many} times {tokens} tokens."
             )
-        if bool(((places < 0) | (places >= length)).any()):
-            raise ValueError(
-                f"{name} must be from 0 to {length - 1}; there are {int(places.min())} to "
-                f"{int(places.max())}."
-            )
+        check_range(name, places, length)
     return places
+
+
+def check_range(name: str, indices: torch.Tensor, length: int) -> None:
+    """Refuse indices outside of a text, unless compiled.
+
+    Raises:
+        ValueError: there are some.
+    """
+    if torch.compiler.is_compiling() or indices.is_meta:
+        return
+    if bool(((indices < 0) | (indices >= length)).any()):
+        raise ValueError(
+            f"{name} must be from 0 to {length - 1}; there are {int(indices.min())} to "
+            f"{int(indices.max())}."
+        )
+
+
+def check_width(tower: str, argument: str, width: int, dim: int) -> None:
+    """Refuse a tower whose tokens are not as wide as the text's.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if width != dim:
+        raise ValueError(f"{tower} has {argument}={width}, but the text is {dim} wide.")
 
 
 def marked(token_ids: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from ..layers.initializers import random_normal
 from ..layers.layer import Layer
 from ..layers.layout import Kind, Layout, Stack
 from ..layers.masks import FULL, Mask, check_layer_types
-from ..layers.multimodal import interleave
+from ..layers.multimodal import check_range, check_width, interleave
 from ..layers.rotary import (
     Tables,
     rotary_frequencies,
@@ -174,6 +174,7 @@ class HybridDecoder(Backbone):
         block: attention or a Gated DeltaNet → a decoder block with it.
     """
 
+    layer_types: list[str] | None
     tower_inputs: ClassVar = {
         "vision_encoder": (
             *("pixel_values", "image_grid_thw", "vision_indices"),
@@ -211,7 +212,11 @@ class HybridDecoder(Backbone):
         name: str | None,
     ) -> None:
         super().__init__(dtype, trainable, name)
-        self.rotary_dim = rotary_part(head_dim, partial_rotary_factor)
+        kinds = kinds_of_layers(num_layers, layer_types)
+        if layer_types is None:
+            self.layer_types = kinds
+        turned = FULL in kinds  # linear ones have no positions
+        self.rotary_dim = rotary_part(head_dim, partial_rotary_factor) if turned else 0
         self.rope_max_wavelength = rope_max_wavelength
         self.rope_scaling_factor = rope_scaling_factor
         self.window = sliding_window_size
@@ -237,11 +242,14 @@ class HybridDecoder(Backbone):
                 INIT,
             )
 
-        mixers = [mixer(kind) for kind in kinds_of_layers(num_layers, layer_types)]
+        mixers = [mixer(kind) for kind in kinds]
         self.token_embedding = ReversibleEmbedding(
             vocabulary_size, hidden_dim, tie_word_embeddings, random_normal(0.01)
         )
         self.vision_encoder = vision_encoder
+        if vision_encoder is not None:
+            width = vision_encoder.out_hidden_size
+            check_width("vision_encoder", "out_hidden_size", width, hidden_dim)
         self.transformer_layers = Stack("transformer_layer_{}", map(block, mixers))
         self.sequence_output_layernorm = Qwen3_5LayerNorm(hidden_dim, layer_norm_epsilon)
         keys = KeyValueShape(num_key_value_heads, head_dim, sliding_window_size)
@@ -294,6 +302,7 @@ class HybridDecoder(Backbone):
                     f"vision_indices has {vision_indices.numel()} places, but pixel_values give "
                     f"{count} tokens."
                 )
+            check_range("vision_indices", vision_indices, token_ids.numel())
             tokens = self.vision_encoder(pixel_values, image_grid_thw)
         x = self.token_embedding(token_ids)
         if tokens is not None and vision_indices is not None:

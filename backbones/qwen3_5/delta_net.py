@@ -40,7 +40,9 @@ class DeltaState:
         """Matrix and tail before a step.
 
         Padding between the last token and the step has no input, but decays the matrix, by the
-        logarithm `idle` `[H]` for each position.
+        logarithm `idle` `[H]` for each position. Without a cache the convolution sees the last
+        tokens from there, too, for `taps - 1` positions; that is left out here, where each step
+        would take as many more.
         """
         if step.fresh:
             return torch.zeros_like(self.matrix), torch.zeros_like(self.tail)

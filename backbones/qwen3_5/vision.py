@@ -64,6 +64,8 @@ class Places:
         frames, height, width = grid.long().unbind(-1)
         lengths = None
         if not torch.compiler.is_compiling():
+            if (grid < 0).any():
+                raise ValueError("image_grid_thw must not have negative numbers.")
             lengths = (height * width).repeat_interleave(frames).tolist()
             if sum(lengths) != count:
                 raise ValueError(

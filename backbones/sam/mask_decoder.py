@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from .._inputs import Input
 from .._model import Component
-from ..layers.activations import Activation, ActivationLike
+from ..layers.activations import ActivationLike, MapActivation
 from ..layers.attention import attend, merge_heads, split_heads
 from ..layers.convolution import Conv2DTranspose
 from ..layers.core import Dense, Embedding, LayerNormalization
@@ -189,7 +189,7 @@ class Upscaling(Layer):
         self.conv1 = Conv2DTranspose(dim, dim // 4, 2, 2)
         self.norm = LayerNormalization(dim // 4, 1e-6)
         self.conv2 = Conv2DTranspose(dim // 4, dim // 8, 2, 2)
-        self.activation = Activation(activation)
+        self.activation = MapActivation(activation)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[batch, rows, columns, dim]` → `[batch, dim / 8, 4 · rows, 4 · columns]`."""

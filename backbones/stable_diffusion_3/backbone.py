@@ -361,7 +361,9 @@ class StableDiffusion3Backbone(Backbone):
         if t5_token_ids is not None and t5_negative_token_ids is not None:
             token_ids["t5"], negative["t5"] = t5_token_ids, t5_negative_token_ids
         embeddings = self.encode_text_step(token_ids, negative)
-        latents = self.denoise_step(latents, embeddings, 0, num_steps[0], guidance_scale[0])
+        # Of an empty batch there is no first one.
+        count, scale = (F.pad(one, (0, 1), value=1)[0] for one in (num_steps, guidance_scale))
+        latents = self.denoise_step(latents, embeddings, 0, count, scale)
         return {"latents": encoded, "images": self.decode_step(latents)}
 
 

@@ -191,3 +191,7 @@ def per_bin(settings: Mapping[str, Any]) -> dict[str, list[float] | None]:
         value = setting(settings, name, list)
         found[name] = None if value is None else np.asarray(value, float).flatten().tolist()
     return found
+
+
+class EmbeddingGemma2AudioConverter(Gemma4AudioConverter):
+    """See `Gemma4AudioConverter`."""

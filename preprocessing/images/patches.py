@@ -107,6 +107,14 @@ class Gemma4ImageConverter(ImageConverter):
         return max(tokens[0], 1) * side, max(tokens[1], 1) * side
 
 
+class EmbeddingGemma2ImageConverter(Gemma4ImageConverter):
+    """See `Gemma4ImageConverter`."""
+
+
+class DiffusionGemmaImageConverter(Gemma4ImageConverter):
+    """See `Gemma4ImageConverter`."""
+
+
 class Qwen3_5ImageConverter(ImageConverter):
     """Images resized to a number of pixels within bounds, and cut into patches.
 

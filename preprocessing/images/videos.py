@@ -114,6 +114,53 @@ class Gemma4VideoConverter(VideoConverter):
         return {key: one.unflatten(0, (-1, self.num_frames)) for key, one in found.items()}
 
 
+class EmbeddingGemma2VideoConverter(Gemma4VideoConverter):
+    """As `Gemma4VideoConverter`, of videos that may be shorter than `max_frames`: lists of
+    `pixel_values` `[frames, patches, 3 · patch_size²]` and `pixel_position_ids`.
+
+    Args:
+        patch_size: side of a patch.
+        max_soft_tokens: of a frame.
+        pooling_kernel_size: side of the square of patches that become one token.
+        max_frames: of longer videos so many are taken, evenly spread.
+        kwargs: other arguments of `VideoConverter`; `image_size` has no effect.
+    """
+
+    def __init__(
+        self,
+        patch_size: int = 16,
+        max_soft_tokens: int = 70,
+        pooling_kernel_size: int = 3,
+        max_frames: int = 32,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(patch_size, max_soft_tokens, pooling_kernel_size, max_frames, **kwargs)
+        self.max_frames = max_frames
+
+    @classmethod
+    def arguments_of(cls, checkpoint: Checkpoint) -> dict[str, Any]:
+        found = super().arguments_of(checkpoint)
+        frames = found.pop("num_frames", None)
+        return found if frames is None else {**found, "max_frames": frames}
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["num_frames"]
+        return config
+
+    def __call__(self, inputs: Any) -> Any:
+        single = not isinstance(inputs, (list, tuple)) and getattr(inputs, "ndim", 5) == 4
+        rows = [self._frames(video) for video in ([inputs] if single else inputs)]
+        return {key: [row[key] for row in rows] for key in ("pixel_values", "pixel_position_ids")}
+
+    def _frames(self, video: Any) -> Mapping[str, torch.Tensor]:
+        frames = as_videos(video, 4)
+        count = min(len(frames), self.max_frames)
+        places = torch.arange(count, device=frames.device) * (len(frames) - 1) // max(count - 1, 1)
+        found: Mapping[str, torch.Tensor] = self.frame_converter(frames[places])
+        return found
+
+
 class Qwen3_5VideoConverter(VideoConverter):
     """A video resized to a number of pixels within bounds, and cut into patches.
 

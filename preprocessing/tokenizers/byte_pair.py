@@ -18,6 +18,9 @@ from .base import Tokenizer, lines_of, read_asset
 from .cutting import PREFIX, Step, byte_level, split
 from .foreign import Foreign, added_tokens, check_options
 
+# A whole run, which is looked at once.
+SPACE_BEFORE = r"(?:(?<!\s)\s++)?"
+
 
 class BytePairTokenizer(Tokenizer):
     """Pieces of words, made of bytes by rules that merge two pieces.
@@ -44,6 +47,7 @@ class BytePairTokenizer(Tokenizer):
         known_patterns: more of those that cut any text at once.
         normalizes: whether text is composed first (NFC).
         prefers_words: whether words in the vocabulary are tokens, whatever the rules say.
+        usual_options: `token_options` of the family's own tokens.
         is_rebuilt: whether transformers cuts text as it knows the family to, no file asked.
     """
 
@@ -56,6 +60,7 @@ class BytePairTokenizer(Tokenizer):
     )
     split_pattern: str | None = None
     known_patterns: ClassVar[Sequence[str]] = ()
+    usual_options: ClassVar[Mapping[str, Sequence[str]]] = {}
     is_rebuilt: ClassVar[bool] = False
     normalizes: ClassVar[bool] = False
     prefers_words: ClassVar[bool] = False
@@ -123,7 +128,9 @@ class BytePairTokenizer(Tokenizer):
             found = tokenizers.Tokenizer(self.model(tokenizers.models, **options))
         except Exception as error:  # the library's own kind is no other
             raise ValueError(f"Vocabulary and merges do not fit: {error}.") from error
-        found.add_special_tokens(added_tokens(whole, self.token_options))
+        found.add_special_tokens(
+            added_tokens(whole, {**self.usual_options, **(self.token_options or {})})
+        )
         steps, cuts = self.steps()
         if self.cutter is not None:
             steps, cuts = [], cuts[-1:]
@@ -238,11 +245,11 @@ class BytePairTokenizer(Tokenizer):
         """A text cut in words, special tokens whole."""
         regex = library("regex", "text")
         assert self.cutter is not None
-        known = self.token_options or {}
+        known = {**self.usual_options, **(self.token_options or {})}
         special = "|".join(
-            r"\s*" * ("lstrip" in known.get(one, ()))
+            SPACE_BEFORE * ("lstrip" in known.get(one, ()))
             + regex.escape(one)
-            + r"\s*" * ("rstrip" in known.get(one, ()))
+            + r"\s*+" * ("rstrip" in known.get(one, ()))
             for one in sorted(whole, key=len, reverse=True)
         )
         for i, part in enumerate(regex.split(f"({special})", text) if whole else [text]):

@@ -168,6 +168,18 @@ class Gemma4Tokenizer(SentencePieceTokenizer):
                 _without(self, tokens)
 
 
+class EmbeddingGemma2Tokenizer(Gemma4Tokenizer):
+    """See `Gemma4Tokenizer`."""
+
+    backbone = "EmbeddingGemma2Backbone"
+
+
+class DiffusionGemmaTokenizer(Gemma4Tokenizer):
+    """See `Gemma4Tokenizer`."""
+
+    backbone = "DiffusionGemmaBackbone"
+
+
 def _without(tokenizer: Any, tokens: Mapping[str, str]) -> None:
     for name in tokens:
         setattr(tokenizer, f"{name}_id", -1)

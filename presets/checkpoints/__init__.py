@@ -13,6 +13,7 @@ from ..files import CONFIG
 from ..sources import PresetSource
 from .dialect import Dialect
 from .diffusers import DIFFUSERS, in_pipeline
+from .open_clip import OPEN_CLIP, open_clip_config
 from .single_file import SINGLE_FILE, single_file
 from .timm import TIMM
 from .transformers import TRANSFORMERS
@@ -20,6 +21,7 @@ from .transformers import TRANSFORMERS
 __all__ = (
     "DIALECTS",
     "DIFFUSERS",
+    "OPEN_CLIP",
     "SINGLE_FILE",
     "TIMM",
     "TRANSFORMERS",
@@ -28,7 +30,7 @@ __all__ = (
     "dialect_of",
 )
 
-DIALECTS: tuple[Dialect, ...] = (TRANSFORMERS, TIMM, DIFFUSERS, SINGLE_FILE)
+DIALECTS: tuple[Dialect, ...] = (TRANSFORMERS, TIMM, DIFFUSERS, OPEN_CLIP, SINGLE_FILE)
 
 
 def dialect_of(config: Mapping[str, Any]) -> Dialect | None:
@@ -41,23 +43,25 @@ def configuration(
 ) -> tuple[PresetSource, dict[str, Any]]:
     """What a preset says of its model, and where this model is.
 
-    It is what config.json says; else what all folders of a pipeline say, or the one that a `cls`
-    is in; else what the shapes in a single file say.
+    It is what config.json says, or OpenCLIP's beside timm's, which is of the images' tower alone;
+    else what all folders of a pipeline say, or the one that a `cls` is in; else what OpenCLIP's
+    says; else what the shapes in a single file say.
 
     Raises:
         FileNotFoundError: nothing of it is there.
         ValueError: a pipeline that has several such models.
     """
     try:
-        return source, source.json(CONFIG)
+        config = source.json(CONFIG)
     except FileNotFoundError:
         found = in_pipeline(source, cls)
         if found is not None:
             return found
-        shapes = single_file(source, cls)
-        if shapes is None:
+        said = open_clip_config(source) or single_file(source, cls)
+        if said is None:
             raise
-        return source, shapes
+        return source, said
+    return source, (TIMM.recognises(config) and open_clip_config(source)) or config
 
 
 def dialect_in(source: PresetSource) -> Dialect | None:

@@ -25,19 +25,28 @@ if TYPE_CHECKING:
 # In place of a name there.
 KIND = ""
 TRANSFORMER, VAE, TEXTS = "transformer.", "vae.", "text_encoders."
+# Encoders of text are those of transformers; a CLIP in a file of its own does not say which it is.
+T5, LONE_CLIP = f"{TEXTS}t5xxl.transformer.", f"{TEXTS}clip.transformer."
 # What a transformer's own file has at its root.
 ROOTS = (
     *("joint_blocks.", "pos_embed", "x_embedder.", "t_embedder.", "y_embedder."),
     *("context_embedder.", "double_blocks.", "single_blocks.", "img_in.", "txt_in."),
     *("time_in.", "vector_in.", "guidance_in.", "final_layer."),
 )
+# Likewise an encoder's; an autoencoder has an `encoder.`, too.
+T5_ROOTS = ("shared.", "encoder.embed_tokens.", "encoder.block.", "encoder.final_layer_norm.")
+CLIP_ROOTS = ("text_model.", "text_projection.", "logit_scale")
 # To the names that the tables have.
 RENAMES = (
     ("model.diffusion_model.*", f"{TRANSFORMER}*"),
     ("first_stage_model.*", f"{VAE}*"),
     *((f"{root}*", f"{TRANSFORMER}{root}*") for root in ROOTS),
+    *((f"{root}*", f"{T5}{root}*") for root in T5_ROOTS),
+    *((f"{root}*", f"{LONE_CLIP}{root}*") for root in CLIP_ROOTS),
     *((f"{half}.*", f"{VAE}{half}.*") for half in ("encoder", "decoder")),
 )
+# Kinds of encoders that are read alone, by their parts' names.
+ALONE = {"t5": "t5xxl", "clip": "clip"}
 
 
 class SingleFile(Dialect):
@@ -131,4 +140,4 @@ def kinds_of(shapes: Mapping[str, Any]) -> list[str]:
         kinds.append("flux")
     if {"encoder", "decoder"} <= set(inside(VAE)):
         kinds.append("vae+flux" if "double_blocks" in transformer or not transformer else "vae")
-    return kinds
+    return kinds + [kind for kind, part in ALONE.items() if part in texts]

@@ -100,7 +100,21 @@ def key(
     save: Callable[[Any], Any] = lambda value: value,
 ) -> Key:
     """One key for one argument."""
-    return Key({theirs: default}, (ours,), lambda v: (load(v),), lambda v: (save(v),))
+
+    def write(value: Any) -> tuple[Any]:
+        return (like(default, save(value)),)
+
+    return Key({theirs: default}, (ours,), lambda value: (load(value),), write)
+
+
+def like(default: Any, value: Any) -> Any:
+    """A number, or those of a list, as floats where the default value is one: transformers may
+    refuse whole numbers there.
+    """
+    if isinstance(default, (list, tuple)) and default and isinstance(value, (list, tuple)):
+        return [like(default[0], one) for one in value]
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if isinstance(default, float) and whole else value
 
 
 def shared(theirs: Sequence[str], ours: str, default: Any = REQUIRED) -> Key:

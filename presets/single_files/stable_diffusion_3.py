@@ -14,12 +14,10 @@ import torch
 from ...backbones.clip import CLIPTextEncoder
 from ...backbones.stable_diffusion_3 import MMDiT, StableDiffusion3Backbone, T5Encoder
 from ...backbones.vae import VAEBackbone
-from ..checkpoints.single_file import RENAMES, TEXTS, TRANSFORMER
+from ..checkpoints.single_file import RENAMES, T5, TEXTS, TRANSFORMER
 from ..checkpoints.single_file import VAE as VAE_PREFIX
 from ..checkpoints.table import (
     BATCHED,
-    REQUIRED,
-    Key,
     Operation,
     Rule,
     Table,
@@ -32,11 +30,10 @@ from ..checkpoints.table import (
 )
 from ..transformers import clip, t5
 from . import vae
+from .text_encoders import CLIP_SIZES, HEAD_DIM, T5_CONFIG, T5_TIED, load_clip, read
 
 # Of images of 1024 pixels.
 SIDE, PIXELS = 128, 1024
-# Dimensions of a head, where no norm tells: in all of these models.
-HEAD_DIM = 64
 ACTIVATIONS = {"clip_l": "quick_gelu", "clip_g": "gelu"}
 
 
@@ -63,11 +60,6 @@ def load_shapes(tensors: Mapping[str, Any]) -> tuple[Any, ...]:
         [None, tensors["context_embedder"]["weight"][1]],
         [tensors["y_embedder"]["mlp"]["0"]["weight"][1]],
     )
-
-
-def read(names: tuple[str, ...], *ours: str, load: Any) -> Key:
-    """What is read from tensors' shapes."""
-    return Key(dict.fromkeys(names, REQUIRED), ours, load, lambda *values: ())
 
 
 def embedder(theirs: str, ours: str) -> tuple[Rule, ...]:
@@ -130,39 +122,11 @@ MMDIT = Table(
 # With all parts
 
 
-def load_text(tensors: Mapping[str, Any]) -> tuple[int, ...]:
-    """`TEXT_SIZES`, of the shapes of tensors."""
-    vocabulary, dim = tensors["embeddings"]["token_embedding"]["weight"]
-    blocks = tensors["encoder"]["layers"]
-    longest = tensors["embeddings"]["position_embedding"]["weight"][0]
-    inner = blocks["0"]["mlp"]["fc1"]["weight"][0]
-    return vocabulary, dim, dim, len(blocks), dim // HEAD_DIM, inner, longest
-
-
-def load_t5(tensors: Mapping[str, Any]) -> tuple[Any, ...]:
-    """`T5_SIZES`, of the shapes of tensors."""
-    embedding = tensors.get("shared") or tensors["encoder"]["embed_tokens"]
-    vocabulary, dim = embedding["weight"]
-    blocks = tensors["encoder"]["block"]
-    attention, dense = blocks["0"]["layer"]["0"]["SelfAttention"], blocks["0"]["layer"]["1"]
-    _, heads = attention["relative_attention_bias"]["weight"]
-    inner = dense["DenseReluDense"]["wi_0"]["weight"][0]
-    return vocabulary, len(blocks), heads, dim, inner, attention["q"]["weight"][0] // heads
-
-
 def text(part: str) -> str:
     """The beginning of the names of an encoder's tensors."""
     return f"{TEXTS}{part}.transformer."
 
 
-TEXT_SIZES = (
-    *("vocabulary_size", "embedding_dim", "hidden_dim", "num_layers", "num_heads"),
-    *("intermediate_dim", "max_sequence_length"),
-)
-T5_SIZES = (
-    *("vocabulary_size", "num_layers", "num_heads", "hidden_dim", "intermediate_dim"),
-    "key_value_dim",
-)
 PROJECTION = "text_projection.weight"
 IDENTITY = Operation(
     save=lambda tensors: [], load=lambda tensors, shapes: [torch.eye(shape[0]) for shape in shapes]
@@ -185,7 +149,7 @@ WHOLE = Table(
             for one in within(
                 "",
                 (
-                    read((f"{text(part)}text_model",), *TEXT_SIZES, load=load_text),
+                    read((f"{text(part)}text_model",), *CLIP_SIZES, load=load_clip),
                     constant(
                         intermediate_activation=activation,
                         intermediate_output_index=-2,
@@ -219,30 +183,15 @@ WHOLE = Table(
         *(f"{text(part)}text_model.{name}" for part in ACTIVATIONS for name in clip.NUMBERS),
     ),
 )
-T5 = text("t5xxl")
 WITH_T5 = replace(
     WHOLE,
     model_types=("stable_diffusion_3+t5",),
     parts={**WHOLE.parts, "t5": T5Encoder},
     config=(
         *WHOLE.config[:-1],
-        *within(
-            "",
-            (
-                read((T5.removesuffix("."),), *T5_SIZES, load=load_t5),
-                constant(
-                    dropout=0.1,
-                    activation="gelu_approximate",
-                    use_gated_activation=True,
-                    layer_norm_epsilon=1e-6,
-                    tie_embedding_weights=True,
-                    name="t5",
-                ),
-            ),
-            "t5",
-        ),
+        *within("", (*T5_CONFIG, constant(name="t5")), "t5"),
     ),
     weights=(*WHOLE.weights, *of("t5", T5, t5.ENCODER_WEIGHTS)),
-    tied={f"{T5}encoder.embed_tokens.weight": f"{T5}shared.weight"},
+    tied=T5_TIED,
 )
 TABLES = (MMDIT, WHOLE, WITH_T5)

@@ -17,6 +17,7 @@ from ..checkpoints.table import (
     Table,
     fixed,
     layer,
+    like,
     only,
     rule,
     under,
@@ -87,7 +88,7 @@ def named(keys: Mapping[str, tuple[str, Any]], values: Iterable[Any]) -> dict[st
 
 
 def written(keys: Mapping[str, tuple[str, Any]], config: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(config[ours] for ours, _ in keys.values())
+    return tuple(like(default, config[ours]) for ours, default in keys.values())
 
 
 def under_key(prefix: str, keys: Iterable[str]) -> dict[str, Any]:

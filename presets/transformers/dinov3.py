@@ -73,7 +73,7 @@ DINOV3 = Table(
             {"rope_theta": 100.0, "rope_parameters.rope_theta": None},
             ("rope_theta",),
             lambda theta, inner: (theta if inner is None else inner,),
-            lambda theta: (theta,),
+            lambda theta: (float(theta),),
         ),
         # Of its feature maps alone.
         key("apply_layernorm", "apply_layernorm", True),

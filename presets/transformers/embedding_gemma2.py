@@ -12,6 +12,7 @@ from ..checkpoints.table import Key, Rule, Table, constant, fixed, key, only, ru
 from .gemma4 import (
     AUDIO,
     LAYER_TYPES,
+    PERIOD,
     PLACES,
     ROPE,
     TEXT,
@@ -23,11 +24,16 @@ from .gemma4 import (
     load_vision,
     save_audio,
     save_vision,
+    types_of,
 )
 
 LAYERS = 24
 HEADS, HEAD_DIM, GLOBAL_HEADS, GLOBAL_HEAD_DIM = 2, 256, 1, 512
-TYPES: dict[str, Any] = {"layer_types": None, "num_hidden_layers": LAYERS}
+TYPES: dict[str, Any] = {
+    "layer_types": None,
+    "sliding_window_pattern": None,
+    "num_hidden_layers": LAYERS,
+}
 
 
 def load_heads(
@@ -37,12 +43,14 @@ def load_heads(
     global_heads: int,
     of_layers: Mapping[str, Mapping[str, int]] | None,
     types: Sequence[str] | None,
+    period: int | None,
     count: int,
     rope: Mapping[str, Any] | None,
 ) -> tuple[int, int]:
     """Width and number of the heads of global layers, which newer files tell for each layer."""
     if of_layers is not None:
         global_dim, global_heads = head_dim, heads
+    types = types_of(types, count, period)
     dim, many = load_global(
         head_dim, heads, global_dim, global_heads, True, of_layers, types, count, rope or {}
     )
@@ -92,7 +100,11 @@ CONFIG = (
     fixed("hidden_activation", "gelu_pytorch_tanh"),
     only("attention_bias", False),
     only("pad_token_id", 0, None),
-    replace(LAYER_TYPES, theirs=TYPES),
+    replace(
+        LAYER_TYPES,
+        theirs=TYPES,
+        load=lambda types, period, count: (types_of(types, count, period), PERIOD, count, True),
+    ),
     Key(
         {
             "head_dim": HEAD_DIM,

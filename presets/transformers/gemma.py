@@ -54,6 +54,8 @@ def load_query_scale(scalar: float, head_dim: int, width: int, heads: int) -> tu
 
 
 def save_query_scale(normalize: bool, head_dim: int, width: int, heads: int) -> tuple[int]:
+    if width % heads:  # though nothing is divided there
+        raise ValueError(f"hidden_dim {width} is not divisible by num_query_heads {heads}")
     scalar = head_dim if normalize else width // heads
     load_query_scale(scalar, head_dim, width, heads)
     return (scalar,)

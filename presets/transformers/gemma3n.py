@@ -161,7 +161,7 @@ CONFIG = (
         "final_logit_softcapping",
         "final_logit_soft_cap",
         30.0,
-        save=lambda cap: None if cap is None else float(cap),
+        save=lambda cap: UNCLIPPED if cap is None else float(cap),
     ),
     only("tie_word_embeddings", True),
 )

@@ -21,6 +21,7 @@ from ..checkpoints.table import (
     fixed,
     key,
     layer,
+    like,
     only,
     rule,
     under,
@@ -34,9 +35,9 @@ IMAGE_SIZE = 896  # of all published models
 TYPES: dict[str, Any] = {"layer_types": None, "num_hidden_layers": LAYERS}
 
 
-def types_of(types: Sequence[str] | None, count: int) -> list[str]:
+def types_of(types: Sequence[str] | None, count: int, period: int | None = None) -> list[str]:
     """As transformers understands them: the last layer is always global."""
-    found = types or [SLIDING if (i + 1) % PERIOD else FULL for i in range(count)]
+    found = types or [SLIDING if (i + 1) % (period or PERIOD) else FULL for i in range(count)]
     return [*found[: count - 1], FULL]
 
 
@@ -331,7 +332,7 @@ def written(
     keys: Mapping[str, tuple[str, Any]],
     fixed: Mapping[str, tuple[Any, ...]],
 ) -> dict[str, Any]:
-    values = {theirs: config[ours] for theirs, (ours, _) in keys.items()}
+    values = {name: like(default, config[ours]) for name, (ours, default) in keys.items()}
     return {**values, **{name: values[0] for name, values in fixed.items()}}
 
 

@@ -22,7 +22,7 @@ def types_of(period: int, count: int) -> list[str]:
 def load_types(types: Sequence[str] | None, period: int | None, count: int) -> tuple[int]:
     """How many layers there are from one global one to the next."""
     if types is None:
-        return (period or PERIOD,)
+        return (PERIOD if period is None else period,)
     following = (i for i in range(1, count) if types[i] == FULL)
     found = next(following, max(count, period or 1))
     if list(types[:count]) != types_of(found, count):

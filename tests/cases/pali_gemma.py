@@ -76,7 +76,7 @@ CASES = [
             "intermediate_dim": 15,
             "vit_num_heads": 1,
             "vit_patch_size": 3,
-            "vit_classifier_activation": "tanh",
+            "vit_classifier_activation": "softmax",
             "query_head_dim_normalize": False,
             "use_sliding_window_attention": True,
             "sliding_window_size": 3,

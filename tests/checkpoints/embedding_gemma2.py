@@ -65,3 +65,4 @@ CHECKPOINTS = [
         seen_and_heard(2, 1),
     ),
 ]
+OLD = [("embedding-gemma2-text", {"layer_types": ..., "sliding_window_pattern": 2})]

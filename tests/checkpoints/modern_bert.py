@@ -55,6 +55,8 @@ CHECKPOINTS = [
 REFUSED = [
     ("modern-bert", {"norm_bias": True}, "norm_bias is True"),
     ("modern-bert", {"layer_types": ["sliding_attention"] * 4}, "every n-th layer"),
+    ("modern-bert", {"layer_types": ..., "global_attn_every_n_layers": 0}, "at least 1, not 0"),
+    ("modern-bert", {"model_type": "modernbert-decoder"}, "modernbert-decoder"),
     (
         "modern-bert",
         {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}},

@@ -139,7 +139,7 @@ CHECKPOINTS = [
         draw(1, 1, 8, 1, False),
     ),
 ]
-INEXPRESSIBLE = {"pali-gemma-odd": "vit_classifier_activation is 'tanh'"}
+INEXPRESSIBLE = {"pali-gemma-odd": "vit_classifier_activation is 'softmax'"}
 REFUSED = [
     (
         "pali-gemma",
