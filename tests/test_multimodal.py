@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from keras_hub_torch import generate, layers, models
 from keras_hub_torch import tokenizers as ours
+from keras_hub_torch.preprocessing.prompts import text_prompts
 
 from .cases import all_cases
 from .checkpoints import qwen3_5
@@ -556,6 +557,9 @@ def test_backbones_take_it(case_id: str) -> None:
 def test_images_in_time_rows_and_columns(tmp_path: Path) -> None:
     """Qwen3.5 says of images what it says in transformers; KerasHub knows no place of them."""
     preprocessor, _ = both(TAKEN["qwen3.5-images"][1])
+    preprocessor.image_converter = layers.Qwen3_5ImageConverter(
+        **{**PATCHES, "patch_size": 4}, scale=0.01
+    )
     tokenizer = preprocessor.tokenizer
     rope = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 1.0}
     rope |= {"mrope_section": [2, 1, 1], "mrope_interleaved": True}
@@ -566,7 +570,7 @@ def test_images_in_time_rows_and_columns(tmp_path: Path) -> None:
                 **{**qwen3_5.TEXT, "vocab_size": tokenizer.vocabulary_size()},
                 "rope_parameters": rope,
             },
-            vision_config={**qwen3_5.VISION, "spatial_merge_size": 1},
+            vision_config=qwen3_5.VISION,
             image_token_id=tokenizer.image_token_id,
         )
     ).eval()
@@ -575,7 +579,7 @@ def test_images_in_time_rows_and_columns(tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path)
     model = models.Backbone.from_preset(tmp_path)
     x = {"prompts": [f"the {SEE} and", SEE], "images": [pixels(9, 8, 3), pixels(20, 9, 3)]}
-    inputs = preprocessor.generate_preprocess(x)
+    inputs = dict(text_prompts(x, preprocessor).inputs)
     ids = [row[real].long() for row, real in zip(inputs["token_ids"], inputs["padding_mask"])]
     ids = torch.nn.utils.rnn.pad_sequence(ids, True, padding_side="left")
     types = (ids == tokenizer.image_token_id).long()
@@ -601,7 +605,8 @@ def test_images_in_time_rows_and_columns(tmp_path: Path) -> None:
     part = {"type": "image", "image": x["images"][1]}
     chat = [{"role": "user", "content": [{"type": "text", "text": "<|vision_start|>"}, part]}]
     assert generate(model, chat, **options) == generate(model, alone, **options, strip_prompt=True)
-    for place, message in ((-1, "must be from 0 to 179"), (89, "has places of padding")):
+    last = inputs["token_ids"].numel() - 1
+    for place, message in ((-1, f"must be from 0 to {last}"), (last, "has places of padding")):
         places = torch.full_like(inputs["vision_indices"], place)
         with pytest.raises(ValueError, match=f"vision_indices {message}"):
             generate(model, {**inputs, "vision_indices": places}, 99)
