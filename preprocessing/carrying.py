@@ -30,6 +30,7 @@ from ..presets.writing import write_into
 from ._checkpoint import PLACES, PREPROCESSOR, PROCESSOR, Checkpoint
 from ._converter import Converter
 from ._layer import PreprocessingLayer, public_classes
+from .causal_lm import CausalLMPreprocessor
 from .images.converter import ImageConverter
 from .preprocessor import Preprocessor, base_of
 from .seq_2_seq_lm import Seq2SeqLMPreprocessor
@@ -119,7 +120,8 @@ def into_checkpoint(model: Model, folder: Path, target: Path) -> list[str]:
                 marks = _generation_config(model, tokenizer)
                 theirs = source.json(GENERATION) if GENERATION in companions(source) else {}
                 files[GENERATION] = {**marks, **theirs}
-        _complete(folder / CONFIG, marks | (_kept(source.json(CONFIG)) if is_foreign else {}))
+        kept = _kept(source.json(CONFIG)) if is_foreign else {}
+        _complete(folder / CONFIG, marks | kept, _places(model, tokenizer))
         if is_there:
             return []
         if is_foreign:
@@ -315,8 +317,22 @@ def _generation_config(model: Model, tokenizer: Tokenizer) -> dict[str, Any]:
     return {name: value for name, value in config.items() if value not in (None, [])}
 
 
-def _complete(path: Path, marks: Mapping[str, Any]) -> None:
-    """Say in config.json what it does not say yet; the length of texts is that of the origin."""
+def _places(model: Model, tokenizer: Tokenizer | None) -> dict[str, int]:
+    """The tokens of text where transformers looks for images and sound."""
+    known = CausalLMPreprocessor.for_class(model.class_name)
+    found = {
+        key: getattr(tokenizer, name, None)
+        for key, name in (known.token_keys if known is not None else {}).items()
+    }
+    return {key: id for key, id in found.items() if id is not None and id >= 0}
+
+
+def _complete(path: Path, marks: Mapping[str, Any], places: Mapping[str, int]) -> None:
+    """Say in config.json what it does not say yet; the length of texts is that of the origin.
+
+    Args:
+        places: that are said where there are images or sound.
+    """
     config = json.loads(path.read_text())
     # Where there is a token for padding alone transformers never trains it.
     further = {k: v for k, v in marks.items() if k != "pad_token_id" and k not in config}
@@ -325,6 +341,7 @@ def _complete(path: Path, marks: Mapping[str, Any]) -> None:
         for k, v in marks.items()
         if k == LENGTH or ("." in k and k.partition(".")[0] in config)
     }
+    further |= places if {"vision_config", "audio_config"} & config.keys() else {}
     path.write_text(json.dumps(with_keys(TRANSFORMERS, config, further), indent=2))
 
 

@@ -32,6 +32,7 @@ class Preprocessor(PreprocessingLayer):
         processor: what transformers calls the class that does the same, if it has one.
         settings: its settings → the attributes of the model that they are.
         needs: parts that it has to have, as they are where there are none here.
+        token_keys: keys of transformers' `config.json` → the tokenizer's ids that they are.
         text_name: what a text to generate from is called beside images or sound.
     """
 
@@ -40,6 +41,7 @@ class Preprocessor(PreprocessingLayer):
     processor: ClassVar[str] = ""
     settings: ClassVar[Mapping[str, str]] = {}
     needs: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    token_keys: ClassVar[Mapping[str, str]] = {}
     text_name: ClassVar[str] = "prompts"
     config_file = CONFIG_FILE
     tokenizer: Tokenizer | None = None

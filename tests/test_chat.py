@@ -23,7 +23,8 @@ from keras_hub_torch.preprocessing import chat
 from keras_hub_torch.preprocessing.prompts import text_prompts
 
 from .test_cli import succeed
-from .test_tokenizers import pairs
+from .test_tokenizers import SENTENCE_PIECE, pairs
+from .vocabularies import sentence_pieces
 
 # Each in the way of a family.
 CHATML = """
@@ -354,6 +355,68 @@ def test_images(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=message):
             text_prompts([{"role": "user", "content": [part]}], preprocessor)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@torch.no_grad()
+def test_a_model_that_sees(tmp_path: Path) -> None:
+    """From transformers into a Keras preset and back; it says of a picture what it said there."""
+    _, control, defined, ids = SENTENCE_PIECE["Gemma3Tokenizer"]
+    pieces = (*(piece for piece in defined if piece != "<img>"), "<image_soft_token>")
+    tokenizer = ours.GemmaTokenizer(sentence_pieces("gemma", control, pieces, **ids))
+    template = (
+        "{{ bos_token }}{% for part in messages[0].content %}{% if part.type == 'text' %}"
+        "{{ part.text }}{% else %}<start_of_image>{% endif %}{% endfor %}<end_of_turn>\n"
+    )
+    names = {"boi": "<start_of_image>", "eoi": "<end_of_image>", "image": pieces[-1]}
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    sizes["num_attention_heads"] = 2
+    text = {**sizes, "num_key_value_heads": 1, "query_pre_attn_scalar": 8, "head_dim": 8}
+    torch.manual_seed(1)
+    theirs: Any = transformers.Gemma3ForConditionalGeneration(
+        transformers.Gemma3Config(
+            text_config={**text, "vocab_size": tokenizer.vocabulary_size()},
+            vision_config={**sizes, "image_size": 32, "patch_size": 2},
+            **{f"{name}_token_index": tokenizer.token_to_id(one) for name, one in names.items()},
+        )
+    ).eval()
+    for name, weight in theirs.named_parameters():
+        weight.normal_(0, 0.002 if "embed_tokens" in name else 1.5)
+    theirs.generation_config.eos_token_id = None
+    theirs.save_pretrained(tmp_path / "a")
+    mean = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    processor = transformers.Gemma3Processor(
+        transformers.Gemma3ImageProcessor(size={"height": 32, "width": 32}, **mean),
+        transformers.PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer.to_library(),
+            bos_token=tokenizer.start_token,
+            pad_token=tokenizer.pad_token,
+            extra_special_tokens={f"{name}_token": one for name, one in names.items()},
+        ),
+        chat_template=template,
+    )
+    processor.save_pretrained(tmp_path / "a")
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype="uint8")
+    content = [{"type": "image", "image": Image.fromarray(pixels)}, {"type": "text", "text": "a"}]
+    chat = [{"role": "user", "content": content}]
+
+    def said(model: Any, processor: Any) -> str:
+        options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        inputs = processor.apply_chat_template(chat, **options)
+        ids = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+        new = ids[0, inputs["input_ids"].shape[1] :]
+        return str(processor.tokenizer.decode(new, skip_special_tokens=True))
+
+    expected = said(theirs, processor)
+    options = {"max_new_tokens": 6, "stop_token_ids": None}
+    assert generate(Backbone.from_preset(tmp_path / "a"), chat, **options) == expected
+    Backbone.from_preset(tmp_path / "a").save_to_preset(tmp_path / "b")
+    model = Backbone.from_preset(tmp_path / "b")
+    assert generate(model, chat, **options) == expected
+    model.export_to_transformers(tmp_path / "c")
+    theirs = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "c")
+    theirs.generation_config.eos_token_id = None
+    assert said(theirs, transformers.AutoProcessor.from_pretrained(tmp_path / "c")) == expected
 
 
 def test_what_text_ends_with(tmp_path: Path) -> None:

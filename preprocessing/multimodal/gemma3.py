@@ -36,6 +36,11 @@ class Gemma3CausalLMPreprocessor(PromptsPreprocessor):
     backbone = "Gemma3Backbone"
     processor = "Gemma3Processor"
     settings: ClassVar = {"image_seq_length": "vision_encoder.num_vision_tokens_per_image"}
+    token_keys: ClassVar = {
+        "image_token_index": "image_placeholder_id",
+        "boi_token_index": "start_of_image_token_id",
+        "eoi_token_index": "end_of_image_token_id",
+    }
     media: ClassVar = {"image": Medium("images", "<start_of_image>")}
     tokenizer: Any
     image_converter: ImageConverter | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -57,6 +57,13 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
     needs: ClassVar = {
         "feature_extractor": {"feature_extractor_type": "Gemma4AudioFeatureExtractor"},
         "video_processor": {"video_processor_type": "Gemma4VideoProcessor"},
+    }
+    token_keys: ClassVar = {
+        **{f"{kind}_token_id": f"{kind}_placeholder_id" for kind in ("image", "audio", "video")},
+        "boi_token_id": "start_of_image_token_id",
+        "eoi_token_id": "end_of_image_token_id",
+        "boa_token_id": "start_of_audio_token_id",
+        "eoa_token_index": "end_of_audio_token_id",
     }
     media: ClassVar = {
         "image": Medium("images", IMAGE),
@@ -156,6 +163,27 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
         ids, _, mask = self.pack(x, sequence_length or self.sequence_length, ends=False)
         return unbatched(self._inputs(ids, mask, pixels, sound, self._seen(x)), several)
 
+    def prompt_inputs(self, x: Any, sequence_length: int | None = None) -> Any:
+        """An image has as many tokens as squares of patches, as the model was trained; KerasHub
+        gives every image the same number.
+        """
+        x, several = _batched(x)
+        if x.get("images") is None or self.image_converter is None:
+            x = x if several else {k: None if v is None else v[0] for k, v in x.items()}
+            return self.generate_preprocess(x, sequence_length)
+        pixels = self._pixels(x)
+        square = self.image_converter.pooling_kernel_size**2
+        counts = ((pixels["pixel_position_ids"][..., 0] >= 0).sum(-1) // square).tolist()
+        prompts = [_with_images(*pair) for pair in zip(x["prompts"], counts, strict=True)]
+        given = {**x, **pixels, "images": None, "prompts": prompts}
+        sound = self._sound(given)
+        given["prompts"] = self._with_sound_places(given, sound)
+        ids, _, mask = self.pack(given, sequence_length or self.sequence_length, ends=False)
+        inputs = self._inputs(ids, mask, pixels, sound, self._seen(x))
+        tokens = pixels["pixel_values"].shape[2] // square
+        inputs["vision_indices"] = _places_of_images(inputs["vision_mask"], counts, tokens)
+        return unbatched(inputs, several)
+
     def generate_postprocess(self, x: Mapping[str, Any]) -> Any:
         """Text of what was generated, without padding and special tokens."""
         ids, mask = torch.as_tensor(x["token_ids"]), torch.as_tensor(x["padding_mask"]).bool()
@@ -251,11 +279,17 @@ class Gemma4CausalLMPreprocessor(PromptsPreprocessor):
                 prompt.replace(VIDEO, self._frames(count, said))
                 for prompt, said in zip(prompts, metadata, strict=True)
             ]
-        if sound:
-            counts = (sound["audio_mel_mask"].sum((1, 2)) + FRAMES - 1) // FRAMES
-            change = _with_sound if x.get("audio") is not None else _with_most
-            prompts = [*map(change, prompts, counts.tolist())]
-        return prompts
+        return self._with_sound_places({**x, "prompts": prompts}, sound)
+
+    def _with_sound_places(
+        self, x: Mapping[str, Any], sound: Mapping[str, torch.Tensor]
+    ) -> list[str]:
+        """Prompts with a token for each token of their clips."""
+        if not sound:
+            return list(x["prompts"])
+        counts = (sound["audio_mel_mask"].sum((1, 2)) + FRAMES - 1) // FRAMES
+        change = _with_sound if x.get("audio") is not None else _with_most
+        return [*map(change, x["prompts"], counts.tolist())]
 
     def _frames(self, count: int, said: Mapping[str, Any] | None) -> str:
         """The tokens of a video's frames, each behind its time."""
@@ -352,6 +386,37 @@ def _computed(x: Mapping[str, Any], names: tuple[str, str]) -> dict[str, torch.T
     return {
         name: torch.stack([torch.as_tensor(row) for row in rows]) for name, rows in given.items()
     }
+
+
+def _with_images(prompt: str, counts: Sequence[int]) -> str:
+    """With so many tokens for each image."""
+    first, *others = prompt.split(IMAGE)
+    if len(others) > len(counts):
+        raise ValueError(f"A prompt has {len(others)} places for {len(counts)} images.")
+    return first + "".join(
+        (IMAGE * count).join(IMAGE_MARKS) + other for count, other in zip(counts, others)
+    )
+
+
+def _places_of_images(
+    mask: torch.Tensor, counts: Sequence[Sequence[int]], tokens: int
+) -> torch.Tensor:
+    """Where in each row of `mask` an image's tokens are, `[batch, images · tokens]`; 0 for those of
+    `tokens` that it does not have.
+    """
+    found = torch.zeros(len(mask), len(counts[0]) * tokens, dtype=torch.int32)
+    for row, real, numbers in zip(found, mask, counts):
+        places = real.nonzero()[:, 0].int()
+        for i, place in enumerate(places.split([*_until(numbers, len(places))])):
+            row[i * tokens : i * tokens + len(place)] = place
+    return found
+
+
+def _until(counts: Sequence[int], total: int) -> Iterator[int]:
+    """Those of the counts that there is room for."""
+    for count in counts:
+        yield min(count, total)
+        total -= min(count, total)
 
 
 def _with_sound(prompt: str, count: int) -> str:

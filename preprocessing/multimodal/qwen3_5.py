@@ -45,6 +45,10 @@ class Qwen3_5CausalLMPreprocessor(MediaPreprocessor):
     backbone = "Qwen3_5Backbone"
     processor = "Qwen3VLProcessor"
     needs: ClassVar = {"video_processor": {"video_processor_type": "Qwen3VLVideoProcessor"}}
+    token_keys: ClassVar = {
+        f"{name}_id": f"{name}_id"
+        for name in ("image_token", "video_token", "vision_start_token", "vision_end_token")
+    }
     media: ClassVar = {
         "image": Medium("images", "<|image_pad|>"),
         "video": Medium("videos", "<|video_pad|>"),
@@ -114,8 +118,14 @@ class Qwen3_5CausalLMPreprocessor(MediaPreprocessor):
         }
 
     def prompt_inputs(self, x: Any, sequence_length: int | None = None) -> Any:
-        """Without padding behind all rows, which the places of images would count."""
+        """Without padding behind all rows, which the places of images would count; patches that
+        become one token follow each other, as the model was trained. KerasHub's converters give
+        them row by row.
+        """
         inputs = self.generate_preprocess(x, sequence_length)
+        if "pixel_values" in inputs:
+            patches, grids = inputs["pixel_values"], inputs["image_grid_thw"]
+            inputs["pixel_values"] = _in_squares(patches, grids, self._merge)
         mask = inputs["padding_mask"]
         length = int(mask.sum(-1).max())
         if "vision_indices" in inputs and length < mask.shape[-1]:
@@ -260,6 +270,22 @@ class Qwen3_5MoeCausalLMPreprocessor(Qwen3_5CausalLMPreprocessor):
     """As `Qwen3_5CausalLMPreprocessor`."""
 
     backbone = "Qwen3_5MoeBackbone"
+
+
+def _in_squares(patches: torch.Tensor, grids: torch.Tensor, side: int) -> torch.Tensor:
+    """Patches of images, row by row, as those of one square of `side²` after those of another.
+
+    Args:
+        patches: `[patches, …]`.
+        grids: frames, rows and columns of each image, `[images, 3]`.
+    """
+    found = []
+    for (times, rows, columns), piece in zip(
+        grids.tolist(), patches.split(grids.prod(1).tolist()), strict=True
+    ):
+        squares = piece.unflatten(0, (times, rows // side, side, columns // side, side))
+        found.append(squares.transpose(2, 3).flatten(0, 4))
+    return torch.cat(found)
 
 
 def _each(given: Any, rank: int) -> list[Any]:
