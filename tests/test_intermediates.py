@@ -341,7 +341,7 @@ def test_towers() -> None:
     (patches,) = tower.forward_intermediates(images, 1)
     (found,) = tower.forward_intermediates(images, 1, maps=True)
     assert torch.equal(found, patches.unflatten(1, (2, 2)))
-    model = Gemma3Backbone(17, 8, 2, 2, 1, 4, 8, 12, vision_encoder=tower).eval()
+    model = Gemma3Backbone(17, 8, 2, 2, 1, 8, 8, 12, vision_encoder=tower).eval()
     assert len(model.forward_intermediates(IDS)) == 2
     encoder = MiTBackbone([1, 1], 2, [1, 1], [1, 1], 0.0, [3, 3], [2, 2], (8, 8, 3), [4, 6])
     with pytest.raises(NotImplementedError, match="no blocks in a row; ask its image_encoder"):
