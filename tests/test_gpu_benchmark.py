@@ -69,7 +69,8 @@ def test_every_part(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if not request.config.getoption("--all-cases"):
         pytest.skip("takes its time")
     for name in ("keras", "keras_hub", "kagglehub", "tensorflow"):
-        (tmp_path / f"{name}.py").write_text("raise ImportError('not on that machine')\n")
+        missing = f"raise ModuleNotFoundError('not on that machine', name={name!r})\n"
+        (tmp_path / f"{name}.py").write_text(missing)
     found = tmp_path / "rows.json"
     table = run(SCRIPT, "--tiny", "--json", str(found), PYTHONPATH=str(tmp_path))
     rows = json.loads(found.read_text())
