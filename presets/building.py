@@ -29,7 +29,10 @@ MAX_LAYERS = 1_000
 MAX_ITEMS = 10_000
 MAX_CHARACTERS = 10_000
 MAX_NUMBER = 10**12
-LAYERS = re.compile(r"(?<![a-z])(layer|depth|block|repeat|repetition|group|iteration)s?(?![a-z])")
+LAYERS = re.compile(
+    r"(?<![a-z])(layer|depth|block|repeat|repetition|group|iteration|level|quantizer|num_input)s?"
+    r"(?![a-z])"
+)
 NOT_LAYERS = re.compile(r"norm|_(size|dim|width|filter|channel)s?(?![a-z])")
 BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
