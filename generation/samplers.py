@@ -315,8 +315,9 @@ class EntropyBoundSampler:
 
     Args:
         entropy_bound: in nats; a token is kept if those that are surer have no more together.
-        confidence_threshold: a block is done when its entropies are below this on average, and
-        stability_threshold: its likeliest tokens have been the same for so many steps more.
+        confidence_threshold: in nats; a block is done when its entropies are below this on average
+            and it is stable.
+        stability_threshold: for how many steps more its likeliest tokens must be the same for that.
         seed: of the draws; by default PyTorch's own generator is used.
         canvas_length: tokens of a block.
         max_denoising_steps: of each block, at the most.
